@@ -1,0 +1,25 @@
+"""The collectives that an exchange is made of, on one replica's launcher."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def all_gather(launcher, words: tf.Tensor, group_size: int, options) -> tf.Tensor:
+    """Returns every replica's `words`, float32 [M, W], row i from rank i, as bits: NaN patterns survive.
+
+    Args:
+      launcher: the replica's `CollectiveReplicaLauncher`.
+      words: float32 [W], W equal on all replicas.
+      group_size: M; with 1 nothing is sent.
+      options: communication options.
+    """
+    row = words[tf.newaxis]
+    return row if group_size == 1 else launcher._all_gather(row, options)
+
+
+def all_reduce(launcher, values: Sequence[tf.Tensor], group_size: int, options) -> list[tf.Tensor]:
+    """Returns the exact sums of `values` over the replicas, in one collective."""
+    if group_size == 1:
+        return [tf.identity(value) for value in values]
+    return launcher.batch_all_reduce([list(values)], options)

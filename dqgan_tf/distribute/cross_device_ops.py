@@ -1,0 +1,85 @@
+"""Cross-device ops that compress the reductions that ask for it."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+from tensorflow.python.distribute import cross_device_ops as cross_device_ops_lib
+from tensorflow.python.distribute import reduce_util
+
+from dqgan_tf.distribute.channel import Channel, Segment
+from dqgan_tf.distribute.options import CompressionOptions
+
+
+class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
+    """`CollectiveAllReduce` in which a reduction whose options name a channel goes through that channel.
+
+    Args: as `CollectiveAllReduce`, and
+      first_replica_id: global rank of this worker's first replica.
+    """
+
+    def __init__(self, devices, group_size, options, collective_keys=None, *, first_replica_id: int = 0):
+        super().__init__(devices, group_size, options, collective_keys)
+        self._first_replica_id = first_replica_id
+        self._channels: dict[str, Channel] = {}
+
+    def __deepcopy__(self, memo):
+        # The base class would come back as a plain CollectiveAllReduce (TensorFlow 2.21.0) and drop the channels.
+        return self
+
+    def open_channel(
+        self, name: str, segments: Sequence[Segment], *, error_feedback: bool, seed: int, allow_non_contractive: bool
+    ) -> Channel:
+        """Creates the channel `name`. Eagerly, on every worker in the same order; see `Channel`.
+
+        Raises:
+          ValueError: the name is taken, or see `Channel`.
+        """
+        if name in self._channels:
+            raise ValueError(f"Channel {name!r} is open already.")
+        self._channels[name] = Channel(
+            name,
+            segments,
+            error_feedback=error_feedback,
+            devices=self._devices,
+            group_size=self._group_size,
+            first_replica_id=self._first_replica_id,
+            seed=seed,
+            allow_non_contractive=allow_non_contractive,
+            options=self._options,
+        )
+        return self._channels[name]
+
+    def close_channel(self, name: str) -> None:
+        """Forgets the channel `name` and its residuals."""
+        del self._channels[name]
+
+    def batch_reduce(self, reduce_op, value_destination_pairs, options=None):
+        # The base class returns early for a single replica; a tagged reduction still encodes and decodes.
+        if getattr(options, "channel", None):
+            return self.batch_reduce_implementation(reduce_op, value_destination_pairs, options)
+        return super().batch_reduce(reduce_op, value_destination_pairs, options)
+
+    def _all_reduce(self, reduce_op, value, replica_id, options):
+        name = getattr(options, "channel", None)
+        if not name:
+            return super()._all_reduce(reduce_op, value, replica_id, options)
+        if name not in self._channels:
+            raise ValueError(f"No channel {name!r} is open. Open: {sorted(self._channels)}")
+        if reduce_op != reduce_util.ReduceOp.MEAN:
+            raise ValueError(f"A channel computes means only. Received: reduce_op={reduce_op}")
+        channel = self._channels[name]
+        flat = tf.nest.flatten(value)
+        with tf.device(self._devices[replica_id]):
+            means = channel.mean(flat, replica_id, self._launchers[replica_id], options)
+        return tf.nest.pack_sequence_as(value, means)
+
+
+def plain_options(options) -> CompressionOptions:
+    """Returns `options` (or the defaults for None) as a `CompressionOptions` without a channel."""
+    if options is None:
+        return CompressionOptions()
+    return CompressionOptions(
+        bytes_per_pack=options.bytes_per_pack,
+        timeout_seconds=options.timeout_seconds,
+        implementation=options.implementation,
+    )

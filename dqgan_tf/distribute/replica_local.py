@@ -1,0 +1,51 @@
+"""State that every replica owns alone: residuals, moments, previous directions."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+class ReplicaLocal:
+    """One plain variable per local replica; nothing is ever mirrored, merged or reduced.
+
+    Distributed variables do not fit: saving them merges the replicas or raises (TensorFlow 2.21).
+
+    Args:
+      devices: the local replicas' devices, in replica order.
+      shape, dtype: of each variable, which starts at zero.
+      name: for messages and checkpoints.
+
+    Must be created eagerly, before the function that uses it is traced.
+    """
+
+    def __init__(self, devices: Sequence[str], shape: Sequence[int], name: str, dtype=tf.float32):
+        self.name = name
+        self.variables = []
+        with tf.init_scope():
+            for index, device in enumerate(devices):
+                with tf.device(device):
+                    zeros = tf.zeros(shape, dtype)
+                    self.variables.append(tf.Variable(zeros, trainable=False, name=f"{name}_{index}"))
+
+    def local(self) -> tf.Variable:
+        """Returns the calling replica's variable. Replica context only."""
+        return self.variables[local_replica_index()]
+
+
+def local_replica_index() -> int:
+    """Returns the index of the calling replica among this worker's replicas. Replica context only.
+
+    Raises:
+      RuntimeError: called outside a replica context.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise RuntimeError("The state of a replica can be reached in replica context only: call it inside strategy.run.")
+    return context._replica_id  # local to the worker, a Python int (read at TensorFlow 2.21.0)
+
+
+def global_replica_id(strategy) -> tf.Tensor:
+    """Returns the calling replica's rank among all replicas of all workers, int32 scalar. Replica context only."""
+    local_count = len(strategy.extended.worker_devices)
+    first = strategy.extended._id_in_cluster * local_count
+    return tf.constant(first + local_replica_index(), tf.int32)

@@ -1,0 +1,1 @@
+"""Generative adversarial networks: losses, networks and the model that trains both players."""

@@ -1,0 +1,362 @@
+"""DQGAN as a Keras model: distributed optimistic mirror descent with compressed, error-corrected updates."""
+
+from collections.abc import Iterable
+
+import keras
+import tensorflow as tf
+
+from dqgan_tf import compressors, optimizers
+from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
+from dqgan_tf.distribute.channel import Segment
+from dqgan_tf.distribute.replica_local import ReplicaLocal, global_replica_id
+from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.gan import digest, losses, noise, step_metrics
+from dqgan_tf.gan.gradients import simultaneous_gradients
+from dqgan_tf.gan.player import Player
+from dqgan_tf.optimizers.schedule import learning_rate
+
+
+class DQGAN(keras.Model):
+    """Trains any two Keras models against each other by DQGAN, inside `CompressedStrategy`.
+
+    One step t on replica m of M, for both players at once (Chen et al. 2020, arXiv 2010.13359):
+
+        w_half^m = w_{t-1} - (eta u_{t-1}^m + e_{t-1}^m)
+        g_t^m    = F(w_half^m; xi_t^m)
+        u_t^m    = direction(g_t^m)                      g itself, or Adam's
+        p_t^m    = eta u_t^m + e_{t-1}^m;   c_t^m = encode(p_t^m);   e_t^m = p_t^m - decode(c_t^m)
+        w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
+
+    The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
+    update is not finite changes nothing on any of them and is counted in `skipped`.
+
+        strategy = CompressedStrategy()
+        with strategy.scope():
+            model = DQGAN(generator, discriminator, latent_dim=128)
+        model.compile(optimizer=OptimizerConfig(learning_rate_g=1e-4, learning_rate_d=1e-4),
+                      compression=CompressionConfig(compressor="linear:bits=4,bucket=512"))
+        model.fit(dataset, epochs=10)
+
+    `fit` takes a data set of real batches, float32 [batch, *shape] or a tuple that begins with one.
+
+    Args:
+      generator: built Keras model, [batch, latent_dim] -> [batch, *shape].
+      discriminator: built Keras model, [batch, *shape] -> logits [batch, 1].
+      latent_dim: dimension of z; None takes it from the generator's input.
+      loss: a `losses.Loss`, a `LossConfig` or the name of a loss.
+      seed: of latent noise, penalties and stochastic rounding.
+      ema_decay: of the averaged generator, w_ema <- d w_ema + (1-d) w with d = min(ema_decay, (1+t)/(10+t)).
+
+    Raises:
+      ValueError: created outside a `CompressedStrategy`'s scope, or a network that cannot be trained; see `Player`.
+    """
+
+    def __init__(
+        self, generator, discriminator, *, latent_dim=None, loss="non_saturating", seed=0, ema_decay=0.999, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self._strategy = _compressed_strategy()
+        self.generator = generator
+        self.discriminator = discriminator
+        self.latent_dim = latent_dim or generator.input_shape[-1]
+        self.loss_function = _loss(loss)
+        self.seed = seed
+        self.ema_decay = ema_decay
+        devices = self._strategy.local_devices
+        self._players = (Player("generator", generator, devices), Player("discriminator", discriminator, devices))
+        self._ema = ReplicaLocal(devices, [self._players[0].layout.size], "generator_ema")
+        self._step_metrics = step_metrics.StepMetrics(devices)
+        self.step = _counter("step")
+        self.skipped = _counter("skipped")
+        self.skipped_in_row = _counter("skipped_in_row")
+        self.channel = None
+        self.built = True
+        self.reset_ema()
+
+    def compile(
+        self,
+        optimizer: OptimizerConfig | None = None,
+        compression: CompressionConfig | None = None,
+        *,
+        total_steps: int = 0,
+        steps_per_execution: int = 1,
+    ):
+        """Chooses direction and compression; forgets moments, residuals and previous directions.
+
+        Args:
+          optimizer: see `OptimizerConfig`. Keras optimizers do not apply: DQGAN has its own update rule.
+          compression: see `CompressionConfig`.
+          total_steps: length of the run, for schedules that need it.
+          steps_per_execution: steps inside one call of the compiled function.
+
+        Raises:
+          ValueError: a setting is out of range, or error feedback with a compressor that is not contractive.
+        """
+        optimizer = OptimizerConfig() if optimizer is None else optimizer
+        compression = CompressionConfig() if compression is None else compression
+        if not isinstance(optimizer, OptimizerConfig):
+            raise ValueError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        super().compile(optimizer=None, steps_per_execution=steps_per_execution)
+        self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
+        self._direction = optimizers.get(optimizer)
+        for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
+            player.compile(
+                self._direction,
+                half_step=optimizer.half_step,
+                residual_in_half_step=compression.residual_in_half_step,
+                clip_value=clip_value,
+            )
+        self._open_channel(compression)
+        self._run_steps = self._make_run_steps()
+        self._digests = tf.function(lambda: self._strategy.run(self._replica_digest))
+        self._drain = tf.function(lambda: self._strategy.run(self._replica_drain))
+        self.make_train_function(force=True)
+
+    def train_step(self, data):
+        """One step of the class docstring's recurrence on this replica, without averaging a second moment."""
+        self._replica_step(data, average=False)
+        return {}
+
+    def train_steps(self, iterator, num_steps: int) -> None:
+        """Takes `num_steps` steps from a distributed iterator. Every worker must make the same call.
+
+        Steps at which the direction averages its second moment run as calls of their own: a collective inside tf.cond is
+        not possible.
+        """
+        step = int(self.step.numpy())
+        for count, average in _runs(step, num_steps, self._direction.averages_at):
+            self._run_steps(iterator, tf.constant(count), average)
+
+    def drain_metrics(self) -> dict[str, float]:
+        """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
+        vector = self._first_local(self._drain()).numpy()
+        return self._step_metrics.named(vector, self.channel) | self._learning_rates_now()
+
+    def weight_digests(self):
+        """Returns every replica's digest of the weights, int32 [M, 2], on every worker: equal rows, equal weights."""
+        return self._first_local(self._digests()).numpy()
+
+    def generate(self, latent: tf.Tensor, use_ema: bool = True) -> tf.Tensor:
+        """Returns G(latent), float32 [batch, *shape], by the averaged or the raw generator. Cross-replica context."""
+        network = self.generator
+        raw = [tf.convert_to_tensor(_local_value(v)) for v in network.trainable_variables]
+        weights = self._players[0].layout.unflatten(self._ema.variables[0].read_value()) if use_ema else raw
+        state = [tf.convert_to_tensor(_local_value(v)) for v in network.non_trainable_variables]
+        return self._generate(weights, state, latent)
+
+    def call(self, inputs, training=False):
+        """Returns the raw generator's output for latents [batch, latent_dim]."""
+        return self.generator(inputs, training=training)
+
+    def reset_ema(self) -> None:
+        """Sets the averaged generator to the raw one."""
+        weights = [tf.convert_to_tensor(_local_value(v)) for v in self.generator.trainable_variables]
+        for variable in self._ema.variables:
+            variable.assign(self._players[0].layout.flatten(weights))
+
+    def shared_state(self) -> dict[str, object]:
+        """Returns the variables that are equal on all replicas, by name: what the chief saves."""
+        named = {f"{name}": getattr(self, name) for name in ("step", "skipped", "skipped_in_row")}
+        for player in self._players:
+            for index, variable in enumerate(player.network.variables):
+                named[f"{player.name}/{index:03d}_{variable.name}"] = variable
+        return named
+
+    def replicated_state(self) -> dict[str, ReplicaLocal]:
+        """Returns per-replica variables that hold equal values on all replicas: saved once, restored everywhere."""
+        return {"ema/generator": self._ema}
+
+    def replica_state(self) -> dict[str, ReplicaLocal]:
+        """Returns the state that differs between replicas, by name: what every worker saves."""
+        named = dict(self.channel.state())
+        for player in self._players:
+            named |= player.state()
+        return named
+
+    def make_train_function(self, force=False):
+        # Keras' own reduces scalar logs over axis 0 and fails under several workers (Keras 3.15.1).
+        if self.train_function is not None and not force:
+            return
+
+        def train_function(iterator):
+            self.train_steps(iterator, self.steps_per_execution)
+            return self.drain_metrics()
+
+        self.train_function = train_function
+
+    def make_test_function(self, force=False):
+        if self.test_function is not None and not force:
+            return
+
+        @tf.function
+        def evaluate(iterator):
+            return self._strategy.run(self._replica_losses, args=(next(iterator),))
+
+        def test_function(iterator):
+            values = self._first_local(evaluate(iterator)).numpy()
+            return {"generator_loss": float(values[0]), "discriminator_loss": float(values[1])}
+
+        self.test_function = test_function
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # The networks are built; Keras' symbolic build fails on per-replica values (Keras 3.15.1).
+        del iterator, data_batch
+
+    def _make_run_steps(self):
+        @tf.function
+        def run_steps(iterator, num_steps, average):
+            for _ in tf.range(num_steps):
+                self._strategy.run(self._replica_step, args=(next(iterator), average))
+
+        return run_steps
+
+    def _open_channel(self, compression):
+        if self.channel is not None:
+            self._strategy.close_channel(self.channel.name)
+        compressor = compressors.get(compression.compressor)
+        self.channel = self._strategy.open_channel(
+            f"{self.name}/updates",
+            [Segment(player.name, player.layout.size, compressor) for player in self._players],
+            error_feedback=compression.error_feedback,
+            seed=self.seed,
+            allow_non_contractive=compression.allow_non_contractive,
+        )
+
+    def _replica_step(self, data, average):
+        context = tf.distribute.get_replica_context()
+        real = data[0] if isinstance(data, (tuple, list)) else data
+        step = self.step.value + 1
+        rates = self._rates(step)
+        started = step_metrics.now([real])
+        residuals = [residual.local().read_value() for residual in self.channel.residuals]
+        weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
+        evaluation = self._evaluate(weights, real, step)
+        count = tf.cast(step - self.skipped.value, tf.float32)
+        exact_mean = (lambda value: context.all_reduce("mean", value)) if average else None
+        proposals = [
+            player.propose(gradients, eta, count, exact_mean)
+            for player, gradients, eta in zip(self._players, evaluation.gradients, rates, strict=True)
+        ]
+        computed = step_metrics.now([proposal.update for proposal in proposals])
+        means = context.all_reduce("mean", [p.update for p in proposals], options=self.channel.options)
+        accepted = tf.reduce_all([tf.reduce_all(tf.math.is_finite(mean)) for mean in means])
+        flats = [p.advance(x, q, accepted) for p, x, q in zip(self._players, proposals, means, strict=True)]
+        self._average_generator(flats[0], count, accepted)
+        self._keep_statistics(context, evaluation.non_trainable, accepted)
+        self._count(step, accepted)
+        self._step_metrics.add(evaluation, proposals, self.channel, computed - started, accepted)
+
+    def _evaluate(self, weights, real, step):
+        replica = global_replica_id(self._strategy)
+        replicas = self._strategy.num_replicas_in_sync
+        latent_seed = noise.stream_seed(self.seed, noise.LATENT, step, replica, replicas)
+        latent = tf.random.stateless_normal([tf.shape(real)[0], self.latent_dim], latent_seed)
+        penalty_seed = noise.stream_seed(self.seed, noise.PENALTY, step, replica, replicas)
+        states = tuple([v.value for v in p.network.non_trainable_variables] for p in self._players)
+        return simultaneous_gradients(
+            self.generator, self.discriminator, self.loss_function, weights, states, real, latent, penalty_seed
+        )
+
+    def _rates(self, step):
+        config = self.optimizer_config
+        return [
+            learning_rate(
+                step,
+                base,
+                schedule=config.learning_rate_schedule,
+                warmup_steps=config.warmup_steps,
+                total_steps=self._total_steps,
+            )
+            for base in (config.learning_rate_g, config.learning_rate_d)
+        ]
+
+    def _learning_rates_now(self):
+        rates = self._rates(tf.constant(int(self.step.numpy())))
+        return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
+
+    def _average_generator(self, weights, count, accepted):
+        ema = self._ema.local()
+        decay = tf.minimum(self.ema_decay, (1.0 + count) / (10.0 + count))
+        old = ema.read_value()
+        ema.assign(tf.where(accepted, decay * old + (1.0 - decay) * weights, old))
+
+    def _keep_statistics(self, context, states, accepted):
+        """Batch-norm statistics: the exact mean over replicas, or they would silently diverge. Others are equal already."""
+        for player, values in zip(self._players, states, strict=True):
+            variables = player.network.non_trainable_variables
+            floating = [i for i, v in enumerate(variables) if "float" in v.dtype]
+            values = list(values)
+            if floating:
+                means = context.all_reduce("mean", [values[i] for i in floating])
+                for index, mean in zip(floating, means, strict=True):
+                    values[index] = mean
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(tf.where(accepted, value, variable.value))
+
+    def _count(self, step, accepted):
+        missed = tf.cast(tf.logical_not(accepted), tf.int64)
+        self.step.assign(step)
+        self.skipped.assign(self.skipped.value + missed)
+        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
+
+    def _replica_losses(self, data):
+        real = data[0] if isinstance(data, (tuple, list)) else data
+        weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
+        evaluation = self._evaluate(weights, real, self.step.value)
+        losses_ = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss])
+        return tf.distribute.get_replica_context().all_reduce("mean", losses_)
+
+    def _replica_drain(self):
+        return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
+
+    def _replica_digest(self):
+        flats = [p.layout.flatten([v.value for v in p.network.trainable_variables]) for p in self._players]
+        return tf.distribute.get_replica_context().all_gather(digest.digest(tf.concat(flats, 0))[tf.newaxis], axis=0)
+
+    def _first_local(self, value):
+        return self._strategy.experimental_local_results(value)[0]
+
+    @tf.function
+    def _generate(self, weights, state, latent):
+        return self.generator.stateless_call(weights, state, latent, training=False)[0]
+
+
+def _runs(step: int, num_steps: int, averages_at) -> Iterable[tuple[int, bool]]:
+    """Cuts the steps after `step` into runs (length, average): averaging steps stand alone."""
+    plain = 0
+    for t in range(step + 1, step + num_steps + 1):
+        if averages_at(t):
+            if plain:
+                yield plain, False
+            yield 1, True
+            plain = 0
+        else:
+            plain += 1
+    if plain:
+        yield plain, False
+
+
+def _compressed_strategy() -> CompressedStrategy:
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, CompressedStrategy):
+        raise ValueError(
+            "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
+            f"Received: {type(strategy).__name__}"
+        )
+    return strategy
+
+
+def _loss(loss) -> losses.Loss:
+    if isinstance(loss, str):
+        loss = LossConfig(loss=loss)
+    return losses.get(loss) if isinstance(loss, LossConfig) else loss
+
+
+def _counter(name):
+    return keras.Variable(0, dtype="int64", trainable=False, name=name)
+
+
+def _local_value(variable):
+    """The first local replica's value of a Keras variable, in any context."""
+    value = variable.value
+    return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value
