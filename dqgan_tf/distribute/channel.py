@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dqgan_tf import compressors, error_feedback
 from dqgan_tf.compressors import wire
-from dqgan_tf.distribute import collectives
+from dqgan_tf.distribute import clock, collectives
 from dqgan_tf.distribute.options import CompressionOptions
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 
@@ -97,6 +97,16 @@ class Channel:
         """Bytes of one replica's payload: what it contributes to one exchange."""
         return sum(segment.compressor.wire_bytes(segment.size) for segment in self.segments)
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that one replica sends in one reduction over a ring: (M-1) payloads, or 2(M-1)/M vectors when dense."""
+        return self.dense_sent_bytes if self.dense else (self.group_size - 1) * self.wire_bytes
+
+    @property
+    def dense_sent_bytes(self) -> int:
+        """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n."""
+        return 2 * (self.group_size - 1) * self.dense_bytes // self.group_size
+
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the per-replica state that determines future reductions, by name."""
         named = {f"residual/{s.name}": r for s, r in zip(self.segments, self.residuals, strict=True)}
@@ -118,22 +128,22 @@ class Channel:
         if self.dense:
             return self._dense_mean(values, replica, launcher, options)
         residuals = [r.variables[replica] for r in self.residuals]
-        start = _now(values)
+        start = clock.now(values)
         words, new_residuals, statistics = self._encode(list(values), residuals, self._next_seed(replica))
-        encoded = _now([words])
+        encoded = clock.now([words])
         gathered = collectives.all_gather(launcher, words, self.group_size, options)
-        exchanged = _now([gathered])
+        exchanged = clock.now([gathered])
         means, finite = self._decode(gathered)
-        decoded = _now(means)
+        decoded = clock.now(means)
         if self.error_feedback:
             _assign_if(finite, residuals, new_residuals)
         self._record(replica, statistics, start, encoded, exchanged, decoded)
         return means
 
     def _dense_mean(self, values, replica, launcher, options):
-        start = _now(values)
+        start = clock.now(values)
         means = [sum_ / self.group_size for sum_ in collectives.all_reduce(launcher, values, self.group_size, options)]
-        end = _now(means)
+        end = clock.now(means)
         energy = tf.stack([tf.stack([tf.reduce_sum(v * v), 0.0, 0.0]) for v in values])
         self._record(replica, energy, start, start, end, end)
         return means
@@ -187,12 +197,6 @@ class Channel:
             raise ValueError(
                 f"Channel {self.name!r} sends float32 vectors of shapes {expected}. Received: {received}, {dtypes}"
             )
-
-
-def _now(after):
-    """Seconds since the epoch, float64, once the tensors `after` exist. Device kernels may still be running on a GPU."""
-    with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
-        return tf.timestamp()
 
 
 def _assign_if(condition, variables, values):

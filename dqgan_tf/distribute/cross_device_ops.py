@@ -56,7 +56,8 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
     def batch_reduce(self, reduce_op, value_destination_pairs, options=None):
         # The base class returns early for a single replica; a tagged reduction still encodes and decodes.
         if getattr(options, "channel", None):
-            return self.batch_reduce_implementation(reduce_op, value_destination_pairs, options)
+            pairs = cross_device_ops_lib._normalize_value_destination_pairs(value_destination_pairs)
+            return self.batch_reduce_implementation(reduce_op, pairs, options)
         return super().batch_reduce(reduce_op, value_destination_pairs, options)
 
     def _all_reduce(self, reduce_op, value, replica_id, options):

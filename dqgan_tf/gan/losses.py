@@ -90,7 +90,7 @@ def no_penalty(discriminate, real, fake, seed) -> tf.Tensor:
 
 
 def interpolate(real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Returns a real + (1 - a) fake, f32 [batch, ...]; a ~ U[0, 1) is drawn once per sample from `seed` (integer [2])."""
+    """Returns a real + (1 - a) fake, f32 [batch, ...]; a ~ U[0, 1), one per sample, from `seed` (integer [2])."""
     shape = tf.concat([tf.shape(real)[:1], tf.ones([real.shape.rank - 1], tf.int32)], axis=0)
     share = tf.random.stateless_uniform(shape, seed)
     return fake + share * (real - fake)
@@ -144,8 +144,8 @@ def _wgan_gp(config):
 def _wgan_clip(config):
     bound = _positive(config, "clip_value")
     logging.warning(
-        "`wgan_clip` projects the discriminator's weights after every step, and the analysis of error feedback does not "
-        "cover a projection (arXiv:2510.03507): what is kept in the residual can push at the bound. Prefer `wgan_gp`."
+        "`wgan_clip` projects the discriminator's weights after every step, and the analysis of error feedback does "
+        "not cover a projection (arXiv:2510.03507): what the residual holds can push at the bound. Prefer `wgan_gp`."
     )
     return Loss("wgan_clip", _critic_generator, _critic_discriminator, no_penalty, clip_value=bound)
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from dqgan_tf import compressors, optimizers
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
+from dqgan_tf.distribute import clock
 from dqgan_tf.distribute.channel import Segment
 from dqgan_tf.distribute.replica_local import ReplicaLocal, global_replica_id
 from dqgan_tf.distribute.strategy import CompressedStrategy
@@ -148,6 +149,11 @@ class DQGAN(keras.Model):
         """Returns the raw generator's output for latents [batch, latent_dim]."""
         return self.generator(inputs, training=training)
 
+    @staticmethod
+    def local_value(variable) -> tf.Tensor:
+        """Returns the first local replica's value of a Keras variable, without any collective, in any context."""
+        return tf.convert_to_tensor(_local_value(variable))
+
     def reset_ema(self) -> None:
         """Sets the averaged generator to the raw one."""
         weights = [tf.convert_to_tensor(_local_value(v)) for v in self.generator.trainable_variables]
@@ -227,7 +233,7 @@ class DQGAN(keras.Model):
         real = data[0] if isinstance(data, (tuple, list)) else data
         step = self.step.value + 1
         rates = self._rates(step)
-        started = step_metrics.now([real])
+        started = clock.now([real])
         residuals = [residual.local().read_value() for residual in self.channel.residuals]
         weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
         evaluation = self._evaluate(weights, real, step)
@@ -237,7 +243,7 @@ class DQGAN(keras.Model):
             player.propose(gradients, eta, count, exact_mean)
             for player, gradients, eta in zip(self._players, evaluation.gradients, rates, strict=True)
         ]
-        computed = step_metrics.now([proposal.update for proposal in proposals])
+        computed = clock.now([proposal.update for proposal in proposals])
         means = context.all_reduce("mean", [p.update for p in proposals], options=self.channel.options)
         accepted = tf.reduce_all([tf.reduce_all(tf.math.is_finite(mean)) for mean in means])
         flats = [p.advance(x, q, accepted) for p, x, q in zip(self._players, proposals, means, strict=True)]

@@ -76,9 +76,3 @@ def _health(player, energy):
         f"residual_ratio/{player}": math.sqrt(energy["residual_energy"] / update),
         f"compression_error/{player}": energy["error_energy"] / update,
     }
-
-
-def now(after) -> tf.Tensor:
-    """Seconds since the epoch, float64, once the tensors `after` exist."""
-    with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
-        return tf.timestamp()

@@ -1,0 +1,97 @@
+"""TF_CONFIG read and checked before TensorFlow sees it: a wrong one hangs or dies there with a stack of C++ frames."""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+_JOBS = ("chief", "worker")
+
+
+class TfConfig(NamedTuple):
+    """This process' place in the cluster.
+
+    addresses: `host:port` of every training task, chief first, then workers.
+    worker_index: position of this task in `addresses`.
+    """
+
+    addresses: tuple[str, ...]
+    worker_index: int
+
+    @property
+    def num_workers(self) -> int:
+        """Number of training tasks."""
+        return len(self.addresses)
+
+
+def read(environment: Mapping[str, str]) -> TfConfig | None:
+    """Returns what TF_CONFIG says, or None when it is unset, empty or without a cluster.
+
+    Raises:
+      ValueError: it is not JSON, or cluster and task do not fit together; the message says what is wrong.
+    """
+    text = environment.get("TF_CONFIG", "").strip()
+    if not text:
+        return None
+    config = _parse(text)
+    cluster = config.get("cluster") or {}
+    if not cluster:
+        return None
+    addresses = _addresses(cluster)
+    kind, index = _task(config)
+    if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
+        raise _error(f"task {kind}:{index} is not in the cluster, which has {_sizes(cluster)}")
+    offset = len(cluster.get("chief", [])) if kind == "worker" else 0
+    return TfConfig(addresses, offset + index)
+
+
+def _parse(text):
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise _error(f"it is not JSON ({error})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("cluster") or {}, dict):
+        raise _error("it must be an object with the keys cluster and task")
+    return config
+
+
+def _addresses(cluster):
+    addresses = []
+    for job in _JOBS:
+        tasks = cluster.get(job, [])
+        if not isinstance(tasks, list) or not all(isinstance(task, str) and _is_address(task) for task in tasks):
+            raise _error(f"cluster.{job} must be a list of host:port. Received: {tasks!r}")
+        addresses += tasks
+    if not addresses:
+        raise _error(f"the cluster has no chief and no worker, only {sorted(cluster)}")
+    if len(set(addresses)) < len(addresses):
+        raise _error(f"an address stands twice in the cluster: {addresses}")
+    if len(cluster.get("chief", [])) > 1:
+        raise _error("a cluster has one chief at most")
+    return tuple(addresses)
+
+
+def _task(config):
+    task = config.get("task")
+    if not isinstance(task, dict) or "type" not in task or "index" not in task:
+        raise _error("task must hold type and index")
+    try:
+        index = int(task["index"])
+    except (TypeError, ValueError):
+        raise _error(f"task.index must be a whole number. Received: {task['index']!r}") from None
+    if task["type"] not in _JOBS:
+        raise _error(f"task.type must be chief or worker: other tasks do not train. Received: {task['type']!r}")
+    return task["type"], index
+
+
+def _is_address(task):
+    host, _, port = task.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 65536
+
+
+def _sizes(cluster):
+    return ", ".join(f"{len(tasks)} {job}" for job, tasks in cluster.items() if isinstance(tasks, list))
+
+
+def _error(what):
+    return ValueError(f"TF_CONFIG is not usable: {what}. A good one: {_EXAMPLE}")

@@ -1,0 +1,273 @@
+"""Complete checkpoints: written by all workers together, restored to the bit, refused by name when they do not fit.
+
+    checkpoints/step_00001000/replicated.*   what is equal on all replicas, by the chief
+    checkpoints/step_00001000/worker_0.*     what replica state worker 0 holds: residuals, moments, directions
+    checkpoints/step_00001000/COMMIT         JSON, renamed into place last: without it the folder counts for nothing
+"""
+
+import json
+import pathlib
+import re
+import shutil
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dqgan_tf.config import RunConfig
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.telemetry import atomic
+from dqgan_tf.training import tensor_file
+from dqgan_tf.training.errors import CheckpointError, TrainingError
+
+FORMAT = 1
+# What may differ between a run and its continuation: nothing of it changes the weights that come out.
+FREE_FIELDS = frozenset(
+    {
+        "model_dir",
+        "data.data_dir",
+        "compression.communication",
+        "train.steps",
+        "train.steps_per_call",
+        "train.replicas_per_worker",
+        "train.log_every",
+        "train.sample_every",
+        "train.checkpoint_every",
+        "train.weight_check_every",
+        "train.max_skipped_in_row",
+        "train.keep_checkpoints",
+        "train.deterministic",
+    }
+)
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore` found.
+
+    step: of the checkpoint, 0 if there was none.
+    num_replicas: that wrote it.
+    """
+
+    step: int
+    num_replicas: int
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      folder: `checkpoints/` of the run, on a file system that all workers share.
+      config: of the run; a checkpoint of another configuration is refused.
+      model: a compiled `DQGAN`.
+      board: for agreement among the workers.
+      strategy: whose replicas are saved.
+      keep: complete checkpoints that stay.
+    """
+
+    def __init__(self, folder, config: RunConfig, model, board: MessageBoard, strategy, keep: int):
+        self._folder = pathlib.Path(folder)
+        self._config = config
+        self._model = model
+        self._board = board
+        self._strategy = strategy
+        self._keep = keep
+
+    def save(self, step: int) -> pathlib.Path:
+        """Writes a complete checkpoint of `step`. Every worker must call it.
+
+        A kill at any moment leaves the last complete checkpoint as it was.
+
+        Raises:
+          TrainingError: on every worker, if one could not write, with the reason.
+        """
+        folder = self._folder / f"step_{step:08d}"
+        self._attempt(f"prepare {step}", lambda: self._prepare(folder))
+        self._attempt(f"write {step}", lambda: self._write(folder))
+        self._attempt(f"commit {step}", lambda: self._commit(folder, step))
+        return folder
+
+    def restore(self) -> Restored:
+        """Loads the newest complete checkpoint, if there is one. Every worker must call it.
+
+        With another number of replicas than at saving, every replica starts from the mean over the old ones of each
+        per-replica vector: mean(e) and mean(u) are what the virtual iterate and the mean half step are made of, so both
+        continue where they were.
+
+        Raises:
+          CheckpointError: it does not fit this run, or is damaged; nothing has been changed.
+        """
+        folder = newest(self._folder)
+        seen = self._board.exchange("resume from", folder.name if folder else "nothing")
+        if len(set(seen)) > 1:
+            raise CheckpointError(f"The workers see different checkpoints in {self._folder}: {seen}. It must be shared.")
+        if folder is None:
+            return Restored(0, self._strategy.num_replicas_in_sync)
+        commit = check_files(folder)
+        check_config(folder, commit["config"], self._config)
+        self._restore_shared(folder)
+        self._restore_replicas(folder, commit)
+        return Restored(commit["step"], commit["num_replicas"])
+
+    def _attempt(self, what, action):
+        """Runs `action` on this worker and learns how it went on the others: a barrier that carries reasons."""
+        reason = ""
+        try:
+            action()
+        except (OSError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0]
+        for index, other in enumerate(self._board.exchange(what, reason)):
+            if other:
+                raise TrainingError(
+                    f"Worker {index} could not {what.split()[0]} a checkpoint in {self._folder}: {other}. "
+                    "The last complete checkpoint is intact."
+                )
+
+    def _prepare(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._strategy.is_chief:
+            (folder / "COMMIT").unlink(missing_ok=True)
+
+    def _write(self, folder):
+        if self._strategy.is_chief:
+            tensor_file.write(folder / "replicated", _first_values(self._model))
+        tensor_file.write(folder / f"worker_{self._strategy.worker_index}", self._local_values())
+
+    def _commit(self, folder, step):
+        if not self._strategy.is_chief:
+            return
+        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.suffix != ".tmp"}
+        text = json.dumps(
+            {
+                "format": FORMAT,
+                "step": step,
+                "num_workers": self._strategy.num_workers,
+                "num_replicas": self._strategy.num_replicas_in_sync,
+                "config": json.loads(self._config.to_json()),
+                "files": files,
+            },
+            indent=2,
+            sort_keys=True,
+        )
+        atomic.write_text(folder / "COMMIT", text)
+        self._prune()
+
+    def _prune(self):
+        complete = committed(self._folder)
+        for folder in complete[: -self._keep]:
+            (folder / "COMMIT").unlink()  # first: a kill between here and the end leaves no half checkpoint that counts
+            shutil.rmtree(folder)
+
+    def _local_values(self):
+        """Names carry the global replica id, so that replicas may move between workers."""
+        values = {}
+        for name, state in self._model.replica_state().items():
+            for replica, variable in zip(self._strategy.local_replica_ids, state.variables, strict=True):
+                values[f"{name}/{replica}"] = variable.read_value()
+        return values
+
+    def _restore_shared(self, folder):
+        saved = tensor_file.read(folder / "replicated")
+        targets = self._model.shared_state() | self._model.replicated_state()
+        check_tensors(folder, {n: _shape(v) for n, v in targets.items()}, {n: v.shape for n, v in saved.items()})
+        for name, target in targets.items():
+            variables = target.variables if isinstance(target, ReplicaLocal) else [target]
+            for variable in variables:
+                variable.assign(saved[name])
+
+    def _restore_replicas(self, folder, commit):
+        saved = {}
+        for worker in range(commit["num_workers"]):
+            saved |= tensor_file.read(folder / f"worker_{worker}")
+        states = self._model.replica_state()
+        old = commit["num_replicas"]
+        expected = {f"{name}/{replica}": _shape(state) for name, state in states.items() for replica in range(old)}
+        check_tensors(folder, expected, {name: value.shape for name, value in saved.items()})
+        for name, state in states.items():
+            values = [saved[f"{name}/{replica}"] for replica in range(old)]
+            for replica, variable in zip(self._strategy.local_replica_ids, state.variables, strict=True):
+                same = old == self._strategy.num_replicas_in_sync
+                variable.assign(values[replica] if same else merge_replicas(values))
+
+
+def merge_replicas(values: list[np.ndarray]) -> np.ndarray:
+    """Returns what every replica starts from when their number has changed: the mean, or the maximum of a counter."""
+    if np.issubdtype(values[0].dtype, np.integer):
+        return np.max(values, axis=0)
+    return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)
+
+
+def committed(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the complete checkpoints in `folder`, oldest first."""
+    steps = [path for path in pathlib.Path(folder).glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
+    return sorted((path for path in steps if (path / "COMMIT").exists()), key=lambda path: int(path.name[5:]))
+
+
+def newest(folder: pathlib.Path) -> pathlib.Path | None:
+    """Returns the newest complete checkpoint, or None."""
+    complete = committed(folder)
+    return complete[-1] if complete else None
+
+
+def check_files(folder: pathlib.Path) -> dict:
+    """Returns the contents of COMMIT after comparing every file's size with it.
+
+    Raises:
+      CheckpointError: COMMIT is unreadable or of another format, or a file is missing or has another size.
+    """
+    try:
+        commit = json.loads((folder / "COMMIT").read_text())
+        files, version = commit["files"], commit["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'COMMIT'} cannot be read ({error}); {_ADVICE}") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{folder} has checkpoint format {version}; this version reads format {FORMAT}.")
+    for name, size in files.items():
+        path = folder / name
+        found = path.stat().st_size if path.exists() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise CheckpointError(f"Checkpoint file {path} {state}; {_ADVICE}")
+    return commit
+
+
+_ADVICE = "remove this folder to go on from the checkpoint before it"
+
+
+def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
+    """Raises CheckpointError when a setting that determines the weights is not the checkpoint's; see `FREE_FIELDS`."""
+    before, now = _flat(saved), config.flat()
+    free = set(FREE_FIELDS)
+    if config.optimizer.learning_rate_schedule != "constant":
+        free.remove("train.steps")  # the schedule's length
+    for key in sorted(set(before) | set(now)):
+        if key not in free and before.get(key) != now.get(key):
+            flag = key.split(".")[-1]
+            raise CheckpointError(
+                f"{folder} was trained with --{flag}={before.get(key)}, this run asks for --{flag}={now.get(key)}. "
+                "Use another --model_dir or the old setting."
+            )
+
+
+def check_tensors(folder: pathlib.Path, expected: dict, found: dict) -> None:
+    """Raises CheckpointError when the names or shapes found are not those expected, naming the first difference."""
+    for name in sorted(set(expected) | set(found)):
+        wanted, got = expected.get(name), found.get(name)
+        if wanted is None or got is None or tuple(wanted) != tuple(got):
+            raise CheckpointError(f"{folder} does not fit: {name} has shape {got} there and {wanted} in this run.")
+
+
+def _flat(saved):
+    flat = {}
+    for key, value in saved.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _shape(target):
+    return tuple(target.variables[0].shape) if isinstance(target, ReplicaLocal) else tuple(target.shape)
+
+
+def _first_values(model):
+    values = {name: model.local_value(variable) for name, variable in model.shared_state().items()}
+    return values | {name: state.variables[0].read_value() for name, state in model.replicated_state().items()}

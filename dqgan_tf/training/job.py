@@ -1,0 +1,139 @@
+"""From a `RunConfig` to a strategy, a model and its data."""
+
+import os
+import sys
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from dqgan_tf import compressors, data
+from dqgan_tf.config import RunConfig
+from dqgan_tf.distribute import tf_config
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.gan import losses, networks
+from dqgan_tf.gan.model import DQGAN
+from dqgan_tf.training.errors import UsageError
+
+
+class Job(NamedTuple):
+    """What a worker needs to train.
+
+    config: the run.
+    strategy, board: its place among the workers.
+    data_spec: what is learned.
+    model: compiled.
+    """
+
+    config: RunConfig
+    strategy: CompressedStrategy
+    board: MessageBoard
+    data_spec: data.DataSpec
+    model: DQGAN
+
+    def iterator(self, start_step: int):
+        """Returns a distributed iterator over the batches from `start_step` on."""
+        replicas = self.strategy.num_replicas_in_sync
+
+        def dataset(context):
+            del context
+            return data.build(
+                self.config.data,
+                per_replica_batch_size=self.config.train.batch_size // replicas,
+                num_replicas=replicas,
+                replica_ids=self.strategy.local_replica_ids,
+                seed=self.config.train.seed,
+                start_step=start_step,
+            )
+
+        return iter(self.strategy.distribute_datasets_from_function(dataset))
+
+
+def check(config: RunConfig) -> None:
+    """Refuses what can be refused before TensorFlow starts.
+
+    Raises:
+      UsageError: the model_dir cannot be written, or settings do not fit together.
+    """
+    if not config.model_dir:
+        raise UsageError("--model_dir must name a folder.")
+    try:
+        os.makedirs(config.model_dir, exist_ok=True)
+        probe = os.path.join(config.model_dir, f".writable_{os.getpid()}")
+        with open(probe, "w"):
+            pass
+        os.unlink(probe)
+    except OSError as error:
+        raise UsageError(f"--model_dir={config.model_dir} cannot be written: {error.strerror}.") from None
+    compressors.get(config.compression.compressor)
+    losses.get(config.loss)
+
+
+def start_strategy(config: RunConfig) -> CompressedStrategy:
+    """Configures TensorFlow and joins the cluster of TF_CONFIG, waiting for the other workers.
+
+    Raises:
+      ValueError: TF_CONFIG is malformed.
+    """
+    place = tf_config.read(os.environ)
+    _configure_devices(config.train.replicas_per_worker)
+    if place is not None and place.num_workers > 1:
+        where = f"worker {place.worker_index} of {place.num_workers}"
+        print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
+    options = tf.distribute.experimental.CommunicationOptions(implementation=config.compression.communication.upper())
+    strategy = CompressedStrategy(
+        communication_options=options, replicas_per_worker=config.train.replicas_per_worker
+    )
+    return strategy
+
+
+def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:
+    """Returns what is learned, after checking it against the cluster. Uses no collective.
+
+    Raises:
+      UsageError: the global batch does not divide among the replicas.
+      ValueError: the data set is not usable.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if config.train.batch_size % replicas or config.train.batch_size < replicas:
+        raise UsageError(
+            f"--batch_size counts samples over all replicas and must be a multiple of their number, {replicas}. "
+            f"Received: batch_size={config.train.batch_size}"
+        )
+    return data.describe(config.data)
+
+
+def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, board: MessageBoard) -> Job:
+    """Builds networks and model. All workers must agree on `config` by then: initial values are broadcast.
+
+    Raises:
+      ValueError: a setting does not fit the data.
+    """
+    # Determinism needs a seed under every random op of Keras' initializers.
+    keras.utils.set_random_seed(config.train.seed)
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with strategy.scope():
+        players = networks.build(config.network, spec.shape, seed=config.train.seed)
+        model = DQGAN(
+            players.generator,
+            players.discriminator,
+            latent_dim=players.latent_dim,
+            loss=config.loss,
+            seed=config.train.seed,
+            ema_decay=config.train.ema_decay,
+        )
+    model.compile(
+        config.optimizer, config.compression, total_steps=config.train.steps, steps_per_execution=config.train.steps_per_call
+    )
+    return Job(config, strategy, board, spec, model)
+
+
+def _configure_devices(replicas_per_worker):
+    if tf.config.list_physical_devices("GPU"):
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    elif replicas_per_worker > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas_per_worker)

@@ -1,0 +1,196 @@
+"""The training loop: steps, looks, checkpoints, and the ways in which it ends."""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from dqgan_tf.config import RunConfig
+from dqgan_tf.telemetry.throughput import peak_memory_mib
+from dqgan_tf.training import summary
+from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.errors import TrainingError
+from dqgan_tf.training.job import Job
+from dqgan_tf.training.reporter import Reporter
+from dqgan_tf.training.stop_signal import StopSignal
+
+
+class Loop:
+    """Trains from `start_step` to the last step. Every worker runs the same schedule; only the chief writes.
+
+    Args:
+      job: the run on this worker.
+      checkpoints: where it is saved.
+      reporter: what it tells.
+      stop: asks to leave early.
+      start_step: steps done before.
+    """
+
+    def __init__(self, job: Job, checkpoints: Checkpoints, reporter: Reporter, stop: StopSignal, start_step: int):
+        self._job = job
+        self._model = job.model
+        self._checkpoints = checkpoints
+        self._reporter = reporter
+        self._stop = stop
+        self._step = self._saved = start_step
+        self._clock = StepClock()
+
+    def run(self) -> int | None:
+        """Trains until the last step, and returns None, or until a worker is asked to stop, and returns the signal.
+
+        Raises:
+          TrainingError: too many non-finite steps in a row, diverged replicas, or a checkpoint could not be written.
+          tf.errors.OpError: a collective failed, most often since another worker is gone.
+        """
+        config = self._job.config.train
+        iterator = self._job.iterator(self._step)
+        while self._step < config.steps:
+            count = next_look(self._step, config) - self._step
+            with self._clock.measure(count):
+                self._model.train_steps(iterator, count)
+            self._step += count
+            self._look(config)
+            received = self._asked_to_stop()
+            if received:
+                self._save()
+                return received
+        return None
+
+    def finish(self) -> dict:
+        """Writes last pictures, checkpoint, summary.json; returns the summary on the chief and {} elsewhere."""
+        self._save()
+        if not self._job.strategy.is_chief:
+            return {}
+        figures = self._summary()
+        self._reporter.record(self._step, {k: v for k, v in figures.items() if k.startswith(("modes", "high", "raw_"))})
+        summary.write(self._job.config.model_dir, figures)
+        return figures
+
+    def _look(self, config):
+        step, last = self._step, self._step >= config.steps
+        self._check_skipped(config)
+        if due(step, config.weight_check_every) or last:
+            self._check_weights()
+        if due(step, config.log_every) or last:
+            self._log()
+        if due(step, config.sample_every) or last:
+            self._reporter.sample(step)
+        if due(step, config.checkpoint_every):
+            self._save()
+
+    def _log(self):
+        figures = self._model.drain_metrics()
+        figures["skipped"] = int(self._model.local_value(self._model.skipped))
+        figures["sent_bytes_per_step"] = float(self._model.channel.sent_bytes)
+        self._clock.keep(figures)
+        self._reporter.log(self._step, figures)
+
+    def _save(self):
+        if self._saved != self._step:
+            self._checkpoints.save(self._step)
+            self._saved = self._step
+
+    def _check_skipped(self, config):
+        in_row = int(self._model.local_value(self._model.skipped_in_row))
+        if config.max_skipped_in_row and in_row >= config.max_skipped_in_row:
+            raise TrainingError(
+                f"The last {in_row} steps up to step {self._step} were skipped since an update was not finite on some "
+                "replica. Weights and residuals are as before them. Lower the learning rates, or raise "
+                "--max_skipped_in_row."
+            )
+
+    def _check_weights(self):
+        digests = self._model.weight_digests()
+        different = [i for i, row in enumerate(digests) if not np.array_equal(row, digests[0])]
+        if different:
+            raise TrainingError(
+                f"At step {self._step} the weights of replicas {different} differ from those of replica 0. They must be "
+                "equal to the bit: look for different processors or library builds, or faulty memory."
+            )
+
+    def _asked_to_stop(self) -> int | None:
+        received = self._stop.received
+        answers = self._job.board.exchange("stop", str(received or ""))
+        return next((int(answer) for answer in answers if answer), None)
+
+    def _summary(self):
+        config, channel = self._job.config, self._model.channel
+        figures = summary.quality(self._job.data_spec, self._model) | self._clock.figures()
+        return figures | {
+            "steps": self._step,
+            "skipped": int(self._model.local_value(self._model.skipped)),
+            "weights_sha256": summary.weights_sha256(self._model),
+            "wire_bytes_per_step": channel.wire_bytes,
+            "dense_bytes_per_step": channel.dense_bytes,
+            "sent_bytes_per_step": channel.sent_bytes,
+            "dense_sent_bytes_per_step": channel.dense_sent_bytes,
+            "num_workers": self._job.strategy.num_workers,
+            "num_replicas": self._job.strategy.num_replicas_in_sync,
+            "compressor": config.compression.compressor,
+            "config_fingerprint": config.fingerprint(),
+            "tensorflow": tf.__version__,
+            "peak_memory_mib": peak_memory_mib(),
+        }
+
+
+class StepClock:
+    """Wall time of the steps themselves, without looks and without the first call, which traces and compiles."""
+
+    def __init__(self):
+        self._steps = self._calls = 0
+        self._seconds = 0.0
+        self._phases: list[dict[str, float]] = []
+
+    def measure(self, count: int):
+        """Returns a context manager around a call of `count` steps."""
+        clock = self
+
+        class _Measure:
+            def __enter__(self):
+                self.start = time.perf_counter()
+
+            def __exit__(self, kind, value, trace):
+                if kind is None:
+                    clock._add(count, time.perf_counter() - self.start)
+
+        return _Measure()
+
+    def keep(self, figures: dict[str, float]) -> None:
+        """Takes the phases of a log interval."""
+        self._phases.append({k: v for k, v in figures.items() if k.startswith("milliseconds/")})
+
+    def figures(self) -> dict[str, float]:
+        """Returns steps per second, milliseconds per step and, as medians over log intervals, of each phase."""
+        milliseconds = 1e3 * self._seconds / max(self._steps, 1)
+        later = self._phases[1:] or self._phases
+        names = later[0] if later else {}
+        phases = {name.replace("/", "_"): float(np.median([p[name] for p in later])) for name in names}
+        rate = self._steps / self._seconds if self._seconds else 0.0
+        return phases | {"milliseconds_per_step": milliseconds, "steps_per_second": rate}
+
+    def _add(self, count, seconds):
+        self._calls += 1
+        if self._calls > 1:
+            self._steps += count
+            self._seconds += seconds
+
+
+def due(step: int, period: int) -> bool:
+    """Whether something with this period is due after `step` steps; period 0 means never."""
+    return period > 0 and step % period == 0
+
+
+def next_look(step: int, config) -> int:
+    """Returns the step at which the next call of the compiled function must end."""
+    periods = (config.log_every, config.sample_every, config.checkpoint_every, config.weight_check_every)
+    ends = [step - step % period + period for period in periods if period > 0]
+    return min([step + config.steps_per_call, config.steps, *ends])
+
+
+def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
+    """Returns the line that says where the run begins."""
+    where = f"{job.strategy.num_workers} worker(s), {job.strategy.num_replicas_in_sync} replica(s)"
+    channel = job.model.channel
+    what = f"{channel.wire_bytes:,} bytes per update instead of {channel.dense_bytes:,}"
+    verb = f"Resuming from step {start_step} of" if start_step else "Training"
+    return f"{verb} {config.train.steps} steps in {config.model_dir} on {where}: {config.compression.compressor}, {what}."

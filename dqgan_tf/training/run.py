@@ -1,0 +1,111 @@
+"""One worker's run from start to end."""
+
+import json
+import pathlib
+import sys
+
+import tensorflow as tf
+
+from dqgan_tf.config import RunConfig
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.training import agreement, job, summary
+from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.errors import PeerLostError, UsageError
+from dqgan_tf.training.loop import Loop, describe_start
+from dqgan_tf.training.reporter import Reporter
+from dqgan_tf.training.stop_signal import StopSignal
+
+# How TensorFlow 2.21 says that a collective or the coordination service lost a member.
+_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
+)
+
+
+def run(config: RunConfig) -> int:
+    """Trains, or resumes, or finds nothing to do. Returns the exit code: 0, or 128 + the signal that stopped it.
+
+    Raises:
+      UsageError, ValueError: the user's to mend.
+      TrainingError: the run cannot go on.
+      PeerLostError: another worker is gone.
+    """
+    job.check(config)
+    with StopSignal() as stop:
+        strategy = job.start_strategy(config)
+        try:
+            return _run(config, strategy, stop)
+        except _PEER_ERRORS as error:
+            if strategy.num_workers == 1:
+                raise
+            reason = str(error).splitlines()[0][:300]
+            raise PeerLostError(
+                f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: {reason}). Start all workers "
+                "again: the run resumes from its last complete checkpoint."
+            ) from None
+
+
+def _run(config, strategy, stop):
+    board = MessageBoard(strategy.worker_index, strategy.num_workers)
+    agreement.check(board, config)
+    spec = _together(board, lambda: job.describe(config, strategy))
+    the_job = job.build(config, spec, strategy, board)
+    folder = pathlib.Path(config.model_dir) / "checkpoints"
+    checkpoints = Checkpoints(folder, config, the_job.model, board, strategy, config.train.keep_checkpoints)
+    restored = _together(board, checkpoints.restore)
+    if restored.step >= config.train.steps and (pathlib.Path(config.model_dir) / "summary.json").exists():
+        return _nothing_to_do(config, strategy, board, restored.step)
+    reporter = Reporter(the_job, restored.step)
+    reporter.say(describe_start(config, restored.step, the_job))
+    if restored.num_replicas != strategy.num_replicas_in_sync:
+        reporter.say(_world_changed(restored.num_replicas, strategy.num_replicas_in_sync))
+    if restored.step == 0:
+        reporter.say("The first call traces and compiles; that takes half a minute or so.")
+    loop = Loop(the_job, checkpoints, reporter, stop, restored.step)
+    received = loop.run()
+    if received:
+        reporter.say(f"Stopped by signal {received} after a checkpoint; the same command resumes.")
+    else:
+        figures = loop.finish()
+        _say_summary(config, figures)
+    reporter.close()
+    board.exchange("end", "")
+    return 128 + received if received else 0
+
+
+def _together(board, action):
+    """Runs `action`, which uses no collective; a worker's usage error ends all workers with its text."""
+    error, result = None, None
+    try:
+        result = action()
+    except (UsageError, ValueError) as caught:
+        error = caught
+    for index, text in enumerate(board.exchange("ready", "" if error is None else str(error))):
+        if text:
+            raise UsageError(text if error is not None else f"Worker {index}: {text}")
+    return result
+
+
+def _nothing_to_do(config, strategy, board, step):
+    if strategy.is_chief:
+        print(f"Nothing to do: {config.model_dir} holds a finished run of {step} steps.", file=sys.stderr, flush=True)
+        path = pathlib.Path(config.model_dir) / "summary.json"
+        print(summary.table(json.loads(path.read_text()), config.model_dir), flush=True)
+    board.exchange("end", "")
+    return 0
+
+
+def _world_changed(before, now):
+    return (
+        f"The number of replicas changed from {before} to {now}. Every replica starts from the mean of the old residuals, "
+        "directions and moments, so that what the residuals owe to the weights, (1/M) sum_m e^m, is conserved."
+    )
+
+
+def _say_summary(config, figures):
+    if figures:
+        print("\n" + summary.table(figures, config.model_dir), flush=True)

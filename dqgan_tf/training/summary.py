@@ -1,0 +1,63 @@
+"""The end of a run in one table and one file."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+from dqgan_tf import data
+from dqgan_tf.evaluation import report
+from dqgan_tf.telemetry import atomic
+from dqgan_tf.training import samples
+
+EVALUATED_POINTS = 10000
+
+
+def weights_sha256(model) -> str:
+    """Returns the sha256 (hex) of both players' variables, little-endian, in order: equal weights, equal hash."""
+    digest = hashlib.sha256()
+    for player in (model.generator, model.discriminator):
+        for variable in player.variables:
+            digest.update(np.ascontiguousarray(model.local_value(variable).numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def quality(spec: data.DataSpec, model) -> dict[str, float]:
+    """Returns mode coverage of the averaged generator for points (`raw_*`: of the raw one), nothing for images."""
+    if spec.kind != "points":
+        return {}
+    figures = {}
+    for prefix, use_ema in (("raw_", False), ("", True)):
+        points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema)
+        coverage = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
+        figures[f"{prefix}modes"] = coverage["modes_found"]
+        figures[f"{prefix}high_quality_fraction"] = coverage["high_quality_fraction"]
+    return figures | {"num_modes": len(spec.modes)}
+
+
+def write(folder, figures: dict) -> None:
+    """Writes summary.json."""
+    atomic.write_text(pathlib.Path(folder) / "summary.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
+
+
+def table(figures: dict, folder) -> str:
+    """Returns the summary as lines of aligned text."""
+    rows = []
+    if "modes" in figures:
+        rows.append(("modes found", f"{figures['modes']} of {figures['num_modes']}"))
+        rows.append(("high-quality samples", f"{100 * figures['high_quality_fraction']:.1f} %"))
+    sent, dense = figures["sent_bytes_per_step"], figures["dense_sent_bytes_per_step"]
+    if not dense:  # one replica: nothing travels
+        sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]
+    rows.append(("bytes per step and worker", f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)"))
+    phases = ("compute", "encode", "exchange", "decode")
+    parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in phases)
+    rows.append(("milliseconds per step", f"{figures['milliseconds_per_step']:.2f}:  {parts}"))
+    rows.append(("steps per second", f"{figures['steps_per_second']:.1f}"))
+    rows.append(("peak memory", f"{figures['peak_memory_mib']:.0f} MiB per worker"))
+    rows.append(("skipped steps", f"{figures['skipped']}"))
+    rows.append(("pictures", f"{folder}/samples/"))
+    rows.append(("TensorBoard", f"tensorboard --logdir {folder}/tensorboard"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
