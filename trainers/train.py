@@ -7,7 +7,6 @@ The same command over an unfinished --model_dir resumes it.
 """
 
 import os
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow: its start-up notices are not the run's
 
@@ -18,24 +17,14 @@ from flags import run as run_flags
 
 def main(argv):
     if len(argv) > 1:
-        app.usage(shorthelp=True, writeto_stdout=False, detailed_error=f"Unexpected argument {argv[1]!r}.", exitcode=2)
+        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
     config = run_flags.run_config()
 
-    from dqgan_tf.training import errors, run
+    from dqgan_tf.training import command, run
 
-    try:
+    with command.errors_in_one_line():
         code = run.run(config)
-    except (errors.UsageError, ValueError) as error:
-        code = _fail(error, errors.EXIT_USAGE)
-    except (errors.TrainingError, errors.PeerLostError) as error:
-        code = _fail(error, error.exit_code)
-    sys.stdout.flush()
-    os._exit(code) if code else sys.exit(0)
-
-
-def _fail(error, code):
-    print(f"ERROR: {error}", file=sys.stderr, flush=True)
-    return code
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

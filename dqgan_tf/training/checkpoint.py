@@ -105,8 +105,9 @@ class Checkpoints:
             return Restored(0, self._strategy.num_replicas_in_sync)
         commit = check_files(folder)
         check_config(folder, commit["config"], self._config)
-        self._restore_shared(folder)
-        self._restore_replicas(folder, commit)
+        replicas = self._read_replicas(folder, commit)
+        restore_shared(folder, self._model)
+        self._restore_replicas(replicas, commit)
         return Restored(commit["step"], commit["num_replicas"])
 
     def _attempt(self, what, action):
@@ -166,28 +167,36 @@ class Checkpoints:
                 values[f"{name}/{replica}"] = variable.read_value()
         return values
 
-    def _restore_shared(self, folder):
-        saved = tensor_file.read(folder / "replicated")
-        targets = self._model.shared_state() | self._model.replicated_state()
-        check_tensors(folder, {n: _shape(v) for n, v in targets.items()}, {n: v.shape for n, v in saved.items()})
-        for name, target in targets.items():
-            variables = target.variables if isinstance(target, ReplicaLocal) else [target]
-            for variable in variables:
-                variable.assign(saved[name])
-
-    def _restore_replicas(self, folder, commit):
+    def _read_replicas(self, folder, commit):
+        """Every replica's state at saving, by name and global replica id."""
         saved = {}
         for worker in range(commit["num_workers"]):
             saved |= tensor_file.read(folder / f"worker_{worker}")
-        states = self._model.replica_state()
-        old = commit["num_replicas"]
-        expected = {f"{name}/{replica}": _shape(state) for name, state in states.items() for replica in range(old)}
+        states, replicas = self._model.replica_state(), range(commit["num_replicas"])
+        expected = {f"{name}/{replica}": _shape(state) for name, state in states.items() for replica in replicas}
         check_tensors(folder, expected, {name: value.shape for name, value in saved.items()})
-        for name, state in states.items():
-            values = [saved[f"{name}/{replica}"] for replica in range(old)]
+        return saved
+
+    def _restore_replicas(self, saved, commit):
+        same = commit["num_replicas"] == self._strategy.num_replicas_in_sync
+        for name, state in self._model.replica_state().items():
+            values = [saved[f"{name}/{replica}"] for replica in range(commit["num_replicas"])]
             for replica, variable in zip(self._strategy.local_replica_ids, state.variables, strict=True):
-                same = old == self._strategy.num_replicas_in_sync
                 variable.assign(values[replica] if same else merge_replicas(values))
+
+
+def restore_shared(folder: pathlib.Path, model) -> None:
+    """Loads what is equal on all replicas into `model`.
+
+    Raises:
+      CheckpointError: the file is damaged or does not fit the model; nothing has been changed.
+    """
+    saved = tensor_file.read(folder / "replicated")
+    targets = model.shared_state() | model.replicated_state()
+    check_tensors(folder, {n: _shape(v) for n, v in targets.items()}, {n: v.shape for n, v in saved.items()})
+    for name, target in targets.items():
+        for variable in target.variables if isinstance(target, ReplicaLocal) else [target]:
+            variable.assign(saved[name])
 
 
 def merge_replicas(values: list[np.ndarray]) -> np.ndarray:

@@ -30,8 +30,8 @@ def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
 def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
     """Returns samples as one image, uint8 [H, W, C]: a scatter plot with the modes, or a grid."""
     if spec.kind == "points":
-        return scatter.scatter(samples[:PICTURED_POINTS], spec.modes)
-    return image_grid.image_grid(samples[:PICTURED_IMAGES])
+        return scatter.scatter(samples, spec.modes)
+    return image_grid.image_grid(samples)
 
 
 def write(folder, step: int, spec: data.DataSpec, model, tensorboard) -> None:

@@ -1,0 +1,51 @@
+PYTHON ?= python3
+MODEL_DIR ?= runs/ring
+WORKERS ?= 2
+FLAGFILE ?= flags/experiments/ring.flags
+
+BIN := .venv/bin
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-slow lint format tensorboard clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-18s %s\n", $$1, $$2 }'
+
+train: .venv/.train-stamp ## Train FLAGFILE on WORKERS processes into MODEL_DIR; a second call resumes
+	$(BIN)/python -m trainers.launch --num_workers=$(WORKERS) -- --flagfile=$(FLAGFILE) --model_dir=$(MODEL_DIR)
+
+test: lint ## Lint, then all tests but the slow ones
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: .venv/.test-stamp ## The slow tests alone: whole jobs of several processes
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/.test-stamp ## Style, without changing a file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.test-stamp ## Style, changing files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tensorboard: .venv/.train-stamp ## Curves of MODEL_DIR at http://localhost:6006
+	$(BIN)/tensorboard --logdir=$(MODEL_DIR)
+
+clean: ## Remove caches and build outputs; runs/ and .venv/ stay
+	rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "$(PYTHON) must be Python 3.11 to 3.13; name another one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv or no ensurepip: install them (Debian, Ubuntu: the package python3-venv)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.train-stamp: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+.venv/.test-stamp: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q -e ".[test]"
+	@touch .venv/.train-stamp $@

@@ -1,0 +1,34 @@
+"""DQGAN for TensorFlow and Keras 3: GANs over many workers by compressed optimistic updates with error feedback.
+
+Chen, Yang, Shen, Pang 2020, arXiv 2010.13359. The names below are imported when first used, so that
+`import dqgan_tf` alone does not import TensorFlow:
+
+  DQGAN: the Keras model whose `train_step` is the algorithm (`dqgan_tf.gan.model`).
+  CompressedStrategy: a `tf.distribute.MultiWorkerMirroredStrategy` that can compress (`dqgan_tf.distribute.strategy`).
+  RunConfig: everything that determines a run (`dqgan_tf.config`).
+  compressors: flat vector <-> payload (`dqgan_tf.compressors`).
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "CompressedStrategy": "dqgan_tf.distribute.strategy",
+    "DQGAN": "dqgan_tf.gan.model",
+    "RunConfig": "dqgan_tf.config",
+}
+
+__all__ = ["CompressedStrategy", "DQGAN", "RunConfig", "__version__", "compressors"]
+
+
+def __getattr__(name):
+    if name == "compressors":
+        return importlib.import_module("dqgan_tf.compressors")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module 'dqgan_tf' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,43 @@
+"""A flat vector as rows of one bucket each, zero padded at the end."""
+
+import tensorflow as tf
+
+LANE = 32
+"""Buckets are multiples of 32 values, so that codes of any width fill whole words."""
+
+
+def check_bucket(bucket) -> None:
+    """Raises ValueError unless `bucket` is a positive multiple of 32."""
+    if not _is_int(bucket) or bucket <= 0 or bucket % LANE:
+        raise ValueError(f"`bucket` must be a positive multiple of {LANE}. Received: bucket={bucket}")
+
+
+def shape(n: int, bucket: int) -> tuple[int, int]:
+    """Returns (rows, width) of a vector of n values: width = min(bucket, n rounded up to a multiple of 32)."""
+    width = min(bucket, -(-n // LANE) * LANE)
+    return -(-n // width), width
+
+
+def split(vector: tf.Tensor, bucket: int) -> tf.Tensor:
+    """Returns float32 [rows, width] of a float32 [n] vector."""
+    n = vector.shape[0]
+    rows, width = shape(n, bucket)
+    if rows * width > n:
+        vector = tf.pad(vector, [[0, rows * width - n]])
+    return tf.reshape(vector, [rows, width])
+
+
+def join(rows: tf.Tensor, n: int) -> tf.Tensor:
+    """Inverse of `split`: returns the first n values, flat."""
+    flat = tf.reshape(rows, [-1])
+    return flat if flat.shape[0] == n else flat[:n]
+
+
+def counts(n: int, bucket: int) -> list[int]:
+    """Returns how many real values each row holds."""
+    rows, width = shape(n, bucket)
+    return [width] * (rows - 1) + [n - width * (rows - 1)]
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

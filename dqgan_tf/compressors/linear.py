@@ -1,0 +1,152 @@
+"""Linear levels of a bucket's maximum: 2 to 8 or 16 bits a value."""
+
+import dataclasses
+import math
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dqgan_tf.compressors import buckets, float_bits, hash_random, packing, reductions
+from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+
+ROUNDINGS = ("nearest", "stochastic")
+_ROUNDER = 1.5 * 2.0**23
+_ROUNDER_BITS = int(np.float32(_ROUNDER).view(np.int32))
+
+
+class LinearPayload(NamedTuple):
+    """words: int32 [rows, width * bits / 32], packed codes. steps: float32 [rows], one step per bucket."""
+
+    words: tf.Tensor
+    steps: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Compressor):
+    """Spec `linear:bits=4,bucket=512[,rounding=nearest|stochastic]`.
+
+    Per bucket of d values, with L = 2^(bits-1) - 1:
+
+        step = max_i |x_i| / L,     code_i = round(x_i / step) in [-L, L],     decode: x_i ~ code_i * step.
+
+    `nearest` rounds to even at ties; `stochastic` is floor(x / step + u), u uniform in [0, 1), hence unbiased.
+
+    The step is rounded up to a significand so short that code * step is exact in float32: a fused multiply-add, an
+    eager kernel and a GPU then agree to the bit, and x - decode is exact wherever code is not 0 (Sterbenz), so with
+    nearest rounding decode + residual = x holds bit for bit.
+
+    Delta, with a = d - 1 values beside the maximum M = L step, which is exact:
+      nearest: |error| <= min(|x|, step / 2); worst when all others are at step / 2, so
+        1 - delta = a (step/2)^2 / (M^2 + a (step/2)^2) = a / (4 L^2 + a).
+      stochastic: a value at f step, 0 <= f <= 1, has the expected squared error f (1 - f) step^2, so
+        1 - delta = max_f a f (1 - f) / (L^2 + a f^2),   at   f = (-L^2 + sqrt(L^4 + a L^2)) / a;
+        above 1 (few levels in a wide bucket) nothing is proven and delta is 0.
+    Rounding the step up by at most 2^(bits - 24) of itself divides L by 1 + 2^(bits - 24).
+    """
+
+    bits: int = 4
+    bucket: int = 512
+    rounding: str = "nearest"
+
+    name: ClassVar[str] = "linear"
+
+    def __post_init__(self):
+        if isinstance(self.bits, bool) or self.bits not in packing.SUPPORTED_BITS[1:]:
+            raise ValueError(f"`bits` must be 2 to 8 or 16. Received: bits={self.bits}")
+        buckets.check_bucket(self.bucket)
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"`rounding` must be one of {', '.join(ROUNDINGS)}. Received: rounding={self.rounding}")
+
+    @property
+    def spec(self) -> str:
+        return super().spec.removesuffix(",rounding=nearest")
+
+    @property
+    def unbiased(self) -> bool:
+        return self.rounding == "stochastic"
+
+    @property
+    def block_multiple(self) -> int:
+        return self.bucket
+
+    @property
+    def levels(self) -> int:
+        """L = 2^(bits-1) - 1: the largest code."""
+        return 2 ** (self.bits - 1) - 1
+
+    def encode(self, vector, seed):
+        return self._pack(*self._quantize(vector, seed))
+
+    def decode(self, payload, n):
+        return self._dequantize(packing.unpack(payload.words, self.bits), payload.steps, n)
+
+    def encode_and_decode(self, vector, seed):
+        codes, steps = self._quantize(vector, seed)
+        return self._pack(codes, steps), self._dequantize(codes, steps, vector.shape[0])
+
+    def payload_spec(self, n):
+        rows, width = buckets.shape(n, self.bucket)
+        words = packing.words_per_row(self.bits, width)
+        return LinearPayload(tf.TensorSpec([rows, words], tf.int32), tf.TensorSpec([rows], tf.float32))
+
+    def delta(self, n):
+        others = min(self.bucket, n) - 1
+        square = (self.levels / (1.0 + 2.0 ** (self.bits - 24))) ** 2
+        lost = _stochastic_loss(square, others) if self.unbiased else others / (4.0 * square + others)
+        return max(0.0, 1.0 - lost - ROUNDING_SLACK)
+
+    def _quantize(self, vector, seed):
+        """Returns int32 [rows, width] codes in [0, 2 L] and float32 [rows] steps."""
+        rows = buckets.split(vector, self.bucket)
+        steps = self._steps(rows)
+        return self._codes(rows, steps, self._noise(vector.shape[0], seed)), steps
+
+    def _pack(self, codes, steps):
+        return LinearPayload(packing.pack(codes, self.bits), steps)
+
+    def _dequantize(self, codes, steps, n):
+        return buckets.join(tf.cast(codes - self.levels, tf.float32) * steps[:, None], n)
+
+    def _steps(self, rows):
+        """Returns float32 [rows]: max |x| / L rounded up to an exact multiplier, 0 if tiny, NaN if not finite."""
+        top = reductions.row_max(float_bits.magnitude(rows))
+        largest = tf.bitcast(top, tf.float32)
+        dropped = self.bits - 1
+        steps = tf.minimum(float_bits.round_up(largest / self.levels, dropped), _largest_step(self.levels, dropped))
+        steps = tf.where(largest < float_bits.TINY, 0.0, steps)
+        return float_bits.poison(float_bits.is_finite(top), steps)
+
+    def _codes(self, rows, steps, noise):
+        """Returns round(x / step) + L; adding 1.5 * 2^23 leaves the rounded value in the low bits."""
+        # x / 16 times the inverse of step / 16: that of a step near FLT_MAX is subnormal and would flush to zero.
+        # XLA turns `16 / step` back into 16 * (1 / step), hence the product inside.
+        inverse = tf.where(steps > 0.0, 1.0 / (steps * 0.0625), 0.0)
+        scaled = (rows * 0.0625) * inverse[:, None]
+        if noise is not None:
+            scaled += noise
+        if noise is not None or self.bits == 16:
+            scaled = tf.clip_by_value(scaled, -float(self.levels), float(self.levels))
+        return tf.bitcast(scaled + _ROUNDER, tf.int32) - (_ROUNDER_BITS - self.levels)
+
+    def _noise(self, n, seed):
+        """Returns float32 [rows, width] in [-1/2, 1/2): round(y + u - 1/2) = floor(y + u); None when nearest."""
+        if not self.unbiased:
+            return None
+        rows, width = buckets.shape(n, self.bucket)
+        positions = (tf.range(rows) * width)[:, None] + tf.range(width)
+        return hash_random.uniform(positions, seed) - 0.5
+
+
+def _stochastic_loss(square, others):
+    """Returns max_f a f (1 - f) / (square + a f^2), a = others."""
+    if others == 0:
+        return 0.0
+    worst = (-square + math.sqrt(square**2 + others * square)) / others
+    return others * worst * (1.0 - worst) / (square + others * worst**2)
+
+
+def _largest_step(levels, dropped_bits):
+    """Returns the largest exact multiplier with L * step <= FLT_MAX."""
+    bits = np.float32(np.finfo(np.float32).max / levels).view(np.int32)
+    return (bits & ~np.int32(2**dropped_bits - 1)).view(np.float32)

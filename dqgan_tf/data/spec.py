@@ -1,0 +1,27 @@
+"""What a data set looks like."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DataSpec:
+    """Shape and size of a data set.
+
+    kind: `points` or `images`.
+    shape: of one sample: (2,) for points, (height, width, channels) for images.
+    num_examples: samples in the split, None where they are drawn anew.
+    name: as in `DataConfig.dataset`.
+    modes: float32 [num_modes, 2], the means of a mixture; None for images.
+    standard_deviation: of each mode along each axis; None for images.
+    high_quality_radius: a sample within this distance of a mode counts as of high quality; None for images.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    num_examples: int | None
+    name: str
+    modes: np.ndarray | None = None
+    standard_deviation: float | None = None
+    high_quality_radius: float | None = None

@@ -1,0 +1,71 @@
+"""Error feedback: what a compressor drops is remembered and added to the next update.
+
+    p_t = update_t + e_{t-1};    payload_t = encode(p_t);    e_t = p_t - decode(payload_t)
+
+so that sum_t decode(payload_t) + e_T = sum_t update_t: nothing is lost, only delayed.
+Karimireddy et al. 2019, arXiv 1901.09847, algorithm 2.
+"""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from dqgan_tf.compressors import Compressor, blocks, reductions
+
+
+class Encoded(NamedTuple):
+    """What one call sends, keeps and measured.
+
+    payload: the compressor's NamedTuple of 32-bit tensors.
+    residual: float32 [n], e_t.
+    statistics: float32 [3] = (||p_t||^2, ||e_{t-1}||^2, ||p_t - decode(payload_t)||^2); inf when a square overflows.
+    """
+
+    payload: Any
+    residual: tf.Tensor
+    statistics: tf.Tensor
+
+
+def encode_with_feedback(
+    compressor: Compressor, update: tf.Tensor, residual: tf.Tensor, seed: tf.Tensor, *, block: int | None = None
+) -> Encoded:
+    """Compensates, encodes and remembers. Pure; may be called eagerly, in a graph or jit-compiled.
+
+    Args:
+      compressor: how p is encoded.
+      update: float32 [n], in units of parameters.
+      residual: float32 [n], what the calls before this one have not sent.
+      seed: int32 [2], of stochastic rounding.
+      block: encode this many values at a time, so that all passes over them hit the cache. Faster on a CPU
+        (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at once.
+    """
+
+    def encode(update, residual, seed):
+        compensated = update + residual
+        payload, error = _encode(compressor, compensated, seed)
+        return Encoded(payload, error, _statistics(compensated, residual, error))
+
+    if block is None or compressor.block_multiple is None:
+        return encode(update, residual, seed)
+    return blocks.map_blocks(encode, (update, residual), seed, compressor, block)
+
+
+def encode_without_feedback(compressor: Compressor, update: tf.Tensor, seed: tf.Tensor) -> Encoded:
+    """Encodes the update alone: the residual is zero and what is dropped is lost, though measured.
+
+    Args as `encode_with_feedback`.
+    """
+    payload, error = _encode(compressor, update, seed)
+    zeros = tf.zeros_like(update)
+    return Encoded(payload, zeros, _statistics(update, zeros, error))
+
+
+def _encode(compressor, vector, seed):
+    if compressor.is_identity:
+        return compressor.encode(vector, seed), tf.zeros_like(vector)
+    payload, decoded = compressor.encode_and_decode(vector, seed)
+    return payload, vector - decoded
+
+
+def _statistics(compensated, residual, error):
+    return tf.stack([reductions.sum_of_squares(part) for part in (compensated, residual, error)])

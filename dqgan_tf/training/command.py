@@ -1,0 +1,29 @@
+"""How a binary ends: the user's errors in one line and an exit code, the program's own with their traceback."""
+
+import contextlib
+import os
+import sys
+
+from dqgan_tf.training import errors
+
+
+@contextlib.contextmanager
+def errors_in_one_line():
+    """Turns what is the user's or the cluster's to mend into one line on stderr and an exit code.
+
+    The process leaves at once then: TensorFlow's own shutdown would wait for the workers that are gone.
+    """
+    try:
+        yield
+    except (errors.UsageError, ValueError) as error:
+        _leave(error, errors.EXIT_USAGE)
+    except (errors.TrainingError, errors.PeerLostError) as error:
+        _leave(error, error.exit_code)
+    except OSError as error:
+        _leave(error, errors.EXIT_TRAINING)
+
+
+def _leave(error, code):
+    print("ERROR: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)

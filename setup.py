@@ -1,0 +1,73 @@
+"""Packaging of `dqgan_tf`: the library alone; `flags`, `trainers` and `tests` stay in the checkout."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).resolve().parent
+DESCRIPTION = "Distributed GAN training with compressed updates and error feedback (DQGAN) for TensorFlow and Keras 3"
+
+# `dqgan_tf/distribute` subclasses names of tensorflow.python.distribute that carry no promise of stability:
+# cross_device_ops.CollectiveAllReduce, collective_all_reduce_strategy.CollectiveAllReduceExtended,
+# cross_device_utils.CollectiveReplicaLauncher and collective_util.Options were read at TensorFlow 2.21.0,
+# `Model.stateless_call` and the training loop at Keras 3.15.1. A later minor release may move them, hence `~=`.
+TENSORFLOW = "~=2.21.0"
+KERAS = "~=3.15.1"
+
+INSTALL_REQUIRES = [
+    "absl-py>=1.0.0",
+    "importlib_resources",  # imported and not declared by tensorflow-datasets 4.9.10
+    f"keras{KERAS}",
+    "numpy>=1.26.0",
+    "tensorboard~=2.21.0",  # behind tf.summary; TensorFlow 2.21 no longer requires it
+    f"tensorflow{TENSORFLOW}",
+    "tensorflow-datasets>=4.9.10",
+]
+TEST = [
+    "pytest>=8.0",
+    "pytest-timeout>=2.3",
+    "ruff~=0.17.6",
+    "scipy>=1.11",  # the oracle of the Frechet distance
+    "setuptools>=70.1",  # the first with its own bdist_wheel
+]
+
+
+def _version():
+    text = (ROOT / "dqgan_tf" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
+
+
+def _long_description():
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else DESCRIPTION
+
+
+setup(
+    name="dqgan-tf",
+    version=_version(),
+    description=DESCRIPTION,
+    long_description=_long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="The dqgan-tf contributors",
+    packages=find_packages(include=["dqgan_tf", "dqgan_tf.*"]),
+    python_requires=">=3.11,<3.14",  # Keras 3.15 starts at 3.11, TensorFlow 2.21 ends at 3.13
+    install_requires=INSTALL_REQUIRES,
+    extras_require={
+        "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
+        "test": TEST,
+        "dev": [*TEST, "build>=1.2", "twine>=5.0"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    keywords="gan distributed gradient-compression error-feedback quantization tensorflow keras",
+)

@@ -1,0 +1,35 @@
+"""What every test needs before TensorFlow initialises: no GPU, few threads, eight logical CPUs."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.pop("TF_CONFIG", None)
+
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NUM_LOGICAL_CPUS = 8
+
+
+def _configure_logical_cpus():
+    # Possible once a process and only before the first op, hence here and for all tests.
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_CPUS)
+
+
+_configure_logical_cpus()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """Folder of the data sets: `DQGAN_DATA`, or `../shared/data` beside the checkout. Skips where there is none."""
+    path = pathlib.Path(os.environ.get("DQGAN_DATA") or ROOT.parent / "shared" / "data")
+    if not path.is_dir():
+        pytest.skip(f"no data sets at {path}; set DQGAN_DATA to a folder that holds them")
+    return path

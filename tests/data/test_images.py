@@ -1,0 +1,220 @@
+"""Framing against numpy and Pillow; the loader on stand-ins for prepared sets and on the real CIFAR-10."""
+
+import json
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow_datasets as tfds
+
+from dqgan_tf import data
+from dqgan_tf.config import DataConfig
+from dqgan_tf.data import images
+
+VERSIONS = {"cifar10": "3.0.2", "fashion_mnist": "3.0.1", "celeb_a": "2.1.0"}
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Returns `stand_in(name, images)`: a configuration of a set that TFDS takes for prepared, filled with noise."""
+    contexts = []
+
+    def prepare(name, count=5, announced=None, **options):
+        folder = tmp_path / name / VERSIONS[name]
+        folder.mkdir(parents=True)
+        split = {"name": "train", "shardLengths": [str(announced or count)], "numBytes": "1"}
+        (folder / "dataset_info.json").write_text(
+            json.dumps({"name": name, "version": VERSIONS[name], "fileFormat": "tfrecord", "splits": [split]})
+        )
+        contexts.append(tfds.testing.mock_data(num_examples=count, data_dir=str(tmp_path)))
+        contexts[-1].__enter__()
+        return DataConfig(dataset=name, data_dir=str(tmp_path), **options)
+
+    yield prepare
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+def picture(height, width, channels=3):
+    return np.random.default_rng(0).integers(0, 256, [height, width, channels], dtype=np.uint8)
+
+
+class TestFrame:
+    def test_right_size_passes_unchanged(self):
+        image = picture(32, 32)
+        np.testing.assert_array_equal(images.frame(image, 32), image)
+
+    def test_celeb_a_crop_is_the_centred_140_pixels(self):
+        """(218 - 140) / 2 = 39 rows and (178 - 140) / 2 = 19 columns go on each side."""
+        image = picture(218, 178)
+        np.testing.assert_array_equal(images.frame(image, 140, crop=140), image[39:179, 19:159])
+
+    @pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40)])
+    def test_crops_to_the_shorter_side(self, height, width):
+        image = picture(height, width)
+        top, left = (height - 40) // 2, (width - 40) // 2
+        np.testing.assert_array_equal(images.frame(image, 40), image[top : top + 40, left : left + 40])
+
+    @pytest.mark.parametrize(("side", "size"), [(140, 64), (64, 28), (28, 32)])
+    def test_resizing_as_pillow_does(self, side, size):
+        """Pillow's bilinear filter is antialiased; it rounds twice, once per axis, where this rounds once."""
+        image = picture(side, side)
+        expected = np.asarray(PIL.Image.fromarray(image).resize((size, size), PIL.Image.Resampling.BILINEAR), int)
+        assert np.abs(images.frame(image, size).numpy().astype(int) - expected).max() <= 1
+
+
+class TestStandIns:
+    @pytest.mark.parametrize(
+        ("name", "shape"), [("cifar10", (32, 32, 3)), ("fashion_mnist", (28, 28, 1)), ("celeb_a", (64, 64, 3))]
+    )
+    def test_default_shapes(self, stand_in, name, shape):
+        config = stand_in(name)
+        spec = data.describe(config)
+        assert (spec.kind, spec.shape, spec.num_examples, spec.name) == ("images", shape, 5, name)
+        loaded = images.load(config)
+        assert loaded.shape == (5, *shape)
+        assert loaded.dtype == np.uint8
+        assert loaded.std() > 0
+
+    def test_image_size(self, stand_in):
+        assert images.load(stand_in("cifar10", image_size=28)).shape == (5, 28, 28, 3)
+
+    def test_celeb_a_is_cropped_before_resizing(self, stand_in):
+        config = stand_in("celeb_a", count=2, image_size=140)
+        raw = tfds.load("celeb_a", split="train", data_dir=config.data_dir, download=False)
+        expected = [example["image"][39:179, 19:159] for example in raw.as_numpy_iterator()]
+        np.testing.assert_array_equal(images.load(config), expected)
+
+    def test_batches_are_the_loaded_bytes_scaled(self, stand_in):
+        config = stand_in("cifar10", count=7)
+        dataset = data.build(config, per_replica_batch_size=7, num_replicas=1, replica_ids=[0], seed=0)
+        batch = next(dataset.as_numpy_iterator())
+        assert batch.dtype == np.float32
+        expected = {image.tobytes() for image in images.load(config)}
+        assert {np.rint((image + 1) * 127.5).astype(np.uint8).tobytes() for image in batch} == expected
+        assert batch.min() >= -1 and batch.max() <= 1
+
+    def test_scale_reaches_both_ends(self, monkeypatch):
+        monkeypatch.setattr(images, "load", lambda config: np.array([0, 255], np.uint8)[:, None, None, None])
+        batch_at = images.batches(DataConfig(dataset="ends"), 2, 1, 0)
+        assert sorted(batch_at(np.int64(0), np.int64(0)).numpy().ravel()) == [-1, 1]
+
+    def test_too_large_for_memory(self, stand_in, monkeypatch):
+        monkeypatch.setattr(images, "MEMORY_LIMIT_BYTES", 5 * 32 * 32 * 3 - 1)
+        with pytest.raises(data.DatasetError, match="'cifar10' at 32 pixels takes .* Choose a smaller `image_size`"):
+            images.load(stand_in("cifar10"))
+
+    @pytest.mark.parametrize("announced", [4, 6])
+    def test_another_length_than_announced(self, stand_in, announced):
+        with pytest.raises(data.DatasetError, match=f"announces {announced} images in 'train' and holds 5"):
+            images.load(stand_in("cifar10", announced=announced))
+
+    def test_unknown_split(self, stand_in):
+        with pytest.raises(data.DatasetError, match="one of train, or a slice of one. Received: split='validation'"):
+            data.describe(stand_in("cifar10", split="validation"))
+
+    def test_empty_split(self, stand_in):
+        with pytest.raises(data.DatasetError, match=r"Split 'train\[:0\]' of 'cifar10' is empty"):
+            data.describe(stand_in("cifar10", split="train[:0]"))
+
+    def test_image_size_below_one(self, stand_in):
+        with pytest.raises(data.DatasetError, match="`image_size` must be 1 or more. Received: image_size=-1"):
+            data.describe(stand_in("cifar10", image_size=-1))
+
+
+def store(tmp_path, **features):
+    """Writes a set `own` of one example and returns its configuration; features: name -> (feature, value)."""
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="own",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({name: feature for name, (feature, _) in features.items()}),
+        split_datasets={"train": [(0, {name: value for name, (_, value) in features.items()})]},
+        data_dir=tmp_path,
+        disable_shuffling=True,
+    )
+    return DataConfig(dataset="own", data_dir=str(tmp_path))
+
+
+class TestOwnSets:
+    """Sets that TFDS has no code for, found by their files."""
+
+    def test_images_of_any_size_need_one(self, tmp_path):
+        config = store(tmp_path, image=(tfds.features.Image(shape=(None, None, 3)), picture(20, 30)))
+        with pytest.raises(data.DatasetError, match=r"`image_size` must be given for 'own', .*\(None, None, 3\)"):
+            data.describe(config)
+        sized = DataConfig(dataset="own", data_dir=config.data_dir, image_size=20)
+        np.testing.assert_array_equal(images.load(sized)[0], picture(20, 30)[:, 5:25])
+
+    def test_no_image(self, tmp_path):
+        with pytest.raises(data.DatasetError, match="'own' has no feature `image`"):
+            data.describe(store(tmp_path, label=(tfds.features.Scalar(np.int64), 3)))
+
+    def test_image_of_floats(self, tmp_path):
+        feature = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.float32)
+        with pytest.raises(data.DatasetError, match=r"must be uint8 .* Received: shape=\(4, 4, 1\), dtype=float32"):
+            data.describe(store(tmp_path, image=(feature, np.zeros([4, 4, 1], np.float32))))
+
+
+class TestMissing:
+    def test_unprepared_set_says_what_to_do_at_once(self, tmp_path):
+        start = time.monotonic()
+        with pytest.raises(data.DatasetError) as error:
+            data.describe(DataConfig(dataset="celeb_a", data_dir=str(tmp_path)))
+        assert time.monotonic() - start < 10
+        assert f"trainers/prepare.py --dataset=celeb_a --data_dir={tmp_path}" in str(error.value)
+
+    def test_build_fails_as_early_as_describe(self, tmp_path):
+        with pytest.raises(data.DatasetError, match="'mnist' is not prepared"):
+            data.build(
+                DataConfig(dataset="mnist", data_dir=str(tmp_path)),
+                per_replica_batch_size=2,
+                num_replicas=1,
+                replica_ids=[0],
+                seed=0,
+            )
+
+    @pytest.mark.parametrize(
+        ("name", "near"),
+        [("cifar11", "cifar10"), ("Fashion-MNIST", "fashion_mnist"), ("celeba", "celeb_a")],
+    )
+    def test_unknown_name_lists_near_ones(self, tmp_path, name, near):
+        with pytest.raises(data.DatasetError, match=f"no data set '{name}'.*{near}"):
+            data.describe(DataConfig(dataset=name, data_dir=str(tmp_path)))
+
+    def test_namespaces_are_not_looked_up(self, tmp_path):
+        start = time.monotonic()
+        with pytest.raises(data.DatasetError, match="no data set 'huggingface:mnist'"):
+            data.describe(DataConfig(dataset="huggingface:mnist", data_dir=str(tmp_path)))
+        assert time.monotonic() - start < 10
+
+    def test_unknown_version(self, tmp_path):
+        with pytest.raises(data.DatasetError, match="cannot open 'cifar10:9.9.9'"):
+            data.describe(DataConfig(dataset="cifar10:9.9.9", data_dir=str(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def cifar10(data_dir):
+    if not (data_dir / "tfds" / "cifar10").is_dir():
+        pytest.skip(f"CIFAR-10 is not prepared in {data_dir / 'tfds'}; set DQGAN_DATA to a folder that holds it")
+    return DataConfig(dataset="cifar10", data_dir=str(data_dir / "tfds"))
+
+
+class TestCifar10:
+    def test_mean_and_deviation_are_the_published_ones(self, cifar10):
+        """Of the 50,000 training images, over 255, as computed in float64 and printed to eight digits."""
+        loaded = images.load(cifar10)
+        assert loaded.shape == (50_000, 32, 32, 3)
+        counts = np.stack([np.bincount(loaded[..., channel].ravel(), minlength=256) for channel in range(3)])
+        share, value = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+        mean = share @ value
+        deviation = np.sqrt(share @ value**2 - mean**2)
+        np.testing.assert_allclose(mean, [0.49139968, 0.48215841, 0.44653091], atol=6e-9)
+        np.testing.assert_allclose(deviation, [0.24703223, 0.24348513, 0.26158784], atol=6e-9)
+
+    def test_one_epoch_of_two_replicas_is_the_slice(self, cifar10):
+        config = DataConfig(dataset="cifar10", data_dir=cifar10.data_dir, split="train[:200]")
+        dataset = data.build(config, per_replica_batch_size=10, num_replicas=2, replica_ids=[0, 1], seed=3)
+        seen = np.concatenate(list(dataset.take(20).as_numpy_iterator()))
+        seen = sorted(np.rint((image + 1) * 127.5).astype(np.uint8).tobytes() for image in seen)
+        assert seen == sorted(image.tobytes() for image in images.load(config))

@@ -1,0 +1,151 @@
+"""Shapes, parameter counts by formula, and weights as a function of the seed."""
+
+import keras
+import numpy as np
+import pytest
+
+from dqgan_tf.config import NetworkConfig
+from dqgan_tf.gan import networks
+
+DCGAN_SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
+ALL = [("mlp", (2,)), ("mlp", (28, 28, 1)), *(("dcgan", shape) for shape in DCGAN_SHAPES)]
+
+
+def small(network, shape, seed=0, **options):
+    return networks.build(NetworkConfig(network=network, width=8, latent_dim=5, **options), shape, seed)
+
+
+def count(model):
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
+def layers(model, kind):
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
+@pytest.mark.parametrize(("network", "shape"), ALL)
+class TestEveryNetwork:
+    def test_shapes(self, network, shape):
+        generator, discriminator, latent_dim = small(network, shape)
+        samples = generator(np.zeros([3, latent_dim], np.float32))
+        assert latent_dim == 5
+        assert tuple(samples.shape) == (3, *shape)
+        assert tuple(discriminator(samples).shape) == (3, 1)
+        assert generator.input_shape == (None, 5)
+        assert generator.dtype == discriminator.dtype == "float32"
+
+    def test_equal_seeds_give_equal_weights(self, network, shape):
+        first, again, other = (small(network, shape, seed) for seed in (7, 7, 8))
+        for player in ("generator", "discriminator"):
+            weights = getattr(first, player).get_weights()
+            for mine, same in zip(weights, getattr(again, player).get_weights(), strict=True):
+                np.testing.assert_array_equal(mine, same)
+            pairs = zip(weights, getattr(other, player).get_weights(), strict=True)
+            assert all(np.any(mine != different) for mine, different in pairs if mine.ndim > 1)
+
+    def test_no_two_kernels_begin_alike(self, network, shape):
+        players = small(network, shape)
+        models = (players.generator, players.discriminator)
+        kernels = [weight.ravel() for model in models for weight in model.get_weights() if weight.ndim > 1]
+        heads = {tuple(np.round(kernel[:4] / kernel.std(), 3)) for kernel in kernels}
+        assert len(heads) == len(kernels)
+
+    def test_discriminator_treats_samples_separately(self, network, shape):
+        discriminator = small(network, shape).discriminator
+        samples = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+        together = discriminator(samples, training=True).numpy()[:1]
+        alone = discriminator(samples[:1], training=True).numpy()
+        np.testing.assert_allclose(
+            alone, together, rtol=1e-4, atol=1e-6
+        )  # another batch, another order of float32 sums
+        assert not layers(discriminator, keras.layers.BatchNormalization)
+
+    def test_images_are_in_range(self, network, shape):
+        generator = small(network, shape).generator
+        samples = generator(1e3 * np.ones([2, 5], np.float32)).numpy()
+        assert np.all(np.isfinite(samples))
+        assert len(shape) == 1 or np.abs(samples).max() <= 1
+
+
+class TestDcgan:
+    def test_reference_size_at_64_pixels(self):
+        """3,576,704 is the generator's count of Radford et al. 2016 at 64 filters, latent 100, 3 channels.
+
+        Both players have 6,342,272 there; ours lack the discriminator's batch normalisation, 2 (128 + 256 + 512)
+        parameters, and have a bias per filter, 64 + 128 + 256 + 512, and one for the logit.
+        """
+        players = networks.build(NetworkConfig(network="dcgan"), (64, 64, 3), 0)
+        assert players.latent_dim == 100
+        assert count(players.generator) == 3_576_704
+        assert count(players.discriminator) == 6_342_272 - 3_576_704 - 2 * (128 + 256 + 512) + (
+            64 + 128 + 256 + 512 + 1
+        )
+
+    @pytest.mark.parametrize("batch_norm", [True, False])
+    def test_counts_at_32_pixels(self, batch_norm):
+        """Gidel et al. 2019: 128 -> 4x4x256 -> 128 -> 64 -> 3 and 3 -> 64 -> 128 -> 256 -> 1, 4x4 kernels."""
+        players = networks.build(NetworkConfig(network="dcgan", batch_norm=batch_norm), (32, 32, 3), 0)
+        kernels = 128 * 4096 + 16 * (256 * 128 + 128 * 64 + 64 * 3)
+        scale_and_offset, biases = 2 * (256 + 128 + 64), 4096 + 128 + 64 + 3
+        assert players.latent_dim == 128
+        assert count(players.generator) == kernels + (scale_and_offset if batch_norm else biases)
+        kernels = 16 * (3 * 64 + 64 * 128 + 128 * 256) + 4096
+        assert count(players.discriminator) == kernels + 64 + 128 + 256 + 1
+
+    def test_counts_at_28_pixels(self):
+        """128 -> 7x7x128 -> 64 -> 1 and 1 -> 64 -> 128 -> 1."""
+        players = networks.build(NetworkConfig(network="dcgan"), (28, 28, 1), 0)
+        assert count(players.generator) == 128 * 6272 + 16 * (128 * 64 + 64) + 2 * (128 + 64)
+        assert count(players.discriminator) == 16 * (64 + 64 * 128) + 6272 + 64 + 128 + 1
+
+    @pytest.mark.parametrize("shape", DCGAN_SHAPES)
+    def test_batch_norm_is_an_option_of_the_generator(self, shape):
+        assert layers(small("dcgan", shape).generator, keras.layers.BatchNormalization)
+        assert not layers(small("dcgan", shape, batch_norm=False).generator, keras.layers.BatchNormalization)
+
+    def test_initial_weights(self):
+        """N(0, .02^2): four standard errors of the standard deviation of n values are 4 * .02 / sqrt(2 n)."""
+        players = networks.build(NetworkConfig(network="dcgan"), (32, 32, 3), 0)
+        for model in (players.generator, players.discriminator):
+            for variable in model.trainable_variables:
+                weight = variable.numpy()
+                if weight.ndim > 1:
+                    assert weight.std() == pytest.approx(0.02, abs=4 * 0.02 / np.sqrt(2 * weight.size))
+                    assert weight.mean() == pytest.approx(0, abs=4 * 0.02 / np.sqrt(weight.size))
+
+
+class TestMlp:
+    def test_counts_for_points(self):
+        """16 -> 128 -> 128 -> 128 -> 2 and 2 -> 128 -> 128 -> 128 -> 1, with biases."""
+        players = networks.build(NetworkConfig(), (2,), 0)
+        assert players.latent_dim == 16
+        assert count(players.generator) == 16 * 128 + 2 * 128 * 128 + 128 * 2 + 3 * 128 + 2
+        assert count(players.discriminator) == 2 * 128 + 2 * 128 * 128 + 128 + 3 * 128 + 1
+
+    def test_points_are_not_squashed(self):
+        generator = small("mlp", (2,)).generator
+        assert np.abs(generator(1e3 * np.ones([1, 5], np.float32)).numpy()).max() > 1
+
+
+class TestErrors:
+    def test_unknown_network(self):
+        with pytest.raises(ValueError, match="one of dcgan, mlp. Received: network='resnet'"):
+            networks.build(NetworkConfig(network="resnet"), (32, 32, 3), 0)
+
+    @pytest.mark.parametrize("shape", [(48, 48, 3), (32, 64, 3)])
+    def test_dcgan_size(self, shape):
+        with pytest.raises(ValueError, match=r"images of 28, 32 or 64 pixels. Received: data_shape=\(\d+, \d+, 3\)"):
+            networks.build(NetworkConfig(network="dcgan"), shape, 0)
+
+    def test_dcgan_of_points(self):
+        with pytest.raises(ValueError, match=r"use `mlp` for points. Received: data_shape=\(2,\)"):
+            networks.build(NetworkConfig(network="dcgan"), (2,), 0)
+
+    def test_mlp_of_a_matrix(self):
+        with pytest.raises(ValueError, match=r"Received: data_shape=\(4, 4\)"):
+            networks.build(NetworkConfig(), (4, 4), 0)
+
+    @pytest.mark.parametrize("field", ["width", "latent_dim"])
+    def test_size_below_one(self, field):
+        with pytest.raises(ValueError, match=f"`{field}` must be 1 or more, or None. Received: {field}=0"):
+            networks.build(NetworkConfig(**{field: 0}), (2,), 0)

@@ -1,0 +1,69 @@
+"""Compressors in numpy, from their equations: no bucketing, packing or bit pattern is shared with the library."""
+
+import math
+
+import numpy as np
+
+
+def buckets(x, bucket):
+    """Yields the consecutive pieces of at most `bucket` values."""
+    for start in range(0, len(x), bucket):
+        yield x[start : start + bucket]
+
+
+def short_ceil(value, significand_bits):
+    """The smallest number >= value with that many significand bits."""
+    if value == 0.0:
+        return 0.0
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.ceil(math.ldexp(mantissa, significand_bits)), exponent - significand_bits)
+
+
+def linear_step(x, bits):
+    """max |x| / L in float32, rounded up to 25 - bits significand bits, so that code * step is exact."""
+    levels = np.float32(2 ** (bits - 1) - 1)
+    return short_ceil(float(np.max(np.abs(x)) / levels), 25 - bits)
+
+
+def linear_nearest(x, bits, bucket):
+    """Returns (decoded, distance of each x / step from the nearest rounding boundary), both float64."""
+    decoded, margins = [], []
+    for piece in buckets(x, bucket):
+        step = linear_step(piece, bits)
+        ratio = piece.astype(np.float64) / step if step else np.zeros(len(piece))
+        decoded.append(np.rint(ratio) * step)
+        margins.append(np.abs(ratio - np.floor(ratio) - 0.5))
+    return np.concatenate(decoded), np.concatenate(margins)
+
+
+def sign(x, bucket):
+    """sign(x) * mean |x| per bucket, float64; the sign of zero is +."""
+    pieces = [piece.astype(np.float64) for piece in buckets(x, bucket)]
+    return np.concatenate([np.where(piece < 0, -1.0, 1.0) * np.abs(piece).mean() for piece in pieces])
+
+
+def topk(x, k):
+    """The k largest |x| in place, zero elsewhere."""
+    kept = np.zeros_like(x)
+    largest = np.argsort(-np.abs(x), kind="stable")[:k]
+    kept[largest] = x[largest]
+    return kept
+
+
+def relative_error(x, decoded):
+    """||decoded - x||^2 / ||x||^2 in float64."""
+    x = x.astype(np.float64)
+    return float(np.sum((decoded - x) ** 2) / np.sum(x**2))
+
+
+def distributions(n, seed=0):
+    """Returns {name: float32 [n]} of the four distributions on which errors are tabulated."""
+    rng = np.random.default_rng(seed)
+    sparse = rng.standard_normal(n) * (rng.random(n) < 0.1)
+    drawn = {
+        "gaussian": rng.standard_normal(n),
+        "laplace": rng.laplace(size=n),
+        "student_t3": rng.standard_t(3, size=n),
+        "zeros_90": sparse,
+    }
+    return {name: values.astype(np.float32) for name, values in drawn.items()}
