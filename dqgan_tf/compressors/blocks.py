@@ -42,7 +42,11 @@ def map_blocks(encode, vectors, seed, compressor, block):
         return index + 1, *_write(fields, residual, statistics, encoded, start, compressor.block_multiple)
 
     spec = compressor.payload_spec(n)
-    buffers = (tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), spec), tf.zeros([n]), tf.zeros([3]))
+    buffers = (
+        tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), spec),
+        tf.zeros([n]),
+        tf.zeros([3]),
+    )
     _, *buffers = tf.while_loop(lambda index, *_: index < count, body, (0, *buffers), maximum_iterations=count)
     start = count * block
     rest = encode(*[vector[start:] for vector in vectors], seed)

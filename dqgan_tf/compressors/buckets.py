@@ -8,7 +8,7 @@ LANE = 32
 
 def check_bucket(bucket) -> None:
     """Raises ValueError unless `bucket` is a positive multiple of 32."""
-    if not _is_int(bucket) or bucket <= 0 or bucket % LANE:
+    if type(bucket) is not int or bucket <= 0 or bucket % LANE:
         raise ValueError(f"`bucket` must be a positive multiple of {LANE}. Received: bucket={bucket}")
 
 
@@ -37,7 +37,3 @@ def counts(n: int, bucket: int) -> list[int]:
     """Returns how many real values each row holds."""
     rows, width = shape(n, bucket)
     return [width] * (rows - 1) + [n - width * (rows - 1)]
-
-
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

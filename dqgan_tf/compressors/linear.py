@@ -52,7 +52,7 @@ class Linear(Compressor):
     name: ClassVar[str] = "linear"
 
     def __post_init__(self):
-        if isinstance(self.bits, bool) or self.bits not in packing.SUPPORTED_BITS[1:]:
+        if type(self.bits) is not int or self.bits not in packing.SUPPORTED_BITS[1:]:
             raise ValueError(f"`bits` must be 2 to 8 or 16. Received: bits={self.bits}")
         buckets.check_bucket(self.bucket)
         if self.rounding not in ROUNDINGS:
@@ -113,21 +113,29 @@ class Linear(Compressor):
         top = reductions.row_max(float_bits.magnitude(rows))
         largest = tf.bitcast(top, tf.float32)
         dropped = self.bits - 1
-        steps = tf.minimum(float_bits.round_up(largest / self.levels, dropped), _largest_step(self.levels, dropped))
+        # XLA turns a division by a constant into this product; eager kernels do not.
+        steps = float_bits.round_up(largest * np.float32(1.0 / self.levels), dropped)
+        steps = tf.minimum(steps, _largest_step(self.levels, dropped))
         steps = tf.where(largest < float_bits.TINY, 0.0, steps)
         return float_bits.poison(float_bits.is_finite(top), steps)
 
     def _codes(self, rows, steps, noise):
         """Returns round(x / step) + L; adding 1.5 * 2^23 leaves the rounded value in the low bits."""
-        # x / 16 times the inverse of step / 16: that of a step near FLT_MAX is subnormal and would flush to zero.
-        # XLA turns `16 / step` back into 16 * (1 / step), hence the product inside.
-        inverse = tf.where(steps > 0.0, 1.0 / (steps * 0.0625), 0.0)
-        scaled = (rows * 0.0625) * inverse[:, None]
+        scaled = self._ratio(rows, steps)
         if noise is not None:
             scaled += noise
         if noise is not None or self.bits == 16:
             scaled = tf.clip_by_value(scaled, -float(self.levels), float(self.levels))
         return tf.bitcast(scaled + _ROUNDER, tf.int32) - (_ROUNDER_BITS - self.levels)
+
+    def _ratio(self, rows, steps):
+        """Returns x / step, by the inverse; 0 in rows without a step."""
+        if self.levels < 4:
+            # The inverse of a step near FLT_MAX is subnormal and would flush to zero. The factor depends on the data
+            # because XLA folds a constant one back into 1 / step.
+            shrink = tf.where(steps > 1.0, 0.0625, 1.0)
+            rows, steps = rows * shrink[:, None], steps * shrink
+        return rows * tf.where(steps > 0.0, 1.0 / steps, 0.0)[:, None]
 
     def _noise(self, n, seed):
         """Returns float32 [rows, width] in [-1/2, 1/2): round(y + u - 1/2) = floor(y + u); None when nearest."""

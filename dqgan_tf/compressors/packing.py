@@ -27,7 +27,15 @@ def words_per_row(bits: int, bucket: int) -> int:
 
 
 def pack(codes: tf.Tensor, bits: int) -> tf.Tensor:
-    """Returns int32 [rows, bucket * bits / 32] of int32 [rows, bucket] codes in [0, 2^bits); bucket a multiple of 32."""
+    """Returns int32 [rows, bucket * bits / 32] words.
+
+    Args:
+      codes: int32 [rows, bucket] in [0, 2^bits), bucket a multiple of 32; higher bits are ignored.
+      bits: 1 to 8 or 16.
+
+    Raises:
+      ValueError: another number of bits.
+    """
     packed, low = [], 0
     for width in planes(bits):
         packed.append(_pack_plane(_shift_right(codes, low), width))

@@ -2,7 +2,7 @@
 
 | name | modes | s | high-quality radius | source |
 |---|---|---|---|---|
-| `gaussian_ring` | 8 on a circle, radius 2 | .02 | .25 | Metz et al. 2017, arXiv:1611.02163, app. A |
+| `gaussian_ring` | 8 on a circle, radius 2 | .02 | .25 | Metz et al. 2017, arXiv:1611.02163 |
 | `gaussian_grid` | 25 on {-4, -2, 0, 2, 4}^2 | .05 | .15 = 3 s | Srivastava et al. 2017, arXiv:1705.07761 |
 
 The ring's radius of high quality is a sixth of the distance between neighbours, wider than the 3 s = .06 of the

@@ -84,8 +84,8 @@ class Channel:
         self._seed = seed
         self._first_replica_id = first_replica_id
         self._specs = [segment.compressor.payload_spec(segment.size) for segment in self.segments]
-        self._encode = tf.function(self._encode_implementation, jit_compile=True)
-        self._decode = tf.function(self._decode_implementation, jit_compile=True)
+        self._encode = tf.function(self._encode_implementation, jit_compile=True, autograph=False)
+        self._decode = tf.function(self._decode_implementation, jit_compile=True, autograph=False)
 
     @property
     def dense_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def digest(vector: tf.Tensor) -> tf.Tensor:
     """Returns int32 [2]: two wrap-around sums over i of bits(vector_i) * odd_i, with odd_i hashed from the index.
 

@@ -58,7 +58,7 @@ def get(config: LossConfig) -> Loss:
 
 
 def r1_penalty(gamma: float):
-    """Returns P = gamma/2 E_real ||grad_x D(x)||^2 (Mescheder et al. 2018, arXiv:1801.04406, eq. 9)."""
+    """Returns P = gamma/2 E_real ||grad_x D(x)||^2 (Mescheder et al. 2018, arXiv:1801.04406)."""
 
     def penalty(discriminate, real, fake, seed):
         del fake, seed

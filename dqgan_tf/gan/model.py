@@ -109,8 +109,8 @@ class DQGAN(keras.Model):
             )
         self._open_channel(compression)
         self._run_steps = self._make_run_steps()
-        self._digests = tf.function(lambda: self._strategy.run(self._replica_digest))
-        self._drain = tf.function(lambda: self._strategy.run(self._replica_drain))
+        self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
+        self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
     def train_step(self, data):
@@ -194,7 +194,7 @@ class DQGAN(keras.Model):
         if self.test_function is not None and not force:
             return
 
-        @tf.function
+        @tf.function(autograph=False)
         def evaluate(iterator):
             return self._strategy.run(self._replica_losses, args=(next(iterator),))
 
@@ -209,10 +209,12 @@ class DQGAN(keras.Model):
         del iterator, data_batch
 
     def _make_run_steps(self):
+        step = tf.autograph.experimental.do_not_convert(self._replica_step)
+
         @tf.function
         def run_steps(iterator, num_steps, average):
             for _ in tf.range(num_steps):
-                self._strategy.run(self._replica_step, args=(next(iterator), average))
+                self._strategy.run(step, args=(next(iterator), average))
 
         return run_steps
 
@@ -322,7 +324,7 @@ class DQGAN(keras.Model):
     def _first_local(self, value):
         return self._strategy.experimental_local_results(value)[0]
 
-    @tf.function
+    @tf.function(autograph=False)
     def _generate(self, weights, state, latent):
         return self.generator.stateless_call(weights, state, latent, training=False)[0]
 

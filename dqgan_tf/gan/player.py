@@ -56,10 +56,10 @@ class Player:
         self.slots = {
             slot: ReplicaLocal(self._devices, [self.layout.size], f"{self.name}_{slot}") for slot in direction.slots
         }
-        self._evaluation_point = tf.function(self._evaluation_point_implementation, jit_compile=True)
-        self._accumulate = tf.function(self._accumulate_implementation, jit_compile=True)
-        self._update = tf.function(self._update_implementation, jit_compile=True)
-        self._advance = tf.function(self._advance_implementation, jit_compile=True)
+        self._evaluation_point = tf.function(self._evaluation_point_implementation, jit_compile=True, autograph=False)
+        self._accumulate = tf.function(self._accumulate_implementation, jit_compile=True, autograph=False)
+        self._update = tf.function(self._update_implementation, jit_compile=True, autograph=False)
+        self._advance = tf.function(self._advance_implementation, jit_compile=True, autograph=False)
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the per-replica state by name."""

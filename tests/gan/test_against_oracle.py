@@ -5,14 +5,19 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
-from dqgan_tf.distribute.strategy import CompressedStrategy
 from tests.gan import tiny_gan
+from tests.gan.local_strategy import local_strategy
 from tests.oracles import dqgan_numpy as oracle
 from tests.oracles import quantizers_numpy
 
 STEPS = 20
 GAMMA = 0.1  # R1, the default of LossConfig
-SIGN, TERNARY, LINEAR, TOPK = "sign:bucket=32", "linear:bits=2,bucket=32", "linear:bits=4,bucket=32", "topk:fraction=0.1"
+SIGN, TERNARY, LINEAR, TOPK = (
+    "sign:bucket=32",
+    "linear:bits=2,bucket=32",
+    "linear:bits=4,bucket=32",
+    "topk:fraction=0.1",
+)
 QUANTIZERS = {
     "none": quantizers_numpy.identity,
     SIGN: quantizers_numpy.sign(32),
@@ -31,7 +36,7 @@ HAIR = 3e-6
 
 @pytest.fixture(scope="module")
 def strategy():
-    return CompressedStrategy(replicas_per_worker=tiny_gan.REPLICAS)
+    return local_strategy(tiny_gan.REPLICAS)
 
 
 @tf.function
@@ -87,7 +92,13 @@ def oracle_settings(optimizer, compression, schedule):
 
 def deviations(model, state):
     """max |system - oracle| / max |oracle| of every variable."""
-    pairs = {"previous_direction": "direction", "residual": "residual", "m": "first", "v": "second", "averaged": "averaged"}
+    pairs = {
+        "previous_direction": "direction",
+        "residual": "residual",
+        "m": "first",
+        "v": "second",
+        "averaged": "averaged",
+    }
     kinds = {name.split("/")[0] for name in model.replica_state()} & set(pairs)
     found = {kind: _worst(tiny_gan.replica_state(model, kind), getattr(state, pairs[kind])) for kind in kinds}
     return found | {"weights": _worst(tiny_gan.weights(model), state.w)}

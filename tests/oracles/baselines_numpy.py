@@ -3,7 +3,10 @@
 import dataclasses
 
 import numpy as np
+
 from tests.oracles.dqgan_numpy import Adam
+
+ADAM = Adam()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ def sgda(game, w0, workers, eta, steps):
         yield w
 
 
-def sim_adam(game, w0, workers, eta, steps, adam=Adam()):
+def sim_adam(game, w0, workers, eta, steps, adam=ADAM):
     """w <- w - eta u_t, u Adam's direction of the mean gradient at w."""
     w, moments = np.array(w0, np.float64), nothing(w0)
     for t in range(1, steps + 1):
@@ -47,7 +50,7 @@ def sim_adam(game, w0, workers, eta, steps, adam=Adam()):
         yield w
 
 
-def cpo_adam(game, w0, workers, eta, steps, adam=Adam(), quantize=None):
+def cpo_adam(game, w0, workers, eta, steps, adam=ADAM, quantize=None):
     """w <- w - eta (2 u_t - u_{t-1}), u_0 = u_1: the first step is a plain one. With `quantize` it is CPOAdam-GQ."""
     w, moments, previous = np.array(w0, np.float64), nothing(w0), None
     for t in range(1, steps + 1):
@@ -57,7 +60,7 @@ def cpo_adam(game, w0, workers, eta, steps, adam=Adam(), quantize=None):
         yield w
 
 
-def feedback_adam(game, w0, workers, eta, steps, quantize, adam=Adam()):
+def feedback_adam(game, w0, workers, eta, steps, quantize, adam=ADAM):
     """Optimistic Adam after the average, error feedback in gradient units: what section 3 warns against.
 
     p^m = F(w; m) + e^m; e^m = p^m - Q(p^m); u = Adam(mean Q(p)); w <- w - eta (2 u_t - u_{t-1}).
@@ -74,7 +77,7 @@ def feedback_adam(game, w0, workers, eta, steps, quantize, adam=Adam()):
         yield w
 
 
-def extra_adam(game, w0, workers, eta, steps, adam=Adam()):
+def extra_adam(game, w0, workers, eta, steps, adam=ADAM):
     """w_half = w - eta u(mean F(w)); w <- w - eta u(mean F(w_half)); moments updated at both, counts 2t-1 and 2t.
 
     The two gradients of step t are asked of the game as steps 2t-1 and 2t: two samples.

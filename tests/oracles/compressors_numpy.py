@@ -20,9 +20,9 @@ def short_ceil(value, significand_bits):
 
 
 def linear_step(x, bits):
-    """max |x| / L in float32, rounded up to 25 - bits significand bits, so that code * step is exact."""
-    levels = np.float32(2 ** (bits - 1) - 1)
-    return short_ceil(float(np.max(np.abs(x)) / levels), 25 - bits)
+    """max |x| (1/L) in float32, rounded up to 25 - bits significand bits, so that code * step is exact."""
+    inverse = np.float32(1.0 / (2 ** (bits - 1) - 1))
+    return short_ceil(float(np.max(np.abs(x)) * inverse), 25 - bits)
 
 
 def linear_nearest(x, bits, bucket):
@@ -37,9 +37,9 @@ def linear_nearest(x, bits, bucket):
 
 
 def sign(x, bucket):
-    """sign(x) * mean |x| per bucket, float64; the sign of zero is +."""
+    """sign(x) * mean |x| per bucket, float64; the sign of zero is its sign bit."""
     pieces = [piece.astype(np.float64) for piece in buckets(x, bucket)]
-    return np.concatenate([np.where(piece < 0, -1.0, 1.0) * np.abs(piece).mean() for piece in pieces])
+    return np.concatenate([np.copysign(1.0, piece) * np.abs(piece).mean() for piece in pieces])
 
 
 def topk(x, k):

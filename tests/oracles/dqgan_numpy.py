@@ -111,13 +111,6 @@ def run(game: Gradient, w0, workers: int, settings: Settings, steps: int) -> Ite
         yield state
 
 
-def last(states: Iterator[State]) -> State:
-    """The final state of `run`."""
-    for state in states:
-        pass
-    return state
-
-
 def step(game: Gradient, state: State, settings: Settings) -> State:
     """One step of section 2, with section 3's direction when `settings.adam` is given."""
     t, workers = state.t + 1, len(state.residual)

@@ -1,6 +1,8 @@
-"""Compressors as maps x -> decode(encode(x)), float32 arithmetic, float64 in and out; for the simulator only."""
+"""The compressors of `compressors_numpy` as maps x -> decode(encode(x)) for the simulator; float64 in and out."""
 
 import numpy as np
+
+from tests.oracles import compressors_numpy
 
 
 def identity(x):
@@ -9,35 +11,18 @@ def identity(x):
 
 
 def linear(bits, bucket=512):
-    """Nearest of 2L+1 levels in [-max|x|, max|x|] of a bucket, L = 2^(bits-1) - 1; bits=2 is ternary."""
-    levels = np.float32(2 ** (bits - 1) - 1)
-
-    def quantize(values):
-        step = np.max(np.abs(values)) / levels
-        return np.rint(values / step) * step if step > 0 else np.zeros_like(values)
-
-    return lambda x: _per_bucket(quantize, x, bucket)
+    """Nearest of 2L+1 levels between -max|x| and max|x| of a bucket, L = 2^(bits-1) - 1; bits=2 is ternary."""
+    return _on_float32(lambda x: compressors_numpy.linear_nearest(x, bits, bucket)[0])
 
 
 def sign(bucket=512):
-    """sign(x) * mean|x| of a bucket, sign(0) = +1."""
-
-    def quantize(values):
-        return np.where(values < 0, np.float32(-1), np.float32(1)) * np.mean(np.abs(values), dtype=np.float32)
-
-    return lambda x: _per_bucket(quantize, x, bucket)
+    """sign(x) mean|x| of a bucket, sign(0) = +1."""
+    return _on_float32(lambda x: compressors_numpy.sign(x, bucket))
 
 
 def top_k(k):
     """The k entries of largest magnitude, the first of equals; the rest 0."""
-
-    def quantize(x):
-        kept = np.argsort(-np.abs(x), kind="stable")[:k]
-        out = np.zeros_like(x, dtype=np.float64)
-        out[kept] = np.asarray(x, np.float32)[kept]
-        return out
-
-    return quantize
+    return _on_float32(lambda x: compressors_numpy.topk(x, k))
 
 
 def for_all_players(quantize):
@@ -45,7 +30,6 @@ def for_all_players(quantize):
     return lambda x, player: quantize(x)
 
 
-def _per_bucket(quantize, x, bucket):
-    values = np.asarray(x, np.float32)
-    parts = [quantize(values[start : start + bucket]) for start in range(0, len(values), bucket)]
-    return np.concatenate(parts).astype(np.float64)
+def _on_float32(quantize):
+    # What travels was rounded to float32 before; the rounding stays in the residual, so nothing is lost.
+    return lambda x: np.asarray(quantize(np.asarray(x, np.float32)), np.float64)

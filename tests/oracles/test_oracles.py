@@ -199,7 +199,7 @@ def test_eta_may_change_without_rescaling():
 
 
 def bilinear_norm(quantizer, **options):
-    """||w|| after 4000 steps of eta = .1 from a gaussian start; inf beyond 1e6. d = 20, workers agree: M = 1 is M = 4."""
+    """||w|| after 4000 steps, eta = .1, gaussian start; inf beyond 1e6. d = 20, workers agree: one is as four."""
     game, start = games.bilinear(games.gaussian_matrix(20, seed=1)), np.random.default_rng(101).standard_normal(40)
     for state in dqgan.run(game, start, 1, settings(quantizer, 40, 0.1, **options), 4000):
         norm = np.linalg.norm(state.w)

@@ -1,0 +1,135 @@
+"""System tests of the train binary with real processes: resume, failure, disagreement, another number of workers."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.distributed import cluster
+
+TINY = [
+    "-m",
+    "trainers.train",
+    "--dataset=gaussian_ring",
+    "--network=mlp",
+    "--width=16",
+    "--batch_size=16",
+    "--log_every=10",
+    "--sample_every=0",
+    "--weight_check_every=10",
+    "--steps_per_call=5",
+]
+
+
+def command(model_dir, steps, *more):
+    return [*TINY, f"--model_dir={model_dir}", f"--steps={steps}", *more]
+
+
+def summary(model_dir):
+    return json.loads((model_dir / "summary.json").read_text())
+
+
+def checkpoint_tensors(model_dir, step, name):
+    reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / f"step_{step:08d}" / name))
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    """Identity test: kill -9 of all workers in the middle loses nothing of the last checkpoint."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    more = ["--checkpoint_every=20", "--compressor=sign:bucket=32"]
+    cluster.run(command(whole, 120, *more), tmp_path / "logs_whole")
+
+    killed = cluster.Cluster(command(broken, 120000, *more), tmp_path / "logs_killed")
+    commit = broken / "checkpoints" / "step_00000040" / "COMMIT"
+    cluster.wait_for(commit.exists, what="the second checkpoint")
+    killed.kill()
+    killed.wait()
+    # Whatever was committed beyond step 120 by then would make the comparison one of different lengths.
+    steps = sorted(int(p.parent.name[5:]) for p in (broken / "checkpoints").glob("*/COMMIT"))
+    last = steps[-1]
+    end = max(120, last + 20)
+    resumed = cluster.run(command(broken, end, *more), tmp_path / "logs_resumed")
+    assert f"Resuming from step {last} of {end}" in resumed.output(0)
+
+    if end != 120:
+        cluster.run(command(whole, end, *more), tmp_path / "logs_more")
+    assert summary(broken)["weights_sha256"] == summary(whole)["weights_sha256"]
+    for name in ("replicated", "worker_0", "worker_1"):
+        first, second = (checkpoint_tensors(folder, end, name) for folder in (whole, broken))
+        assert first.keys() == second.keys()
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+    logged = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
+    training = [step for step in logged if step % 10 == 0]
+    assert sorted(set(training)) == list(range(10, end + 1, 10))
+
+    again = cluster.run(command(broken, end, *more), tmp_path / "logs_again")
+    assert "Nothing to do" in again.output(0)
+
+
+def test_resume_with_fewer_workers_conserves_what_the_residuals_owe(tmp_path):
+    """The virtual iterate w - mean(e) continues where it was when two workers become one."""
+    model_dir = tmp_path / "run"
+    more = ["--checkpoint_every=20", "--compressor=sign:bucket=32"]
+    cluster.run(command(model_dir, 20, *more), tmp_path / "logs_two")
+    two = [checkpoint_tensors(model_dir, 20, f"worker_{i}") for i in range(2)]
+    one = cluster.run(command(model_dir, 21, "--checkpoint_every=1", *more[1:]), tmp_path / "logs_one", num_workers=1)
+    assert "changed from 2 to 1" in one.output(0)
+    after = checkpoint_tensors(model_dir, 21, "worker_0")
+    # One step of one worker: e_1 + decode(c_1) = eta u_1 + e_0, so e_0 = e_1 + (w_0 - w_1) - eta u_1.
+    before_w, after_w = (checkpoint_tensors(model_dir, step, "replicated") for step in (20, 21))
+    for player in ("generator", "discriminator"):
+        names = sorted(key for key in before_w if key.startswith(f"{player}/"))
+        moved = np.concatenate([(before_w[key] - after_w[key]).ravel() for key in names])
+        update = 1e-3 * after[f"previous_direction/{player}/0"]
+        started = after[f"residual/{player}/0"] + moved - update
+        expected = (two[0][f"residual/{player}/0"] + two[1][f"residual/{player}/1"]) / 2
+        assert np.abs(expected).max() > 1e-4  # the residuals are not trivially zero
+        # Tolerance: three float32 roundings of weights of magnitude about 1.
+        np.testing.assert_allclose(started, expected, atol=1e-6)
+
+
+def test_workers_with_different_flags_all_refuse_and_name_the_flag(tmp_path):
+    extra = [["--learning_rate_g=0.001"], ["--learning_rate_g=0.002"]]
+    both = cluster.Cluster(command(tmp_path / "run", 20), tmp_path / "logs", extra=extra)
+    codes = both.wait()
+    assert codes == [2, 2], both.output()
+    for index in range(2):
+        assert "--learning_rate_g is 0.001 on worker 0 and 0.002 on worker 1" in both.output(index)
+        assert "Traceback" not in both.output(index)
+
+
+def test_a_killed_peer_ends_the_others_with_one_line(tmp_path):
+    both = cluster.Cluster(command(tmp_path / "run", 10**6, "--checkpoint_every=20"), tmp_path / "logs")
+    commit = tmp_path / "run" / "checkpoints" / "step_00000020" / "COMMIT"
+    cluster.wait_for(commit.exists, what="the first checkpoint")
+    both.kill(1)
+    assert both.wait(timeout=60) == [4, -signal.SIGKILL], both.output()
+    assert "lost another worker" in both.output(0)
+    assert "Traceback" not in both.output(0)
+
+
+def test_sigterm_on_one_worker_saves_and_stops_both(tmp_path):
+    model_dir = tmp_path / "run"
+    both = cluster.Cluster(command(model_dir, 10**6), tmp_path / "logs")
+    cluster.wait_for(lambda: "step 20/" in both.output(0), what="step 20")
+    both.kill(1, signal.SIGTERM)
+    assert both.wait(timeout=60) == [128 + signal.SIGTERM] * 2, both.output()
+    assert len(list((model_dir / "checkpoints").glob("*/COMMIT"))) == 1
+
+
+@pytest.mark.slow
+def test_a_frozen_peer_ends_the_others(tmp_path):
+    both = cluster.Cluster(command(tmp_path / "run", 10**6, "--checkpoint_every=20"), tmp_path / "logs")
+    commit = tmp_path / "run" / "checkpoints" / "step_00000020" / "COMMIT"
+    cluster.wait_for(commit.exists, what="the first checkpoint")
+    both.kill(1, signal.SIGSTOP)
+    try:
+        assert both.processes[0].wait(90) == 4, both.output()
+    finally:
+        both.kill()
+    assert "lost another worker" in both.output(0)

@@ -1,0 +1,125 @@
+"""What must hold on the real system for any game: nothing is lost, the virtual iterate obeys OMD, exact stays exact."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import compressors
+from dqgan_tf.config import CompressionConfig, OptimizerConfig
+from dqgan_tf.distribute.channel import Segment
+from tests.gan import tiny_gan
+from tests.gan.local_strategy import local_strategy
+
+STEPS = 20
+# A float32 subtraction of weights near 1 rounds to 6e-8; a step has three, each of 20 steps adds its own.
+ROUNDING = 1e-6
+OPTIMIZER = OptimizerConfig(direction="adam", learning_rate_g=0.02, learning_rate_d=0.01)
+RATES = np.repeat([0.02, 0.01], [size for _, size in tiny_gan.SIZES])
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    return local_strategy(tiny_gan.REPLICAS)
+
+
+def states(strategy, compressor):
+    """Yields the model after 0, 1, ... `STEPS` steps."""
+    model = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(compressor=compressor))
+    iterator = tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(STEPS))
+    yield model
+    for _ in range(STEPS):
+        model.train_steps(iterator, 1)
+        yield model
+
+
+def evaluation_points(strategy, model):
+    """Returns a function: where every replica takes its next gradient, [M, n]."""
+
+    def point():
+        flat = []
+        for player, residual, rate in zip(model._players, model.channel.residuals, (0.02, 0.01), strict=True):
+            weights = player.evaluation_point(residual.local().read_value(), tf.constant(rate))
+            flat.append(player.layout.flatten(weights))
+        return tf.concat(flat, 0)
+
+    compiled = tf.function(lambda: strategy.run(point), autograph=False)
+    return lambda: np.array([v.numpy() for v in compiled().values], np.float64)
+
+
+def virtual_iterate(model):
+    """z = w - mean(e), [n]."""
+    return tiny_gan.weights(model)[0] - tiny_gan.replica_state(model, "residual").mean(0)
+
+
+@pytest.mark.parametrize("compressor", ["sign:bucket=32", pytest.param("topk:fraction=0.1", marks=pytest.mark.slow)])
+def test_virtual_iterate_and_telescoping(strategy, compressor):
+    run = states(strategy, compressor)
+    model = next(run)
+    points = evaluation_points(strategy, model)
+    start, given = tiny_gan.weights(model)[0], np.zeros((tiny_gan.REPLICAS, len(RATES)))
+    for _ in range(STEPS):
+        before, mean_point = virtual_iterate(model), points().mean(0)
+        optimistic = RATES * tiny_gan.replica_state(model, "previous_direction").mean(0)
+        np.testing.assert_allclose(mean_point, before - optimistic, atol=ROUNDING)
+        model = next(run)
+        update = RATES * tiny_gan.replica_state(model, "previous_direction")
+        np.testing.assert_allclose(virtual_iterate(model), before - update.mean(0), atol=ROUNDING)
+        given += update
+    residual = tiny_gan.replica_state(model, "residual")
+    sent = start - tiny_gan.weights(model)[0]
+    np.testing.assert_allclose(sent + residual.mean(0), given.mean(0), atol=STEPS * ROUNDING)
+    assert np.max(np.abs(residual)) > 1e-2  # eta |u| is about 1e-2: a single dropped update is this large
+
+
+def mean_over_replicas(strategy, options=None):
+    """Returns a function: values [M, n] -> what every replica receives as their mean, float32 [M, n]."""
+
+    def replica(value):
+        return tf.distribute.get_replica_context().all_reduce("mean", [value], options=options)[0]
+
+    reduce = tf.function(lambda value: strategy.run(replica, args=(value,)), autograph=False)
+
+    def mean(values):
+        given = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(values[context.replica_id_in_sync_group])
+        )
+        return np.array([v.numpy() for v in reduce(given).values])
+
+    return mean
+
+
+def wide_values():
+    """float32 [3, 70] over twelve orders of magnitude: any lossy compressor would show."""
+    rng = np.random.default_rng(3)
+    return (rng.standard_normal((3, 70)) * 10.0 ** rng.integers(-6, 6, (3, 70))).astype(np.float32)
+
+
+def test_none_is_the_dense_all_reduce_bit_for_bit(strategy):
+    channel = strategy.open_channel("exact", [Segment("w", 70, compressors.get("none"))])
+    values = wide_values()
+    dense, through = (mean_over_replicas(strategy, options)(values) for options in (None, channel.options))
+    strategy.close_channel("exact")
+    assert np.array_equal(dense.view(np.int32), through.view(np.int32))
+
+
+def test_without_the_tag_a_reduction_is_exact_beside_an_open_channel(strategy):
+    channel = strategy.open_channel("lossy", [Segment("w", 70, compressors.get("sign:bucket=32"))])
+    integers = np.arange(210, dtype=np.float32).reshape(3, 70) * 3  # sums of integers are exact in any order
+    received = mean_over_replicas(strategy)(integers)
+    assert np.array_equal(received, np.tile(integers.mean(0), (3, 1)))
+    assert not any(np.any(v.numpy()) for v in channel.residuals[0].variables)
+    assert not np.array_equal(mean_over_replicas(strategy, channel.options)(integers), received)
+    strategy.close_channel("lossy")
+
+
+@pytest.mark.parametrize("spec", ["sign:bucket=32", "linear:bits=2,bucket=32", "topk:fraction=0.1"])
+def test_a_channel_loses_nothing(strategy, spec):
+    """sum_t q_t + mean_m e_T = sum_t mean_m x_t, and every replica receives the same bits."""
+    channel = strategy.open_channel("kept", [Segment("w", 70, compressors.get(spec))])
+    values = np.random.default_rng(4).standard_normal((10, 3, 70)).astype(np.float32)
+    mean = mean_over_replicas(strategy, channel.options)
+    received = np.array([mean(x) for x in values])
+    kept = np.mean([v.numpy() for v in channel.residuals[0].variables], axis=0)
+    strategy.close_channel("kept")
+    assert np.array_equal(received[:, 0], received[:, 1]) and np.array_equal(received[:, 0], received[:, 2])
+    np.testing.assert_allclose(received[:, 0].sum(0) + kept, values.mean(1).sum(0), atol=1e-5)

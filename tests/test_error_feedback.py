@@ -1,0 +1,169 @@
+"""Error feedback: nothing is lost, only delayed."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import compressors, error_feedback
+from dqgan_tf.compressors import blocks
+from tests.oracles import compressors_numpy as oracle
+
+N = 1100
+SPECS = [
+    "linear:bits=2,bucket=512",
+    "linear:bits=4,bucket=512",
+    "linear:bits=8,bucket=512",
+    "linear:bits=4,bucket=512,rounding=stochastic",
+    "sign:bucket=512",
+    "topk:fraction=0.05",
+    "none",
+]
+EXACT = [spec for spec in SPECS if "stochastic" not in spec and "sign" not in spec]
+
+
+def make_step(compressor, jit=True, block=None):
+    def step(update, residual, seed):
+        encoded = error_feedback.encode_with_feedback(compressor, update, residual, seed, block=block)
+        return encoded, compressor.decode(encoded.payload, update.shape[0])
+
+    return tf.function(step, jit_compile=jit)
+
+
+def updates(steps, n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((steps, n)) * np.exp(rng.standard_normal(n))).astype(np.float32)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_telescoping(spec):
+    """sum_t decode(payload_t) + e_T = sum_t update_t; each of 20 float32 additions rounds by at most 2^-24 of |p|."""
+    step, given = make_step(compressors.get(spec)), updates(20)
+    residual, sent, largest = tf.zeros(N), np.zeros(N), 0.0
+    for t, update in enumerate(given):
+        encoded, decoded = step(update, residual, tf.constant([0, t]))
+        largest = max(largest, np.abs(update + residual).max())
+        residual, sent = encoded.residual, sent + decoded.numpy()
+    total = given.astype(np.float64).sum(axis=0)
+    np.testing.assert_allclose(sent + residual.numpy(), total, atol=20 * 3 * largest * 2.0**-24)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("spec", EXACT)
+def test_sent_plus_kept_is_given_bit_for_bit(spec, jit):
+    first, second = updates(2)
+    encoded, decoded = make_step(compressors.get(spec), jit)(first, second, tf.constant([0, 0]))
+    np.testing.assert_array_equal(decoded.numpy() + encoded.residual.numpy(), first + second)
+
+
+def test_top_one_by_hand():
+    """Three values, one sent a step: the first two steps of the recurrence written out."""
+    compressor = compressors.get("topk:fraction=0.3")
+    update, zero, seed = tf.constant([4.0, 3.0, -1.0]), tf.zeros(3), tf.constant([0, 0])
+    first = error_feedback.encode_with_feedback(compressor, update, zero, seed)
+    assert first.payload.indices.numpy().tolist() == [0] and first.residual.numpy().tolist() == [0.0, 3.0, -1.0]
+    assert first.statistics.numpy().tolist() == [26.0, 0.0, 10.0]
+    second = error_feedback.encode_with_feedback(compressor, update, first.residual, seed)
+    assert second.payload.indices.numpy().tolist() == [1] and second.payload.values.numpy().tolist() == [6.0]
+    assert second.residual.numpy().tolist() == [4.0, 0.0, -2.0]
+    assert second.statistics.numpy().tolist() == [56.0, 10.0, 20.0]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_statistics_are_the_energies(spec):
+    update, residual = updates(2)
+    encoded, decoded = make_step(compressors.get(spec))(update, residual, tf.constant([1, 2]))
+    compensated = (update + residual).astype(np.float64)
+    expected = [compensated, residual.astype(np.float64), compensated - decoded.numpy()]
+    np.testing.assert_allclose(encoded.statistics, [np.sum(v**2) for v in expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["linear:bits=2,bucket=512", "sign:bucket=64", "topk:fraction=0.05"])
+def test_residual_obeys_the_bound(spec):
+    """||e||^2 <= 4 (1 - delta) / delta^2 max ||update||^2. Karimireddy et al. 2019, arXiv 1901.09847, lemma 3."""
+    compressor = compressors.get(spec)
+    step, given = make_step(compressor), updates(60)
+    residual, delta = tf.zeros(N), compressor.delta(N)
+    bound = 4 * (1 - delta) / delta**2 * np.max(np.sum(given.astype(np.float64) ** 2, axis=1))
+    for t, update in enumerate(given):
+        residual = step(update, residual, tf.constant([0, t]))[0].residual
+        assert np.sum(residual.numpy().astype(np.float64) ** 2) <= bound
+
+
+def test_sent_mean_follows_a_constant_update():
+    """sign without memory sends the wrong mean for ever; with it the mean is off by e_T / T only."""
+    compressor, update = compressors.get("sign:bucket=512"), updates(1)[0]
+    step, residual, sent = make_step(compressor), tf.zeros(N), np.zeros(N)
+    for t in range(400):
+        encoded, decoded = step(update, residual, tf.constant([0, t]))
+        residual, sent = encoded.residual, sent + decoded.numpy()
+    alone = error_feedback.encode_without_feedback(compressor, tf.constant(update), tf.constant([0, 0]))
+    lost_without = oracle.relative_error(update, compressor.decode(alone.payload, N).numpy())
+    assert oracle.relative_error(update, sent / 400) < 0.05 * lost_without
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_without_feedback(spec):
+    compressor, update = compressors.get(spec), tf.constant(updates(1)[0])
+    encoded = error_feedback.encode_without_feedback(compressor, update, tf.constant([1, 2]))
+    assert not encoded.residual.numpy().any()
+    lost = update.numpy().astype(np.float64) - compressor.decode(encoded.payload, N).numpy()
+    energies = [np.sum(update.numpy().astype(np.float64) ** 2), 0.0, np.sum(lost**2)]
+    np.testing.assert_allclose(encoded.statistics, energies, rtol=1e-5)
+
+
+def test_identity_keeps_nothing():
+    update, residual = updates(2)
+    encoded, decoded = make_step(compressors.get("none"))(update, residual, tf.constant([0, 0]))
+    assert not encoded.residual.numpy().any()
+    np.testing.assert_array_equal(decoded, update + residual)
+
+
+def test_poison_reaches_the_statistics_and_the_payload():
+    update = updates(1)[0]
+    update[3] = np.nan
+    for spec in SPECS:
+        encoded, decoded = make_step(compressors.get(spec))(update, tf.zeros(N), tf.constant([0, 0]))
+        assert not np.isfinite(decoded.numpy()).all() and not np.isfinite(encoded.statistics.numpy()[0])
+
+
+@pytest.mark.parametrize(
+    "spec, n",
+    [("linear:bits=3,bucket=512", 2048), ("linear:bits=3,bucket=512", 3000), ("linear:bits=8,bucket=64", 3000)]
+    + [("sign:bucket=512", 1500), ("sign:bucket=512", 3000)],
+)
+def test_blocks_change_nothing(spec, n):
+    update, residual = updates(2, n)
+    whole, _ = make_step(compressors.get(spec))(update, residual, tf.constant([0, 0]))
+    blocked, _ = make_step(compressors.get(spec), block=1024)(update, residual, tf.constant([0, 0]))
+    for one, other in zip(whole.payload, blocked.payload, strict=True):
+        if one.dtype == tf.int32:
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_allclose(whole.residual, blocked.residual, atol=1e-5)
+    np.testing.assert_allclose(whole.statistics, blocked.statistics, rtol=1e-5)
+
+
+def test_blocks_leave_what_has_no_buckets_alone():
+    update, residual = updates(2)
+    encoded, _ = make_step(compressors.get("topk:fraction=0.05"), block=512)(update, residual, tf.constant([0, 0]))
+    assert encoded.payload.indices.shape == [55]
+
+
+def test_stochastic_blocks_draw_different_numbers():
+    """Three equal blocks: with one seed for all they would be encoded alike."""
+    update = np.tile(updates(1, 512)[0], 4)
+    compressor = compressors.get("linear:bits=4,bucket=512,rounding=stochastic")
+    encoded, decoded = make_step(compressor, block=512)(update, tf.zeros(2048), tf.constant([0, 0]))
+    words = encoded.payload.words.numpy()
+    assert len({row.tobytes() for row in words}) == 4
+    np.testing.assert_array_equal(decoded.numpy() != 0, (update - encoded.residual.numpy()) != 0)
+
+
+@pytest.mark.parametrize("block", [0, -512, 100, 700])
+def test_refuses_a_block_that_cuts_buckets(block):
+    with pytest.raises(ValueError, match=f"`block` must be a positive multiple of 512. Received: block={block}"):
+        make_step(compressors.get("sign:bucket=512"), block=block)(*updates(2), tf.constant([0, 0]))
+
+
+def test_default_block_suits_the_default_bucket():
+    assert blocks.CPU_BLOCK % 512 == 0 and blocks.num_blocks(10 * blocks.CPU_BLOCK, blocks.CPU_BLOCK) == 9
