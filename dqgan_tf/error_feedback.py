@@ -45,19 +45,29 @@ def encode_with_feedback(
         payload, error = _encode(compressor, compensated, seed)
         return Encoded(payload, error, _statistics(compensated, residual, error))
 
-    if block is None or compressor.block_multiple is None:
-        return encode(update, residual, seed)
-    return blocks.map_blocks(encode, (update, residual), seed, compressor, block)
+    return _in_blocks(encode, (update, residual), seed, compressor, block)
 
 
-def encode_without_feedback(compressor: Compressor, update: tf.Tensor, seed: tf.Tensor) -> Encoded:
+def encode_without_feedback(
+    compressor: Compressor, update: tf.Tensor, seed: tf.Tensor, *, block: int | None = None
+) -> Encoded:
     """Encodes the update alone: the residual is zero and what is dropped is lost, though measured.
 
     Args as `encode_with_feedback`.
     """
-    payload, error = _encode(compressor, update, seed)
-    zeros = tf.zeros_like(update)
-    return Encoded(payload, zeros, _statistics(update, zeros, error))
+
+    def encode(update, seed):
+        payload, error = _encode(compressor, update, seed)
+        zeros = tf.zeros_like(update)
+        return Encoded(payload, zeros, _statistics(update, zeros, error))
+
+    return _in_blocks(encode, (update,), seed, compressor, block)
+
+
+def _in_blocks(encode, vectors, seed, compressor, block):
+    if block is None or compressor.block_multiple is None:
+        return encode(*vectors, seed)
+    return blocks.map_blocks(encode, vectors, seed, compressor, block)
 
 
 def _encode(compressor, vector, seed):

@@ -143,6 +143,16 @@ def test_blocks_change_nothing(spec, n):
     np.testing.assert_allclose(whole.statistics, blocked.statistics, rtol=1e-5)
 
 
+def test_blocks_without_feedback():
+    compressor, update = compressors.get("linear:bits=4,bucket=512"), tf.constant(updates(1, 3000)[0])
+    encode = tf.function(error_feedback.encode_without_feedback, jit_compile=True)
+    whole = encode(compressor, update, tf.constant([0, 0]))
+    blocked = encode(compressor, update, tf.constant([0, 0]), block=512)
+    np.testing.assert_array_equal(whole.payload.words, blocked.payload.words)
+    np.testing.assert_allclose(whole.statistics, blocked.statistics, rtol=1e-5)
+    assert not blocked.residual.numpy().any()
+
+
 def test_blocks_leave_what_has_no_buckets_alone():
     update, residual = updates(2)
     encoded, _ = make_step(compressors.get("topk:fraction=0.05"), block=512)(update, residual, tf.constant([0, 0]))

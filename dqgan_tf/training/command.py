@@ -4,6 +4,8 @@ import contextlib
 import os
 import sys
 
+from absl import flags, logging
+
 from dqgan_tf.training import errors
 
 
@@ -13,6 +15,7 @@ def errors_in_one_line():
 
     The process leaves at once then: TensorFlow's own shutdown would wait for the workers that are gone.
     """
+    _quiet()
     try:
         yield
     except (errors.UsageError, ValueError) as error:
@@ -21,6 +24,12 @@ def errors_in_one_line():
         _leave(error, error.exit_code)
     except OSError as error:
         _leave(error, errors.EXIT_TRAINING)
+
+
+def _quiet():
+    """TensorFlow's own notices only where --verbosity asks for them: the run has its own lines."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
 
 
 def _leave(error, code):

@@ -1,0 +1,228 @@
+"""Several workers on one machine: started together, watched together, stopped together. Knows no TensorFlow."""
+
+import ctypes
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+_GRACE_SECONDS = 20.0
+_TAIL_LINES = 15
+# What TensorFlow 2.21 prints at import whatever its log level; it stays in the log files.
+_START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchConfig:
+    """What to start.
+
+    command: of one worker, the same for all.
+    num_workers: how many.
+    log_dir: for `worker_<i>.log`.
+    max_restarts: how often all are started again after one has failed.
+    """
+
+    command: tuple[str, ...]
+    num_workers: int
+    log_dir: pathlib.Path
+    max_restarts: int = 0
+
+
+class Launcher:
+    """Runs the workers of a `LaunchConfig` until all are done.
+
+    The first to exit with an error is taken for the cause; the others are stopped and what they say is a consequence.
+    SIGTERM and SIGINT are handed on to the workers, which save and leave. No worker outlives this process.
+    """
+
+    def __init__(self, config: LaunchConfig):
+        self._config = config
+        self._processes: list[subprocess.Popen] = []
+        self._received: int | None = None
+
+    def run(self) -> int:
+        """Returns 0, 128 + the signal that stopped all, or the exit code of the first worker that failed."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+        for attempt in range(self._config.max_restarts + 1):
+            code = self._run_once(attempt)
+            if code == 0 or self._received or code == 2:  # 2: what the user asked for cannot be done; again neither
+                break
+            if attempt < self._config.max_restarts:
+                _say(f"Restart {attempt + 1} of {self._config.max_restarts}.")
+        return 128 + self._received if self._received else code
+
+    def _run_once(self, attempt):
+        self._config.log_dir.mkdir(parents=True, exist_ok=True)
+        ports = free_ports(self._config.num_workers)
+        self._processes = [self._start(index, ports, attempt) for index in range(self._config.num_workers)]
+        follower = Follower(self._log(0))
+        try:
+            failed = self._wait()
+        finally:
+            self._stop()
+            follower.close()
+        if failed is None:
+            return 0
+        self._explain(failed)
+        code = self._processes[failed].returncode
+        return code if code > 0 else 128 - code
+
+    def _start(self, index, ports, attempt):
+        environment = worker_environment(ports, index)
+        with open(self._log(index), "ab" if attempt else "wb") as log:
+            return subprocess.Popen(
+                self._config.command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
+
+    def _wait(self):
+        """Returns the index of the first worker that failed, or None when all have ended well or were asked to stop."""
+        deadline = None
+        while any(process.poll() is None for process in self._processes):
+            codes = [process.returncode for process in self._processes]
+            failed = [index for index, code in enumerate(codes) if code]
+            if failed and not self._received:
+                return failed[0]
+            if self._received and deadline is None:
+                deadline = time.monotonic() + _GRACE_SECONDS
+            if deadline and time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+        failed = [index for index, process in enumerate(self._processes) if process.returncode]
+        return failed[0] if failed and not self._received else None
+
+    def _stop(self):
+        """Ends what is still running: asked first, killed after a grace."""
+        for number, grace in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            running = [process for process in self._processes if process.poll() is None]
+            for process in running:
+                process.send_signal(number)
+            end = time.monotonic() + grace
+            while time.monotonic() < end and any(process.poll() is None for process in running):
+                time.sleep(0.02)
+
+    def _receive(self, number, frame):
+        del frame
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = number
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def _explain(self, index):
+        code = self._processes[index].returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        _say(f"Worker {index} {how}. The end of {self._log(index)}:")
+        for line in last_lines(self._log(index), _TAIL_LINES):
+            _say(f"  {line}")
+
+    def _log(self, index):
+        return self._config.log_dir / f"worker_{index}.log"
+
+
+class Follower:
+    """Copies a growing file to the screen until it is closed, without TensorFlow's start-up notices."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._closing = threading.Event()
+        self._offset = 0
+        self._rest = ""
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Copies what is left and ends."""
+        self._closing.set()
+        self._thread.join()
+
+    def _follow(self):
+        while not self._closing.wait(0.1):
+            self._copy()
+        self._copy()
+        if self._rest:
+            self._show(self._rest)
+
+    def _copy(self):
+        with open(self._path, encoding="utf-8", errors="replace") as file:
+            file.seek(self._offset)
+            text = self._rest + file.read()
+            self._offset = file.tell()
+        *lines, self._rest = text.split("\n")
+        for line in lines:
+            self._show(line)
+
+    def _show(self, line):
+        if not _START_UP_NOISE.search(line):
+            print(line, flush=True)
+
+
+def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
+    """Returns this process' environment with TF_CONFIG for worker `index` and its share of the processors.
+
+    Thread counts that the user has set stay. One worker gets no TF_CONFIG: nothing of a cluster is started then.
+    """
+    environment = dict(os.environ)
+    environment.pop("TF_CONFIG", None)
+    if len(ports) > 1:
+        workers = [f"127.0.0.1:{port}" for port in ports]
+        task = {"type": "worker", "index": index}
+        environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    threads = max(1, len(os.sched_getaffinity(0)) // len(ports))
+    environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one may wait in a collective while the other computes
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    return environment
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns `count` different ports that are free now. Another process may still take one before the worker does."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def last_lines(path: pathlib.Path, count: int) -> list[str]:
+    """Returns the last `count` lines of a file, without TensorFlow's start-up notices."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines() if line and not _START_UP_NOISE.search(line)][-count:]
+
+
+def model_dir_of(arguments: Sequence[str]) -> str | None:
+    """Returns the value of the last --model_dir among a worker's arguments, flagfiles left out; None without one."""
+    found = None
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "model_dir":
+            found = value if equals else next(iter(arguments[index + 1 :]), None)
+    return found
+
+
+def _die_with_parent():
+    # Without it a launcher that is killed -9 leaves workers behind. Linux only.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)

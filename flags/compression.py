@@ -1,0 +1,27 @@
+"""Flags of `CompressionConfig`."""
+
+from dqgan_tf import compressors
+from dqgan_tf.config import CompressionConfig
+from flags.define import define, validate
+
+define(
+    CompressionConfig,
+    "compressor",
+    "How updates are encoded: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, topk:fraction=0.01.",
+)
+define(CompressionConfig, "error_feedback", "Keep what the compressor drops and add it to the next update.")
+define(
+    CompressionConfig, "residual_in_half_step", "Take the gradient at a point that contains the residual; false: ablation."
+)
+define(
+    CompressionConfig,
+    "allow_non_contractive",
+    "Permit error feedback with a compressor that proves no contraction: residuals may grow without bound.",
+)
+define(
+    CompressionConfig,
+    "communication",
+    "Collective implementation: auto means ring, also on GPUs; ask for nccl there.",
+    choices=("auto", "ring", "nccl"),
+)
+validate("compressor", compressors.get)
