@@ -36,7 +36,7 @@ def encode_with_feedback(
       update: float32 [n], in units of parameters.
       residual: float32 [n], what the calls before this one have not sent.
       seed: int32 [2], of stochastic rounding.
-      block: encode this many values at a time, so that all passes over them hit the cache. Faster on a CPU
+      block: encode about this many values at a time (whole buckets), so that all passes over them hit the cache. Faster on a CPU
         (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at once.
     """
 
@@ -67,7 +67,8 @@ def encode_without_feedback(
 def _in_blocks(encode, vectors, seed, compressor, block):
     if block is None or compressor.block_multiple is None:
         return encode(*vectors, seed)
-    return blocks.map_blocks(encode, vectors, seed, compressor, block)
+    multiple = compressor.block_multiple
+    return blocks.map_blocks(encode, vectors, seed, compressor, max(multiple, block - block % multiple))
 
 
 def _encode(compressor, vector, seed):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from dqgan_tf import compressors, error_feedback
-from dqgan_tf.compressors import wire
+from dqgan_tf.compressors import blocks, wire
 from dqgan_tf.distribute import clock, collectives
 from dqgan_tf.distribute.options import CompressionOptions
 from dqgan_tf.distribute.replica_local import ReplicaLocal
@@ -81,6 +81,7 @@ class Channel:
         self.statistics = ReplicaLocal(devices, [len(self.segments), len(STATISTICS)], "statistics")
         host = [tf.DeviceSpec.from_string(d).replace(device_type="CPU", device_index=0).to_string() for d in devices]
         self.seconds = ReplicaLocal(host, [len(PHASES)], "seconds", tf.float64)
+        self._block = blocks.CPU_BLOCK if "CPU" in devices[0] else None
         self._seed = seed
         self._first_replica_id = first_replica_id
         self._specs = [segment.compressor.payload_spec(segment.size) for segment in self.segments]
@@ -159,8 +160,8 @@ class Channel:
 
     def _encode_segment(self, segment, value, residual, seed):
         if self.error_feedback:
-            return error_feedback.encode_with_feedback(segment.compressor, value, residual, seed)
-        return error_feedback.encode_without_feedback(segment.compressor, value, seed)
+            return error_feedback.encode_with_feedback(segment.compressor, value, residual, seed, block=self._block)
+        return error_feedback.encode_without_feedback(segment.compressor, value, seed, block=self._block)
 
     def _decode_implementation(self, gathered):
         sizes = [wire.wire_words(spec) for spec in self._specs]

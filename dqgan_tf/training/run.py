@@ -35,8 +35,8 @@ def run(config: RunConfig) -> int:
       PeerLostError: another worker is gone.
     """
     job.check(config)
-    with StopSignal() as stop:
-        strategy = job.start_strategy(config)
+    strategy = job.start_strategy(config)
+    with StopSignal() as stop:  # after the strategy: its preemption notifier takes SIGTERM for itself (TensorFlow 2.21)
         try:
             return _run(config, strategy, stop)
         except _PEER_ERRORS as error:
