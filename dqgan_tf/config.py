@@ -93,6 +93,7 @@ class CompressionConfig:
     error_feedback: keep what a compressor drops and add it to the next update.
     residual_in_half_step: let the half step contain the residual (False is an ablation).
     allow_non_contractive: permit error feedback with a compressor that proves no contraction.
+    topology: `auto`, `all_gather` or `two_step`: how packets travel.
     communication: `auto`, `ring` or `nccl`: the collective implementation that TensorFlow uses.
     """
 
@@ -100,6 +101,7 @@ class CompressionConfig:
     error_feedback: bool = True
     residual_in_half_step: bool = True
     allow_non_contractive: bool = False
+    topology: str = "auto"
     communication: str = "auto"
 
 

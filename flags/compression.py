@@ -11,12 +11,21 @@ define(
 )
 define(CompressionConfig, "error_feedback", "Keep what the compressor drops and add it to the next update.")
 define(
-    CompressionConfig, "residual_in_half_step", "Take the gradient at a point that contains the residual; false: ablation."
+    CompressionConfig,
+    "residual_in_half_step",
+    "Take the gradient at a point that contains the residual; false: ablation.",
 )
 define(
     CompressionConfig,
     "allow_non_contractive",
     "Permit error feedback with a compressor that proves no contraction: residuals may grow without bound.",
+)
+define(
+    CompressionConfig,
+    "topology",
+    "How packets travel: all_gather sends (M-1) of them per worker, two_step less than 2 for any number M of workers; auto takes "
+    "two_step from 4 replicas on.",
+    choices=("auto", "all_gather", "two_step"),
 )
 define(
     CompressionConfig,

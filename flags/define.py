@@ -1,6 +1,7 @@
 """Defines a flag from the dataclass field of the same name: the default stands in one place."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -26,6 +27,7 @@ def define(config_class, name: str, help_text: str, *, choices: Sequence[str] = 
         flags.DEFINE_integer(name, default, help_text, lower_bound=lower, upper_bound=upper)
     elif kind is float:
         flags.DEFINE_float(name, default, help_text, lower_bound=lower, upper_bound=upper)
+        finite(name)
     elif choices:
         flags.DEFINE_enum(name, default, list(choices), help_text)
     else:
@@ -43,6 +45,16 @@ def validate(name: str, check: Callable[[object], None]) -> None:
         return True
 
     flags.register_validator(name, validator)
+
+
+def finite(name: str) -> None:
+    """Refuses a `--name` that is infinite or not a number: bounds let the latter through."""
+
+    def check(value):
+        if not math.isfinite(value):
+            raise ValueError(f"`{name}` must be finite. Received: {name}={value}")
+
+    validate(name, check)
 
 
 def positive(name: str) -> None:

@@ -8,4 +8,6 @@ define(NetworkConfig, "latent_dim", "Dimension of the normal latent z; default: 
 define(
     NetworkConfig, "width", "Hidden units (mlp) or filters next to the image (dcgan); default: the reference.", lower=1
 )
-define(NetworkConfig, "batch_norm", "Batch normalisation in the generator of dcgan; its statistics stay equal everywhere.")
+define(
+    NetworkConfig, "batch_norm", "Batch normalisation in the generator of dcgan; its statistics stay equal everywhere."
+)

@@ -18,7 +18,10 @@ define(TrainConfig, "log_every", "Steps between two lines of progress; 0: never.
 define(TrainConfig, "sample_every", "Steps between two pictures; 0: only at the end.", lower=0)
 define(TrainConfig, "checkpoint_every", "Steps between two checkpoints; 0: only at the end.", lower=0)
 define(
-    TrainConfig, "weight_check_every", "Steps between two comparisons of the weights across replicas; 0: only at the end.", lower=0
+    TrainConfig,
+    "weight_check_every",
+    "Steps between two comparisons of the weights across replicas; 0: only at the end.",
+    lower=0,
 )
 define(
     TrainConfig,

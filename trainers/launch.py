@@ -15,7 +15,10 @@ from dqgan_tf.training import launcher
 
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes.", lower_bound=1, upper_bound=256)
 _MAX_RESTARTS = flags.DEFINE_integer(
-    "max_restarts", 0, "How often all workers start again after one failed; each resumes from the last checkpoint.", lower_bound=0
+    "max_restarts",
+    0,
+    "How often all workers start again after one failed; each resumes from the last checkpoint.",
+    lower_bound=0,
 )
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 
 from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.compressors.casts import BFloat16, Float16
 from dqgan_tf.compressors.identity import Identity
 from dqgan_tf.compressors.linear import Linear
 from dqgan_tf.compressors.sign import Sign
+from dqgan_tf.compressors.ternary import Ternary, TernGrad
 from dqgan_tf.compressors.topk import TopK
 
-_CLASSES = {cls.name: cls for cls in (Identity, Linear, Sign, TopK)}
+_CLASSES = {cls.name: cls for cls in (Identity, Float16, BFloat16, Linear, Ternary, TernGrad, Sign, TopK)}
 
 
 def available() -> tuple[str, ...]:

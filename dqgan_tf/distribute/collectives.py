@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import tensorflow as tf
+from tensorflow.python.ops import collective_ops
 
 
 def all_gather(launcher, words: tf.Tensor, group_size: int, options) -> tf.Tensor:
@@ -27,3 +28,22 @@ def all_reduce(launcher, values: Sequence[tf.Tensor], group_size: int, options) 
     if group_size == 1:
         return [tf.identity(value) for value in values]
     return launcher.batch_all_reduce([list(values)[::-1]], options)[::-1]
+
+
+def all_to_all(launcher, rows: tf.Tensor, group_size: int, options) -> tf.Tensor:
+    """Returns what every replica sent to this one, float32 [M, W], row i from rank i; row k of `rows` goes to rank k."""
+    if group_size == 1:
+        return rows
+    instance_key = launcher._next_instance_key()
+    ordering_token = launcher._get_ordering_token()
+    merged = launcher._options.merge(options)
+    with tf.device(launcher._device):
+        return collective_ops.all_to_all_v2(
+            rows,
+            launcher._group_size,
+            launcher._group_key,
+            instance_key,
+            communication_hint=merged.implementation.value,
+            timeout=merged.timeout_seconds or 0,
+            ordering_token=ordering_token,
+        )

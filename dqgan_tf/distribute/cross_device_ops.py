@@ -6,20 +6,32 @@ import tensorflow as tf
 from tensorflow.python.distribute import cross_device_ops as cross_device_ops_lib
 from tensorflow.python.distribute import reduce_util
 
-from dqgan_tf.distribute.channel import Channel, Segment
+from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.options import CompressionOptions
+from dqgan_tf.distribute.segment import Segment
 
 
 class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
     """`CollectiveAllReduce` in which a reduction whose options name a channel goes through that channel.
 
     Args: as `CollectiveAllReduce`, and
-      first_replica_id: global rank of this worker's first replica.
+      first_replica_id: global id of this worker's first replica.
+      ranks: of the local replicas in the collective group; see `group_ranks`.
     """
 
-    def __init__(self, devices, group_size, options, collective_keys=None, *, first_replica_id: int = 0):
+    def __init__(
+        self,
+        devices,
+        group_size,
+        options,
+        collective_keys=None,
+        *,
+        first_replica_id: int = 0,
+        ranks: Sequence[int] = (0,),
+    ):
         super().__init__(devices, group_size, options, collective_keys)
         self._first_replica_id = first_replica_id
+        self._ranks = tuple(ranks)
         self._channels: dict[str, Channel] = {}
 
     def __deepcopy__(self, memo):
@@ -27,7 +39,14 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
         return self
 
     def open_channel(
-        self, name: str, segments: Sequence[Segment], *, error_feedback: bool, seed: int, allow_non_contractive: bool
+        self,
+        name: str,
+        segments: Sequence[Segment],
+        *,
+        error_feedback: bool,
+        seed: int,
+        topology: str,
+        allow_non_contractive: bool,
     ) -> Channel:
         """Creates the channel `name`. Eagerly, on every worker in the same order; see `Channel`.
 
@@ -43,7 +62,9 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
             devices=self._devices,
             group_size=self._group_size,
             first_replica_id=self._first_replica_id,
+            ranks=self._ranks,
             seed=seed,
+            topology=topology,
             allow_non_contractive=allow_non_contractive,
             options=self._options,
         )

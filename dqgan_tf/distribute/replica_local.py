@@ -40,7 +40,9 @@ def local_replica_index() -> int:
     """
     context = tf.distribute.get_replica_context()
     if context is None:
-        raise RuntimeError("The state of a replica can be reached in replica context only: call it inside strategy.run.")
+        raise RuntimeError(
+            "The state of a replica can be reached in replica context only: call it inside strategy.run."
+        )
     return context._replica_id  # local to the worker, a Python int (read at TensorFlow 2.21.0)
 
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy, distribute_lib
 
-from dqgan_tf.distribute.channel import Channel, Segment
+from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.cross_device_ops import CompressedAllReduce, plain_options
+from dqgan_tf.distribute.group_ranks import local_ranks
+from dqgan_tf.distribute.segment import Segment
 
 
 class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -31,7 +33,9 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     """
 
     def __init__(self, cluster_resolver=None, communication_options=None, replicas_per_worker: int = 1):
-        extended = _CompressedExtended(self, cluster_resolver, plain_options(communication_options), replicas_per_worker)
+        extended = _CompressedExtended(
+            self, cluster_resolver, plain_options(communication_options), replicas_per_worker
+        )
         distribute_lib.Strategy.__init__(self, extended)
 
     def open_channel(
@@ -41,6 +45,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         *,
         error_feedback: bool = True,
         seed: int = 0,
+        topology: str = "auto",
         allow_non_contractive: bool = False,
     ) -> Channel:
         """Opens a compressed reduction; see `Channel` for the mathematics and the errors.
@@ -52,6 +57,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             segments,
             error_feedback=error_feedback,
             seed=seed,
+            topology=topology,
             allow_non_contractive=allow_non_contractive,
         )
 
@@ -114,10 +120,13 @@ class _CompressedExtended(collective_all_reduce_strategy.CollectiveAllReduceExte
     def _install_compressed_ops(self):
         # The base class builds its ops itself and asserts their class, so ours replace them with the same keys.
         plain = self._cross_device_ops
+        cluster = self._cluster_spec.as_dict() if self._cluster_spec else {}
+        task = (self._task_type, self._task_id) if cluster else None
         self._cross_device_ops = CompressedAllReduce(
             plain._devices,
             plain._group_size,
             self._communication_options,
             self._collective_keys,
             first_replica_id=self._id_in_cluster * len(plain._devices),
+            ranks=local_ranks(cluster, task, plain._devices),
         )

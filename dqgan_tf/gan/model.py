@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import compressors, optimizers
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
 from dqgan_tf.distribute import clock
-from dqgan_tf.distribute.channel import Segment
+from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.distribute.replica_local import ReplicaLocal, global_replica_id
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.gan import digest, losses, noise, step_metrics
@@ -29,7 +30,8 @@ class DQGAN(keras.Model):
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
     The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
-    update is not finite changes nothing on any of them and is counted in `skipped`.
+    update is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a replica gets no
+    sample, as in the last batch of a data set that is not dropped though it is smaller than the number of replicas.
 
         strategy = CompressedStrategy()
         with strategy.scope():
@@ -118,15 +120,22 @@ class DQGAN(keras.Model):
         self._replica_step(data, average=False)
         return {}
 
-    def train_steps(self, iterator, num_steps: int) -> None:
+    def train_steps(self, iterator, num_steps: int) -> int:
         """Takes `num_steps` steps from a distributed iterator. Every worker must make the same call.
 
         Steps at which the direction averages its second moment run as calls of their own: a collective inside tf.cond is
         not possible.
+
+        Returns:
+          The steps taken: fewer than `num_steps` when the data end.
         """
-        step = int(self.step.numpy())
+        step, taken = int(self.step.numpy()), 0
         for count, average in _runs(step, num_steps, self._direction.averages_at):
-            self._run_steps(iterator, tf.constant(count), average)
+            done = int(self._run_steps(iterator, tf.constant(count), average))
+            taken += done
+            if done < count:
+                break
+        return taken
 
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
@@ -185,7 +194,8 @@ class DQGAN(keras.Model):
             return
 
         def train_function(iterator):
-            self.train_steps(iterator, self.steps_per_execution)
+            if not self.train_steps(iterator, self.steps_per_execution):
+                raise StopIteration
             return self.drain_metrics()
 
         self.train_function = train_function
@@ -195,26 +205,38 @@ class DQGAN(keras.Model):
             return
 
         @tf.function(autograph=False)
-        def evaluate(iterator):
-            return self._strategy.run(self._replica_losses, args=(next(iterator),))
+        def evaluate(iterator, num_steps):
+            def step(batch, total):
+                return total + self._first_local(self._strategy.run(self._replica_losses, args=(batch,)))
+
+            return _fold(step, iterator, num_steps, tf.zeros([3]))
 
         def test_function(iterator):
-            values = self._first_local(evaluate(iterator)).numpy()
-            return {"generator_loss": float(values[0]), "discriminator_loss": float(values[1])}
+            done, total = evaluate(iterator, tf.constant(self.steps_per_execution))
+            if not int(done):
+                raise StopIteration
+            self._evaluated += total.numpy()
+            generator_loss, discriminator_loss, samples = self._evaluated
+            return {"generator_loss": generator_loss / samples, "discriminator_loss": discriminator_loss / samples}
 
         self.test_function = test_function
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._evaluated = np.zeros(3)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # The networks are built; Keras' symbolic build fails on per-replica values (Keras 3.15.1).
         del iterator, data_batch
 
     def _make_run_steps(self):
-        step = tf.autograph.experimental.do_not_convert(self._replica_step)
-
-        @tf.function
+        @tf.function(autograph=False)
         def run_steps(iterator, num_steps, average):
-            for _ in tf.range(num_steps):
-                self._strategy.run(step, args=(next(iterator), average))
+            def step(batch, state):
+                self._strategy.run(self._replica_step, args=(batch, average))
+                return state
+
+            return _fold(step, iterator, num_steps, ())[0]
 
         return run_steps
 
@@ -227,6 +249,7 @@ class DQGAN(keras.Model):
             [Segment(player.name, player.layout.size, compressor) for player in self._players],
             error_feedback=compression.error_feedback,
             seed=self.seed,
+            topology=compression.topology,
             allow_non_contractive=compression.allow_non_contractive,
         )
 
@@ -234,7 +257,8 @@ class DQGAN(keras.Model):
         context = tf.distribute.get_replica_context()
         real = data[0] if isinstance(data, (tuple, list)) else data
         step = self.step.value + 1
-        rates = self._rates(step)
+        # A replica without a sample has no gradient: a NaN tells the others to skip the step with it.
+        rates = [tf.where(tf.size(real) > 0, eta, float("nan")) for eta in self._rates(step)]
         started = clock.now([real])
         residuals = [residual.local().read_value() for residual in self.channel.residuals]
         weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
@@ -311,8 +335,10 @@ class DQGAN(keras.Model):
         real = data[0] if isinstance(data, (tuple, list)) else data
         weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
         evaluation = self._evaluate(weights, real, self.step.value)
-        losses_ = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss])
-        return tf.distribute.get_replica_context().all_reduce("mean", losses_)
+        samples = tf.cast(tf.shape(real)[0], tf.float32)
+        sums = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss, 1.0]) * samples
+        sums = tf.where(samples > 0, sums, tf.zeros_like(sums))
+        return tf.distribute.get_replica_context().all_reduce("sum", sums)
 
     def _replica_drain(self):
         return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
@@ -327,6 +353,25 @@ class DQGAN(keras.Model):
     @tf.function(autograph=False)
     def _generate(self, weights, state, latent):
         return self.generator.stateless_call(weights, state, latent, training=False)[0]
+
+
+def _fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:
+    """Returns (n, state) after `state = step(batch, state)` for n batches: `num_steps`, or fewer when the data end.
+
+    Whether there is a batch is known before a step begins. An iterator that ends inside a step would leave counters, which
+    do not wait for data, one ahead on some replicas.
+    """
+
+    def more(done, batch, state):
+        del state
+        return tf.logical_and(done < num_steps, batch.has_value())
+
+    def body(done, batch, state):
+        state, done = step(batch.get_value(), state), done + 1
+        return done, tf.cond(done < num_steps, iterator.get_next_as_optional, lambda: batch), state
+
+    done, _, state = tf.while_loop(more, body, (tf.constant(0), iterator.get_next_as_optional(), state))
+    return done, state
 
 
 def _runs(step: int, num_steps: int, averages_at) -> Iterable[tuple[int, bool]]:

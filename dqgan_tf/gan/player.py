@@ -129,10 +129,11 @@ class Player:
         return learning_rate * direction, direction
 
     def _advance_implementation(self, weights, mean, accepted, previous, direction, old, new):
-        step = tf.where(accepted, mean, tf.zeros_like(mean))
-        flat = self.layout.flatten(weights) - step
+        before = self.layout.flatten(weights)
+        flat = before - mean
         if self._clip_value is not None:
             flat = tf.clip_by_value(flat, -self._clip_value, self._clip_value)
+        flat = tf.where(accepted, flat, before)
         slots = {name: tf.where(accepted, new[name], old[name]) for name in new}
         return self.layout.unflatten(flat), flat, tf.where(accepted, direction, previous), slots
 

@@ -48,8 +48,7 @@ class Adam:
             )
         if self.second_moment_period < 1:
             raise ValueError(
-                "`second_moment_period` must be at least 1. "
-                f"Received: second_moment_period={self.second_moment_period}"
+                f"`second_moment_period` must be at least 1. Received: second_moment_period={self.second_moment_period}"
             )
 
     @property

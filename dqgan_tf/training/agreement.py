@@ -23,7 +23,9 @@ def check(board: MessageBoard, config: RunConfig) -> None:
     texts = board.exchange("configuration", json.dumps(identity(config), sort_keys=True))
     differences = find_differences([json.loads(text) for text in texts])
     if differences:
-        raise UsageError("The workers disagree: " + "; ".join(differences[:3]) + ". Start all with the same flags and code.")
+        raise UsageError(
+            "The workers disagree: " + "; ".join(differences[:3]) + ". Start all with the same flags and code."
+        )
 
 
 def identity(config: RunConfig) -> dict:

@@ -1,8 +1,8 @@
 """Complete checkpoints: written by all workers together, restored to the bit, refused by name when they do not fit.
 
-    checkpoints/step_00001000/replicated.*   what is equal on all replicas, by the chief
-    checkpoints/step_00001000/worker_0.*     what replica state worker 0 holds: residuals, moments, directions
-    checkpoints/step_00001000/COMMIT         JSON, renamed into place last: without it the folder counts for nothing
+checkpoints/step_00001000/replicated.*   what is equal on all replicas, by the chief
+checkpoints/step_00001000/worker_0.*     what replica state worker 0 holds: residuals, moments, directions
+checkpoints/step_00001000/COMMIT         JSON, renamed into place last: without it the folder counts for nothing
 """
 
 import json
@@ -100,7 +100,9 @@ class Checkpoints:
         folder = newest(self._folder)
         seen = self._board.exchange("resume from", folder.name if folder else "nothing")
         if len(set(seen)) > 1:
-            raise CheckpointError(f"The workers see different checkpoints in {self._folder}: {seen}. It must be shared.")
+            raise CheckpointError(
+                f"The workers see different checkpoints in {self._folder}: {seen}. It must be shared."
+            )
         if folder is None:
             return Restored(0, self._strategy.num_replicas_in_sync)
         commit = check_files(folder)

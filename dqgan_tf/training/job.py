@@ -82,9 +82,7 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
     options = tf.distribute.experimental.CommunicationOptions(implementation=config.compression.communication.upper())
-    strategy = CompressedStrategy(
-        communication_options=options, replicas_per_worker=config.train.replicas_per_worker
-    )
+    strategy = CompressedStrategy(communication_options=options, replicas_per_worker=config.train.replicas_per_worker)
     return strategy
 
 
@@ -125,7 +123,10 @@ def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, 
             ema_decay=config.train.ema_decay,
         )
     model.compile(
-        config.optimizer, config.compression, total_steps=config.train.steps, steps_per_execution=config.train.steps_per_call
+        config.optimizer,
+        config.compression,
+        total_steps=config.train.steps,
+        steps_per_execution=config.train.steps_per_call,
     )
     return Job(config, strategy, board, spec, model)
 

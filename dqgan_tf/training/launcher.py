@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from dqgan_tf.training.errors import EXIT_PEER_LOST, EXIT_USAGE
+
 _GRACE_SECONDS = 20.0
 _TAIL_LINES = 15
 # What TensorFlow 2.21 prints at import whatever its log level; it stays in the log files.
@@ -55,7 +57,7 @@ class Launcher:
             signal.signal(number, self._receive)
         for attempt in range(self._config.max_restarts + 1):
             code = self._run_once(attempt)
-            if code == 0 or self._received or code == 2:  # 2: what the user asked for cannot be done; again neither
+            if self._received or code in (0, EXIT_USAGE):  # what the user asked for cannot be done; again neither
                 break
             if attempt < self._config.max_restarts:
                 _say(f"Restart {attempt + 1} of {self._config.max_restarts}.")
@@ -64,10 +66,13 @@ class Launcher:
     def _run_once(self, attempt):
         self._config.log_dir.mkdir(parents=True, exist_ok=True)
         ports = free_ports(self._config.num_workers)
+        shown = self._log(0).stat().st_size if attempt else 0
         self._processes = [self._start(index, ports, attempt) for index in range(self._config.num_workers)]
-        follower = Follower(self._log(0))
+        follower = Follower(self._log(0), shown)
         try:
             failed = self._wait()
+        except KeyboardInterrupt:  # asked a second time
+            failed = None
         finally:
             self._stop()
             follower.close()
@@ -86,6 +91,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches them through this process alone: twice is at once
                 preexec_fn=_die_with_parent,
             )
 
@@ -93,36 +99,46 @@ class Launcher:
         """Returns the index of the first worker that failed, or None when all have ended well or were asked to stop."""
         deadline = None
         while any(process.poll() is None for process in self._processes):
-            codes = [process.returncode for process in self._processes]
-            failed = [index for index, code in enumerate(codes) if code]
-            if failed and not self._received:
-                return failed[0]
+            cause = self._cause()
+            if cause is not None:
+                return cause
             if self._received and deadline is None:
                 deadline = time.monotonic() + _GRACE_SECONDS
+                self._send(self._received)
             if deadline and time.monotonic() > deadline:
                 return None
             time.sleep(0.05)
-        failed = [index for index, process in enumerate(self._processes) if process.returncode]
-        return failed[0] if failed and not self._received else None
+        return self._cause()
+
+    def _cause(self):
+        """The worker that failed, of several rather one that did not lose another; None once all were asked to stop."""
+        if self._received:
+            return None
+        codes = [process.poll() for process in self._processes]
+        failed = [(code == EXIT_PEER_LOST, index) for index, code in enumerate(codes) if code]
+        return min(failed)[1] if failed else None
 
     def _stop(self):
         """Ends what is still running: asked first, killed after a grace."""
         for number, grace in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            running = [process for process in self._processes if process.poll() is None]
-            for process in running:
-                process.send_signal(number)
+            running = self._send(number)
             end = time.monotonic() + grace
             while time.monotonic() < end and any(process.poll() is None for process in running):
                 time.sleep(0.02)
 
+    def _send(self, number):
+        """Sends a signal to what is still running and returns that."""
+        running = [process for process in self._processes if process.poll() is None]
+        for process in running:
+            process.send_signal(number)
+        return running
+
     def _receive(self, number, frame):
+        # Handed on by `_wait`: here the workers may be half started.
         del frame
         if self._received:
             raise KeyboardInterrupt
         self._received = number
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(number)
 
     def _explain(self, index):
         code = self._processes[index].returncode
@@ -136,12 +152,12 @@ class Launcher:
 
 
 class Follower:
-    """Copies a growing file to the screen until it is closed, without TensorFlow's start-up notices."""
+    """Copies a growing file to the screen from `offset` until it is closed, without TensorFlow's start-up notices."""
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, offset: int = 0):
         self._path = path
         self._closing = threading.Event()
-        self._offset = 0
+        self._offset = offset
         self._rest = ""
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()

@@ -1,5 +1,6 @@
 """The training loop: steps, looks, checkpoints, and the ways in which it ends."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -137,42 +138,32 @@ class StepClock:
     """Wall time of the steps themselves, without looks and without the first call, which traces and compiles."""
 
     def __init__(self):
-        self._steps = self._calls = 0
-        self._seconds = 0.0
+        self._calls: list[float] = []
         self._phases: list[dict[str, float]] = []
 
+    @contextlib.contextmanager
     def measure(self, count: int):
-        """Returns a context manager around a call of `count` steps."""
-        clock = self
-
-        class _Measure:
-            def __enter__(self):
-                self.start = time.perf_counter()
-
-            def __exit__(self, kind, value, trace):
-                if kind is None:
-                    clock._add(count, time.perf_counter() - self.start)
-
-        return _Measure()
+        """Measures a call of `count` steps."""
+        start = time.perf_counter()
+        yield
+        self._calls.append((time.perf_counter() - start) / count)
 
     def keep(self, figures: dict[str, float]) -> None:
         """Takes the phases of a log interval."""
         self._phases.append({k: v for k, v in figures.items() if k.startswith("milliseconds/")})
 
     def figures(self) -> dict[str, float]:
-        """Returns steps per second, milliseconds per step and, as medians over log intervals, of each phase."""
-        milliseconds = 1e3 * self._seconds / max(self._steps, 1)
-        later = self._phases[1:] or self._phases
-        names = later[0] if later else {}
-        phases = {name.replace("/", "_"): float(np.median([p[name] for p in later])) for name in names}
-        rate = self._steps / self._seconds if self._seconds else 0.0
-        return phases | {"milliseconds_per_step": milliseconds, "steps_per_second": rate}
-
-    def _add(self, count, seconds):
-        self._calls += 1
-        if self._calls > 1:
-            self._steps += count
-            self._seconds += seconds
+        """Returns milliseconds per step as the median over calls, steps per second, and each phase's median."""
+        calls, phases = self._calls[1:] or self._calls, self._phases[1:] or self._phases
+        if not calls:
+            return {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
+        figures = {
+            "milliseconds_per_step": 1e3 * float(np.median(calls)),
+            "steps_per_second": 1 / float(np.median(calls)),
+        }
+        for name in phases[0] if phases else ():
+            figures[name.replace("/", "_")] = float(np.median([p[name] for p in phases]))
+        return figures
 
 
 def due(step: int, period: int) -> bool:
@@ -193,4 +184,5 @@ def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
     channel = job.model.channel
     what = f"{channel.wire_bytes:,} bytes per update instead of {channel.dense_bytes:,}"
     verb = f"Resuming from step {start_step} of" if start_step else "Training"
-    return f"{verb} {config.train.steps} steps in {config.model_dir} on {where}: {config.compression.compressor}, {what}."
+    how = f"{config.compression.compressor} by {channel.topology.name.replace('_', '-')}"
+    return f"{verb} {config.train.steps} steps in {config.model_dir} on {where}: {how}, {what}."

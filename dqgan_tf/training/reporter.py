@@ -46,7 +46,7 @@ class Reporter:
             "steps_per_second": rate,
             "samples_per_second": rate * config.batch_size,
             "peak_memory_mib": peak_memory_mib(),
-            "break_even_bandwidth": self._break_even(codec),
+            "break_even_gbit_per_second": self._break_even(codec),
         }
         self.metrics.write(step, figures)
         self.tensorboard.scalars(step, {tag(name): value for name, value in figures.items()})
@@ -80,7 +80,7 @@ class Reporter:
     def _break_even(self, codec_seconds):
         channel = self._job.model.channel
         rate = step_time.break_even_bandwidth(channel.dense_sent_bytes, channel.sent_bytes, codec_seconds)
-        return min(rate, 1e15)  # a finite number for JSON where the codec costs nothing
+        return min(1e-9 * rate, 1e6)  # a finite number for JSON where the codec costs nothing
 
 
 def tag(name: str) -> str:
@@ -88,7 +88,7 @@ def tag(name: str) -> str:
     groups = {
         "loss": ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit"),
         "speed": ("steps_per_second", "samples_per_second", "peak_memory_mib"),
-        "bytes": ("wire_bytes", "sent_bytes_per_step", "compression_ratio", "break_even_bandwidth"),
+        "bytes": ("wire_bytes", "sent_bytes_per_step", "compression_ratio", "break_even_gbit_per_second"),
         "guard": ("skipped",),
     }
     for group, names in groups.items():

@@ -15,8 +15,6 @@ PICTURED_POINTS = 2048
 _BATCH = 500
 
 
-
-
 def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
     """Returns `count` generated samples, float32 [count, *shape]; the same latents at every call."""
     batches = []

@@ -50,7 +50,9 @@ def table(figures: dict, folder) -> str:
     sent, dense = figures["sent_bytes_per_step"], figures["dense_sent_bytes_per_step"]
     if not dense:  # one replica: nothing travels
         sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]
-    rows.append(("bytes per step and worker", f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)"))
+    rows.append(
+        ("bytes per step and worker", f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)")
+    )
     phases = ("compute", "encode", "exchange", "decode")
     parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in phases)
     rows.append(("milliseconds per step", f"{figures['milliseconds_per_step']:.2f}:  {parts}"))

@@ -1,9 +1,7 @@
 """Every compressor, at every setting, against the contract."""
 
-import numpy as np
-
 from dqgan_tf import compressors
-from tests.contracts.compressor_contract import CompressorContract, round_trip
+from tests.contracts.compressor_contract import CompressorContract, StochasticContract
 
 
 def _linear(bits):
@@ -17,16 +15,6 @@ TestLinear6, TestLinear7, TestLinear8, TestLinear16 = _linear(6), _linear(7), _l
 class TestLinearBucket96(CompressorContract):
     compressor = compressors.get("linear:bits=3,bucket=96")
     bucket = 96
-
-
-class StochasticContract(CompressorContract):
-    """delta bounds the expectation, here the mean of 16 seeds; where none is proven (delta 0) nothing is asked."""
-
-    def _mean_squared_error(self, x):
-        if not self.compressor.contractive(len(x)):
-            return 0.0
-        decoded = [round_trip(self.compressor, x, seed=(k, 5)).astype(np.float64) for k in range(16)]
-        return np.mean([np.sum((values - x) ** 2) for values in decoded])
 
 
 class TestStochastic4(StochasticContract):
@@ -54,3 +42,26 @@ class TestTopKHalf(CompressorContract):
 class TestIdentity(CompressorContract):
     compressor = compressors.get("none")
     bucket = 1
+
+
+class TestFloat16(CompressorContract):
+    compressor = compressors.get("fp16")
+    bucket = 1
+
+
+class TestBFloat16(CompressorContract):
+    compressor = compressors.get("bf16")
+    bucket = 1
+
+
+class TestTernary(CompressorContract):
+    compressor = compressors.get("ternary:bucket=512")
+
+
+class TestTernaryBucket32(CompressorContract):
+    compressor = compressors.get("ternary:bucket=32")
+    bucket = 32
+
+
+class TestTernGrad(StochasticContract):
+    compressor = compressors.get("terngrad:bucket=512")

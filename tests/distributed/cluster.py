@@ -100,5 +100,7 @@ def _environment(ports, index):
     variables.pop("TF_CONFIG", None)
     if len(ports) > 1:
         workers = [f"127.0.0.1:{port}" for port in ports]
-        variables["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
+        variables["TF_CONFIG"] = json.dumps(
+            {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        )
     return variables

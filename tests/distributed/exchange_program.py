@@ -1,6 +1,6 @@
 """Run by every worker of tests/distributed/test_exchange.py: compressed and exact reductions, written to a file.
 
-Arguments: output folder, replicas per worker, compressor specs...
+Arguments: output folder, replicas per worker, then compressor specs, each with `@` and a topology behind it.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ def main(folder, replicas_per_worker, *specs):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas_per_worker)
     from dqgan_tf import compressors
-    from dqgan_tf.distribute.channel import Segment
+    from dqgan_tf.distribute.segment import Segment
     from dqgan_tf.distribute.message_board import MessageBoard
     from dqgan_tf.distribute.strategy import CompressedStrategy
 
@@ -24,10 +24,9 @@ def main(folder, replicas_per_worker, *specs):
     board = MessageBoard(strategy.worker_index, strategy.num_workers)
     results = {}
     for spec in specs:
-        compressor = compressors.get(spec)
-        channel = strategy.open_channel(
-            spec, [Segment("first", 1000, compressor), Segment("second", 33, compressor)], error_feedback=True
-        )
+        text, _, topology = spec.partition("@")
+        segments = [Segment(name, size, compressors.get(text)) for name, size in (("first", 1000), ("second", 33))]
+        channel = strategy.open_channel(spec, segments, error_feedback=True, topology=topology)
         results |= reductions(strategy, channel, spec)
     results["board"] = board.exchange("hello", f"worker {strategy.worker_index}")
     np.savez(pathlib.Path(folder) / f"worker_{strategy.worker_index}.npz", **results)

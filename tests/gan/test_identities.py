@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from dqgan_tf import compressors
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
-from dqgan_tf.distribute.channel import Segment
+from dqgan_tf.distribute.segment import Segment
 from tests.gan import tiny_gan
 from tests.gan.local_strategy import local_strategy
 

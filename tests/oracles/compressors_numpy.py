@@ -36,10 +36,44 @@ def linear_nearest(x, bits, bucket):
     return np.concatenate(decoded), np.concatenate(margins)
 
 
+def ternary(x, bucket):
+    """The nearest of -s, 0, s to each x, s = max |x| of its bucket; 0 at ties."""
+    decoded = []
+    for piece in buckets(x, bucket):
+        scale = np.abs(piece).max()
+        levels = np.array([0.0, -scale, scale], np.float32)
+        distances = np.abs(piece.astype(np.float64)[:, None] - levels.astype(np.float64))
+        decoded.append(levels[np.argmin(distances, axis=1)])
+    return np.concatenate(decoded)
+
+
+def base_three_digits(word):
+    """The 20 leading digits in base 3 of word / 2^32, in Python integers."""
+    digits = []
+    for _ in range(20):
+        digit, word = divmod(3 * word, 2**32)
+        digits.append(digit)
+    return digits
+
+
 def sign(x, bucket):
     """sign(x) * mean |x| per bucket, float64; the sign of zero is its sign bit."""
     pieces = [piece.astype(np.float64) for piece in buckets(x, bucket)]
     return np.concatenate([np.copysign(1.0, piece) * np.abs(piece).mean() for piece in pieces])
+
+
+def float16(x):
+    """numpy's own binary16, finite values clipped to +-65504."""
+    clipped = np.where(np.isfinite(x), np.clip(x, -65504, 65504), x)
+    return clipped.astype(np.float16).astype(np.float32)
+
+
+def bfloat16(x):
+    """Eight significand bits, ties to even, float64: by `frexp` and `rint`, at most (2 - 2^-7) 2^127."""
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    rounded = np.ldexp(np.rint(np.ldexp(mantissa, 8)), exponent - 8)
+    largest = (2 - 2.0**-7) * 2.0**127
+    return np.where(np.isfinite(x), np.clip(rounded, -largest, largest), x)
 
 
 def topk(x, k):

@@ -1,0 +1,27 @@
+"""Which rank TensorFlow gives each replica in a collective group."""
+
+from collections.abc import Mapping, Sequence
+
+
+def local_ranks(
+    cluster: Mapping[str, Sequence[str]], task: tuple[str, int] | None, local_devices: Sequence[str]
+) -> list[int]:
+    """Returns the rank of each local replica.
+
+    A group's members are ranked by the text of their device names (read at TensorFlow 2.21.0, and seen: from 11 workers on,
+    rank 2 is task 10).
+
+    Args:
+      cluster: addresses by job, empty for a single process.
+      task: (job, index) of this process, None for a single process.
+      local_devices: full names or suffixes such as `/device:CPU:0`, in replica order; the same count on every task.
+    """
+    suffixes = [device[device.index("/device:") :] for device in local_devices]
+    tasks = [(job, index) for job in ("chief", "worker") for index in range(len(cluster.get(job, ())))] or [None]
+    names = sorted(_name(one, suffix) for one in tasks for suffix in suffixes)
+    return [names.index(_name(task, suffix)) for suffix in suffixes]
+
+
+def _name(task, suffix):
+    job, index = task or ("localhost", 0)
+    return f"/job:{job}/replica:0/task:{index}{suffix}"
