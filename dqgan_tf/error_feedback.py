@@ -36,8 +36,9 @@ def encode_with_feedback(
       update: float32 [n], in units of parameters.
       residual: float32 [n], what the calls before this one have not sent.
       seed: int32 [2], of stochastic rounding.
-      block: encode about this many values at a time (whole buckets), so that all passes over them hit the cache. Faster on a CPU
-        (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at once.
+      block: encode about this many values at a time (whole buckets), so that all passes over them hit the cache. Faster
+        on a CPU (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at
+        once.
     """
 
     def encode(update, residual, seed):

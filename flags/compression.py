@@ -7,7 +7,8 @@ from flags.define import define, validate
 define(
     CompressionConfig,
     "compressor",
-    "How updates are encoded: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, topk:fraction=0.01.",
+    "How updates are encoded: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, "
+    "topk:fraction=0.01.",
 )
 define(CompressionConfig, "error_feedback", "Keep what the compressor drops and add it to the next update.")
 define(
@@ -23,8 +24,8 @@ define(
 define(
     CompressionConfig,
     "topology",
-    "How packets travel: all_gather sends (M-1) of them per worker, two_step less than 2 for any number M of workers; auto takes "
-    "two_step from 4 replicas on.",
+    "How packets travel: all_gather sends (M-1) of them per worker, two_step less than 2 for any number M of "
+    "workers; auto takes two_step from 4 replicas on.",
     choices=("auto", "all_gather", "two_step"),
 )
 define(

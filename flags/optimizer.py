@@ -25,7 +25,8 @@ define(
     OptimizerConfig,
     "second_moment",
     "adam's second moment: the worker's own (local), an exact average over workers at t = 1, 2, 4, ..., 64 and every "
-    "--second_moment_period steps (averaged), or the larger of both (guarded). Take guarded where workers see different data.",
+    "--second_moment_period steps (averaged), or the larger of both (guarded). Take guarded where workers see "
+    "different data.",
     choices=("local", "averaged", "guarded"),
 )
 define(OptimizerConfig, "second_moment_period", "Steps between two exact averages of the second moment.", lower=1)

@@ -34,8 +34,9 @@ for _module in (data, network, loss, optimizer, compression, train, sys.modules[
 def parse(arguments: Sequence[str]) -> list[str]:
     """Parses the command line for `app.run(main, flags_parser=parse)`; returns what is no flag, the binary first.
 
-    A flag that is unknown or has a bad value ends the process with one line on stderr and `EXIT_USAGE`, as every error of
-    the user does: absl's own parser would leave with 1, which a launcher takes for a crash that is worth another start.
+    A flag that is unknown or has a bad value ends the process with one line on stderr and `EXIT_USAGE`, as every error
+    of the user does: absl's own parser would leave with 1, which a launcher takes for a crash that is worth another
+    start.
     """
     try:
         return flags.FLAGS(arguments)

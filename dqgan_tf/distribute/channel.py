@@ -21,8 +21,9 @@ class Channel:
 
         p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
 
-    A topology says how q comes about; see `topologies`. `q` has the same bits everywhere. If any replica's `p` is not finite,
-    `q` is not finite on all of them and no replica's residual changes: the callers see the same and can skip the step together.
+    A topology says how q comes about; see `topologies`. `q` has the same bits everywhere. If any replica's `p` is not
+    finite, `q` is not finite on all of them and no replica's residual changes: the callers see the same and can skip
+    the step together.
 
     Open one with `CompressedStrategy.open_channel`, eagerly and on every worker in the same order.
 
@@ -40,7 +41,8 @@ class Channel:
       options: communication options of the strategy.
 
     Raises:
-      ValueError: no segment, an empty segment, unknown topology, or error feedback with a compressor that is not contractive.
+      ValueError: no segment, an empty segment, unknown topology, or error feedback with a compressor that is not
+        contractive.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ def _check(name, segments, error_feedback_on, allow_non_contractive):
         contractive = segment.compressor.delta(segment.size) > 0
         if error_feedback_on and not contractive and not allow_non_contractive:
             raise ValueError(
-                f"Error feedback needs a contractive compressor: {segment.compressor.spec!r} proves no contraction on the "
-                f"{segment.size} values of {segment.name!r}, so residuals may grow without bound. Turn error feedback off, "
-                "use nearest rounding, or set allow_non_contractive to accept the risk."
+                f"Error feedback needs a contractive compressor: {segment.compressor.spec!r} proves no contraction on "
+                f"the {segment.size} values of {segment.name!r}, so residuals may grow without bound. Turn error "
+                "feedback off, use nearest rounding, or set allow_non_contractive to accept the risk."
             )

@@ -22,8 +22,8 @@ def all_gather(launcher, words: tf.Tensor, group_size: int, options) -> tf.Tenso
 def all_reduce(launcher, values: Sequence[tf.Tensor], group_size: int, options) -> list[tf.Tensor]:
     """Returns the exact sums of `values` over the replicas, in one collective.
 
-    The values travel last first, as in `CollectiveAllReduce` (TensorFlow 2.21.0): with the same places in the ring the sums
-    have the same bits as an untagged reduction.
+    The values travel last first, as in `CollectiveAllReduce` (TensorFlow 2.21.0): with the same places in the ring the
+    sums have the same bits as an untagged reduction.
     """
     if group_size == 1:
         return [tf.identity(value) for value in values]
@@ -31,7 +31,14 @@ def all_reduce(launcher, values: Sequence[tf.Tensor], group_size: int, options) 
 
 
 def all_to_all(launcher, rows: tf.Tensor, group_size: int, options) -> tf.Tensor:
-    """Returns what every replica sent to this one, float32 [M, W], row i from rank i; row k of `rows` goes to rank k."""
+    """Returns what every replica sent to this one, float32 [M, W], row i from rank i.
+
+    Args:
+      launcher: the replica's `CollectiveReplicaLauncher`.
+      rows: float32 [M, W]; row k goes to rank k.
+      group_size: M; with 1 nothing is sent.
+      options: communication options.
+    """
     if group_size == 1:
         return rows
     instance_key = launcher._next_instance_key()

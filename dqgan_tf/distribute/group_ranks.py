@@ -8,8 +8,8 @@ def local_ranks(
 ) -> list[int]:
     """Returns the rank of each local replica.
 
-    A group's members are ranked by the text of their device names (read at TensorFlow 2.21.0, and seen: from 11 workers on,
-    rank 2 is task 10).
+    A group's members are ranked by the text of their device names (read at TensorFlow 2.21.0, and seen: from 11 workers
+    on, rank 2 is task 10).
 
     Args:
       cluster: addresses by job, empty for a single process.

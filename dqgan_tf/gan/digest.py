@@ -7,8 +7,8 @@ import tensorflow as tf
 def digest(vector: tf.Tensor) -> tf.Tensor:
     """Returns int32 [2]: two wrap-around sums over i of bits(vector_i) * odd_i, with odd_i hashed from the index.
 
-    Every odd factor is invertible modulo 2^32, so a change in any single value always changes both sums; two random vectors
-    agree with probability 2^-64. Not cryptographic: it finds divergence, not malice.
+    Every odd factor is invertible modulo 2^32, so a change in any single value always changes both sums; two random
+    vectors agree with probability 2^-64. Not cryptographic: it finds divergence, not malice.
 
     Args:
       vector: float32 [n].

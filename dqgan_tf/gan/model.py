@@ -9,8 +9,8 @@ import tensorflow as tf
 from dqgan_tf import compressors, optimizers
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
 from dqgan_tf.distribute import clock
-from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.distribute.replica_local import ReplicaLocal, global_replica_id
+from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.gan import digest, losses, noise, step_metrics
 from dqgan_tf.gan.gradients import simultaneous_gradients
@@ -30,8 +30,8 @@ class DQGAN(keras.Model):
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
     The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
-    update is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a replica gets no
-    sample, as in the last batch of a data set that is not dropped though it is smaller than the number of replicas.
+    update is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a replica gets
+    no sample, as in the last batch of a data set that is not dropped though it is smaller than the number of replicas.
 
         strategy = CompressedStrategy()
         with strategy.scope():
@@ -123,8 +123,8 @@ class DQGAN(keras.Model):
     def train_steps(self, iterator, num_steps: int) -> int:
         """Takes `num_steps` steps from a distributed iterator. Every worker must make the same call.
 
-        Steps at which the direction averages its second moment run as calls of their own: a collective inside tf.cond is
-        not possible.
+        Steps at which the direction averages its second moment run as calls of their own: a collective inside tf.cond
+        is not possible.
 
         Returns:
           The steps taken: fewer than `num_steps` when the data end.
@@ -313,7 +313,7 @@ class DQGAN(keras.Model):
         ema.assign(tf.where(accepted, decay * old + (1.0 - decay) * weights, old))
 
     def _keep_statistics(self, context, states, accepted):
-        """Batch-norm statistics: the exact mean over replicas, or they would silently diverge. Others are equal already."""
+        """Batch-norm statistics become the exact mean over replicas, or they would diverge; others are equal."""
         for player, values in zip(self._players, states, strict=True):
             variables = player.network.non_trainable_variables
             floating = [i for i, v in enumerate(variables) if "float" in v.dtype]
@@ -358,8 +358,8 @@ class DQGAN(keras.Model):
 def _fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:
     """Returns (n, state) after `state = step(batch, state)` for n batches: `num_steps`, or fewer when the data end.
 
-    Whether there is a batch is known before a step begins. An iterator that ends inside a step would leave counters, which
-    do not wait for data, one ahead on some replicas.
+    Whether there is a batch is known before a step begins. An iterator that ends inside a step would leave counters,
+    which do not wait for data, one ahead on some replicas.
     """
 
     def more(done, batch, state):

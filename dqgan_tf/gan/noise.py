@@ -9,7 +9,8 @@ def stream_seed(seed: int, purpose: int, step: tf.Tensor, replica: tf.Tensor, nu
     """Returns the seed of one stateless draw, int64 [2].
 
     Keras' random layers and `tf.random.normal` draw the same numbers on every replica under one global seed, so a GAN
-    would use one latent batch everywhere. Here no two of (purpose, step, replica) share a seed, and nothing has to be saved.
+    would use one latent batch everywhere. Here no two of (purpose, step, replica) share a seed, and nothing has to be
+    saved.
 
     Args:
       seed: of the run.

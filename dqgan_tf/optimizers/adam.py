@@ -20,8 +20,9 @@ class Adam:
       averaged: V_t = mean over workers of v_s / (1 - beta_2^s), s the latest averaging step; removes the bias that
         heterogeneous shards give `local`.
       guarded: the elementwise maximum of `averaged` and `local`, since an old average can be far too small.
-    Averaging steps are t = 1, 2, 4, ..., 64 and every multiple of `second_moment_period`. Where the average is exactly 0,
-    as before the first one that was accepted, V is this worker's own: dividing by epsilon alone would throw the weight away.
+    Averaging steps are t = 1, 2, 4, ..., 64 and every multiple of `second_moment_period`. Where the average is exactly
+    0, as before the first one that was accepted, V is this worker's own: dividing by epsilon alone would throw the
+    weight away.
 
     Preconditioning before compression keeps residuals in parameter units and never divides by the second moment of a
     value that was compressed to zero. The same division protects a coordinate without gradient: 0 / (0 + epsilon) = 0.

@@ -15,7 +15,8 @@ def learning_rate(
         warm-up(t) = min(1, t / warmup_steps)
         decay(t)   = 1 | 1 - (t-1)/T | (1 + cos(pi (t-1)/T)) / 2      for constant | linear | cosine
 
-    Residuals are in units of parameters, so nothing is rescaled when eta changes. The half step of step t uses eta_t too.
+    Residuals are in units of parameters, so nothing is rescaled when eta changes. The half step of step t uses eta_t
+    too.
 
     Args:
       step: t from 1, integer scalar.

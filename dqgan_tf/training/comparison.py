@@ -28,10 +28,11 @@ _KEPT = (
 
 
 def run(folder: str | os.PathLike) -> Iterator[str]:
-    """Runs what `folder`/variants.json asks for and `folder`/runs.jsonl does not hold yet; yields a line after each run.
+    """Runs what `folder`/variants.json asks for and `folder`/runs.jsonl does not hold yet; yields a line after each
+    run.
 
-    variants.json: {"base": flags, "num_workers": M, "seeds": [...], "variants": {name: flags}}. Every line of runs.jsonl holds
-    the variant, seed, command, commit, hardware and the summary's figures.
+    variants.json: {"base": flags, "num_workers": M, "seeds": [...], "variants": {name: flags}}. Every line of
+    runs.jsonl holds the variant, seed, command, commit, hardware and the summary's figures.
 
     Raises:
       subprocess.CalledProcessError: a run failed.

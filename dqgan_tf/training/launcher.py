@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dqgan_tf.training.errors import EXIT_PEER_LOST, EXIT_USAGE
 
 _GRACE_SECONDS = 20.0
+_SETTLE_SECONDS = 3.0
 _TAIL_LINES = 15
 # What TensorFlow 2.21 prints at import whatever its log level; it stays in the log files.
 _START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
@@ -98,10 +99,10 @@ class Launcher:
     def _wait(self):
         """Returns the index of the first worker that failed, or None when all have ended well or were asked to stop."""
         deadline = None
-        while any(process.poll() is None for process in self._processes):
+        while self._running():
             cause = self._cause()
             if cause is not None:
-                return cause
+                return self._settled(cause)
             if self._received and deadline is None:
                 deadline = time.monotonic() + _GRACE_SECONDS
                 self._send(self._received)
@@ -109,6 +110,20 @@ class Launcher:
                 return None
             time.sleep(0.05)
         return self._cause()
+
+    def _settled(self, cause):
+        """The cause, a moment later if it only lost another: who fails first need not be the first to exit."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while self._processes[cause].returncode == EXIT_PEER_LOST and self._running() and time.monotonic() < end:
+            time.sleep(0.02)
+            if self._received:
+                break
+            cause = self._cause()
+        return self._cause()
+
+    def _running(self):
+        # All are polled: any() over polls stops at the first that runs and never sees a later one die.
+        return [process for process in self._processes if process.poll() is None]
 
     def _cause(self):
         """The worker that failed, of several rather one that did not lose another; None once all were asked to stop."""
@@ -121,17 +136,15 @@ class Launcher:
     def _stop(self):
         """Ends what is still running: asked first, killed after a grace."""
         for number, grace in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            running = self._send(number)
+            self._send(number)
             end = time.monotonic() + grace
-            while time.monotonic() < end and any(process.poll() is None for process in running):
+            while time.monotonic() < end and self._running():
                 time.sleep(0.02)
 
     def _send(self, number):
-        """Sends a signal to what is still running and returns that."""
-        running = [process for process in self._processes if process.poll() is None]
-        for process in running:
+        """Sends a signal to what is still running."""
+        for process in self._running():
             process.send_signal(number)
-        return running
 
     def _receive(self, number, frame):
         # Handed on by `_wait`: here the workers may be half started.

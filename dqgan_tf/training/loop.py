@@ -105,8 +105,8 @@ class Loop:
         different = [i for i, row in enumerate(digests) if not np.array_equal(row, digests[0])]
         if different:
             raise TrainingError(
-                f"At step {self._step} the weights of replicas {different} differ from those of replica 0. They must be "
-                "equal to the bit: look for different processors or library builds, or faulty memory."
+                f"At step {self._step} the weights of replicas {different} differ from those of replica 0. They must "
+                "be equal to the bit: look for different processors or library builds, or faulty memory."
             )
 
     def _asked_to_stop(self) -> int | None:

@@ -44,8 +44,8 @@ def run(config: RunConfig) -> int:
                 raise
             reason = str(error).splitlines()[0][:300]
             raise PeerLostError(
-                f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: {reason}). Start all workers "
-                "again: the run resumes from its last complete checkpoint."
+                f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: {reason}). Start all "
+                "workers again: the run resumes from its last complete checkpoint."
             ) from None
 
 
@@ -101,8 +101,8 @@ def _nothing_to_do(config, strategy, board, step):
 
 def _world_changed(before, now):
     return (
-        f"The number of replicas changed from {before} to {now}. Every replica starts from the mean of the old residuals, "
-        "directions and moments, so that what the residuals owe to the weights, (1/M) sum_m e^m, is conserved."
+        f"The number of replicas changed from {before} to {now}. Every replica starts from the mean of the old "
+        "residuals, directions and moments, so that what the residuals owe to the weights, (1/M) sum_m e^m, is kept."
     )
 
 

@@ -15,8 +15,8 @@ def main(folder, replicas_per_worker, *specs):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas_per_worker)
     from dqgan_tf import compressors
-    from dqgan_tf.distribute.segment import Segment
     from dqgan_tf.distribute.message_board import MessageBoard
+    from dqgan_tf.distribute.segment import Segment
     from dqgan_tf.distribute.strategy import CompressedStrategy
 
     strategy = CompressedStrategy(replicas_per_worker=replicas_per_worker)

@@ -55,7 +55,7 @@ def test_none_equals_the_dense_all_reduce_bit_for_bit(exchanged):
 
 @pytest.mark.parametrize("spec", SPECS[1:])
 def test_nothing_is_lost_only_delayed(exchanged, spec):
-    """Telescoping, in both topologies: sum_t q_t + mean_m e_T^m = mean_m sum_t x_t^m (Karimireddy et al. 2019, arXiv 1901.09847)."""
+    """Telescoping, in both topologies: sum_t q_t + mean_m e_T^m = mean_m sum_t x_t^m (Karimireddy et al. 2019)."""
     results, replicas = exchanged
     for index in range(2):
         received = np.sum([results[f"{spec}/{n}/sent/{index}/0"] for n in range(3)], 0, np.float64)

@@ -19,10 +19,11 @@ _TWO_STEP_FROM = 4  # replicas: there an all-gather sends 3 payloads, the two-st
 def build(
     name: str, segments: Sequence[Segment], group_size: int, *, error_feedback: bool, block: int | None
 ) -> Topology:
-    """Returns the topology `name`; `auto` chooses and logs why. Without any compression it is always the exact all-reduce.
+    """Returns the topology `name`; `auto` chooses and logs why. Without any compression it is always the exact
+    all-reduce.
 
-    All-gather sends (M-1) S bytes per replica and codes once; the two-step form sends 2 (M-1)/M S and codes twice. They tie at
-    M = 2, where all-gather is cheaper, and two-step sends half as much from M = 4 on.
+    All-gather sends (M-1) S bytes per replica and codes once; the two-step form sends 2 (M-1)/M S and codes twice. They
+    tie at M = 2, where all-gather is cheaper, and two-step sends half as much from M = 4 on.
 
     Raises:
       ValueError: unknown name.

@@ -19,9 +19,9 @@ class TwoStep(Topology):
         q[k] = 1/M sum_m decode(c^m[k]);   b[k] = encode(q[k]);   all-gather of b;   qhat = decode(b)
         e^k[k] <- e^k[k] + M (q[k] - qhat[k])                                  on the owner alone
 
-    The last line folds the second compression's error into the owner's own residual: mean_m e^m then contains both errors,
-    the virtual iterate w - mean_m e^m still obeys exact optimistic mirror descent, and there is no second residual to keep.
-    Every replica sends (M-1)/M payloads in either phase: below two payloads for any M.
+    The last line folds the second compression's error into the owner's own residual: mean_m e^m then contains both
+    errors, the virtual iterate w - mean_m e^m still obeys exact optimistic mirror descent, and there is no second
+    residual to keep. Every replica sends (M-1)/M payloads in either phase: below two payloads for any M.
 
     Args:
       segments, group_size: see `Topology`.
