@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 
 class ReplicaLocal:
@@ -25,7 +26,8 @@ class ReplicaLocal:
             for index, device in enumerate(devices):
                 with tf.device(device):
                     zeros = tf.zeros(shape, dtype)
-                    self.variables.append(tf.Variable(zeros, trainable=False, name=f"{name}_{index}"))
+                    # tf.Variable in a strategy's scope would be a mirrored one, on all replicas (TensorFlow 2.21.0).
+                    self.variables.append(ResourceVariable(zeros, trainable=False, name=f"{name}_{index}"))
 
     def local(self) -> tf.Variable:
         """Returns the calling replica's variable. Replica context only."""

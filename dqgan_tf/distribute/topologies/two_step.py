@@ -8,7 +8,8 @@ from dqgan_tf.distribute.topologies.base import Reduced, Topology, all_finite, m
 from dqgan_tf.error_feedback import encode_with_feedback, encode_without_feedback
 
 _LANES = 32
-_SECOND_STREAM = 0x51ED270B  # keeps the owner's random numbers apart from the workers'
+_SHARD_STREAM = 0x51ED270B  # shard k of a worker draws from stream k times this,
+_OWNER_STREAM = 0x2545F491  # the owner, when it encodes again, from this one
 
 
 class TwoStep(Topology):
@@ -56,7 +57,7 @@ class TwoStep(Topology):
         times.append(clock.now([rows]))
         received = collectives.all_to_all(launcher, rows, self.group_size, options)
         times.append(clock.now([received]))
-        words, errors = self._average(received, seed)
+        words, errors = self._average(received, seed, tf.constant(rank))
         times.append(clock.now([words]))
         gathered = collectives.all_gather(launcher, words, self.group_size, options)
         times.append(clock.now([gathered]))
@@ -84,7 +85,7 @@ class TwoStep(Topology):
             rows = _payload_rows(one.payload, self.group_size)
             return rows, one.residual[: segment.size], one.statistics
         shards = [
-            self._feedback(compressor, v, e, seed + [k * _SECOND_STREAM % 2**31, 0])
+            self._feedback(compressor, v, e, seed + [k * _SHARD_STREAM % 2**31, 0])
             for k, (v, e) in enumerate(zip(self._split(value), self._split(residual), strict=True))
         ]
         rows = tf.stack([wire.to_wire(one.payload) for one in shards])
@@ -96,18 +97,18 @@ class TwoStep(Topology):
             return encode_with_feedback(compressor, value, residual, seed, block=self._block)
         return encode_without_feedback(compressor, value, seed, block=self._block)
 
-    def _average_implementation(self, received, seed):
+    def _average_implementation(self, received, seed, rank):
         """The owner's part: its shards' averages encoded once more, and what that loses."""
         words, errors = [], []
         rows = [tf.split(received[m], self._words) for m in range(self.group_size)]
         for index, (segment, spec, shard) in enumerate(zip(self.segments, self._specs, self._shards, strict=True)):
             decoded = [segment.compressor.decode(wire.from_wire(row[index], spec), shard) for row in rows]
-            second_seed = seed + [_SECOND_STREAM, index]
-            one = encode_without_feedback(
-                segment.compressor, mean_in_rank_order(decoded), second_seed, block=self._block
-            )
+            # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
+            owned = tf.range(shard) < segment.size - rank * shard
+            mean = tf.where(owned, mean_in_rank_order(decoded), 0.0)
+            one = encode_without_feedback(segment.compressor, mean, seed + [_OWNER_STREAM, index], block=self._block)
             words.append(wire.to_wire(one.payload))
-            errors.append(mean_in_rank_order(decoded) - segment.compressor.decode(one.payload, shard))
+            errors.append(mean - segment.compressor.decode(one.payload, shard))
         return tf.concat(words, 0), errors
 
     def _decode_implementation(self, gathered, residuals, errors, rank):

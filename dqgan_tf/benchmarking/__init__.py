@@ -1,0 +1,1 @@
+"""Measures the exchange: variants interleaved in real processes, on loopback or on links of a given rate."""
