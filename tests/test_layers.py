@@ -20,6 +20,7 @@ LEVELS = {
     "dqgan_tf.distribute": 3,
     "dqgan_tf.gan": 4,
     "dqgan_tf.training": 5,
+    "dqgan_tf.benchmarking": 6,
     "flags": 6,
     "trainers": 7,
 }
@@ -60,6 +61,8 @@ def refusal(importer, name):
         return None
     if importer == ENTRANCE:
         return "the entrance imports nothing at import"
+    if here is None:
+        return "the importing file has no level: give its folder one in docs/design.md and in LEVELS"
     if LEVELS[there] >= LEVELS[here]:
         return f"level {LEVELS[here]} may not know level {LEVELS[there]}"
     return None

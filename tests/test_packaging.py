@@ -58,7 +58,9 @@ def test_the_wheel_names_version_and_python(metadata):
 
 
 def test_tensorflow_and_keras_are_held_to_the_minor_version_that_was_read(metadata):
-    required = {re.split(r"[~<>=;\[ ]", text)[0]: text for text in metadata.get_all("Requires-Dist") if "extra" not in text}
+    required = {
+        re.split(r"[~<>=;\[ ]", text)[0]: text for text in metadata.get_all("Requires-Dist") if "extra" not in text
+    }
     assert required["tensorflow"] == "tensorflow~=2.21.0"
     assert required["keras"] == "keras~=3.15.1"
 

@@ -1,7 +1,7 @@
-"""Measures the exchange of one vector: encode, exchange, decode, total and bytes, against TensorFlow's dense all-reduces.
+"""Measures the exchange of one vector: encode, exchange, decode, total, bytes, against TensorFlow's dense all-reduces.
 
     python -m trainers.benchmark --output=results/exchange/runs.jsonl
-    python -m trainers.benchmark --rate=1gbit --output=results/exchange/runs.jsonl        (root: makes network namespaces)
+    python -m trainers.benchmark --rate=1gbit --output=results/exchange/runs.jsonl   (root: makes network namespaces)
 
 All variants run in turn in the same processes, one thread each; medians and minima are over the rounds.
 """
@@ -13,15 +13,21 @@ import sys
 
 from absl import app, flags
 
-_VALUES = flags.DEFINE_integer("values", 6342272, "Length of the float32 vector (DCGAN-64: both players).", lower_bound=1)
+_VALUES = flags.DEFINE_integer("values", 6342272, "Length of the float32 vector (DCGAN-64, both players).", 1)
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes.", lower_bound=2)
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed exchanges of every variant.", lower_bound=1)
-_RATE = flags.DEFINE_string("rate", None, "Rate of every worker's link, as tc writes it: 100mbit, 1gbit. Default: loopback.")
+_RATE = flags.DEFINE_string("rate", None, "Rate of every worker's link as tc writes it, e.g. 1gbit; default: loopback.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON lines are appended to this file.")
 _VARIANTS = flags.DEFINE_multi_string(
     "variant",
-    ["float32", "float16", *(f"linear:bits={b},bucket=512" for b in (8, 4, 2)), "sign:bucket=512", "topk:fraction=0.01"],
-    "float32 or float16 (dense), or a compressor with an optional topology: sign:bucket=512@two_step. Repeat for more.",
+    [
+        "float32",
+        "float16",
+        *(f"linear:bits={b},bucket=512" for b in (8, 4, 2)),
+        "sign:bucket=512",
+        "topk:fraction=0.01",
+    ],
+    "float32 or float16 (dense), or a compressor, with a topology if you like: sign:bucket=512@two_step. Repeatable.",
 )
 
 

@@ -27,8 +27,8 @@ class Place(NamedTuple):
 def places(num_workers: int, rate: str | None) -> Iterator[list[Place]]:
     """Yields a place for every worker: on loopback, or with `rate` (of tc, such as `1gbit`) on a private network.
 
-    There every worker has a namespace with one link to a common switch; both directions of each link carry `rate` (token
-    bucket filter, burst 256 kB). The network is removed at the end.
+    There every worker has a namespace with one link to a common switch; both directions of each link carry `rate`
+    (token bucket filter, burst 256 kB). The network is removed at the end.
 
     Raises:
       PermissionError: `rate` is given without the right to make namespaces.

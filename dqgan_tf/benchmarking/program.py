@@ -2,8 +2,8 @@
 
     python -m dqgan_tf.benchmarking.program SIZE ROUNDS INTERFACE VARIANT...
 
-TF_CONFIG names the workers. One line per variant: median and minimum milliseconds of the whole exchange and of its phases, declared
-bytes and bytes at the interface.
+TF_CONFIG names the workers. One line per variant: median and minimum milliseconds of the whole exchange and of its
+phases, declared bytes and bytes at the interface.
 """
 
 import json

@@ -6,12 +6,12 @@ from dqgan_tf.telemetry.step_time import break_even_bandwidth
 def table(entries: list[dict]) -> str:
     """Returns a Markdown table: median and minimum milliseconds, phases, bytes, and the rate below which it wins.
 
-    The break-even bandwidth holds a variant against the float32 all-reduce: link rate below which fewer bytes make up for encode
-    and decode.
+    The break-even bandwidth holds a variant against the float32 all-reduce: the link rate below which fewer bytes make
+    up for encode and decode.
     """
     header = (
-        "| link | variant | total ms, median / minimum | encode | exchange | decode | MB sent, declared / at the interface "
-        "| wins below |\n|---|---|---|---|---|---|---|---|"
+        "| link | variant | total ms, median / minimum | encode | exchange | decode | MB sent, declared / at the "
+        "interface | wins below |\n|---|---|---|---|---|---|---|---|"
     )
     dense = {entry["rate"]: entry for entry in entries if entry["variant"] == "float32"}
     return "\n".join([header, *(_row(entry, dense.get(entry["rate"])) for entry in entries)])
@@ -22,7 +22,8 @@ def _row(entry, dense):
     shown = " | ".join("" if value is None else f"{value:.1f}" for value in phases)
     total = f"{entry['milliseconds_median']:.1f} / {entry['milliseconds_minimum']:.1f}"
     sent = f"{entry['declared_bytes'] / 1e6:.3f} / {entry['interface_bytes'] / 1e6:.3f}"
-    return f"| {entry['rate']} | {entry['variant']} | {total} | {shown} | {sent} | {_break_even(entry, dense, phases)} |"
+    cells = (entry["rate"], entry["variant"], total, shown, sent, _break_even(entry, dense, phases))
+    return "| " + " | ".join(cells) + " |"
 
 
 def _break_even(entry, dense, phases):

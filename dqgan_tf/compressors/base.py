@@ -32,8 +32,13 @@ class Compressor(abc.ABC):
     @property
     def spec(self) -> str:
         """Canonical text: `get(compressor.spec) == compressor`."""
-        parameters = [f"{field.name}={getattr(self, field.name)}" for field in dataclasses.fields(self)]
+        parameters = [f"{field.name}={getattr(self, field.name)}" for field in self.parameters()]
         return ":".join([self.name, ",".join(parameters)]) if parameters else self.name
+
+    @classmethod
+    def parameters(cls) -> list[dataclasses.Field]:
+        """Returns the fields that a spec may set: numbers and words that are given at construction."""
+        return [field for field in dataclasses.fields(cls) if field.init and field.type in (int, float, str)]
 
     @property
     @abc.abstractmethod

@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-LANE = 32
-"""Buckets are multiples of 32 values, so that codes of any width fill whole words."""
+from dqgan_tf.compressors.packing import LANE
 
 
 def check_bucket(bucket) -> None:

@@ -15,10 +15,24 @@ def uniform(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
       positions: int32, any shape.
       seed: int32 [2].
     """
-    first, second = _keys(tf.bitcast(seed, tf.uint32))
-    hashed = mix(tf.bitwise.bitwise_xor(tf.bitcast(positions, tf.uint32), first), second)
-    top = tf.bitcast(tf.bitwise.right_shift(hashed, _constant(8)), tf.int32)
+    top = tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(8)), tf.int32)
     return tf.cast(top, tf.float32) * 2.0**-24
+
+
+def integers(positions: tf.Tensor, seed: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
+    """Returns int64 floor(bound * hash / 2^32), in [0, bound): uniform but for bound / 2^32, pure as `uniform`.
+
+    Args:
+      positions: int32, any shape.
+      seed: int32 [2].
+      bounds: int64 of that shape, 1 to 2^31.
+    """
+    return tf.bitwise.right_shift(tf.cast(_hash(positions, seed), tf.int64) * bounds, tf.constant(32, tf.int64))
+
+
+def _hash(positions, seed):
+    first, second = _keys(tf.bitcast(seed, tf.uint32))
+    return mix(tf.bitwise.bitwise_xor(tf.bitcast(positions, tf.uint32), first), second)
 
 
 def mix(word: tf.Tensor, key: tf.Tensor) -> tf.Tensor:

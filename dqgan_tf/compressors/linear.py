@@ -4,15 +4,12 @@ import dataclasses
 import math
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.compressors import buckets, float_bits, hash_random, packing, reductions
+from dqgan_tf.compressors import buckets, float_bits, packing, reductions, uniform_levels
 from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
 
 ROUNDINGS = ("nearest", "stochastic")
-_ROUNDER = 1.5 * 2.0**23
-_ROUNDER_BITS = int(np.float32(_ROUNDER).view(np.int32))
 
 
 class LinearPayload(NamedTuple):
@@ -70,11 +67,6 @@ class Linear(Compressor):
     def block_multiple(self) -> int:
         return self.bucket
 
-    @property
-    def levels(self) -> int:
-        """L = 2^(bits-1) - 1: the largest code."""
-        return 2 ** (self.bits - 1) - 1
-
     def encode(self, vector, seed):
         return self._pack(*self._quantize(vector, seed))
 
@@ -92,58 +84,28 @@ class Linear(Compressor):
 
     def delta(self, n):
         others = min(self.bucket, n) - 1
-        square = (self.levels / (1.0 + 2.0 ** (self.bits - 24))) ** 2
+        square = (uniform_levels.top_level(self.bits) / (1.0 + 2.0 ** (self.bits - 24))) ** 2
         lost = _stochastic_loss(square, others) if self.unbiased else others / (4.0 * square + others)
         return max(0.0, 1.0 - lost - ROUNDING_SLACK)
 
     def _quantize(self, vector, seed):
-        """Returns int32 [rows, width] codes in [0, 2 L] and float32 [rows] steps."""
+        """Returns int32 [rows, width] codes in [0, 2 L] and float32 [rows] steps, NaN if not finite."""
         rows = buckets.split(vector, self.bucket)
-        steps = self._steps(rows)
-        return self._codes(rows, steps, self._noise(vector.shape[0], seed)), steps
+        top = reductions.row_max(float_bits.magnitude(rows))
+        steps = uniform_levels.steps(self._scales(rows, top), self.bits)
+        steps = float_bits.poison(float_bits.is_finite(top), steps)
+        noise = uniform_levels.noise(rows.shape, seed) if self.unbiased else None
+        return uniform_levels.codes(rows, steps, self.bits, noise), steps
+
+    def _scales(self, rows, top):
+        """Returns float32 [rows], the largest value that the levels reach."""
+        return tf.bitcast(top, tf.float32)
 
     def _pack(self, codes, steps):
         return LinearPayload(packing.pack(codes, self.bits), steps)
 
     def _dequantize(self, codes, steps, n):
-        return buckets.join(tf.cast(codes - self.levels, tf.float32) * steps[:, None], n)
-
-    def _steps(self, rows):
-        """Returns float32 [rows]: max |x| / L rounded up to an exact multiplier, 0 if tiny, NaN if not finite."""
-        top = reductions.row_max(float_bits.magnitude(rows))
-        largest = tf.bitcast(top, tf.float32)
-        dropped = self.bits - 1
-        # XLA turns a division by a constant into this product; eager kernels do not.
-        steps = float_bits.round_up(largest * np.float32(1.0 / self.levels), dropped)
-        steps = tf.minimum(steps, _largest_step(self.levels, dropped))
-        steps = tf.where(largest < float_bits.TINY, 0.0, steps)
-        return float_bits.poison(float_bits.is_finite(top), steps)
-
-    def _codes(self, rows, steps, noise):
-        """Returns round(x / step) + L; adding 1.5 * 2^23 leaves the rounded value in the low bits."""
-        scaled = self._ratio(rows, steps)
-        if noise is not None:
-            scaled += noise
-        if noise is not None or self.bits == 16:
-            scaled = tf.clip_by_value(scaled, -float(self.levels), float(self.levels))
-        return tf.bitcast(scaled + _ROUNDER, tf.int32) - (_ROUNDER_BITS - self.levels)
-
-    def _ratio(self, rows, steps):
-        """Returns x / step, by the inverse; 0 in rows without a step."""
-        if self.levels < 4:
-            # The inverse of a step near FLT_MAX is subnormal and would flush to zero. The factor depends on the data
-            # because XLA folds a constant one back into 1 / step.
-            shrink = tf.where(steps > 1.0, 0.0625, 1.0)
-            rows, steps = rows * shrink[:, None], steps * shrink
-        return rows * tf.where(steps > 0.0, 1.0 / steps, 0.0)[:, None]
-
-    def _noise(self, n, seed):
-        """Returns float32 [rows, width] in [-1/2, 1/2): round(y + u - 1/2) = floor(y + u); None when nearest."""
-        if not self.unbiased:
-            return None
-        rows, width = buckets.shape(n, self.bucket)
-        positions = (tf.range(rows) * width)[:, None] + tf.range(width)
-        return hash_random.uniform(positions, seed) - 0.5
+        return buckets.join(uniform_levels.values(codes, steps, self.bits), n)
 
 
 def _stochastic_loss(square, others):
@@ -152,9 +114,3 @@ def _stochastic_loss(square, others):
         return 0.0
     worst = (-square + math.sqrt(square**2 + others * square)) / others
     return others * worst * (1.0 - worst) / (square + others * worst**2)
-
-
-def _largest_step(levels, dropped_bits):
-    """Returns the largest exact multiplier with L * step <= FLT_MAX."""
-    bits = np.float32(np.finfo(np.float32).max / levels).view(np.int32)
-    return (bits & ~np.int32(2**dropped_bits - 1)).view(np.float32)

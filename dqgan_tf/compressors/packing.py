@@ -11,6 +11,9 @@ planes, one after the other, widest first with the lowest bits: 3 = 2 + 1, 5 = 4
 
 import tensorflow as tf
 
+LANE = 32
+"""A row is a multiple of so many codes, so that codes of any width fill whole words."""
+
 SUPPORTED_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 
 

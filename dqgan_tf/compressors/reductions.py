@@ -7,6 +7,7 @@ adjacent reductions into one; what stands between the two stages below keeps the
 import tensorflow as tf
 
 LANES = 32
+_COUNTED = 512
 
 
 def row_max(rows: tf.Tensor) -> tf.Tensor:
@@ -18,6 +19,18 @@ def row_max(rows: tf.Tensor) -> tf.Tensor:
 def row_sum(rows: tf.Tensor) -> tf.Tensor:
     """Returns float32 [rows], the sum of each row of float32 [rows, width], width a multiple of 32."""
     return tf.reduce_sum(_halve(tf.reduce_sum(_split_lanes(rows), axis=1)), axis=1)
+
+
+def row_norm(rows: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [rows], the 2-norm of each row, inf where it exceeds FLT_MAX; its squares overflow nowhere else.
+
+    Args:
+      rows: float32 [rows, width], width a multiple of 32.
+      top: int32 [rows], the bits of each row's largest magnitude.
+    """
+    exponent = tf.clip_by_value(tf.bitwise.right_shift(top, 23), 1, 252)
+    power, inverse = (tf.bitcast(tf.bitwise.left_shift(e, 23), tf.float32) for e in (exponent, 254 - exponent))
+    return tf.sqrt(row_sum(tf.square(rows * inverse[:, None]))) * power
 
 
 def sum_of_squares(vector: tf.Tensor) -> tf.Tensor:
@@ -37,3 +50,11 @@ def _split_lanes(rows):
 
 def _halve(lanes):
     return lanes[:, : LANES // 2] + lanes[:, LANES // 2 :]
+
+
+def count(flags: tf.Tensor) -> tf.Tensor:
+    """Returns the int32 number of true values of bool [n]."""
+    whole = flags.shape[0] // _COUNTED * _COUNTED
+    lanes = tf.reduce_sum(tf.cast(tf.reshape(flags[:whole], [-1, _COUNTED]), tf.int32), axis=0)
+    rest = tf.reduce_sum(tf.cast(flags[whole:], tf.int32))
+    return tf.reduce_sum(lanes[: _COUNTED // 2] + lanes[_COUNTED // 2 :]) + rest

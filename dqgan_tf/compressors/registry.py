@@ -1,16 +1,29 @@
-"""Compressors by text, as they stand in a configuration: `name:key=value,key=value`."""
+"""Compressors by text, as they stand in a configuration: `name:key=value,key=value[+name:...]`."""
 
 import dataclasses
 
 from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.compressors.blocktopk import BlockTopK
 from dqgan_tf.compressors.casts import BFloat16, Float16
 from dqgan_tf.compressors.identity import Identity
 from dqgan_tf.compressors.linear import Linear
+from dqgan_tf.compressors.natural import NUQSGD, Natural
+from dqgan_tf.compressors.qsgd import QSGD
+from dqgan_tf.compressors.randomk import RandomK
 from dqgan_tf.compressors.sign import Sign
+from dqgan_tf.compressors.sparse import JOIN, Sparse
 from dqgan_tf.compressors.ternary import Ternary, TernGrad
 from dqgan_tf.compressors.topk import TopK
 
-_CLASSES = {cls.name: cls for cls in (Identity, Float16, BFloat16, Linear, Ternary, TernGrad, Sign, TopK)}
+_CLASSES = {
+    cls.name: cls
+    for cls in (
+        *(Identity, Float16, BFloat16),
+        *(Linear, Ternary, Sign, Natural),
+        *(QSGD, NUQSGD, TernGrad),
+        *(TopK, BlockTopK, RandomK),
+    )
+}
 
 
 def available() -> tuple[str, ...]:
@@ -19,23 +32,36 @@ def available() -> tuple[str, ...]:
 
 
 def get(spec: str) -> Compressor:
-    """Returns the compressor of a spec such as `linear:bits=4,bucket=512`; parameters left out take their defaults.
+    """Returns the compressor of a spec; parameters left out take their defaults.
+
+    `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: what the first sends, by the second.
 
     Raises:
-      ValueError: unknown name, unknown or repeated parameter, or a value out of range, with a spec that works.
+      ValueError: unknown name, unknown or repeated parameter, a value out of range, or a second compressor after one
+        that sends everything; with a spec that works.
     """
-    name, colon, rest = spec.partition(":")
+    first, joined, second = spec.partition(JOIN)
+    name, colon, rest = first.partition(":")
     if name not in _CLASSES or (colon and not rest):
         raise ValueError(f"The compressor must be like one of {', '.join(available())}. Received: {spec!r}")
     cls = _CLASSES[name]
     try:
-        return cls(**_parameters(cls, rest.split(",") if rest else []))
+        return _build(cls, rest.split(",") if rest else [], second if joined else None)
     except ValueError as error:
         raise ValueError(f"{error}. A spec that works is {cls().spec!r}. Received: {spec!r}") from error
 
 
+def _build(cls, pairs, second):
+    parameters = _parameters(cls, pairs)
+    if second is None:
+        return cls(**parameters)
+    if not issubclass(cls, Sparse):
+        raise ValueError(f"`{cls.name}` sends every value: nothing may follow it after {JOIN!r}")
+    return cls(**parameters, values=get(second))
+
+
 def _parameters(cls, pairs):
-    types = {field.name: field.type for field in dataclasses.fields(cls)}
+    types = {field.name: field.type for field in cls.parameters()}
     parameters = {}
     for pair in pairs:
         key, _, text = pair.partition("=")

@@ -1,58 +1,57 @@
 """The largest absolute values, exactly; everything else is zero."""
 
 import dataclasses
-import math
 from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import float_bits
-from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.compressors import elias_fano, selection
+from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.compressors.identity import Identity
+from dqgan_tf.compressors.sparse import Sparse, place
 
 
 class TopKPayload(NamedTuple):
-    """indices: int32 [k], distinct. values: float32 [k]."""
+    """indices: int32 [words], slots of `selection` by `elias_fano`. values: float32 [words], as they are encoded."""
 
     indices: tf.Tensor
     values: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class TopK(Compressor):
-    """Spec `topk:fraction=0.01`: the k = max(1, ceil(fraction n)) largest |x_i|, 8 k bytes.
+class TopK(Sparse):
+    """Spec `topk:fraction=0.01[+linear:bits=8,bucket=512]`: the k = max(1, ceil(fraction n)) largest |x_i|.
 
-    The n - k values left out are the smallest, so ||error||^2 <= (1 - k/n) ||x||^2 and delta = k/n.
-    Stich et al. 2018, arXiv 1809.07599.
+    An index takes about log2(n / k) + 2 bits, a value 4 bytes or what the compressor after the `+` takes. The n - k
+    values left out are the smallest, so ||error||^2 <= (1 - k/n) ||x||^2 and delta = k/n, times that of the second.
+    Among equal |x_i| the first are sent; NaN counts as inf. Stich et al. 2018, arXiv 1809.07599.
     """
 
     fraction: float = 0.01
+    values: Compressor = Identity()
 
     name: ClassVar[str] = "topk"
 
-    def __post_init__(self):
-        if isinstance(self.fraction, (bool, str)) or not 0.0 < self.fraction <= 1.0:
-            raise ValueError(f"`fraction` must be in (0, 1]. Received: fraction={self.fraction}")
-
     @property
     def unbiased(self) -> bool:
-        return self.fraction == 1.0
+        return self.fraction == 1.0 and self.values.unbiased
 
-    def k(self, n: int) -> int:
-        """Returns how many of n values are sent."""
-        return min(n, max(1, math.ceil(self.fraction * n)))
-
-    def encode(self, vector, seed):
-        # NaN counts as inf: a float comparison would lose it, and XLA for CPU sorts integers 20 times slower.
-        magnitude = tf.minimum(float_bits.magnitude(vector), float_bits.INFINITY_BITS)
-        _, indices = tf.math.top_k(tf.bitcast(magnitude, tf.float32), k=self.k(vector.shape[0]))
-        return TopKPayload(indices, tf.gather(vector, indices))
+    def encode_and_decode(self, vector, seed):
+        n = vector.shape[0]
+        slots = selection.largest(vector, self.k(n))
+        indices = selection.to_indices(slots, n)
+        words, decoded = self._encode_values(tf.gather(vector, indices), seed)
+        payload = TopKPayload(elias_fano.encode(slots, selection.num_slots(n)), words)
+        return payload, place(decoded, indices, n)
 
     def decode(self, payload, n):
-        return tf.scatter_nd(payload.indices[:, None], payload.values, [n])
+        slots = elias_fano.decode(payload.indices, self.k(n), selection.num_slots(n))
+        return place(self._decode_values(payload.values, self.k(n)), selection.to_indices(slots, n), n)
 
     def payload_spec(self, n):
         k = self.k(n)
-        return TopKPayload(tf.TensorSpec([k], tf.int32), tf.TensorSpec([k], tf.float32))
+        words = elias_fano.num_words(k, selection.num_slots(n))
+        return TopKPayload(tf.TensorSpec([words], tf.int32), self._values_spec(k))
 
     def delta(self, n):
-        return max(0.0, self.k(n) / n - ROUNDING_SLACK)
+        return self._delta(self.k(n) / n, self.k(n))

@@ -22,8 +22,8 @@ class Channel:
         p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
 
     A topology says how q comes about; see `topologies`. `q` has the same bits everywhere. If any replica's `p` is not
-    finite, `q` is not finite on all of them and no replica's residual changes: the callers see the same and can skip
-    the step together.
+    finite (or its scale reaches 1e30), `accepted` is False on all replicas after the call and no residual changes: the
+    callers see the same and must skip the step together.
 
     Open one with `CompressedStrategy.open_channel`, eagerly and on every worker in the same order.
 
@@ -70,6 +70,7 @@ class Channel:
         self.topology = topologies.build(topology, segments, group_size, error_feedback=error_feedback, block=block)
         self.residuals = [ReplicaLocal(devices, [s.size], f"residual_{s.name}") for s in self.segments]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
+        self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.statistics = ReplicaLocal(devices, [len(self.segments), len(STATISTICS)], "statistics")
         host = [tf.DeviceSpec.from_string(d).replace(device_type="CPU", device_index=0).to_string() for d in devices]
         self.seconds = ReplicaLocal(host, [len(PHASES)], "seconds", tf.float64)
@@ -126,6 +127,7 @@ class Channel:
         )
         if self.error_feedback:
             _assign_if(reduced.finite, residuals, reduced.residuals)
+        self.accepted.variables[replica].assign(reduced.finite)
         self.statistics.variables[replica].assign(reduced.statistics)
         self.seconds.variables[replica].assign(reduced.seconds)
         return reduced.means

@@ -76,8 +76,8 @@ def _task(config):
     if not isinstance(task, dict) or "type" not in task or "index" not in task:
         raise _error("task must hold type and index")
     try:
-        index = int(task["index"])
-    except (TypeError, ValueError):
+        index = int(str(task["index"]))  # int(1.5) would be 1
+    except ValueError:
         raise _error(f"task.index must be a whole number. Received: {task['index']!r}") from None
     if task["type"] not in _JOBS:
         raise _error(f"task.type must be chief or worker: other tasks do not train. Received: {task['type']!r}")
@@ -86,7 +86,7 @@ def _task(config):
 
 def _is_address(task):
     host, _, port = task.rpartition(":")
-    return bool(host) and port.isdigit() and 0 < int(port) < 65536
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
 def _sizes(cluster):

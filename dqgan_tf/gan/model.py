@@ -243,6 +243,7 @@ class DQGAN(keras.Model):
     def _open_channel(self, compression):
         if self.channel is not None:
             self._strategy.close_channel(self.channel.name)
+            self.channel = None  # should the new one be refused
         compressor = compressors.get(compression.compressor)
         self.channel = self._strategy.open_channel(
             f"{self.name}/updates",
@@ -255,10 +256,9 @@ class DQGAN(keras.Model):
 
     def _replica_step(self, data, average):
         context = tf.distribute.get_replica_context()
-        real = data[0] if isinstance(data, (tuple, list)) else data
+        real = _one_sample_at_least(_real(data))
         step = self.step.value + 1
-        # A replica without a sample has no gradient: a NaN tells the others to skip the step with it.
-        rates = [tf.where(tf.size(real) > 0, eta, float("nan")) for eta in self._rates(step)]
+        rates = self._rates(step)
         started = clock.now([real])
         residuals = [residual.local().read_value() for residual in self.channel.residuals]
         weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
@@ -271,7 +271,7 @@ class DQGAN(keras.Model):
         ]
         computed = clock.now([proposal.update for proposal in proposals])
         means = context.all_reduce("mean", [p.update for p in proposals], options=self.channel.options)
-        accepted = tf.reduce_all([tf.reduce_all(tf.math.is_finite(mean)) for mean in means])
+        accepted = self.channel.accepted.local().read_value()
         flats = [p.advance(x, q, accepted) for p, x, q in zip(self._players, proposals, means, strict=True)]
         self._average_generator(flats[0], count, accepted)
         self._keep_statistics(context, evaluation.non_trainable, accepted)
@@ -332,9 +332,9 @@ class DQGAN(keras.Model):
         self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
 
     def _replica_losses(self, data):
-        real = data[0] if isinstance(data, (tuple, list)) else data
+        real = _real(data)
         weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
-        evaluation = self._evaluate(weights, real, self.step.value)
+        evaluation = self._evaluate(weights, _one_sample_at_least(real), self.step.value)
         samples = tf.cast(tf.shape(real)[0], tf.float32)
         sums = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss, 1.0]) * samples
         sums = tf.where(samples > 0, sums, tf.zeros_like(sums))
@@ -353,6 +353,18 @@ class DQGAN(keras.Model):
     @tf.function(autograph=False)
     def _generate(self, weights, state, latent):
         return self.generator.stateless_call(weights, state, latent, training=False)[0]
+
+
+def _real(data) -> tf.Tensor:
+    return data[0] if isinstance(data, (tuple, list)) else data
+
+
+def _one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
+    """Returns `real`, or one sample of NaN in place of none: convolutions fail on none, and all replicas skip a NaN."""
+    if real.shape[0]:
+        return real
+    one = tf.concat([[1], tf.shape(real)[1:]], 0)
+    return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(one, tf.constant(float("nan"), real.dtype)))
 
 
 def _fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:

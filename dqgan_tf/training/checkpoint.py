@@ -228,11 +228,14 @@ def check_files(folder: pathlib.Path) -> dict:
     """
     try:
         commit = json.loads((folder / "COMMIT").read_text())
-        files, version = commit["files"], commit["format"]
+        files, version = dict(commit["files"]), commit["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'COMMIT'} cannot be read ({error}); {_ADVICE}") from None
     if version != FORMAT:
         raise CheckpointError(f"{folder} has checkpoint format {version}; this version reads format {FORMAT}.")
+    missing = sorted({"step", "num_workers", "num_replicas", "config"} - set(commit))
+    if missing:
+        raise CheckpointError(f"{folder / 'COMMIT'} has no {missing[0]!r}; {_ADVICE}")
     for name, size in files.items():
         path = folder / name
         found = path.stat().st_size if path.exists() else None

@@ -82,8 +82,16 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
     options = tf.distribute.experimental.CommunicationOptions(implementation=config.compression.communication.upper())
-    strategy = CompressedStrategy(communication_options=options, replicas_per_worker=config.train.replicas_per_worker)
-    return strategy
+    return CompressedStrategy(
+        cluster_resolver=None if place else no_cluster(),
+        communication_options=options,
+        replicas_per_worker=config.train.replicas_per_worker,
+    )
+
+
+def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Returns the cluster of this process alone, whatever TF_CONFIG says: TensorFlow fails on an empty one."""
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
 
 
 def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:

@@ -114,12 +114,10 @@ class Launcher:
     def _settled(self, cause):
         """The cause, a moment later if it only lost another: who fails first need not be the first to exit."""
         end = time.monotonic() + _SETTLE_SECONDS
-        while self._processes[cause].returncode == EXIT_PEER_LOST and self._running() and time.monotonic() < end:
+        while time.monotonic() < end and cause is not None and self._processes[cause].returncode == EXIT_PEER_LOST:
             time.sleep(0.02)
-            if self._received:
-                break
-            cause = self._cause()
-        return self._cause()
+            cause = self._cause()  # None when a signal has come meanwhile
+        return cause
 
     def _running(self):
         # All are polled: any() over polls stops at the first that runs and never sees a later one die.

@@ -39,6 +39,16 @@ class TestTopKHalf(CompressorContract):
     bucket = None
 
 
+class TestTopKLinear(CompressorContract):
+    compressor = compressors.get("topk:fraction=0.1+linear:bits=8,bucket=512")
+    bucket = None
+
+
+class TestTopKStochastic(StochasticContract):
+    compressor = compressors.get("topk:fraction=0.1+terngrad:bucket=32")
+    bucket = None
+
+
 class TestIdentity(CompressorContract):
     compressor = compressors.get("none")
     bucket = 1

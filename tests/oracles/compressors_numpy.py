@@ -77,7 +77,7 @@ def bfloat16(x):
 
 
 def topk(x, k):
-    """The k largest |x| in place, zero elsewhere."""
+    """The k largest |x| in place, zero elsewhere; the first of equal ones."""
     kept = np.zeros_like(x)
     largest = np.argsort(-np.abs(x), kind="stable")[:k]
     kept[largest] = x[largest]

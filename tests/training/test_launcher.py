@@ -143,6 +143,18 @@ def test_who_lost_another_is_not_the_cause():
         assert watched._cause() == cause
 
 
+def test_the_cause_may_end_after_who_lost_it(launch):
+    run = launch("if index: time.sleep(1)\nsys.exit(3 if index else 4)")
+    assert run.end() == 3
+    assert "Worker 1 exited with code 3" in run.err
+
+
+def test_who_lost_another_is_named_where_the_other_hangs(launch):
+    run = launch("alive() if index else sys.exit(4)")
+    assert run.end() == 4
+    assert "Worker 0 exited with code 4" in run.err
+
+
 def test_a_worker_killed_by_a_signal(launch):
     run = launch("alive()")
     pids = run.pids(2)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from dqgan_tf.compressors import wire
 from dqgan_tf.distribute import clock, collectives
-from dqgan_tf.distribute.topologies.base import Reduced, Topology, all_finite, mean_in_rank_order
+from dqgan_tf.distribute.topologies.base import Reduced, Topology, acceptable, mean_in_rank_order
 from dqgan_tf.error_feedback import encode_with_feedback, encode_without_feedback
 
 
@@ -65,10 +65,9 @@ class AllGather(Topology):
     def _decode_implementation(self, gathered):
         sizes = [wire.wire_words(spec) for spec in self._specs]
         rows = [tf.split(gathered[m], sizes) for m in range(self.group_size)]
-        means = [
-            mean_in_rank_order(
-                [segment.compressor.decode(wire.from_wire(row[index], spec), segment.size) for row in rows]
-            )
-            for index, (segment, spec) in enumerate(zip(self.segments, self._specs, strict=True))
-        ]
-        return means, all_finite(means)
+        means, accepted = [], []
+        for index, (segment, spec) in enumerate(zip(self.segments, self._specs, strict=True)):
+            payloads = [wire.from_wire(row[index], spec) for row in rows]
+            means.append(mean_in_rank_order([segment.compressor.decode(one, segment.size) for one in payloads]))
+            accepted += [acceptable(segment.compressor, one, segment.size) for one in payloads]
+        return means, tf.reduce_all(tf.stack(accepted))

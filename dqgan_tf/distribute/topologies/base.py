@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from dqgan_tf.distribute.segment import Segment
 
+LARGEST_SCALE = 1e30
+
 
 class Reduced(NamedTuple):
     """What one reduction gives on one replica.
@@ -15,7 +17,7 @@ class Reduced(NamedTuple):
     means: q, one float32 [size] vector per segment, bit-identical on all replicas.
     residuals: e, the same shapes; to be kept only if `finite`.
     statistics: float32 [segments, 3], see `error_feedback.Encoded`.
-    finite: bool scalar, equal on all replicas: every value of q is finite.
+    finite: bool scalar, equal on all replicas: every replica's update was finite; see `acceptable`.
     seconds: float64 [3], spent in encode, exchange and decode.
     """
 
@@ -84,3 +86,14 @@ def mean_in_rank_order(decoded: Sequence[tf.Tensor]) -> tf.Tensor:
 def all_finite(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Returns whether every value is finite, bool scalar."""
     return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(vector)) for vector in vectors]))
+
+
+def acceptable(compressor, payload, n: int) -> tf.Tensor:
+    """Returns whether a payload stands for finite values, bool scalar, without decoding it where that is possible.
+
+    A non-finite value makes the scale of its bucket non-finite (see `Compressor`), so the float32 fields tell, a few
+    numbers per bucket. Scales from 1e30 on are refused too: a sum over replicas must not overflow. Where a payload has
+    no float32 field, its values are decoded and looked at.
+    """
+    fields = [field for field in payload if field.dtype == tf.float32] or [compressor.decode(payload, n)]
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.abs(field) < LARGEST_SCALE) for field in fields]))

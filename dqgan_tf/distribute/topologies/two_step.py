@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from dqgan_tf.compressors import wire
 from dqgan_tf.distribute import clock, collectives
-from dqgan_tf.distribute.topologies.base import Reduced, Topology, all_finite, mean_in_rank_order
+from dqgan_tf.distribute.topologies.base import Reduced, Topology, acceptable, mean_in_rank_order
 from dqgan_tf.error_feedback import encode_with_feedback, encode_without_feedback
 
 _LANES = 32
@@ -112,13 +112,15 @@ class TwoStep(Topology):
         return tf.concat(words, 0), errors
 
     def _decode_implementation(self, gathered, residuals, errors, rank):
-        means, folded = [], []
+        means, folded, accepted = [], [], []
         rows = [tf.split(gathered[k], self._words) for k in range(self.group_size)]
         for index, (segment, spec, shard) in enumerate(zip(self.segments, self._specs, self._shards, strict=True)):
-            shards = [segment.compressor.decode(wire.from_wire(row[index], spec), shard) for row in rows]
+            payloads = [wire.from_wire(row[index], spec) for row in rows]
+            shards = [segment.compressor.decode(one, shard) for one in payloads]
             means.append(tf.concat(shards, 0)[: segment.size])
             folded.append(self._fold(residuals[index], errors[index], rank))
-        return means, folded, all_finite(means)
+            accepted += [acceptable(segment.compressor, one, shard) for one in payloads]
+        return means, folded, tf.reduce_all(tf.stack(accepted))
 
     def _fold(self, residual, error, rank):
         """Adds M times the second error to the owner's shard of its residual."""

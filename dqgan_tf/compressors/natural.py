@@ -1,0 +1,127 @@
+"""Powers of two: of a bucket's maximum (`natural`) or of its 2-norm (`nuqsgd`)."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dqgan_tf.compressors import buckets, exponential_levels, float_bits, packing, reductions
+from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+
+ROUNDINGS = ("stochastic", "nearest")
+_LARGEST = np.finfo(np.float32).max
+
+
+class ExponentialPayload(NamedTuple):
+    """words: int32 [rows, width * bits / 32], sign and exponent of each value. scales: float32 [rows], top levels."""
+
+    words: tf.Tensor
+    scales: tf.Tensor
+
+
+class _Exponential(Compressor):
+    bits: int
+    bucket: int
+
+    def __post_init__(self):
+        exponential_levels.check_bits(self.bits)
+        buckets.check_bucket(self.bucket)
+
+    @property
+    def unbiased(self) -> bool:
+        return True
+
+    @property
+    def block_multiple(self) -> int:
+        return self.bucket
+
+    def encode(self, vector, seed):
+        return self._pack(*self._quantize(vector, seed))
+
+    def decode(self, payload, n):
+        return self._dequantize(packing.unpack(payload.words, self.bits), payload.scales, n)
+
+    def encode_and_decode(self, vector, seed):
+        codes, scales = self._quantize(vector, seed)
+        return self._pack(codes, scales), self._dequantize(codes, scales, vector.shape[0])
+
+    def payload_spec(self, n):
+        rows, width = buckets.shape(n, self.bucket)
+        words = packing.words_per_row(self.bits, width)
+        return ExponentialPayload(tf.TensorSpec([rows, words], tf.int32), tf.TensorSpec([rows], tf.float32))
+
+    def _quantize(self, vector, seed):
+        """Returns int32 [rows, width] codes and float32 [rows] scales, 0 if tiny, NaN if not finite."""
+        rows = buckets.split(vector, self.bucket)
+        top = reductions.row_max(float_bits.magnitude(rows))
+        tiny = tf.bitcast(top, tf.float32) < float_bits.TINY
+        scales = tf.where(tiny, 0.0, tf.minimum(self._scales(rows, top), _LARGEST))
+        scales = float_bits.poison(float_bits.is_finite(top), scales)
+        share = exponential_levels.uniform_share(rows.shape, seed) if self.unbiased else 0.5
+        return exponential_levels.codes(rows, scales, self.bits, share), scales
+
+    def _scales(self, rows, top):
+        """Returns float32 [rows], the largest level of each row."""
+        raise NotImplementedError
+
+    def _pack(self, codes, scales):
+        return ExponentialPayload(packing.pack(codes, self.bits), scales)
+
+    def _dequantize(self, codes, scales, n):
+        return buckets.join(exponential_levels.values(codes, scales, self.bits), n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Natural(_Exponential):
+    """Spec `natural:bits=8,bucket=512,rounding=stochastic|nearest`: x to one of the two powers of two around it.
+
+    The exponents are the 2^(bits-1) - 1 below the power of two S >= max |x| > S / 2; at 8 bits nothing of weight lies
+    below those 127. Horvath et al. 2019, arXiv 1905.10988. With K = 2^(bits-1) - 1 and a = d - 1 values beside the maximum:
+    1 - delta = 1/8 (stochastic, unbiased) or 1/9 (nearest), and 4 a 4^-(K-1) / 4 for values below the lowest level.
+    2^128 is no float32: there the top level is FLT_MAX.
+    """
+
+    bits: int = 8
+    bucket: int = 512
+    rounding: str = "stochastic"
+
+    name: ClassVar[str] = "natural"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"`rounding` must be one of {', '.join(ROUNDINGS)}. Received: rounding={self.rounding}")
+
+    @property
+    def unbiased(self) -> bool:
+        return self.rounding == "stochastic"
+
+    def delta(self, n):
+        lost = exponential_levels.UNBIASED_LOSS if self.unbiased else exponential_levels.NEAREST_LOSS
+        lost += 4.0 * exponential_levels.lowest_loss(self.bits, min(self.bucket, n) - 1)
+        return max(0.0, 1.0 - lost - ROUNDING_SLACK)
+
+    def _scales(self, rows, top):
+        return float_bits.round_up(tf.bitcast(top, tf.float32), 23)
+
+
+@dataclasses.dataclass(frozen=True)
+class NUQSGD(_Exponential):
+    """Spec `nuqsgd:bits=4,bucket=512`. Levels ||x||_2 2^-i, i = 0 .. K-1, K = 2^(bits-1) - 1, and 0; unbiased.
+
+    Ramezani-Kebrya et al. 2021, arXiv 1908.06077, with fixed-length codes. 1 - delta = 1/8 and d 4^-(K-1) / 4 for values
+    below the lowest level: contractive from 4 bits on in a bucket of 512. A norm above FLT_MAX counts as FLT_MAX.
+    """
+
+    bits: int = 4
+    bucket: int = 512
+
+    name: ClassVar[str] = "nuqsgd"
+
+    def delta(self, n):
+        lowest = exponential_levels.lowest_loss(self.bits, min(self.bucket, n))
+        return max(0.0, 1.0 - exponential_levels.UNBIASED_LOSS - lowest - 2.0 * ROUNDING_SLACK)
+
+    def _scales(self, rows, top):
+        return reductions.row_norm(rows, top)

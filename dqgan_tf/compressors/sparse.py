@@ -1,0 +1,59 @@
+"""What compressors have in common that send few of the values: a fraction, and another compressor for those sent."""
+
+import math
+
+import tensorflow as tf
+
+from dqgan_tf.compressors import wire
+from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+
+JOIN = "+"
+
+
+class Sparse(Compressor):
+    """A frozen dataclass with the fields `fraction` and `values`, the compressor of the values sent.
+
+    With the share s of ||x||^2 in the values that are sent, and delta_v of `values`:
+
+        ||error||^2 = (1 - s) ||x||^2 + ||Q(sent) - sent||^2 <= (1 - delta_v s) ||x||^2.
+    """
+
+    fraction: float
+    values: Compressor
+
+    def __post_init__(self):
+        if isinstance(self.fraction, (bool, str)) or not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"`fraction` must be in (0, 1]. Received: fraction={self.fraction}")
+        if not isinstance(self.values, Compressor):
+            raise ValueError(f"`values` must be a compressor. Received: values={self.values!r}")
+
+    @property
+    def spec(self) -> str:
+        return super().spec if self.values.is_identity else super().spec + JOIN + self.values.spec
+
+    def k(self, n: int) -> int:
+        """Returns how many of n values are sent."""
+        return min(n, max(1, math.ceil(self.fraction * n)))
+
+    def encode(self, vector, seed):
+        return self.encode_and_decode(vector, seed)[0]
+
+    def _delta(self, share, sent):
+        """Returns delta where the `sent` values hold at least `share` of the energy."""
+        return max(0.0, share * self.values.delta(sent) - ROUNDING_SLACK)
+
+    def _encode_values(self, values, seed):
+        """Returns (float32 [words], float32 [k]): the values as they travel and as they arrive."""
+        payload, decoded = self.values.encode_and_decode(values, seed)
+        return wire.to_wire(payload), decoded
+
+    def _decode_values(self, words, k):
+        return self.values.decode(wire.from_wire(words, self.values.payload_spec(k)), k)
+
+    def _values_spec(self, k):
+        return tf.TensorSpec([wire.wire_words(self.values.payload_spec(k))], tf.float32)
+
+
+def place(values: tf.Tensor, indices: tf.Tensor, n: int) -> tf.Tensor:
+    """Returns float32 [n], the values at their distinct int32 indices and zeros elsewhere."""
+    return tf.scatter_nd(indices[:, None], values, [n])

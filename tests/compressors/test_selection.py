@@ -1,0 +1,65 @@
+"""The k largest against a full stable sort, on all its paths."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf.compressors import selection
+from tests.oracles import compressors_numpy as oracle
+
+N = 150_000
+"""More than twice the sample, and no whole number of rows."""
+
+
+@functools.cache
+def chooser(k, jit=True):
+    def choose(x):
+        slots = selection.largest(x, k)
+        return slots, selection.to_indices(slots, x.shape[0])
+
+    return tf.function(choose, jit_compile=jit)
+
+
+def check(x, k):
+    slots, indices = chooser(k)(x)
+    assert (np.diff(slots) > 0).all()
+    expected = np.argsort(-np.abs(x).astype(np.float64), kind="stable")[:k]
+    np.testing.assert_array_equal(np.sort(indices), np.sort(expected))
+
+
+@pytest.mark.parametrize("k", [1, 2, 1500, 75_000])
+@pytest.mark.parametrize("name", ["gaussian", "student_t3", "zeros_90"])
+def test_equals_a_stable_sort(name, k):
+    check(oracle.distributions(N)[name], k)
+
+
+@pytest.mark.parametrize("n, k", [(1, 1), (33, 5), (1100, 11), (4096, 4096), (5000, 50)])
+def test_short_vectors(n, k):
+    check(oracle.distributions(n)["gaussian"], k)
+
+
+def test_ties_go_to_the_first():
+    """More equal values than candidates have room for, and among the candidates."""
+    check(np.ones(N, np.float32), 1500)
+    check(np.round(4 * oracle.distributions(N)["gaussian"]), 1500)
+
+
+def test_a_sample_that_misses_everything():
+    """The largest values stand where no sample is taken: too few reach its threshold or the exact count repairs it."""
+    x = np.full(N, 1e-3, np.float32) * (1 + np.arange(N) / N).astype(np.float32)
+    free = np.setdiff1d(np.arange(N), selection._sample_positions(N))[:5000]
+    x[free] = 1 + np.arange(5000) / 5000
+    check(x, 1500)
+
+
+def test_slots_are_a_permutation():
+    for n in (1, 33, 1100, 5000):
+        indices = selection.to_indices(tf.range(selection.num_slots(n)), n).numpy()
+        np.testing.assert_array_equal(np.sort(indices), np.arange(selection.num_slots(n)))
+
+
+def test_slots_follow_the_planes_by_hand():
+    """64 values are rows of W = 2 words: slot 32 w + b is value 2 b + w."""
+    assert selection.to_indices(tf.constant([0, 1, 31, 32, 63]), 64).numpy().tolist() == [0, 2, 62, 1, 63]

@@ -1,0 +1,113 @@
+"""The tag of a compressed reduction: it survives merging, is looked up, and never turns up uninvited."""
+
+import copy
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import compressors
+from dqgan_tf.distribute.cross_device_ops import plain_options
+from dqgan_tf.distribute.options import CompressionOptions
+from dqgan_tf.distribute.segment import Segment
+from tests.gan.local_strategy import local_strategy
+
+RING = tf.distribute.experimental.CommunicationImplementation.RING
+NCCL = tf.distribute.experimental.CommunicationImplementation.NCCL
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    """Two replicas with one open channel, `sign`, of 4 values."""
+    strategy = local_strategy(2)
+    strategy.open_channel("sign", [Segment("w", 4, compressors.get("sign:bucket=32"))], error_feedback=False)
+    return strategy
+
+
+class TestMerge:
+    def test_the_tag_of_the_call_wins(self):
+        merged = CompressionOptions("first").merge(CompressionOptions("second"))
+        assert isinstance(merged, CompressionOptions) and merged.channel == "second"
+
+    def test_the_tag_survives_options_without_one(self):
+        plain = tf.distribute.experimental.CommunicationOptions(timeout_seconds=7.0)
+        for options in (plain, CompressionOptions(timeout_seconds=7.0)):
+            merged = CompressionOptions("first", implementation=RING).merge(options)
+            assert merged.channel == "first"
+            assert merged.timeout_seconds == 7.0 and merged.implementation == RING
+
+    def test_plain_options_take_no_tag(self):
+        """As `CollectiveAllReduce` merges every call: its own options with those of the call."""
+        own = plain_options(None)
+        assert own.merge(tf.distribute.experimental.CommunicationOptions()).channel is None
+        assert own.channel is None
+
+    def test_merging_changes_neither(self):
+        first, second = CompressionOptions("first", bytes_per_pack=1), CompressionOptions("second", bytes_per_pack=2)
+        first.merge(second)
+        assert (first.channel, first.bytes_per_pack, second.channel, second.bytes_per_pack) == ("first", 1, "second", 2)
+
+    def test_the_tag_survives_a_copy(self):
+        assert copy.deepcopy(CompressionOptions("first")).channel == "first"
+
+    def test_exact_drops_the_tag_alone(self):
+        options = CompressionOptions("first", bytes_per_pack=3, timeout_seconds=7.0, implementation=NCCL)
+        exact = options.exact()
+        assert exact.channel is None
+        assert (exact.bytes_per_pack, exact.timeout_seconds, exact.implementation) == (3, 7.0, NCCL)
+        assert vars(plain_options(options)) == vars(exact)
+
+
+def reduce(strategy, kind, options, values=((1.0, 2.0, 3.0, 10.0), (2.0, 4.0, 6.0, 8.0))):
+    """What each replica receives for its row of `values`."""
+
+    def replica(value):
+        return tf.distribute.get_replica_context().all_reduce(kind, [tf.identity(value)], options=options)[0]
+
+    given = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(values[context.replica_id_in_sync_group])
+    )
+    results = tf.function(lambda: strategy.run(replica, args=(given,)), autograph=False)()
+    return np.array([value.numpy() for value in strategy.experimental_local_results(results)])
+
+
+class TestReductions:
+    def test_with_the_tag_it_is_compressed(self, strategy):
+        """sign: every value becomes the mean magnitude of its bucket, 4 and 5 here; their mean is 4.5."""
+        np.testing.assert_array_equal(reduce(strategy, "mean", CompressionOptions("sign")), np.full((2, 4), 4.5))
+
+    @pytest.mark.parametrize("options", [None, CompressionOptions(), tf.distribute.experimental.CommunicationOptions()])
+    def test_without_it_stays_exact(self, strategy, options):
+        np.testing.assert_array_equal(reduce(strategy, "mean", options), [[1.5, 3.0, 4.5, 9.0]] * 2)
+        np.testing.assert_array_equal(reduce(strategy, "sum", options), [[3.0, 6.0, 9.0, 18.0]] * 2)
+
+    def test_an_unknown_channel_is_refused(self, strategy):
+        with pytest.raises(ValueError, match=r"No channel 'other' is open. Open: \['sign'\]"):
+            reduce(strategy, "mean", CompressionOptions("other"))
+
+    def test_a_sum_is_refused(self, strategy):
+        with pytest.raises(ValueError, match="means only. Received: reduce_op=.*SUM"):
+            reduce(strategy, "sum", CompressionOptions("sign"))
+
+    def test_a_vector_of_another_size_is_refused(self, strategy):
+        with pytest.raises(ValueError, match=r"'sign' sends float32 vectors of shapes \[\(4,\)\]. Received: \[\(3,\)\]"):
+            reduce(strategy, "mean", CompressionOptions("sign"), values=np.ones((2, 3), np.float32))
+
+    def test_a_name_opens_once(self, strategy):
+        segments = [Segment("w", 4, compressors.get("none"))]
+        with pytest.raises(ValueError, match="'sign' is open already"):
+            strategy.open_channel("sign", segments)
+        strategy.open_channel("again", segments)
+        strategy.close_channel("again")
+        strategy.open_channel("again", segments)
+        strategy.close_channel("again")
+
+
+class TestOneReplica:
+    def test_the_tag_compresses_and_its_absence_does_not(self):
+        strategy = local_strategy(1)
+        channel = strategy.open_channel("sign", [Segment("w", 4, compressors.get("sign:bucket=32"))])
+        np.testing.assert_array_equal(reduce(strategy, "mean", channel.options), np.full((1, 4), 4.0))
+        np.testing.assert_array_equal(reduce(strategy, "mean", None), [[1.0, 2.0, 3.0, 10.0]])
+        with pytest.raises(ValueError, match="means only"):
+            reduce(strategy, "sum", channel.options)

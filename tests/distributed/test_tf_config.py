@@ -1,0 +1,110 @@
+"""TF_CONFIG read before TensorFlow sees it: what it says, and every way in which it is refused."""
+
+import json
+
+import pytest
+
+from dqgan_tf.distribute import tf_config
+
+
+def read(cluster=None, task=None, **more):
+    config = {key: value for key, value in (("cluster", cluster), ("task", task)) if value is not None}
+    return tf_config.read({"TF_CONFIG": json.dumps(config | more)})
+
+
+def worker(index):
+    return {"type": "worker", "index": index}
+
+
+TWO = {"worker": ["a:1", "b:2"]}
+
+
+class TestPlaces:
+    def test_workers(self):
+        place = read(TWO, worker(1))
+        assert place == tf_config.TfConfig(("a:1", "b:2"), 1)
+        assert place.num_workers == 2
+
+    def test_a_chief_is_worker_0(self):
+        cluster = {"worker": ["b:2", "c:3"], "chief": ["a:1"]}
+        assert read(cluster, {"type": "chief", "index": 0}) == tf_config.TfConfig(("a:1", "b:2", "c:3"), 0)
+        assert read(cluster, worker(1)) == tf_config.TfConfig(("a:1", "b:2", "c:3"), 2)
+
+    def test_an_evaluator_does_not_count(self):
+        assert read(TWO | {"evaluator": ["c:3"]}, worker(0)).num_workers == 2
+
+    @pytest.mark.parametrize("address", ["host.domain:2222", "10.0.0.1:65535", "[::1]:1"])
+    def test_addresses(self, address):
+        assert read({"worker": [address]}, worker(0)).addresses == (address,)
+
+    def test_an_index_may_be_text(self):
+        """As Kubernetes' operators and shells write it; TensorFlow takes it too."""
+        assert read(TWO, worker("1")).worker_index == 1
+
+    def test_other_keys_are_let_through(self):
+        assert read(TWO, worker(0), rpc_layer="grpc").num_workers == 2
+
+
+@pytest.mark.parametrize("text", [None, "", "  \n", "{}", '{"cluster": {}}', '{"cluster": {}, "task": {"type": "worker"}}'])
+def test_no_cluster(text):
+    assert tf_config.read({} if text is None else {"TF_CONFIG": text}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("worker0:2222", "not JSON"),
+        ("null", "must be an object"),
+        ("[1]", "must be an object"),
+        ('{"cluster": ["a:1"]}', "must be an object"),
+    ],
+)
+def test_text_that_is_no_object(text, message):
+    check(message, {"TF_CONFIG": text})
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "message"),
+    [
+        ({"worker": "a:1"}, worker(0), r"cluster.worker must be a list of host:port. Received: 'a:1'"),
+        ({"worker": ["a"]}, worker(0), r"Received: \['a'\]"),
+        ({"worker": [":1"]}, worker(0), r"Received: \[':1'\]"),
+        ({"worker": ["a:"]}, worker(0), r"Received: \['a:'\]"),
+        ({"worker": ["a:0"]}, worker(0), r"Received: \['a:0'\]"),
+        ({"worker": ["a:65536"]}, worker(0), r"Received: \['a:65536'\]"),
+        ({"worker": ["a:²"]}, worker(0), "Received: .*a:²"),
+        ({"worker": ["a:1", 2]}, worker(0), r"Received: \['a:1', 2\]"),
+        ({"worker": ["a:1", "b:2", "a:1"]}, worker(0), "an address stands twice"),
+        ({"chief": ["a:1"], "worker": ["a:1"]}, worker(0), "an address stands twice"),
+        ({"chief": ["a:1", "b:2"]}, {"type": "chief", "index": 0}, "one chief at most"),
+        ({"ps": ["a:1"]}, {"type": "ps", "index": 0}, r"no chief and no worker, only \['ps'\]"),
+        ({"worker": []}, worker(0), "no chief and no worker"),
+        (TWO, None, "task must hold type and index"),
+        (TWO, "worker:0", "task must hold type and index"),
+        (TWO, {"type": "worker"}, "task must hold type and index"),
+        (TWO, {"index": 0}, "task must hold type and index"),
+        (TWO, worker("first"), "task.index must be a whole number. Received: 'first'"),
+        (TWO, worker(None), "task.index must be a whole number. Received: None"),
+        (TWO, worker(0.5), "task.index must be a whole number. Received: 0.5"),
+        (TWO, worker(True), "task.index must be a whole number. Received: True"),
+        (TWO, worker(2), "task worker:2 is not in the cluster, which has 2 worker"),
+        (TWO, worker(-1), "task worker:-1 is not in the cluster"),
+        (TWO, {"type": "chief", "index": 0}, "task chief:0 is not in the cluster"),
+        (TWO | {"evaluator": ["c:3"]}, {"type": "evaluator", "index": 0}, "chief or worker: other tasks do not train"),
+    ],
+)
+def test_cluster_and_task_that_do_not_fit(cluster, task, message):
+    config = {"cluster": cluster} | ({} if task is None else {"task": task})
+    check(message, {"TF_CONFIG": json.dumps(config, ensure_ascii=False)})
+
+
+def check(message, environment):
+    with pytest.raises(ValueError, match=message) as caught:
+        tf_config.read(environment)
+    assert str(caught.value).startswith("TF_CONFIG is not usable: ")
+    assert "A good one: " in str(caught.value)
+
+
+def test_the_example_in_the_messages_is_good():
+    assert tf_config.read({"TF_CONFIG": tf_config._EXAMPLE}) == tf_config.TfConfig(("host0:2222", "host1:2222"), 0)
