@@ -27,9 +27,9 @@ class BlockTopKPayload(NamedTuple):
 class BlockTopK(Sparse):
     """Spec `blocktopk:fraction=0.01,block=256[+linear:bits=8,bucket=512]`: ceil(fraction block) values of each block.
 
-    Magnitudes are compared without their last 8 significand bits, which hold the index instead: one maximum a value. What
-    is sent of a block holds at least 1 - 2^-14 of the energy of its m largest values, so delta = m / block (1 - 2^-14),
-    times that of the second compressor. Of equals the first is sent; NaN counts as inf.
+    Magnitudes are compared without their last 8 significand bits, which hold the index instead: one maximum a value.
+    What is sent of a block holds at least 1 - 2^-14 of the energy of its m largest values, so that
+    delta = m / block (1 - 2^-14), times that of the second compressor. Of equals the first is sent; NaN counts as inf.
     """
 
     fraction: float = 0.01

@@ -4,8 +4,8 @@ For r = |x| / S in [0, 1] and a share u in [0, 1), adding u 2^23 to the bits of 
 the significand's fraction exceeds 1 - u: with a uniform u that is unbiased rounding between two powers of two, with
 u = 1/2 rounding to the nearest. Below the lowest level s = 2^-(K-1), r becomes s where r > u s, else 0.
 
-Squared error, relative to the value's square: unbiased (x - a)(2a - x) / x^2 <= 1/8, at x = 4a/3; nearest at most 1/9, at
-x = 3a/2. Below the lowest level it is at most (s S)^2 / 4.
+Squared error, relative to the value's square: unbiased (x - a)(2a - x) / x^2 <= 1/8, at x = 4a/3; nearest at most 1/9,
+at x = 3a/2. Below the lowest level it is at most (s S)^2 / 4.
 """
 
 import tensorflow as tf
@@ -51,7 +51,7 @@ def codes(rows: tf.Tensor, scales: tf.Tensor, bits: int, share) -> tf.Tensor:
 
 
 def values(codes: tf.Tensor, scales: tf.Tensor, bits: int) -> tf.Tensor:
-    """Returns float32 [rows, width] of `codes`: S with a smaller exponent, 0 where that is below float32's; NaN if S is."""
+    """Returns float32 [rows, width] of `codes`: S with a smaller exponent, 0 where none is left, NaN where S is."""
     top, scale = uniform_levels.top_level(bits), tf.bitcast(scales, tf.int32)[:, None]
     level = tf.bitwise.bitwise_and(codes, top)
     lowered = scale - tf.bitwise.left_shift(top - level, 23)

@@ -77,9 +77,9 @@ class Natural(_Exponential):
     """Spec `natural:bits=8,bucket=512,rounding=stochastic|nearest`: x to one of the two powers of two around it.
 
     The exponents are the 2^(bits-1) - 1 below the power of two S >= max |x| > S / 2; at 8 bits nothing of weight lies
-    below those 127. Horvath et al. 2019, arXiv 1905.10988. With K = 2^(bits-1) - 1 and a = d - 1 values beside the maximum:
-    1 - delta = 1/8 (stochastic, unbiased) or 1/9 (nearest), and 4 a 4^-(K-1) / 4 for values below the lowest level.
-    2^128 is no float32: there the top level is FLT_MAX.
+    below those 127. Horvath et al. 2019, arXiv 1905.10988. With K = 2^(bits-1) - 1 and a = d - 1 values beside the
+    maximum: 1 - delta = 1/8 (stochastic, unbiased) or 1/9 (nearest), and 4 a 4^-(K-1) / 4 for values below the lowest
+    level. 2^128 is no float32: there the top level is FLT_MAX.
     """
 
     bits: int = 8
@@ -110,8 +110,8 @@ class Natural(_Exponential):
 class NUQSGD(_Exponential):
     """Spec `nuqsgd:bits=4,bucket=512`. Levels ||x||_2 2^-i, i = 0 .. K-1, K = 2^(bits-1) - 1, and 0; unbiased.
 
-    Ramezani-Kebrya et al. 2021, arXiv 1908.06077, with fixed-length codes. 1 - delta = 1/8 and d 4^-(K-1) / 4 for values
-    below the lowest level: contractive from 4 bits on in a bucket of 512. A norm above FLT_MAX counts as FLT_MAX.
+    Ramezani-Kebrya et al. 2021, arXiv 1908.06077, with fixed-length codes. 1 - delta = 1/8 and d 4^-(K-1) / 4 for
+    values below the lowest level: contractive from 4 bits on in a bucket of 512. A norm above FLT_MAX counts as that.
     """
 
     bits: int = 4

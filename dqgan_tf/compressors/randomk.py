@@ -10,6 +10,9 @@ from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.identity import Identity
 from dqgan_tf.compressors.sparse import Sparse, place
 
+_VALUES_STREAM = 0x2545F491
+"""Added to the seed for the values, whose rounding must not depend on which were drawn."""
+
 
 class RandomKPayload(NamedTuple):
     """seed: int32 [2], of the indices. values: float32 [words], as they are encoded."""
@@ -22,10 +25,10 @@ class RandomKPayload(NamedTuple):
 class RandomK(Sparse):
     """Spec `randomk:fraction=0.01[+linear:bits=8,bucket=512]`: k = max(1, ceil(fraction n)) values, drawn by the seed.
 
-    The circle of n values is cut into k arcs of n / k values, rounded, turned by a random number of places, and one value
-    of each arc is sent: each with the probability k/n, hence delta = k/n in expectation, times that of the second. The
-    seed travels, in 8 bytes: replicas may draw from different streams. Values are sent as they are, not times n / k, so
-    that the compressor is contractive and biased. Stich et al. 2018, arXiv 1809.07599, def. 2.1 (rand_k).
+    The circle of n values is cut into k arcs of n / k values, rounded, turned by a random number of places, and one
+    value of each arc is sent: each with the probability k/n, hence delta = k/n in expectation, times that of the
+    second. The seed travels, in 8 bytes: replicas may draw from different streams. Values are sent as they are, not
+    times n / k, so that the compressor is contractive and biased. Stich et al. 2018, arXiv 1809.07599.
     """
 
     fraction: float = 0.01
@@ -42,7 +45,8 @@ class RandomK(Sparse):
         indices = draw(seed, n, self.k(n))
         # What is not finite may not have been drawn.
         finite = reductions.count(float_bits.is_finite(float_bits.magnitude(vector))) == n
-        words, decoded = self._encode_values(float_bits.poison(finite, tf.gather(vector, indices)), seed)
+        sent = float_bits.poison(finite, tf.gather(vector, indices))
+        words, decoded = self._encode_values(sent, seed + [_VALUES_STREAM, 0])
         return RandomKPayload(tf.identity(seed), words), place(decoded, indices, n)
 
     def decode(self, payload, n):

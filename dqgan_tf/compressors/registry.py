@@ -1,7 +1,5 @@
 """Compressors by text, as they stand in a configuration: `name:key=value,key=value[+name:...]`."""
 
-import dataclasses
-
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.blocktopk import BlockTopK
 from dqgan_tf.compressors.casts import BFloat16, Float16

@@ -15,7 +15,7 @@ def top_level(bits: int) -> int:
 
 
 def steps(scales: tf.Tensor, bits: int) -> tf.Tensor:
-    """Returns scale / L rounded up to an exact multiplier with L * step <= FLT_MAX, of float32 scales >= 0; 0 if tiny."""
+    """Returns scale / L rounded up to an exact multiplier with L * step <= FLT_MAX, scales >= 0; 0 if tiny."""
     levels, dropped = top_level(bits), bits - 1
     # XLA turns a division by a constant into this product; eager kernels do not.
     exact = float_bits.round_up(scales * np.float32(1.0 / levels), dropped)

@@ -1,6 +1,11 @@
 """Short texts between the workers, outside the collectives: agreement, barriers, reasons to stop."""
 
+import time
+
 from tensorflow.python.eager import context
+from tensorflow.python.framework import errors
+
+_READING_SECONDS = 1.0
 
 
 class MessageBoard:
@@ -43,6 +48,20 @@ class MessageBoard:
         self._forget(service, prefix)
         texts = [service.get_config_key_value(key, int(1e3 * timeout_seconds)) for key in keys]
         return ["" if received == " " else received for received in texts]
+
+    def part(self, timeout_seconds: float = 5.0) -> None:
+        """Waits until everybody has read what came before, when all are about to leave over an error.
+
+        The service lives in worker 0: were it to leave at once, the others would report a lost peer and not the error.
+        """
+        if self._num_workers == 1:
+            return
+        try:
+            self.exchange("part", "", timeout_seconds)
+        except errors.OpError:
+            return  # not everybody came here: there is nothing more to wait for
+        if self._worker_index == 0:
+            time.sleep(_READING_SECONDS)
 
     def _forget(self, service, prefix):
         """Deletes this worker's text of two exchanges ago: to be here, every worker has read it."""

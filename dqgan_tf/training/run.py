@@ -10,7 +10,7 @@ from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.training import agreement, job, summary
 from dqgan_tf.training.checkpoint import Checkpoints
-from dqgan_tf.training.errors import PeerLostError, UsageError
+from dqgan_tf.training.errors import PeerLostError, TrainingError, UsageError
 from dqgan_tf.training.loop import Loop, describe_start
 from dqgan_tf.training.reporter import Reporter
 from dqgan_tf.training.stop_signal import StopSignal
@@ -37,8 +37,12 @@ def run(config: RunConfig) -> int:
     job.check(config)
     strategy = job.start_strategy(config)
     with StopSignal() as stop:  # after the strategy: its preemption notifier takes SIGTERM for itself (TensorFlow 2.21)
+        board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
-            return _run(config, strategy, stop)
+            return _run(config, strategy, board, stop)
+        except (UsageError, TrainingError):
+            board.part()
+            raise
         except _PEER_ERRORS as error:
             if strategy.num_workers == 1:
                 raise
@@ -49,8 +53,7 @@ def run(config: RunConfig) -> int:
             ) from None
 
 
-def _run(config, strategy, stop):
-    board = MessageBoard(strategy.worker_index, strategy.num_workers)
+def _run(config, strategy, board, stop):
     agreement.check(board, config)
     spec = _together(board, lambda: job.describe(config, strategy))
     the_job = job.build(config, spec, strategy, board)

@@ -75,3 +75,44 @@ class TestTernaryBucket32(CompressorContract):
 
 class TestTernGrad(StochasticContract):
     compressor = compressors.get("terngrad:bucket=512")
+
+
+class TestNatural(StochasticContract):
+    compressor = compressors.get("natural:bits=8,bucket=512")
+
+
+class TestNaturalNearest4(CompressorContract):
+    compressor = compressors.get("natural:bits=4,bucket=512,rounding=nearest")
+
+
+class TestQSGD(StochasticContract):
+    compressor = compressors.get("qsgd:bits=8,bucket=512")
+
+
+class TestQSGDUnproven(StochasticContract):
+    compressor = compressors.get("qsgd:bits=3,bucket=96")
+    bucket = 96
+
+
+class TestNUQSGD(StochasticContract):
+    compressor = compressors.get("nuqsgd:bits=4,bucket=512")
+
+
+class TestRandomK(StochasticContract):
+    compressor = compressors.get("randomk:fraction=0.5")
+    bucket = None
+
+
+class TestRandomKLinear(StochasticContract):
+    compressor = compressors.get("randomk:fraction=0.5+linear:bits=8,bucket=64")
+    bucket = None
+
+
+class TestBlockTopK(CompressorContract):
+    compressor = compressors.get("blocktopk:fraction=0.01,block=256")
+    bucket = 256
+
+
+class TestBlockTopKSign(CompressorContract):
+    compressor = compressors.get("blocktopk:fraction=0.1,block=64+sign:bucket=32")
+    bucket = None

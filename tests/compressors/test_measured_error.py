@@ -18,6 +18,8 @@ TABLE = {
     "linear:bits=4,bucket=512,rounding=stochastic": (0.036, 0.079, 0.267, 0.022),
     "linear:bits=2,bucket=512": (0.71, 0.75, 0.69, 0.49),
     "linear:bits=2,bucket=512,rounding=stochastic": (1.60, 2.40, 4.3, 1.03),
+    "ternary:bucket=512": (0.71, 0.75, 0.69, 0.49),
+    "terngrad:bucket=512": (1.60, 2.40, 4.3, 1.03),
     "topk:fraction=0.1": (0.561,),
     "topk:fraction=0.01": (0.915,),
 }

@@ -17,6 +17,8 @@ from dqgan_tf.compressors import Identity, Linear, Sign, TopK
         ("sign:bucket=1024", Sign(1024)),
         ("topk:fraction=0.25", TopK(0.25)),
         ("topk:fraction=1e-3", TopK(0.001)),
+        ("topk:fraction=0.01+linear:bits=8,bucket=64", TopK(0.01, Linear(8, 64))),
+        ("topk+sign", TopK(0.01, Sign())),
     ],
 )
 def test_get(spec, compressor):
@@ -25,15 +27,38 @@ def test_get(spec, compressor):
 
 
 def test_canonical_specs():
-    assert compressors.available() == ("none", "linear:bits=4,bucket=512", "sign:bucket=512", "topk:fraction=0.01")
+    assert compressors.available() == (
+        *("none", "fp16", "bf16"),
+        *("linear:bits=4,bucket=512", "ternary:bucket=512", "sign:bucket=512"),
+        "natural:bits=8,bucket=512,rounding=stochastic",
+        *("qsgd:bits=4,bucket=512", "nuqsgd:bits=4,bucket=512", "terngrad:bucket=512"),
+        *("topk:fraction=0.01", "blocktopk:fraction=0.01,block=256", "randomk:fraction=0.01"),
+    )
     assert Linear(rounding="stochastic").spec == "linear:bits=4,bucket=512,rounding=stochastic"
+
+
+@pytest.mark.parametrize("spec", compressors.available())
+def test_what_is_available_works(spec):
+    assert compressors.get(spec).spec == spec
+    assert compressors.get(spec.partition(":")[0]) == compressors.get(spec)
 
 
 @pytest.mark.parametrize(
     "spec, message",
     [
-        ("", "must be like one of none, linear:bits=4,bucket=512"),
-        ("qsgd", "Received: 'qsgd'"),
+        ("", "must be like one of none, .*linear:bits=4,bucket=512"),
+        ("powersgd", "Received: 'powersgd'"),
+        ("qsgd:rounding=nearest", r"`qsgd` has the parameters \(bits, bucket\)"),
+        (
+            "linear:bits=4+sign",
+            "`linear` sends every value: nothing may follow it after '\\+'. A spec that works",
+        ),
+        ("topk:fraction=0.1+", "must be like one of none.* 'topk:fraction=0.01'"),
+        ("topk:fraction=0.1+linear:bits=1", "`bits` must be 2 to 8 or 16. Received: bits=1.* 'topk:fraction=0.01'"),
+        ("topk:values=linear", r"`topk` has the parameters \(fraction\)"),
+        ("fp16:bits=8", r"`fp16` has the parameters \(\)"),
+        ("natural:bits=9", "`bits` must be 3 to 8. Received: bits=9"),
+        ("blocktopk:block=8", "`block` must be a multiple of 32 up to 256. Received: block=8"),
         ("linear:", "Received: 'linear:'"),
         ("linear:bits=9", "`bits` must be 2 to 8 or 16. Received: bits=9.* 'linear:bits=4,bucket=512'"),
         ("linear:bits=4.5", "`bits` must be of type int. Received: bits=4.5"),

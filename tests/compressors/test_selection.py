@@ -46,11 +46,13 @@ def test_ties_go_to_the_first():
     check(np.round(4 * oracle.distributions(N)["gaussian"]), 1500)
 
 
-def test_a_sample_that_misses_everything():
-    """The largest values stand where no sample is taken: too few reach its threshold or the exact count repairs it."""
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_sample_that_misleads(sampled):
+    """The largest 1,000 or 5,000 values where samples are taken, or none: too few candidates, or too many."""
     x = np.full(N, 1e-3, np.float32) * (1 + np.arange(N) / N).astype(np.float32)
-    free = np.setdiff1d(np.arange(N), selection._sample_positions(N))[:5000]
-    x[free] = 1 + np.arange(5000) / 5000
+    taken = np.unique(selection._sample_positions(N))
+    places = taken[:1000] if sampled else np.setdiff1d(np.arange(N), taken)[:5000]
+    x[places] = 1 + np.arange(len(places)) / 5000
     check(x, 1500)
 
 

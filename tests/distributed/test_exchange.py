@@ -11,7 +11,14 @@ ONE_STEP = [f"{spec}@all_gather" for spec in COMPRESSORS]
 SPECS = ["none@auto", *ONE_STEP, *(f"{spec}@two_step" for spec in COMPRESSORS)]
 
 
-@pytest.fixture(scope="module", params=[(2, 1), (2, 2), (3, 1)], ids=["2x1", "2x2", "3x1"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((2, 1), id="2x1"),
+        pytest.param((2, 2), id="2x2", marks=pytest.mark.slow),
+        pytest.param((3, 1), id="3x1", marks=pytest.mark.slow),
+    ],
+)
 def exchanged(request, tmp_path_factory):
     """Results of all workers, merged: every replica's tensors under its global id."""
     num_workers, replicas_per_worker = request.param

@@ -45,7 +45,9 @@ class TestPlaces:
         assert read(TWO, worker(0), rpc_layer="grpc").num_workers == 2
 
 
-@pytest.mark.parametrize("text", [None, "", "  \n", "{}", '{"cluster": {}}', '{"cluster": {}, "task": {"type": "worker"}}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "  \n", "{}", '{"cluster": {}}', '{"cluster": {}, "task": {"type": "worker"}}']
+)
 def test_no_cluster(text):
     assert tf_config.read({} if text is None else {"TF_CONFIG": text}) is None
 

@@ -71,6 +71,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert "Nothing to do" in again.output(0)
 
 
+@pytest.mark.slow
 def test_resume_with_fewer_workers_conserves_what_the_residuals_owe(tmp_path):
     """The virtual iterate w - mean(e) continues where it was when two workers become one."""
     model_dir = tmp_path / "run"
@@ -113,6 +114,7 @@ def test_a_killed_peer_ends_the_others_with_one_line(tmp_path):
     assert "Traceback" not in both.output(0)
 
 
+@pytest.mark.slow
 def test_sigterm_on_one_worker_saves_and_stops_both(tmp_path):
     model_dir = tmp_path / "run"
     both = cluster.Cluster(command(model_dir, 10**6), tmp_path / "logs")

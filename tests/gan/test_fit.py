@@ -41,7 +41,9 @@ def test_callbacks_epochs_validation_and_tuples(model, tmp_path):
         keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True),
         keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append((batch, logs, step(model)))),
     ]
-    history = model.fit(labelled(6), epochs=2, validation_data=plain(3, 1), callbacks=callbacks, shuffle=False, verbose=0)
+    history = model.fit(
+        labelled(6), epochs=2, validation_data=plain(3, 1), callbacks=callbacks, shuffle=False, verbose=0
+    )
     assert history.epoch == [0, 1]
     for name in ("generator_loss", "discriminator_loss", "wire_bytes", "val_generator_loss", "val_discriminator_loss"):
         assert len(history.history[name]) == 2 and np.all(np.isfinite(history.history[name])), name

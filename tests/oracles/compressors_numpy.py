@@ -84,6 +84,50 @@ def topk(x, k):
     return kept
 
 
+def block_topk(x, block, m):
+    """`topk` of m values in every block."""
+    return np.concatenate([topk(piece, min(m, len(piece))) for piece in buckets(x, block)])
+
+
+def norm(x):
+    """The 2-norm in float64, at most the largest float32."""
+    return min(np.sqrt(np.sum(x.astype(np.float64) ** 2)), float(np.finfo(np.float32).max))
+
+
+def qsgd(x, u, bits, bucket):
+    """floor(x / step + u) step, step = ||x|| / L with 25 - bits significand bits; also the distance to a jump."""
+    decoded, margins = [], []
+    for piece, draws in zip(buckets(x, bucket), buckets(u, bucket), strict=True):
+        step = short_ceil(norm(piece) / (2 ** (bits - 1) - 1), 25 - bits)
+        shifted = piece.astype(np.float64) / step + draws
+        decoded.append(np.floor(shifted) * step)
+        margins.append(np.abs(shifted - np.rint(shifted)))
+    return np.concatenate(decoded), np.concatenate(margins)
+
+
+def exponential(x, u, bits, bucket, scale_of):
+    """Each |x| to a neighbour among 0 and S 2^-i, i < K: the upper one when its share of the way exceeds 1 - u.
+
+    Returns (decoded, distance of that share from 1 - u), both float64.
+    """
+    decoded, margins = [], []
+    for piece, draws in zip(buckets(x, bucket), buckets(u, bucket), strict=True):
+        levels = np.append(0.0, scale_of(piece) * 2.0 ** -np.arange(2 ** (bits - 1) - 1)[::-1])
+        magnitude = np.abs(piece.astype(np.float64))
+        above = np.clip(np.searchsorted(levels, magnitude, side="right"), 1, len(levels) - 1)
+        share = (magnitude - levels[above - 1]) / (levels[above] - levels[above - 1])
+        # Below the lowest level x is raised where x > u s: the same probability, the other end of u.
+        raised = np.where(above == 1, share > draws, share + draws >= 1.0)
+        margins.append(np.where(above == 1, np.abs(share - draws), np.abs(share + draws - 1.0)))
+        decoded.append(np.copysign(levels[above - 1 + raised], piece))
+    return np.concatenate(decoded), np.concatenate(margins)
+
+
+def power_of_two_above(x):
+    """The smallest power of two >= max |x|."""
+    return 2.0 ** np.ceil(np.log2(np.abs(x).max().astype(np.float64)))
+
+
 def relative_error(x, decoded):
     """||decoded - x||^2 / ||x||^2 in float64."""
     x = x.astype(np.float64)

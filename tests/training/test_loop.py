@@ -1,0 +1,213 @@
+"""The training loop on stand-ins for model and job: when it looks, saves, stops and gives up."""
+
+import types
+
+import numpy as np
+import pytest
+
+from dqgan_tf.config import RunConfig, TrainConfig
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.training import loop
+from dqgan_tf.training.errors import TrainingError
+
+
+class Model:
+    """Takes steps that cost nothing; skips all from `skips_from` on; replica 1 diverges at `diverges_at`."""
+
+    def __init__(self, skips_from=None, diverges_at=None):
+        self.calls, self.step, self.drained = [], 0, 0
+        self.skips_from, self.diverges_at = skips_from, diverges_at
+        self.channel = types.SimpleNamespace(sent_bytes=10)
+
+    def train_steps(self, iterator, count):
+        self.calls.append(count)
+        self.step += count
+        return count
+
+    @property
+    def skipped_in_row(self):
+        return 0 if self.skips_from is None else max(0, self.step - self.skips_from + 1)
+
+    skipped = skipped_in_row
+
+    def local_value(self, value):
+        return value
+
+    def weight_digests(self):
+        other = self.diverges_at is not None and self.step >= self.diverges_at
+        return np.array([[1, 2], [1, 3 if other else 2]])
+
+    def drain_metrics(self):
+        self.drained += 1
+        return {"milliseconds/encode": 1.0}
+
+
+class Recorder:
+    """Stands for checkpoints and reporter: writes down what happens at which step."""
+
+    def __init__(self):
+        self.saved, self.logged, self.pictured = [], [], []
+
+    def save(self, step):
+        self.saved.append(step)
+
+    def log(self, step, figures):
+        self.logged.append((step, figures))
+
+    def sample(self, step):
+        self.pictured.append(step)
+
+
+def run(model, start_step=0, received=None, **train):
+    """Returns (what `Loop.run` returned, the recorder)."""
+    quiet = {"log_every": 0, "sample_every": 0, "checkpoint_every": 0, "weight_check_every": 0}
+    config = RunConfig(train=TrainConfig(**quiet | train))
+    strategy = types.SimpleNamespace(is_chief=True)
+    job = types.SimpleNamespace(
+        config=config, model=model, board=MessageBoard(0, 1), strategy=strategy, iterator=lambda step: iter(())
+    )
+    recorder, stop = Recorder(), types.SimpleNamespace(received=received)
+    model.step = start_step
+    return loop.Loop(job, recorder, recorder, stop, start_step).run(), recorder
+
+
+class TestSchedule:
+    def test_looks_at_the_periods_and_at_the_end(self):
+        model = Model()
+        result, seen = run(model, steps=25, steps_per_call=7, log_every=10, sample_every=0, checkpoint_every=12)
+        assert result is None
+        assert model.calls == [7, 3, 2, 7, 1, 4, 1]  # to 7, 10, 12, 19, 20, 24, 25
+        assert [step for step, _ in seen.logged] == [10, 20, 25]
+        assert seen.saved == [12, 24]  # the last one is written by `finish`
+        assert seen.pictured == [25]
+        assert seen.logged[0][1] == {"milliseconds/encode": 1.0, "skipped": 0, "sent_bytes_per_step": 10.0}
+
+    def test_resumes_in_the_middle_of_a_period(self):
+        model = Model()
+        run(model, start_step=13, steps=25, steps_per_call=20, log_every=10)
+        assert model.calls == [7, 5]
+
+    def test_has_nothing_to_do_at_the_end(self):
+        model = Model()
+        assert run(model, start_step=25, steps=25)[0] is None
+        assert model.calls == []
+
+    def test_a_signal_saves_and_leaves(self):
+        model = Model()
+        result, seen = run(model, steps=100, steps_per_call=10, received=15)
+        assert result == 15 and model.calls == [10] and seen.saved == [10]
+
+    def test_a_signal_does_not_save_twice(self):
+        _, seen = run(Model(), steps=100, steps_per_call=10, checkpoint_every=10, received=15)
+        assert seen.saved == [10]
+
+
+class TestGuards:
+    def test_gives_up_after_too_many_skipped_steps(self):
+        model = Model(skips_from=21)
+        with pytest.raises(TrainingError, match="The last 10 steps up to step 30 were skipped .*--max_skipped_in_row"):
+            run(model, steps=100, steps_per_call=5, max_skipped_in_row=10)
+
+    def test_some_skipped_steps_are_survived(self):
+        assert run(Model(skips_from=92), steps=100, steps_per_call=5, max_skipped_in_row=10)[0] is None
+
+    def test_0_never_gives_up(self):
+        assert run(Model(skips_from=1), steps=100, max_skipped_in_row=0)[0] is None
+
+    def test_different_weights_stop_the_run(self):
+        with pytest.raises(
+            TrainingError, match=r"At step 20 the weights of replicas \[1\] differ from those of replica 0"
+        ):
+            run(Model(diverges_at=15), steps=100, steps_per_call=5, weight_check_every=10)
+
+    def test_weights_are_compared_at_the_end_in_any_case(self):
+        with pytest.raises(TrainingError, match="At step 100"):
+            run(Model(diverges_at=100), steps=100)
+
+    def test_nothing_is_saved_of_a_run_that_diverged(self):
+        model = Model(diverges_at=10)
+        with pytest.raises(TrainingError) as caught:
+            run(model, steps=100, steps_per_call=10, weight_check_every=10, checkpoint_every=10)
+        assert "step 10" in str(caught.value) and model.calls == [10]
+
+
+class TestNextLook:
+    def test_ends_at_every_multiple_and_never_beyond(self):
+        """For any periods: forward, at most `steps_per_call`, and no multiple of a period is jumped over."""
+        random = np.random.default_rng(0)
+        for _ in range(500):
+            log, sample, check, weights = (int(p) for p in random.integers(0, 12, 4))
+            config = TrainConfig(
+                steps=int(random.integers(1, 60)),
+                steps_per_call=int(random.integers(1, 15)),
+                log_every=log,
+                sample_every=sample,
+                checkpoint_every=check,
+                weight_check_every=weights,
+            )
+            step = int(random.integers(0, config.steps))
+            end = loop.next_look(step, config)
+            assert step < end <= min(step + config.steps_per_call, config.steps)
+            passed = range(step + 1, end)
+            assert not [t for t in passed for p in (log, sample, check, weights) if loop.due(t, p)]
+            full = end in (step + config.steps_per_call, config.steps)
+            assert full or any(loop.due(end, p) for p in (log, sample, check, weights))
+
+    @pytest.mark.parametrize(
+        ("step", "period", "expected"), [(10, 5, True), (11, 5, False), (10, 0, False), (3, 1, True)]
+    )
+    def test_due(self, step, period, expected):
+        assert loop.due(step, period) is expected
+
+
+class TestStepClock:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """A step clock and the time that it reads, as a list of one number."""
+        now = [100.0]
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+        return loop.StepClock(), now
+
+    def test_is_the_median_call_after_the_first(self, clock):
+        """10 steps in 0.5 s are 20 a second, 50 ms each, whatever the first call took and one that was disturbed."""
+        clock, now = clock
+        for seconds in (30.0, 0.5, 5.0, 0.5):
+            with clock.measure(10):
+                now[0] += seconds
+            now[0] += 7.0  # looks do not count
+        assert clock.figures() == {"milliseconds_per_step": 50.0, "steps_per_second": 20.0}
+
+    def test_calls_of_other_lengths_count_by_the_step(self, clock):
+        clock, now = clock
+        for count, seconds in ((1, 30.0), (10, 5.0), (2, 1.0)):
+            with clock.measure(count):
+                now[0] += seconds
+        assert clock.figures()["steps_per_second"] == 2.0
+
+    def test_a_call_that_failed_does_not_count(self, clock):
+        clock, now = clock
+        with clock.measure(1):
+            now[0] += 1.0
+        with pytest.raises(RuntimeError), clock.measure(10):
+            now[0] += 5.0
+            raise RuntimeError
+        with clock.measure(2):
+            now[0] += 1.0
+        assert clock.figures()["steps_per_second"] == 2.0
+
+    def test_nothing_measured(self, clock):
+        assert clock[0].figures() == {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
+
+    @pytest.mark.parametrize(("values", "expected"), [((1000.0, 1.0, 2.0, 9.0), 2.0), ((4.0,), 4.0)])
+    def test_phases_are_medians_without_the_first_interval(self, clock, values, expected):
+        """One interval is better than none."""
+        clock, now = clock
+        with clock.measure(1):
+            now[0] += 0.5
+        for value in values:
+            clock.keep({"milliseconds/encode": value, "generator_loss": 3.0})
+        assert clock.figures() == {
+            "milliseconds_per_step": 500.0,
+            "steps_per_second": 2.0,
+            "milliseconds_encode": expected,
+        }

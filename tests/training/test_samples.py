@@ -1,0 +1,71 @@
+"""Pictures of a generator that is a known function of its latents."""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import data
+from dqgan_tf.config import DataConfig
+from dqgan_tf.gan import noise
+from dqgan_tf.training import samples
+
+RING = data.describe(DataConfig("gaussian_ring"))
+IMAGES = data.DataSpec("images", (4, 4, 1), 10, "images")
+
+
+class Model:
+    """Returns its latents, times 2 for the averaged generator."""
+
+    def __init__(self, seed=0, latent_dim=2, shape=(2,)):
+        self.seed, self.latent_dim, self.shape = seed, latent_dim, shape
+
+    def generate(self, latent, use_ema=True):
+        return tf.reshape((2.0 if use_ema else 1.0) * latent, [-1, *self.shape])
+
+
+class TestDraw:
+    def test_is_normal_and_of_the_length_asked_for(self):
+        drawn = samples.draw(Model(), 1234, use_ema=False)
+        assert drawn.shape == (1234, 2) and drawn.dtype == np.float32
+        # Five standard errors: 5 / sqrt(2468) of the mean, 5 / sqrt(2 * 2468) of the deviation.
+        assert abs(drawn.mean()) < 0.1 and abs(drawn.std() - 1) < 0.07
+        assert len(np.unique(drawn[:, 0])) == 1234  # no two batches share latents
+
+    def test_the_same_at_every_call_whatever_the_count(self):
+        few, many = (samples.draw(Model(), count, use_ema=False) for count in (3, 501))
+        np.testing.assert_array_equal(few, many[:3])
+
+    def test_depends_on_the_seed(self):
+        assert np.all(samples.draw(Model(0), 5, use_ema=False) != samples.draw(Model(1), 5, use_ema=False))
+
+    def test_asks_for_the_generator_that_is_wanted(self):
+        raw, averaged = (samples.draw(Model(), 5, use_ema=use_ema) for use_ema in (False, True))
+        np.testing.assert_array_equal(averaged, 2 * raw)
+
+    def test_takes_no_latent_of_training(self):
+        """Step 0 of replica 0 of the training stream, against the first samples."""
+        seed = noise.stream_seed(0, noise.LATENT, tf.constant(0), tf.constant(0), 1)
+        training = tf.random.stateless_normal([500, 2], seed).numpy()
+        assert np.all(samples.draw(Model(), 500, use_ema=False) != training)
+
+
+def test_pictures_of_points_and_images():
+    points = samples.picture(RING, samples.draw(Model(), 100, use_ema=True))
+    assert points.ndim == 3 and points.dtype == np.uint8 and len(np.unique(points)) > 1
+    grid = samples.picture(IMAGES, np.full((64, 4, 4, 1), -1.0, np.float32))
+    assert grid.dtype == np.uint8 and grid[2, 2, 0] == 0  # -1 is black
+
+
+@pytest.mark.parametrize(("spec", "shape"), [(RING, (2,)), (IMAGES, (4, 4, 1))])
+def test_write(tmp_path, spec, shape):
+    shown = {}
+    board = types.SimpleNamespace(image=lambda step, tag, image: shown.update({(step, tag): image}))
+    samples.write(tmp_path, 7, spec, Model(latent_dim=int(np.prod(shape)), shape=shape), board)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ema_00000007.png", "raw_00000007.png"]
+    assert set(shown) == {(7, "samples/raw"), (7, "samples/ema")}
+    for name in ("raw", "ema"):
+        written = tf.io.decode_png((tmp_path / f"{name}_00000007.png").read_bytes()).numpy()
+        np.testing.assert_array_equal(written, shown[7, f"samples/{name}"])
+    assert np.any(shown[7, "samples/raw"] != shown[7, "samples/ema"])

@@ -1,0 +1,113 @@
+"""The end of a run: hash of the weights, quality of points, table and file."""
+
+import hashlib
+import json
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import data
+from dqgan_tf.config import DataConfig
+from dqgan_tf.gan.model import DQGAN
+from dqgan_tf.training import summary
+
+RING = data.describe(DataConfig("gaussian_ring"))
+FIGURES = {
+    "steps": 10,
+    "skipped": 3,
+    "sent_bytes_per_step": 1000,
+    "dense_sent_bytes_per_step": 7800,
+    "wire_bytes_per_step": 500,
+    "dense_bytes_per_step": 4000,
+    "milliseconds_per_step": 2.5,
+    "milliseconds_encode": 0.25,
+    "steps_per_second": 400.0,
+    "peak_memory_mib": 512.4,
+}
+POINTS = {"modes": 7, "num_modes": 8, "high_quality_fraction": 0.9567}
+
+
+class TestHash:
+    def networks(self):
+        """Stand-ins: two players with weights and a statistic."""
+        values = np.arange(12, dtype=np.float32)
+        players = [[tf.Variable(values[:6].reshape(2, 3)), tf.Variable(values[6:8])], [tf.Variable(values[8:])]]
+        generator, discriminator = (types.SimpleNamespace(variables=variables) for variables in players)
+        return types.SimpleNamespace(
+            generator=generator,
+            discriminator=discriminator,
+            local_value=lambda variable: tf.convert_to_tensor(variable),
+        )
+
+    def test_is_the_sha256_of_all_values_in_order(self):
+        values = np.arange(12).astype("<f4").tobytes()
+        assert summary.weights_sha256(self.networks()) == hashlib.sha256(values).hexdigest()
+
+    @pytest.mark.parametrize("player", ["generator", "discriminator"])
+    def test_one_bit_changes_it(self, player):
+        model = self.networks()
+        before, variable = summary.weights_sha256(model), getattr(model, player).variables[-1]
+        variable.assign(np.nextafter(variable.numpy(), np.float32(100)))
+        assert summary.weights_sha256(model) != before
+
+
+class TestQuality:
+    class Model:
+        """Its averaged generator draws the first `modes` modes in turn, its raw one zeros."""
+
+        seed, latent_dim, local_value = 0, 3, staticmethod(DQGAN.local_value)
+
+        def __init__(self, modes):
+            self.points = np.resize(RING.modes[:modes], (500, 2)).astype(np.float32)
+
+        def generate(self, latent, use_ema=True):
+            return tf.constant(self.points if use_ema else np.zeros_like(self.points))
+
+    @pytest.mark.parametrize("modes", [8, 3])
+    def test_of_points(self, modes):
+        assert summary.quality(RING, self.Model(modes)) == {
+            "modes": modes,
+            "high_quality_fraction": 1.0,
+            "raw_modes": 0,
+            "raw_high_quality_fraction": 0.0,
+            "num_modes": 8,
+        }
+
+    def test_of_images_is_measured_elsewhere(self):
+        assert summary.quality(data.DataSpec("images", (4, 4, 1), 10, "images"), None) == {}
+
+
+class TestTable:
+    def rows(self, figures):
+        lines = summary.table(figures, "runs/x").splitlines()
+        return dict(line.split("  ", 1) for line in lines)
+
+    def test_rows(self):
+        rows = {name.strip(): value.strip() for name, value in self.rows(FIGURES | POINTS).items()}
+        assert rows["modes found"] == "7 of 8"
+        assert rows["high-quality samples"] == "95.7 %"
+        assert rows["bytes per step and worker"] == "1,000 sent, 7,800 in float32 (7.8 x less)"
+        assert rows["milliseconds per step"].startswith("2.50:  compute 0.00  encode 0.25")
+        assert rows["skipped steps"] == "3"
+        assert rows["pictures"] == "runs/x/samples/"
+
+    def test_no_modes_of_images(self):
+        assert not [name for name in self.rows(FIGURES) if "modes" in name]
+
+    def test_one_replica_sends_nothing(self):
+        """Its bytes are those that it would send."""
+        alone = FIGURES | {"sent_bytes_per_step": 0, "dense_sent_bytes_per_step": 0}
+        assert "500 sent, 4,000 in float32 (8.0 x less)" in summary.table(alone, "x")
+
+    def test_values_stand_in_one_column(self):
+        lines = summary.table(FIGURES | POINTS, "x").splitlines()
+        column = len("bytes per step and worker") + 2
+        assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
+
+
+def test_write(tmp_path):
+    summary.write(tmp_path, FIGURES)
+    assert json.loads((tmp_path / "summary.json").read_text()) == FIGURES
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
