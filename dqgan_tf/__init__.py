@@ -15,11 +15,14 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "CompressedStrategy": "dqgan_tf.distribute.strategy",
+    "CompressionConfig": "dqgan_tf.config",
     "DQGAN": "dqgan_tf.gan.model",
+    "LossConfig": "dqgan_tf.config",
+    "OptimizerConfig": "dqgan_tf.config",
     "RunConfig": "dqgan_tf.config",
 }
 
-__all__ = ["CompressedStrategy", "DQGAN", "RunConfig", "__version__", "compressors"]
+__all__ = [*_MODULE_OF, "__version__", "compressors"]
 
 
 def __getattr__(name):

@@ -27,7 +27,8 @@ def main(argv):
     model_dir = launcher.model_dir_of(arguments)
     log_dir = flags.FLAGS["log_dir"].value or (f"{model_dir}/logs" if model_dir else None)
     if log_dir is None:
-        raise app.UsageError("Give --model_dir=DIR behind --, or --log_dir=DIR before it.")
+        print("ERROR: Give --model_dir=DIR behind --, or --log_dir=DIR before it.", file=sys.stderr)
+        raise SystemExit(2)
     config = launcher.LaunchConfig(
         command=(sys.executable, "-m", "trainers.train", *arguments),
         num_workers=_NUM_WORKERS.value,

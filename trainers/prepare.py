@@ -1,6 +1,6 @@
 """Prepares an image data set once, so that training never needs the network.
 
-python trainers/prepare.py --dataset=fashion_mnist --data_dir=~/tensorflow_datasets --source_dir=fashion_mnist_files
+python -m trainers.prepare --dataset=fashion_mnist --data_dir=~/tensorflow_datasets --source_dir=fashion_mnist_files
 """
 
 import os

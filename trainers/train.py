@@ -7,6 +7,7 @@ The same command over an unfinished --model_dir resumes it.
 """
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow: its start-up notices are not the run's
 
@@ -17,7 +18,8 @@ from flags import run as run_flags
 
 def main(argv):
     if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
+        print(f"ERROR: Unexpected argument {argv[1]!r}.", file=sys.stderr)
+        raise SystemExit(2)
     config = run_flags.run_config()
 
     from dqgan_tf.training import command, run

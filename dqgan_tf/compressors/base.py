@@ -88,6 +88,13 @@ class Compressor(abc.ABC):
     def delta(self, n: int) -> float:
         """Returns a proven lower bound of delta for vectors of n values; 0.0 when none is proven."""
 
+    def scales(self, payload: Any, n: int) -> list[tf.Tensor]:
+        """Returns float32 tensors that bound what a payload decodes to, and are not finite where a value is not.
+
+        The payload's own float32 fields, a few numbers per bucket; where it has none, the decoded vector.
+        """
+        return [field for field in payload if field.dtype == tf.float32] or [self.decode(payload, n)]
+
     def contractive(self, n: int) -> bool:
         """Returns whether error feedback is proven to converge: delta(n) > 0."""
         return self.delta(n) > 0.0

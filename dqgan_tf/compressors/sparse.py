@@ -38,6 +38,10 @@ class Sparse(Compressor):
     def encode(self, vector, seed):
         return self.encode_and_decode(vector, seed)[0]
 
+    def scales(self, payload, n):
+        spec = self.values.payload_spec(self.k(n))
+        return self.values.scales(wire.from_wire(payload.values, spec), self.k(n))
+
     def _delta(self, share, sent):
         """Returns delta where the `sent` values hold at least `share` of the energy."""
         return max(0.0, share * self.values.delta(sent) - ROUNDING_SLACK)

@@ -41,7 +41,7 @@ def prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilde
         directory = f" --data_dir={data_dir}" if data_dir else ""
         raise DatasetError(
             f"{name!r} is not prepared: there is nothing in {found.data_dir}. "
-            f"Run `python trainers/prepare.py --dataset={name}{directory}` once, with --source_dir=FOLDER where the "
+            f"Run `python -m trainers.prepare --dataset={name}{directory}` once, with --source_dir=FOLDER where the "
             "original files are at hand; or point `data_dir` at a directory where it is prepared."
         )
     return found

@@ -58,6 +58,8 @@ class DQGAN(keras.Model):
         self, generator, discriminator, *, latent_dim=None, loss="non_saturating", seed=0, ema_decay=0.999, **kwargs
     ):
         super().__init__(**kwargs)
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(f"DQGAN needs Keras on TensorFlow. Received: KERAS_BACKEND={keras.backend.backend()}")
         self._strategy = _compressed_strategy()
         self.generator = generator
         self.discriminator = discriminator

@@ -41,7 +41,7 @@ class Adam:
         for name in ("beta_1", "beta_2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={getattr(self, name)}")
-        if self.epsilon <= 0:
+        if not self.epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={self.epsilon}")
         if self.second_moment not in SECOND_MOMENTS:
             raise ValueError(

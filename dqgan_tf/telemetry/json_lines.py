@@ -17,15 +17,17 @@ class JsonLinesWriter:
 
     Args:
       path: of the file; its folder is made when missing.
-      resume_step: the last step whose entries are kept (0 for a run that starts).
+      resume_step: the last step whose entries are kept (0 for a run that starts); None keeps all and touches nothing,
+        for a second writer beside a run.
 
     Raises:
       ValueError: a line other than the last is no entry, with the file and the line's number.
     """
 
-    def __init__(self, path: str | os.PathLike, resume_step: int = 0):
+    def __init__(self, path: str | os.PathLike, resume_step: int | None = 0):
         self._path = pathlib.Path(path)
-        truncate(self._path, resume_step)
+        if resume_step is not None:
+            truncate(self._path, resume_step)
         self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import sys
+import traceback
 
 from absl import flags, logging
+from tensorflow import errors as tf_errors
 
 from dqgan_tf.training import errors
 
@@ -24,6 +26,12 @@ def errors_in_one_line():
         _leave(error, error.exit_code)
     except OSError as error:
         _leave(error, errors.EXIT_TRAINING)
+    except tf_errors.ResourceExhaustedError as error:  # a full disk, told by TensorFlow's own file system
+        _leave(error.message, errors.EXIT_TRAINING)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _quiet():

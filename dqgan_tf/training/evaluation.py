@@ -13,7 +13,7 @@ from dqgan_tf.evaluation.features import base, inception, resnet_cifar, small_cl
 from dqgan_tf.telemetry import image_grid
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.tensorboard import TensorBoardWriter
-from dqgan_tf.training import samples, summary
+from dqgan_tf.training import samples
 from dqgan_tf.training.errors import UsageError
 from dqgan_tf.training.restore import Trained
 
@@ -46,7 +46,10 @@ def evaluate(trained: Trained, config: EvaluationConfig) -> report.Figures:
       ValueError: weights that cannot be read, or too few samples.
     """
     if trained.data_spec.kind == "points":
-        return summary.quality(trained.data_spec, trained.model)
+        spec = trained.data_spec
+        points = samples.draw(trained.model, config.num_samples, use_ema=config.use_ema)
+        figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
+        return figures | {"generator": "averaged" if config.use_ema else "raw"}
     real = images.load(trained.config.data)
     network = feature_network(trained, config, real)
     chosen = _spread(real, config.num_samples)
@@ -70,7 +73,7 @@ def feature_network(trained: Trained, config: EvaluationConfig, real: np.ndarray
 def record(model_dir: str, step: int, figures: report.Figures) -> None:
     """Appends the figures to metrics.jsonl and to TensorBoard."""
     folder = pathlib.Path(model_dir)
-    with JsonLinesWriter(folder / "metrics.jsonl", step) as metrics:
+    with JsonLinesWriter(folder / "metrics.jsonl", None) as metrics:
         metrics.write(step, figures)
     board = TensorBoardWriter(folder / "tensorboard")
     board.scalars(step, {f"evaluation/{k}": v for k, v in figures.items() if isinstance(v, int | float)})

@@ -36,15 +36,16 @@ class Loop:
         self._step = self._saved = start_step
         self._clock = StepClock()
 
-    def run(self) -> int | None:
-        """Trains until the last step, and returns None, or until a worker is asked to stop, and returns the signal.
+    def run(self, iterator) -> int | None:
+        """Trains on `iterator`, a distributed iterator that starts at this loop's first step.
+
+        Returns None after the last step, or the number of the signal that asked some worker to stop.
 
         Raises:
           TrainingError: too many non-finite steps in a row, diverged replicas, or a checkpoint could not be written.
           tf.errors.OpError: a collective failed, most often since another worker is gone.
         """
         config = self._job.config.train
-        iterator = self._job.iterator(self._step)
         while self._step < config.steps:
             count = next_look(self._step, config) - self._step
             with self._clock.measure(count):

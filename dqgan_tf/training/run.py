@@ -35,7 +35,13 @@ def run(config: RunConfig) -> int:
       PeerLostError: another worker is gone.
     """
     job.check(config)
-    strategy = job.start_strategy(config)
+    try:
+        strategy = job.start_strategy(config)
+    except tf.errors.OpError as error:
+        reason = str(error).splitlines()[0][:300]
+        raise PeerLostError(
+            f"The cluster of TF_CONFIG did not come together ({type(error).__name__}: {reason})."
+        ) from None
     with StopSignal() as stop:  # after the strategy: its preemption notifier takes SIGTERM for itself (TensorFlow 2.21)
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
@@ -56,20 +62,22 @@ def run(config: RunConfig) -> int:
 def _run(config, strategy, board, stop):
     agreement.check(board, config)
     spec = _together(board, lambda: job.describe(config, strategy))
+    _compare_data(board, spec)
     the_job = job.build(config, spec, strategy, board)
     folder = pathlib.Path(config.model_dir) / "checkpoints"
     checkpoints = Checkpoints(folder, config, the_job.model, board, strategy, config.train.keep_checkpoints)
     restored = _together(board, checkpoints.restore)
-    if restored.step >= config.train.steps and (pathlib.Path(config.model_dir) / "summary.json").exists():
+    if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
-    reporter = Reporter(the_job, restored.step)
+    reporter = _together(board, lambda: Reporter(the_job, restored.step))
+    iterator = _together(board, lambda: the_job.iterator(restored.step))
     reporter.say(describe_start(config, restored.step, the_job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
         reporter.say(_world_changed(restored.num_replicas, strategy.num_replicas_in_sync))
     if restored.step == 0:
         reporter.say("The first call traces and compiles; that takes half a minute or so.")
     loop = Loop(the_job, checkpoints, reporter, stop, restored.step)
-    received = loop.run()
+    received = loop.run(iterator)
     if received:
         reporter.say(f"Stopped by signal {received} after a checkpoint; the same command resumes.")
     else:
@@ -80,16 +88,27 @@ def _run(config, strategy, board, stop):
     return 128 + received if received else 0
 
 
+def _compare_data(board, spec):
+    """The data set lies where each worker keeps it, so its version may differ."""
+    text = f"{spec.name} with {spec.num_examples} examples of shape {spec.shape}"
+    texts = board.exchange("data", text)
+    for index, other in enumerate(texts):
+        if other != texts[0]:
+            raise UsageError(f"The workers see different data: {texts[0]} on worker 0, {other} on worker {index}.")
+
+
 def _together(board, action):
     """Runs `action`, which uses no collective; a worker's usage error ends all workers with its text."""
     error, result = None, None
     try:
         result = action()
-    except (UsageError, ValueError) as caught:
+    except (UsageError, ValueError, OSError, tf.errors.OpError) as caught:
         error = caught
     for index, text in enumerate(board.exchange("ready", "" if error is None else str(error))):
         if text:
-            raise UsageError(text if error is not None else f"Worker {index}: {text}")
+            raise UsageError(
+                " ".join(text.split()) if error is not None else f"Worker {index}: {' '.join(text.split())}"
+            )
     return result
 
 

@@ -41,6 +41,14 @@ def write(folder, figures: dict) -> None:
     atomic.write_text(pathlib.Path(folder) / "summary.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
 
+def steps_of(folder) -> int | None:
+    """Returns the step that summary.json in `folder` is of, None without a readable one."""
+    try:
+        return json.loads((pathlib.Path(folder) / "summary.json").read_text())["steps"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def table(figures: dict, folder) -> str:
     """Returns the summary as lines of aligned text."""
     rows = []
@@ -57,9 +65,9 @@ def table(figures: dict, folder) -> str:
     parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in phases)
     rows.append(("milliseconds per step", f"{figures['milliseconds_per_step']:.2f}:  {parts}"))
     rows.append(("steps per second", f"{figures['steps_per_second']:.1f}"))
-    rows.append(("peak memory", f"{figures['peak_memory_mib']:.0f} MiB per worker"))
+    rows.append(("peak memory", f"{figures['peak_memory_mib']:.0f} MiB of worker 0"))
     rows.append(("skipped steps", f"{figures['skipped']}"))
     rows.append(("pictures", f"{folder}/samples/"))
-    rows.append(("TensorBoard", f"tensorboard --logdir {folder}/tensorboard"))
+    rows.append(("TensorBoard", f"make tensorboard MODEL_DIR={folder}"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

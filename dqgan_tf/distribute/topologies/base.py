@@ -91,9 +91,8 @@ def all_finite(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
 def acceptable(compressor, payload, n: int) -> tf.Tensor:
     """Returns whether a payload stands for finite values, bool scalar, without decoding it where that is possible.
 
-    A non-finite value makes the scale of its bucket non-finite (see `Compressor`), so the float32 fields tell, a few
-    numbers per bucket. Scales from 1e30 on are refused too: a sum over replicas must not overflow. Where a payload has
-    no float32 field, its values are decoded and looked at.
+    A non-finite value makes the scale of its bucket non-finite; see `Compressor.scales`. Scales from 1e30 on are
+    refused too: a sum over replicas must not overflow.
     """
-    fields = [field for field in payload if field.dtype == tf.float32] or [compressor.decode(payload, n)]
-    return tf.reduce_all(tf.stack([tf.reduce_all(tf.abs(field) < LARGEST_SCALE) for field in fields]))
+    scales = compressor.scales(payload, n)
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.abs(scale) < LARGEST_SCALE) for scale in scales]))
