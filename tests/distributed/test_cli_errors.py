@@ -34,8 +34,8 @@ TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {
 class Case:
     """A command and what must come of it.
 
-    arguments: behind `python -m`; `{new}` is a fresh folder's name, `{file}` a file, `{empty}` an empty folder, `{run}` and
-      `{damaged}` runs of 10 steps, `{sets}` data sets, of which `own` is one.
+    arguments: behind `python -m`; `{new}` is a fresh folder's name, `{file}` a file, `{empty}` an empty folder, `{run}`
+      and `{damaged}` runs of 10 steps, `{sets}` data sets, of which `own` is one.
     message: pattern that the one line on stderr contains; None where the command succeeds.
     """
 

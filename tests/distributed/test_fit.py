@@ -14,7 +14,7 @@ BATCH, BATCHES = 32, 10  # over both workers: 16 samples each
 
 
 def test_fit_in_two_processes_keeps_the_workers_equal(tmp_path):
-    """Callbacks, validation and 10 batches in calls of 4, over two epochs: both workers end alike, and having learned."""
+    """Callbacks, validation, 10 batches in calls of 4, over two epochs: both workers end alike, and having learned."""
     cluster.run(["-m", "tests.distributed.test_fit", str(tmp_path)], tmp_path / "logs")
     first, second = (json.loads((tmp_path / f"worker_{i}.json").read_text()) for i in range(2))
     assert first == second

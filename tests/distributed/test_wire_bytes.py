@@ -1,5 +1,6 @@
-"""Bytes on the wire as the kernel counts them, against those that a channel reports; run as a program by each worker."""
+"""Bytes on the wire as the kernel counts them, against those that a channel reports; also each worker's program."""
 
+import functools
 import json
 import pathlib
 import sys
@@ -73,7 +74,7 @@ def main(folder):
         exchange = exchange_function(strategy, channel)
         exchange(1)  # traces, connects
         idle, idle_seconds = count(board, lambda: time.sleep(IDLE_SECONDS))
-        busy, busy_seconds = count(board, lambda: exchange(STEPS))
+        busy, busy_seconds = count(board, functools.partial(exchange, STEPS))
         counted = busy - idle * busy_seconds / idle_seconds
         figures[spec] = counted, channel.sent_bytes * strategy.num_replicas_in_sync * STEPS
     if strategy.is_chief:

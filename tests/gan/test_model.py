@@ -1,4 +1,4 @@
-"""The model on two replicas of one process: steps that are skipped, equal weights, tracing, randomness, averages, memory."""
+"""The model on two replicas of one process: skipped steps, equal weights, tracing, randomness, averages, memory."""
 
 import os
 import pathlib
@@ -121,7 +121,7 @@ class TestEqualReplicas:
         assert np.array_equal(model.weight_digests(), digests)
 
     def test_batch_norm_statistics_are_the_mean_over_replicas(self, strategy, model):
-        """Moving mean and variance are linear in the batch's: with momentum .99 over replicas, s <- .99 s + .01 mean_m(b_m)."""
+        """Moving moments are linear in the batch's: with momentum .99 over replicas, s <- .99 s + .01 mean_m(b_m)."""
         iterator = served(strategy, images(2))
         model.train_steps(iterator, 1)
         for variable in model.generator.non_trainable_variables:
