@@ -63,12 +63,10 @@ def run(model, start_step=0, received=None, **train):
     quiet = {"log_every": 0, "sample_every": 0, "checkpoint_every": 0, "weight_check_every": 0}
     config = RunConfig(train=TrainConfig(**quiet | train))
     strategy = types.SimpleNamespace(is_chief=True)
-    job = types.SimpleNamespace(
-        config=config, model=model, board=MessageBoard(0, 1), strategy=strategy, iterator=lambda step: iter(())
-    )
+    job = types.SimpleNamespace(config=config, model=model, board=MessageBoard(0, 1), strategy=strategy)
     recorder, stop = Recorder(), types.SimpleNamespace(received=received)
     model.step = start_step
-    return loop.Loop(job, recorder, recorder, stop, start_step).run(), recorder
+    return loop.Loop(job, recorder, recorder, stop, start_step).run(iter(())), recorder
 
 
 class TestSchedule:
