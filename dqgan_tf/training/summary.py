@@ -45,7 +45,7 @@ def steps_of(folder) -> int | None:
     """Returns the step that summary.json in `folder` is of, None without a readable one."""
     try:
         return json.loads((pathlib.Path(folder) / "summary.json").read_text())["steps"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -1,5 +1,7 @@
 """Every compressor, at every setting, against the contract."""
 
+import pytest
+
 from dqgan_tf import compressors
 from tests.contracts.compressor_contract import CompressorContract, StochasticContract
 
@@ -8,15 +10,18 @@ def _linear(bits):
     return type(f"TestLinear{bits}", (CompressorContract,), {"compressor": compressors.get(f"linear:bits={bits}")})
 
 
-TestLinear2, TestLinear3, TestLinear4, TestLinear5 = _linear(2), _linear(3), _linear(4), _linear(5)
-TestLinear6, TestLinear7, TestLinear8, TestLinear16 = _linear(6), _linear(7), _linear(8), _linear(16)
+TestLinear2, TestLinear3, TestLinear4 = _linear(2), _linear(3), _linear(4)
+TestLinear8, TestLinear16 = _linear(8), _linear(16)
+TestLinear5, TestLinear6, TestLinear7 = (pytest.mark.slow(_linear(bits)) for bits in (5, 6, 7))
 
 
+@pytest.mark.slow
 class TestLinearBucket96(CompressorContract):
     compressor = compressors.get("linear:bits=3,bucket=96")
     bucket = 96
 
 
+@pytest.mark.slow
 class TestStochastic4(StochasticContract):
     compressor = compressors.get("linear:bits=4,rounding=stochastic")
 
@@ -34,6 +39,7 @@ class TestTopK(CompressorContract):
     bucket = None
 
 
+@pytest.mark.slow
 class TestTopKHalf(CompressorContract):
     compressor = compressors.get("topk:fraction=0.5")
     bucket = None
@@ -44,6 +50,7 @@ class TestTopKLinear(CompressorContract):
     bucket = None
 
 
+@pytest.mark.slow
 class TestTopKStochastic(StochasticContract):
     compressor = compressors.get("topk:fraction=0.1+terngrad:bucket=32")
     bucket = None
@@ -68,11 +75,13 @@ class TestTernary(CompressorContract):
     compressor = compressors.get("ternary:bucket=512")
 
 
+@pytest.mark.slow
 class TestTernaryBucket32(CompressorContract):
     compressor = compressors.get("ternary:bucket=32")
     bucket = 32
 
 
+@pytest.mark.slow
 class TestTernGrad(StochasticContract):
     compressor = compressors.get("terngrad:bucket=512")
 
@@ -81,6 +90,7 @@ class TestNatural(StochasticContract):
     compressor = compressors.get("natural:bits=8,bucket=512")
 
 
+@pytest.mark.slow
 class TestNaturalNearest4(CompressorContract):
     compressor = compressors.get("natural:bits=4,bucket=512,rounding=nearest")
 
@@ -89,6 +99,7 @@ class TestQSGD(StochasticContract):
     compressor = compressors.get("qsgd:bits=8,bucket=512")
 
 
+@pytest.mark.slow
 class TestQSGDUnproven(StochasticContract):
     compressor = compressors.get("qsgd:bits=3,bucket=96")
     bucket = 96
@@ -103,6 +114,7 @@ class TestRandomK(StochasticContract):
     bucket = None
 
 
+@pytest.mark.slow
 class TestRandomKLinear(StochasticContract):
     compressor = compressors.get("randomk:fraction=0.5+linear:bits=8,bucket=64")
     bucket = None
@@ -113,6 +125,7 @@ class TestBlockTopK(CompressorContract):
     bucket = 256
 
 
+@pytest.mark.slow
 class TestBlockTopKSign(CompressorContract):
     compressor = compressors.get("blocktopk:fraction=0.1,block=64+sign:bucket=32")
     bucket = None

@@ -65,7 +65,8 @@ CASES = {
     "stray_argument": Case(TRAIN + "runs/ring", "'runs/ring'"),
     "unknown_dataset": Case(TRAIN + "--dataset=fashion_mnst", "no data set 'fashion_mnst'. Near it: fashion_mnist"),
     "unprepared_dataset": Case(
-        TRAIN + "--dataset=cifar10 --data_dir={empty}", "'cifar10' is not prepared: .*trainers.prepare --dataset=cifar10"
+        TRAIN + "--dataset=cifar10 --data_dir={empty}",
+        "'cifar10' is not prepared: .*trainers.prepare --dataset=cifar10",
     ),
     "unknown_split": Case(
         TRAIN + "--dataset=own --data_dir={sets} --split=nonsense", "`split` must be .*split='nonsense'"

@@ -111,3 +111,12 @@ def test_write(tmp_path):
     summary.write(tmp_path, FIGURES)
     assert json.loads((tmp_path / "summary.json").read_text()) == FIGURES
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "step"), [('{"steps": 7}', 7), ("{", None), ("[]", None), ("{}", None), ("null", None), (None, None)]
+)
+def test_steps_of(tmp_path, text, step):
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text)
+    assert summary.steps_of(tmp_path) == step
