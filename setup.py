@@ -27,6 +27,7 @@ INSTALL_REQUIRES = [
 TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",  # two test processes: most tests use one core
     "ruff~=0.17.6",
     "scipy>=1.11",  # the oracle of the Frechet distance
     "setuptools>=70.1",  # the first with its own bdist_wheel

@@ -166,7 +166,7 @@ class TestMissing:
         with pytest.raises(data.DatasetError) as error:
             data.describe(DataConfig(dataset="celeb_a", data_dir=str(tmp_path)))
         assert time.monotonic() - start < 10
-        assert f"trainers/prepare.py --dataset=celeb_a --data_dir={tmp_path}" in str(error.value)
+        assert f"-m trainers.prepare --dataset=celeb_a --data_dir={tmp_path}" in str(error.value)
 
     def test_build_fails_as_early_as_describe(self, tmp_path):
         with pytest.raises(data.DatasetError, match="'mnist' is not prepared"):
