@@ -93,7 +93,7 @@ class Launcher:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches them through this process alone: twice is at once
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _wait(self):
@@ -246,7 +246,8 @@ def model_dir_of(arguments: Sequence[str]) -> str | None:
     return found
 
 
-def _die_with_parent():
+def die_with_parent() -> None:
+    """Makes the calling process end with its parent: for `preexec_fn`."""
     # Without it a launcher that is killed -9 leaves workers behind. Linux only.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

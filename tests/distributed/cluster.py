@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+from dqgan_tf.training import launcher
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -34,7 +36,14 @@ class Cluster:
             arguments = [sys.executable, *command, *(extra[index] if extra else [])]
             variables = _environment(ports, index) | (environment or {})
             with open(self.logs[index], "w") as log:
-                process = subprocess.Popen(arguments, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT)
+                process = subprocess.Popen(
+                    arguments,
+                    cwd=ROOT,
+                    env=variables,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=launcher.die_with_parent,  # a test run that is killed leaves no worker behind
+                )
             self.processes.append(process)
 
     def wait(self, timeout=240):
