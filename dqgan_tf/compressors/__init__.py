@@ -1,8 +1,10 @@
 """Compressors: flat float32 vector <-> payload of 32-bit tensors. Pure functions of (vector, seed)."""
 
+from dqgan_tf.compressors.adaptive import Adaptive
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.blocktopk import BlockTopK
 from dqgan_tf.compressors.casts import BFloat16, Float16
+from dqgan_tf.compressors.compression import Compression
 from dqgan_tf.compressors.identity import Identity
 from dqgan_tf.compressors.linear import Linear
 from dqgan_tf.compressors.natural import NUQSGD, Natural
@@ -14,8 +16,10 @@ from dqgan_tf.compressors.ternary import Ternary, TernGrad
 from dqgan_tf.compressors.topk import TopK
 
 __all__ = [
+    "Adaptive",
     "BFloat16",
     "BlockTopK",
+    "Compression",
     "Compressor",
     "Float16",
     "Identity",

@@ -1,49 +1,32 @@
 """The contract of a compressor: what travels, how many bytes it is and how much it may lose."""
 
 import abc
-import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from dqgan_tf.compressors import wire
+from dqgan_tf.compressors.compression import Compression
 
 ROUNDING_SLACK = 1e-6
 
 
-class Compressor(abc.ABC):
+class Compressor(Compression):
     """Maps a flat float32 vector to a payload of 32-bit tensors and back.
 
-    Subclasses are frozen dataclasses of their parameters: equal by value, hashable, without state. `encode` and
-    `decode` are pure TensorFlow functions and may be called eagerly, inside `tf.function` and inside
+    `encode` and `decode` are pure TensorFlow functions and may be called eagerly, inside `tf.function` and inside
     `tf.function(jit_compile=True)`; `decode` returns the same bits in all three.
-
-    A compressor is delta-approximate, 0 < delta <= 1, when for every x (in expectation when it is random)
-
-        || decode(encode(x)) - x ||^2 <= (1 - delta) ||x||^2        Karimireddy et al. 2019, arXiv 1901.09847.
 
     `delta` returns a proven lower bound. Two limits of float32 apply: a bucket whose largest absolute value is below
     2^-100 may decode to zeros, and a bucket that holds inf or NaN decodes to at least one non-finite value, without a
     change to any other bucket.
+
+    A compressor may fit itself to the data. Its state is a vector that all replicas hold with the same bits; a channel
+    owns it and, each step, encodes and decodes by `bind(state)`, adds up `statistics` over the replicas and takes
+    `next_state(state, total)` if the step is accepted. Bound or not, equal parameters are equal: only unbound
+    compressors are keys.
     """
-
-    name: ClassVar[str]
-
-    @property
-    def spec(self) -> str:
-        """Canonical text: `get(compressor.spec) == compressor`."""
-        parameters = [f"{field.name}={getattr(self, field.name)}" for field in self.parameters()]
-        return ":".join([self.name, ",".join(parameters)]) if parameters else self.name
-
-    @classmethod
-    def parameters(cls) -> list[dataclasses.Field]:
-        """Returns the fields that a spec may set: numbers and words that are given at construction."""
-        return [field for field in dataclasses.fields(cls) if field.init and field.type in (int, float, str)]
-
-    @property
-    @abc.abstractmethod
-    def unbiased(self) -> bool:
-        """Whether E[decode(encode(x))] = x."""
 
     @property
     def is_identity(self) -> bool:
@@ -84,10 +67,6 @@ class Compressor(abc.ABC):
     def payload_spec(self, n: int) -> NamedTuple:
         """Returns the payload of a vector of n values, with a `tf.TensorSpec` in place of each tensor."""
 
-    @abc.abstractmethod
-    def delta(self, n: int) -> float:
-        """Returns a proven lower bound of delta for vectors of n values; 0.0 when none is proven."""
-
     def scales(self, payload: Any, n: int) -> list[tf.Tensor]:
         """Returns float32 tensors that bound what a payload decodes to, and are not finite where a value is not.
 
@@ -95,10 +74,22 @@ class Compressor(abc.ABC):
         """
         return [field for field in payload if field.dtype == tf.float32] or [self.decode(payload, n)]
 
-    def contractive(self, n: int) -> bool:
-        """Returns whether error feedback is proven to converge: delta(n) > 0."""
-        return self.delta(n) > 0.0
-
     def wire_bytes(self, n: int) -> int:
         """Returns the bytes of the payload of n values."""
         return 4 * wire.wire_words(self.payload_spec(n))
+
+    def initial_state(self, n: int) -> np.ndarray | None:
+        """Returns float32 [s], the state before the first step for vectors of n values; None: it has none."""
+        return None
+
+    def bind(self, state: tf.Tensor) -> "Compressor":
+        """Returns an equal compressor that encodes and decodes by `state`; unbound, by the initial one."""
+        return self
+
+    def statistics(self, vector: tf.Tensor) -> tf.Tensor:
+        """Returns float32 [k], whose sum over the replicas says how to fit: whole numbers, so that it is exact."""
+        return tf.zeros([0])
+
+    def next_state(self, state: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
+        """Returns float32 [s]; `state` itself if `total`, the sum of `statistics`, is not finite."""
+        return state

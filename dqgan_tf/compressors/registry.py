@@ -1,8 +1,9 @@
 """Compressors by text, as they stand in a configuration: `name:key=value,key=value[+name:...]`."""
 
-from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.compressors.adaptive import Adaptive
 from dqgan_tf.compressors.blocktopk import BlockTopK
 from dqgan_tf.compressors.casts import BFloat16, Float16
+from dqgan_tf.compressors.compression import Compression
 from dqgan_tf.compressors.identity import Identity
 from dqgan_tf.compressors.linear import Linear
 from dqgan_tf.compressors.natural import NUQSGD, Natural
@@ -20,6 +21,7 @@ _CLASSES = {
         *(Linear, Ternary, Sign, Natural),
         *(QSGD, NUQSGD, TernGrad),
         *(TopK, BlockTopK, RandomK),
+        Adaptive,
     )
 }
 
@@ -29,7 +31,7 @@ def available() -> tuple[str, ...]:
     return tuple(cls().spec for cls in _CLASSES.values())
 
 
-def get(spec: str) -> Compressor:
+def get(spec: str) -> Compression:
     """Returns the compressor of a spec; parameters left out take their defaults.
 
     `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: what the first sends, by the second.

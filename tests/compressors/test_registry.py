@@ -33,6 +33,7 @@ def test_canonical_specs():
         "natural:bits=8,bucket=512,rounding=stochastic",
         *("qsgd:bits=4,bucket=512", "nuqsgd:bits=4,bucket=512", "terngrad:bucket=512"),
         *("topk:fraction=0.01", "blocktopk:fraction=0.01,block=256", "randomk:fraction=0.01"),
+        "adaptive:bits=3,bucket=512",
     )
     assert Linear(rounding="stochastic").spec == "linear:bits=4,bucket=512,rounding=stochastic"
 
@@ -57,6 +58,7 @@ def test_what_is_available_works(spec):
         ("topk:fraction=0.1+linear:bits=1", "`bits` must be 2 to 8 or 16. Received: bits=1.* 'topk:fraction=0.01'"),
         ("topk:values=linear", r"`topk` has the parameters \(fraction\)"),
         ("fp16:bits=8", r"`fp16` has the parameters \(\)"),
+        ("adaptive:bits=2", "`bits` must be 3, 4 or 5. Received: bits=2.* 'adaptive:bits=3,bucket=512'"),
         ("natural:bits=9", "`bits` must be 3 to 8. Received: bits=9"),
         ("blocktopk:block=8", "`block` must be a multiple of 32 up to 256. Received: block=8"),
         ("linear:", "Received: 'linear:'"),

@@ -1,0 +1,143 @@
+"""Levels that follow the distribution of what is sent: 3 to 5 bits a value."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dqgan_tf.compressors import adaptive_levels, buckets, float_bits, packing, reductions
+from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+
+BITS = (3, 4, 5)
+_SCALE_DROPPED_BITS = 24 - adaptive_levels.DROPPED_BITS
+_LARGEST_SCALE = np.int32(0x7F7FFFFF >> _SCALE_DROPPED_BITS << _SCALE_DROPPED_BITS).view(np.float32)
+_MEMORY = 0.9
+"""Share of the running histogram that one step keeps: ten steps count."""
+_SAMPLED = 65536
+"""Values counted of a longer vector, in whole buckets spread over it: at least so many, less than twice as many."""
+
+
+class AdaptivePayload(NamedTuple):
+    """words: int32 [rows, width * bits / 32], sign and level of each value. scales: float32 [rows], top levels."""
+
+    words: tf.Tensor
+    scales: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive(Compressor):
+    """Spec `adaptive:bits=3,bucket=512`: a sign and the nearest of L = 2^(bits-1) fitted levels.
+
+    Per bucket with S = max |x|, and a table 0 = l_0 < l_1 < ... < l_(L-1) = 1 that all buckets and replicas share:
+
+        decode: x_i ~ sign(x_i) l_k S,     k the nearest level to |x_i| / S.
+
+    The table follows the data: every replica counts a histogram of |x| / S over a sample of its buckets, the counts are
+    added up over the replicas, and everyone fits the same levels to their running sum (`adaptive_levels`). State:
+    float32 [L + 64], the table and the running sum. Each segment of a channel has a state of its own. Adaptive levels
+    from summed statistics: Faghri et al. 2020, arXiv 2010.12460 (ALQ), there unbiased, of the 2-norm and fitted by
+    coordinate descent; one table per layer group: Nguyen et al. 2025, arXiv 2505.14371 (QODA).
+
+    Levels have 8 significant bits and S is rounded up to 16, so l_k S is exact in float32.
+
+    Delta holds for every table, because 0 and 1 are in it: |error| <= min(|x|, S / 2), and the maximum is exact but for
+    the rounding of S, so with a = d - 1:   1 - delta = a / (4 + a), as `ternary`. A fitted table loses far less.
+    """
+
+    bits: int = 3
+    bucket: int = 512
+    state: tf.Tensor | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    name: ClassVar[str] = "adaptive"
+
+    def __post_init__(self):
+        if type(self.bits) is not int or self.bits not in BITS:
+            raise ValueError(f"`bits` must be 3, 4 or 5. Received: bits={self.bits}")
+        buckets.check_bucket(self.bucket)
+
+    @property
+    def num_levels(self) -> int:
+        """L = 2^(bits-1)."""
+        return 2 ** (self.bits - 1)
+
+    @property
+    def unbiased(self) -> bool:
+        return False
+
+    @property
+    def block_multiple(self) -> int:
+        return self.bucket
+
+    def encode(self, vector, seed):
+        return self._pack(*self._quantize(vector))
+
+    def decode(self, payload, n):
+        return self._dequantize(packing.unpack(payload.words, self.bits), payload.scales, n)
+
+    def encode_and_decode(self, vector, seed):
+        codes, scales = self._quantize(vector)
+        return self._pack(codes, scales), self._dequantize(codes, scales, vector.shape[0])
+
+    def payload_spec(self, n):
+        rows, width = buckets.shape(n, self.bucket)
+        words = packing.words_per_row(self.bits, width)
+        return AdaptivePayload(tf.TensorSpec([rows, words], tf.int32), tf.TensorSpec([rows], tf.float32))
+
+    def delta(self, n):
+        others = min(self.bucket, n) - 1
+        square = 1.0 / (1.0 + 2.0 ** (_SCALE_DROPPED_BITS - 23)) ** 2
+        return max(0.0, 1.0 - others / (4.0 * square + others) - ROUNDING_SLACK)
+
+    def initial_state(self, n):
+        return np.concatenate([adaptive_levels.uniform(self.num_levels), np.zeros(adaptive_levels.BINS, np.float32)])
+
+    def bind(self, state):
+        return dataclasses.replace(self, state=state)
+
+    def statistics(self, vector):
+        rows = buckets.split(vector, self.bucket)
+        rows = rows[:: max(1, vector.shape[0] // _SAMPLED)]
+        bits = float_bits.magnitude(rows)
+        top = reductions.row_max(bits)
+        largest = tf.bitcast(top, tf.float32)
+        inverse = tf.where(largest < float_bits.TINY, 0.0, 1.0 / largest)
+        # The maximum is exact with any table; by its rounded inverse it may come out just below 1.
+        shares = tf.where(bits < top[:, None], rows * inverse[:, None], 0.0)
+        return adaptive_levels.histogram(tf.reshape(shares, [-1]))
+
+    def next_state(self, state, total):
+        running = _MEMORY * state[self.num_levels :] + total
+        fitted = tf.concat([adaptive_levels.fit(running, self.num_levels), running], 0)
+        usable = tf.reduce_all(tf.math.is_finite(total)) & (tf.reduce_sum(running) > 0.0)
+        return tf.where(usable, fitted, state)
+
+    def levels(self) -> list[tf.Tensor]:
+        """Returns the L levels of the state, float32 scalars."""
+        state = tf.constant(self.initial_state(1)) if self.state is None else self.state
+        return tf.unstack(state[: self.num_levels])
+
+    def _quantize(self, vector):
+        """Returns int32 [rows, width] codes and float32 [rows] scales, 0 if tiny, NaN if not finite."""
+        rows = buckets.split(vector, self.bucket)
+        bits = float_bits.magnitude(rows)
+        top = reductions.row_max(bits)
+        largest = tf.bitcast(top, tf.float32)
+        rounded = tf.minimum(float_bits.round_up(largest, _SCALE_DROPPED_BITS), _LARGEST_SCALE)
+        scales = float_bits.poison(float_bits.is_finite(top), tf.where(largest < float_bits.TINY, 0.0, rounded))
+        level, magnitude, levels = 0, tf.bitcast(bits, tf.float32), self.levels()
+        for lower, upper in zip(levels, levels[1:], strict=False):
+            level += tf.cast(magnitude > (0.5 * (lower + upper) * scales)[:, None], tf.int32)
+        sign = tf.bitwise.right_shift(tf.bitcast(rows, tf.int32), 32 - self.bits)
+        return tf.bitwise.bitwise_or(level, tf.bitwise.bitwise_and(sign, self.num_levels)), scales
+
+    def _pack(self, codes, scales):
+        return AdaptivePayload(packing.pack(codes, self.bits), scales)
+
+    def _dequantize(self, codes, scales, n):
+        numbers = tf.bitwise.bitwise_and(codes, self.num_levels - 1)
+        values = 0.0
+        for number, level in enumerate(self.levels()):
+            values = tf.where(numbers == number, (level * scales)[:, None], values)
+        sign = tf.bitwise.left_shift(tf.bitwise.right_shift(codes, self.bits - 1), 31)
+        return buckets.join(tf.bitcast(tf.bitwise.bitwise_or(tf.bitcast(values, tf.int32), sign), tf.float32), n)
