@@ -1,4 +1,7 @@
-"""Compressors: flat float32 vector <-> payload of 32-bit tensors. Pure functions of (vector, seed)."""
+"""Compressors: flat float32 vector <-> payload of 32-bit tensors. Pure functions of (vector, seed).
+
+PowerSGD is beside them: a compression of matrices between two all-reduces.
+"""
 
 from dqgan_tf.compressors.adaptive import Adaptive
 from dqgan_tf.compressors.base import Compressor
@@ -8,6 +11,7 @@ from dqgan_tf.compressors.compression import Compression
 from dqgan_tf.compressors.identity import Identity
 from dqgan_tf.compressors.linear import Linear
 from dqgan_tf.compressors.natural import NUQSGD, Natural
+from dqgan_tf.compressors.powersgd import PowerSGD
 from dqgan_tf.compressors.qsgd import QSGD
 from dqgan_tf.compressors.randomk import RandomK
 from dqgan_tf.compressors.registry import available, get
@@ -26,6 +30,7 @@ __all__ = [
     "Linear",
     "NUQSGD",
     "Natural",
+    "PowerSGD",
     "QSGD",
     "RandomK",
     "Sign",

@@ -7,6 +7,7 @@ from dqgan_tf.compressors.compression import Compression
 from dqgan_tf.compressors.identity import Identity
 from dqgan_tf.compressors.linear import Linear
 from dqgan_tf.compressors.natural import NUQSGD, Natural
+from dqgan_tf.compressors.powersgd import PowerSGD
 from dqgan_tf.compressors.qsgd import QSGD
 from dqgan_tf.compressors.randomk import RandomK
 from dqgan_tf.compressors.sign import Sign
@@ -21,7 +22,7 @@ _CLASSES = {
         *(Linear, Ternary, Sign, Natural),
         *(QSGD, NUQSGD, TernGrad),
         *(TopK, BlockTopK, RandomK),
-        Adaptive,
+        *(Adaptive, PowerSGD),
     )
 }
 

@@ -33,7 +33,7 @@ def test_canonical_specs():
         "natural:bits=8,bucket=512,rounding=stochastic",
         *("qsgd:bits=4,bucket=512", "nuqsgd:bits=4,bucket=512", "terngrad:bucket=512"),
         *("topk:fraction=0.01", "blocktopk:fraction=0.01,block=256", "randomk:fraction=0.01"),
-        "adaptive:bits=3,bucket=512",
+        *("adaptive:bits=3,bucket=512", "powersgd:rank=2,explore=1"),
     )
     assert Linear(rounding="stochastic").spec == "linear:bits=4,bucket=512,rounding=stochastic"
 
@@ -48,7 +48,11 @@ def test_what_is_available_works(spec):
     "spec, message",
     [
         ("", "must be like one of none, .*linear:bits=4,bucket=512"),
-        ("powersgd", "Received: 'powersgd'"),
+        ("power", "Received: 'power'"),
+        ("powersgd:rank=0", "`rank` must be a positive integer. Received: rank=0.* 'powersgd:rank=2,explore=1'"),
+        ("powersgd:explore=-1", "`explore` must be 0 or a positive integer. Received: explore=-1"),
+        ("powersgd+linear", "`powersgd` sends every value: nothing may follow it"),
+        ("topk+powersgd", "`values` must be a compressor. Received: values=PowerSGD"),
         ("qsgd:rounding=nearest", r"`qsgd` has the parameters \(bits, bucket\)"),
         (
             "linear:bits=4+sign",

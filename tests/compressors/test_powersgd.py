@@ -1,0 +1,205 @@
+"""Low rank over three simulated workers: numpy oracle, identities, contraction of each worker, warm start."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf.compressors import PowerSGD, low_rank
+from tests.oracles import powersgd_numpy as oracle
+
+WORKERS, STEPS = 3, 20
+SHAPES = ((12, 20), (7,), (2, 3, 5, 9), (2, 3))
+"""A matrix, a bias, a kernel sent transposed as [9, 30], and a matrix too small to be worth it."""
+PLAN = PowerSGD(rank=2, explore=1).plan(SHAPES)
+SIZE = 12 * 20 + 7 + 270 + 6
+MATRIX = PowerSGD(rank=2, explore=1).plan([(12, 20)])
+
+
+def simulate(plan):
+    """Returns the compiled step ([workers, n], state, seed) -> (decoded of each, result, next state)."""
+
+    @tf.function(jit_compile=True)
+    def step(vectors, state, seed):
+        firsts = [plan.project(vector, state) for vector in tf.unstack(vectors)]
+        first = tf.add_n(firsts) / len(firsts)
+        bases = plan.bases(first, seed)
+        seconds = [plan.coefficients(vector, bases) for vector in tf.unstack(vectors)]
+        second = tf.add_n(seconds) / len(seconds)
+        decoded = [plan.decode(f, bases, s) for f, s in zip(firsts, seconds, strict=True)]
+        return tf.stack(decoded), plan.decode(first, bases, second), plan.next_state(second)
+
+    return step
+
+
+STEP, MATRIX_STEP = simulate(PLAN), simulate(MATRIX)
+
+
+def updates(n=SIZE, steps=STEPS, seed=0):
+    """float32 [steps, workers, n]: a constant part, a part of each worker's own, and noise."""
+    rng = np.random.default_rng(seed)
+    shape = (steps, WORKERS, n)
+    common, own = rng.standard_normal(n), rng.standard_normal((WORKERS, n))
+    return (common + 0.5 * own + 0.5 * rng.standard_normal(shape)).astype(np.float32)
+
+
+def with_feedback(step, given, state):
+    """Returns (decoded [steps, workers, n], results [steps, n], residuals [workers, n], state)."""
+    residuals, decoded, results = np.zeros(given.shape[1:], np.float32), [], []
+    for t, update in enumerate(given):
+        sent, result, state = step(tf.constant(update + residuals), state, tf.constant([5, t]))
+        residuals = update + residuals - sent.numpy()
+        decoded.append(sent.numpy().astype(np.float64))
+        results.append(result.numpy().astype(np.float64))
+    return np.stack(decoded), np.stack(results), residuals.astype(np.float64), state
+
+
+def test_twenty_steps_equal_the_oracle():
+    """float32 against float64: values and residuals up to 10, where one rounding is 1e-6, fed back 20 times."""
+    given = updates(240)
+    decoded, results, residuals, state = with_feedback(MATRIX_STEP, given, MATRIX.initial_state())
+    queries, errors = MATRIX.initial_state().reshape(20, 2).astype(np.float64), np.zeros((WORKERS, 12, 20))
+    for t in range(STEPS):
+        compensated = given[t].reshape(WORKERS, 12, 20) + errors
+        random = low_rank.gaussian(12, 4, tf.constant([5, t])).numpy()[:, :1]
+        expected, mean, queries = oracle.step(compensated, queries, random)
+        errors = compensated - expected
+        np.testing.assert_allclose(decoded[t], expected.reshape(WORKERS, 240), atol=5e-4)
+        np.testing.assert_allclose(results[t], mean.ravel(), atol=5e-4)
+    np.testing.assert_allclose(residuals, errors.reshape(WORKERS, 240), atol=5e-4)
+    # The sign of a column of QR is free.
+    np.testing.assert_allclose(np.abs(state.numpy()), np.abs(queries).ravel(), atol=5e-4)
+
+
+def test_transposed_kernel_equals_the_oracle():
+    x = updates(steps=1)[0]
+    decoded, result, _ = STEP(tf.constant(x), PLAN.initial_state(), tf.constant([5, 0]))
+    kernels = x[:, 247:517].reshape(WORKERS, 30, 9).transpose(0, 2, 1).astype(np.float64)
+    queries = PLAN.initial_state()[40:].reshape(30, 2)
+    random = low_rank.gaussian(9, 4, tf.constant([5, 0]), first=2 * 12 * 4).numpy()[:, :1]
+    expected, mean, _ = oracle.step(kernels, queries, random)
+    got = decoded.numpy()[:, 247:517].reshape(WORKERS, 30, 9).transpose(0, 2, 1)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(result.numpy()[247:517].reshape(30, 9), mean.T, atol=1e-5)
+
+
+def test_nothing_is_lost():
+    """sum_t decode + e_T = sum_t update for every worker, and the result is the mean of the decodes."""
+    given = updates()
+    decoded, results, residuals, _ = with_feedback(STEP, given, PLAN.initial_state())
+    np.testing.assert_allclose(decoded.sum(0) + residuals, given.astype(np.float64).sum(0), atol=2e-4)
+    np.testing.assert_allclose(results, decoded.mean(1), atol=2e-5)
+    np.testing.assert_allclose(results.sum(0) + residuals.mean(0), given.astype(np.float64).sum(0).mean(0), atol=2e-4)
+
+
+def test_vectors_and_small_matrices_are_exact():
+    x = updates(steps=1)[0]
+    decoded, result, _ = STEP(tf.constant(x), PLAN.initial_state(), tf.constant([0, 0]))
+    for exact in (slice(240, 247), slice(517, 523)):
+        np.testing.assert_array_equal(decoded.numpy()[:, exact], x[:, exact])
+        np.testing.assert_allclose(result.numpy()[exact], x[:, exact].mean(0), rtol=1e-6, atol=1e-7)
+
+
+def hidden_worker():
+    """Two workers of rank 2 in the same rows; the third in the rows orthogonal to theirs, and small beside them."""
+    rng = np.random.default_rng(3)
+    x = np.zeros((WORKERS, 12, 20))
+    x[:2, :2] = 1e3 * rng.standard_normal((2, 20))
+    x[2, 2:] = rng.standard_normal((10, 20))
+    x[:2, 2:] = -0.5 * x[2, 2:]  # so that the mean's products show nothing of it
+    return x.reshape(WORKERS, 240).astype(np.float32)
+
+
+def loss(step, x, state, seeds):
+    """Mean over seeds of ||decode - x||^2 / ||x||^2 of every worker, and three standard errors."""
+    lost = []
+    for seed in range(seeds):
+        decoded = step(tf.constant(x), state, tf.constant([seed, 9]))[0].numpy().astype(np.float64)
+        lost.append(np.sum((decoded - x) ** 2, 1) / np.sum(x.astype(np.float64) ** 2, 1))
+    return np.mean(lost, 0), 3 * np.std(lost, 0, ddof=1) / np.sqrt(seeds)
+
+
+def test_contracts_for_every_worker():
+    """The third worker's matrix never shows in the mean; the random column alone passes 1 / (12 - 2) of it."""
+    mean, margin = loss(MATRIX_STEP, hidden_worker(), MATRIX.initial_state(), 400)
+    bound = 1.0 - MATRIX.delta
+    assert bound == pytest.approx(0.9, abs=2e-6)
+    assert (mean - margin <= bound).all()
+    assert mean[2] == pytest.approx(bound, abs=margin[2])
+
+
+def test_without_exploration_a_worker_may_be_lost():
+    published = PowerSGD(rank=2, explore=0).plan([(12, 20)])
+    mean, _ = loss(simulate(published), hidden_worker(), published.initial_state(), 2)
+    assert published.delta == 0.0 and not PowerSGD(explore=0).contractive(240)
+    assert mean[2] > 0.9999 and (mean[:2] < 1e-4).all()
+
+
+def test_degenerate_matrices():
+    """Zero stays zero, rank one is exact, and queries that have become zero find a matrix again."""
+    x = np.zeros((WORKERS, 240), np.float32)
+    decoded, result, state = MATRIX_STEP(tf.constant(x), MATRIX.initial_state(), tf.constant([0, 0]))
+    assert not decoded.numpy().any() and not result.numpy().any() and not state.numpy().any()
+    rng = np.random.default_rng(0)
+    one = np.outer(rng.standard_normal(12), rng.standard_normal(20)).ravel().astype(np.float32)
+    x = one * np.float32([[1], [-3], [0.5]])
+    for t in range(2):
+        decoded, _, state = MATRIX_STEP(tf.constant(x), state, tf.constant([0, t]))
+    np.testing.assert_allclose(decoded.numpy(), x, atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_scale_does_not_matter(scale):
+    given = updates(240, steps=2)
+    plain, scaled = (
+        with_feedback(MATRIX_STEP, g, MATRIX.initial_state())[0] for g in (given, np.float32(scale) * given)
+    )
+    np.testing.assert_allclose(scaled / scale, plain, atol=2e-5)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize("position", [3, 243, 300])
+def test_poison_reaches_all_workers(poison, position):
+    """In the mean of the first vector, hence in the result; the other matrix and the other workers' decodes show it."""
+    x = updates(steps=1)[0]
+    x[1, position] = poison
+    _, result, _ = STEP(tf.constant(x), PLAN.initial_state(), tf.constant([0, 0]))
+    assert not np.isfinite(result.numpy()).all()
+
+
+def test_warm_start_finds_the_best_approximation():
+    """A constant matrix: the error falls to Eckart and Young's, up to what the random column adds to it."""
+    rng = np.random.default_rng(1)
+    u, v = (np.linalg.qr(rng.standard_normal((size, 12)))[0] for size in (12, 20))
+    constant = (u * 0.7 ** np.arange(12)) @ v.T
+    x, state = np.tile(constant.ravel(), (WORKERS, 1)).astype(np.float32), MATRIX.initial_state()
+    lost = []
+    for t in range(40):
+        decoded, _, state = MATRIX_STEP(tf.constant(x), state, tf.constant([4, t]))
+        lost.append(np.linalg.norm(decoded.numpy()[0] - x[0]))
+    best = np.linalg.norm(oracle.best(constant, 2) - constant)
+    assert lost[0] > 1.1 * best and max(lost[-10:]) < 1.01 * best
+
+
+def test_sizes_by_hand():
+    """P is 2 (12 + 9), Q^T is 3 (20 + 30), and 7 + 6 values are exact."""
+    assert [(m.tensor, m.rows, m.cols, m.transposed) for m in PLAN.matrices] == [(0, 12, 20, False), (2, 9, 30, True)]
+    assert (PLAN.first_size, PLAN.second_size, PLAN.wire_bytes) == (42 + 13, 150, 4 * 205)
+    assert PLAN.initial_state().shape == (2 * 50,) and PLAN.initial_state().dtype == np.float32
+    assert PLAN.delta == pytest.approx(1 / 10, abs=2e-6)
+    assert PLAN.project(tf.zeros([SIZE]), PLAN.initial_state()).shape == [55]
+
+
+def test_delta_holds_for_any_shapes():
+    """A matrix of a vector of n values has at most sqrt(n) rows."""
+    assert PowerSGD().delta(10**6) == pytest.approx(1 / 1000, abs=2e-6)
+    for shapes in ([(1000, 1000)], [(12, 20)], [(5,)], SHAPES):
+        plan = PowerSGD().plan(shapes)
+        assert PowerSGD().delta(sum(map(np.prod, shapes))) <= plan.delta <= 1.0
+
+
+def test_without_matrices_everything_is_exact():
+    plan = PowerSGD().plan([(5,), (3, 3)])
+    x = tf.constant(updates(14, steps=1)[0])
+    decoded, _, state = simulate(plan)(x, plan.initial_state(), tf.constant([0, 0]))
+    np.testing.assert_array_equal(decoded, x)
+    assert plan.wire_bytes == 4 * 14 and state.shape == [0]
