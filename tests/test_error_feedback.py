@@ -180,4 +180,57 @@ def test_a_block_is_rounded_to_whole_buckets(block):
 
 
 def test_default_block_suits_the_default_bucket():
-    assert blocks.CPU_BLOCK % 512 == 0 and blocks.num_blocks(10 * blocks.CPU_BLOCK, blocks.CPU_BLOCK) == 9
+    assert blocks.CPU_BLOCK % 512 == 0
+
+
+@pytest.mark.parametrize("n, count", [(1, 0), (64, 1), (65, 0), (127, 0), (128, 2), (129, 1), (640, 10), (700, 9)])
+def test_a_rest_joins_the_last_block(n, count):
+    assert blocks.num_blocks(n, 64) == count
+
+
+PIECES = ["linear:bits=3,bucket=64", "linear:bits=4,bucket=64,rounding=stochastic", "sign:bucket=64", "bf16"]
+PIECES += ["ternary:bucket=64", "terngrad:bucket=64", "natural:bits=8,bucket=64", "nuqsgd:bits=4,bucket=64"]
+PIECES += ["qsgd:bits=4,bucket=64", "fp16"]
+
+
+@pytest.mark.parametrize("spec", PIECES)
+def test_pieces_are_the_whole(spec):
+    """Cut after one block, after three and before the last with its rest: payload and residual bit for bit."""
+    compressor = compressors.get(spec)
+    block = error_feedback.effective_block(compressor, 700)
+    cuts, n = [0, block, 3 * block, 5 * block], 6 * block + 77
+    update, residual = tf.unstack(tf.constant(updates(2, n)))
+    seed = tf.constant([3, 5])
+
+    def encode(start, stop):
+        return error_feedback.encode_with_feedback(
+            compressor, update[start:stop], residual[start:stop], seed, block=700, start=start
+        )
+
+    whole = tf.function(lambda: encode(0, n), jit_compile=True)()
+    stops = [*cuts[1:], n]
+    parts = tf.function(lambda: [encode(*ends) for ends in zip(cuts, stops, strict=True)], jit_compile=True)()
+    for index, field in enumerate(whole.payload):
+        joined = np.concatenate([part.payload[index] for part in parts])
+        np.testing.assert_array_equal(joined.view(np.int32), field.numpy().view(np.int32))
+    np.testing.assert_array_equal(np.concatenate([part.residual for part in parts]), whole.residual)
+    np.testing.assert_allclose(sum(part.statistics for part in parts), whole.statistics, rtol=1e-6)
+
+
+def test_a_piece_starts_at_a_block():
+    zeros, seed = tf.zeros(200), tf.constant([0, 0])
+    for spec, block, start in (("sign:bucket=64", 128, 64), ("sign:bucket=64", None, 128), ("none", 128, 128)):
+        compressor = compressors.get(spec)
+        with pytest.raises(ValueError, match="`start` must be a multiple of the block"):
+            error_feedback.encode_with_feedback(compressor, zeros, zeros, seed, block=block, start=start)
+        with pytest.raises(ValueError, match="`start` must be a multiple of the block"):
+            error_feedback.encode_without_feedback(compressor, zeros, seed, block=block, start=start)
+
+
+@pytest.mark.parametrize(
+    "spec, block, effective",
+    [("sign:bucket=64", 700, 640), ("sign:bucket=64", 10, 64), ("ternary:bucket=64", 700, 640), ("bf16", 1100, 1024)]
+    + [("topk:fraction=0.1", 700, None), ("none", 700, None), ("sign:bucket=64", None, None)],
+)
+def test_effective_block(spec, block, effective):
+    assert error_feedback.effective_block(compressors.get(spec), block) == effective

@@ -1,4 +1,4 @@
-"""A function of flat vectors applied to one cache-sized block after the other, inside one XLA computation."""
+"""Flat vectors worked on one cache-sized block after the other, inside one XLA computation."""
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -9,56 +9,53 @@ CPU_BLOCK = 32768
 _SEED_STRIDE = 0x3C6EF372
 
 
+def effective_block(compressor, block: int | None) -> int | None:
+    """Returns how many values are encoded at a time where about `block` are asked for: whole `block_multiple`s.
+
+    None: all at once, because `block` is None or the compressor encodes a vector only as a whole.
+    """
+    multiple = compressor.block_multiple
+    if block is None or multiple is None:
+        return None
+    return max(multiple, block - block % multiple)
+
+
 def num_blocks(n: int, block: int) -> int:
-    """Returns how many whole blocks are looped over; the rest, one to two blocks, is done once after the loop."""
-    return max(0, n // block - 1)
+    """Returns how many blocks are looped over: all whole ones, without the last where a rest joins it."""
+    return n // block if n % block == 0 else max(0, n // block - 1)
 
 
-def map_blocks(encode, vectors, seed, compressor, block):
-    """Returns what `encode(*vectors, seed)` returns, block by block. Only inside `tf.function(jit_compile=True)`.
+def block_seed(seed: tf.Tensor, index) -> tf.Tensor:
+    """Returns the int32 [2] seed of block `index`, an int32 scalar: another for each, `seed` itself for block 0."""
+    return seed + tf.stack([tf.cast(index, tf.int32) * _SEED_STRIDE, 0])
+
+
+def for_each_block(write, buffers, n: int, block: int):
+    """Returns the buffers after every block of n values was written. Only inside `tf.function(jit_compile=True)`.
 
     Args:
-      encode: (float32 [k] vectors, int32 [2] seed) -> NamedTuple (payload, residual float32 [k], statistics), where
-        statistics are sums over values.
-      vectors: tuple of float32 [n].
-      seed: int32 [2]; every block gets another.
-      compressor: of the payload, with a `block_multiple`.
-      block: values per block, a multiple of `compressor.block_multiple`.
-
-    Raises:
-      ValueError: `block` is not such a multiple.
+      write: (index, size, *buffers) -> buffers, of the `size` values from `index * block` on. `index` is an int32
+        scalar or an int, `size` an int: `block`, or up to one value less than twice as many at the end.
+      buffers: tuple of tensors or NamedTuples of them.
     """
-    if block <= 0 or block % compressor.block_multiple:
-        raise ValueError(f"`block` must be a positive multiple of {compressor.block_multiple}. Received: block={block}")
-    n = vectors[0].shape[0]
-    count = num_blocks(n, block)
-    if not count:
-        return encode(*vectors, seed)
-
-    def body(index, fields, residual, statistics):
-        start = index * block
-        inputs = [tf.ensure_shape(tf.slice(vector, [start], [block]), [block]) for vector in vectors]
-        encoded = encode(*inputs, seed + tf.stack([(index + 1) * _SEED_STRIDE, 0]))
-        return index + 1, *_write(fields, residual, statistics, encoded, start, compressor.block_multiple)
-
-    spec = compressor.payload_spec(n)
-    buffers = (
-        tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), spec),
-        tf.zeros([n]),
-        tf.zeros([3]),
-    )
-    _, *buffers = tf.while_loop(lambda index, *_: index < count, body, (0, *buffers), maximum_iterations=count)
-    start = count * block
-    rest = encode(*[vector[start:] for vector in vectors], seed)
-    return type(rest)(*_write(*buffers, rest, start, compressor.block_multiple))
+    count, last = num_blocks(n, block), n - num_blocks(n, block) * block
+    if count:
+        _, *buffers = tf.while_loop(
+            lambda index, *_: index < count,
+            lambda index, *carried: (index + 1, *write(index, block, *carried)),
+            (tf.constant(0), *buffers),
+            maximum_iterations=count,
+        )
+    return write(count, last, *buffers) if last else tuple(buffers)
 
 
-def _write(fields, residual, statistics, encoded, start, row_size):
-    row = start // row_size
-    written = [_update(field, part, row) for field, part in zip(fields, encoded.payload, strict=True)]
-    return type(fields)(*written), _update(residual, encoded.residual, start), statistics + encoded.statistics
+def read(tensor: tf.Tensor, start, size: int) -> tf.Tensor:
+    """Returns the rows [start, start + size) of a tensor of any rank >= 1; `size` is static, `start` need not be."""
+    rest = tensor.shape[1:]
+    rows = tf.slice(tensor, tf.stack([start] + [0] * rest.rank), [size, *rest])
+    return tf.ensure_shape(rows, [size, *rest])
 
 
-def _update(buffer, part, start):
-    indices = tf.stack([start] + [0] * (buffer.shape.rank - 1))
-    return gen_xla_ops.xla_dynamic_update_slice(buffer, part, indices)
+def write(tensor: tf.Tensor, rows: tf.Tensor, start) -> tf.Tensor:
+    """Returns the tensor with `rows` from row `start` on, in place where it is a loop's own."""
+    return gen_xla_ops.xla_dynamic_update_slice(tensor, rows, tf.stack([start] + [0] * (tensor.shape.rank - 1)))

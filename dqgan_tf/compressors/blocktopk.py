@@ -70,11 +70,15 @@ class BlockTopK(Sparse):
         words, decoded = self._encode_values(tf.reshape(sent, [-1]), seed)
         missing = -self.chosen % 4
         indices = packing.pack(tf.pad(lanes, [[0, 0], [0, missing]]), _INDEX_BITS)
-        return BlockTopKPayload(indices, words), self._place(decoded, lanes, n)
+        return BlockTopKPayload(indices, words), place(decoded, self._indices(lanes, n), self.extent(n))[:n]
 
-    def decode(self, payload, n):
+    def decode_sparse(self, payload, n):
         lanes = packing.unpack(payload.indices, _INDEX_BITS)[:, : self.chosen]
-        return self._place(self._decode_values(payload.values, self.k(n)), lanes, n)
+        return self._decode_values(payload.values, self.k(n)), self._indices(lanes, n)
+
+    def extent(self, n):
+        blocks, width = buckets.shape(n, self.block)
+        return blocks * width
 
     def payload_spec(self, n):
         blocks = buckets.shape(n, self.block)[0]
@@ -95,7 +99,6 @@ class BlockTopK(Sparse):
             found.append(reductions.row_max(tf.where(keys < found[-1][:, None], keys, 0)))
         return _BLOCK_MAX - 1 - tf.bitwise.bitwise_and(tf.stack(found, axis=1), _BLOCK_MAX - 1)
 
-    def _place(self, values, lanes, n):
+    def _indices(self, lanes, n):
         blocks, width = buckets.shape(n, self.block)
-        indices = tf.reshape(lanes + (tf.range(blocks) * width)[:, None], [-1])
-        return place(values, indices, blocks * width)[:n]
+        return tf.reshape(lanes + (tf.range(blocks) * width)[:, None], [-1])

@@ -49,9 +49,8 @@ class RandomK(Sparse):
         words, decoded = self._encode_values(sent, seed + [_VALUES_STREAM, 0])
         return RandomKPayload(tf.identity(seed), words), place(decoded, indices, n)
 
-    def decode(self, payload, n):
-        values = self._decode_values(payload.values, self.k(n))
-        return place(values, draw(payload.seed, n, self.k(n)), n)
+    def decode_sparse(self, payload, n):
+        return self._decode_values(payload.values, self.k(n)), draw(payload.seed, n, self.k(n))
 
     def payload_spec(self, n):
         return RandomKPayload(tf.TensorSpec([2], tf.int32), self._values_spec(self.k(n)))

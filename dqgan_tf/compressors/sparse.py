@@ -1,5 +1,6 @@
 """What compressors have in common that send few of the values: a fraction, and another compressor for those sent."""
 
+import abc
 import math
 
 import tensorflow as tf
@@ -37,6 +38,17 @@ class Sparse(Compressor):
 
     def encode(self, vector, seed):
         return self.encode_and_decode(vector, seed)[0]
+
+    def decode(self, payload, n):
+        return place(*self.decode_sparse(payload, n), self.extent(n))[:n]
+
+    @abc.abstractmethod
+    def decode_sparse(self, payload, n: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns (float32 [k] values, int32 [k] distinct indices below `extent(n)`) of a payload."""
+
+    def extent(self, n: int) -> int:
+        """Returns what all indices are below: n, or more where the last block is padded."""
+        return n
 
     def scales(self, payload, n):
         spec = self.values.payload_spec(self.k(n))

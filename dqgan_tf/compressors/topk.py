@@ -44,9 +44,9 @@ class TopK(Sparse):
         payload = TopKPayload(elias_fano.encode(slots, selection.num_slots(n)), words)
         return payload, place(decoded, indices, n)
 
-    def decode(self, payload, n):
+    def decode_sparse(self, payload, n):
         slots = elias_fano.decode(payload.indices, self.k(n), selection.num_slots(n))
-        return place(self._decode_values(payload.values, self.k(n)), selection.to_indices(slots, n), n)
+        return self._decode_values(payload.values, self.k(n)), selection.to_indices(slots, n)
 
     def payload_spec(self, n):
         k = self.k(n)

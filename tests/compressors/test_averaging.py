@@ -1,0 +1,70 @@
+"""The mean of payloads is the mean of their decodes, bit for bit."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import compressors
+from dqgan_tf.compressors import averaging
+from tests.contracts.compressor_contract import bits, encode
+
+N = 3100
+BLOCKED = ["linear:bits=3,bucket=64", "sign:bucket=64", "ternary:bucket=64", "natural:bits=8,bucket=64", "bf16"]
+SPARSE = ["topk:fraction=0.2", "topk:fraction=0.2+linear:bits=8,bucket=64", "randomk:fraction=0.3"]
+SPARSE += ["blocktopk:fraction=0.1,block=64+sign:bucket=32"]
+
+
+def payloads(compressor, workers, n=N):
+    rng = np.random.default_rng(workers)
+    vectors = [rng.standard_normal(n).astype(np.float32) * 10.0**m for m in range(workers)]
+    return [encode(compressor, x, seed=(m, 9), mode="eager") for m, x in enumerate(vectors)]
+
+
+def mean(compressor, parts, n=N, block=None):
+    function = tf.function(lambda *p: averaging.mean_of_payloads(compressor, p, n, block=block), jit_compile=True)
+    return function(*parts).numpy()
+
+
+def dense_mean(compressor, parts, n=N):
+    """numpy float32: 0 + decode_0 + decode_1 + ..., then times 1 / M."""
+    total = np.zeros(n, np.float32)
+    for part in parts:
+        total += compressor.decode(part, n).numpy()
+    return total * np.float32(1.0 / len(parts))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("spec", BLOCKED)
+def test_in_blocks_and_as_a_whole(spec, workers):
+    """Decodes of quantizers hold no -0 beside sign and natural, whose sums of zeros none of these seeds has."""
+    compressor = compressors.get(spec)
+    parts = payloads(compressor, workers)
+    expected = bits(dense_mean(compressor, parts) + 0.0)
+    np.testing.assert_array_equal(bits(mean(compressor, parts) + 0.0), expected)
+    np.testing.assert_array_equal(bits(mean(compressor, parts, block=700) + 0.0), expected)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("spec", SPARSE)
+def test_sparse(spec, workers):
+    compressor = compressors.get(spec)
+    parts = payloads(compressor, workers)
+    found = mean(compressor, parts, block=512)
+    assert np.count_nonzero(found) < N
+    np.testing.assert_array_equal(bits(found), bits(dense_mean(compressor, parts)))
+
+
+def test_the_order_given_is_the_order_of_addition():
+    """1e8 + 1 - 1e8 in float32 is 0, 1e8 - 1e8 + 1 is 1: exact values of an identity."""
+    compressor = compressors.get("none")
+    big, one = tf.constant([1e8]), tf.constant([1.0])
+    for terms, total in (([big, one, -big], 0.0), ([big, -big, one], 1.0)):
+        parts = [compressor.encode(term, None) for term in terms]
+        assert mean(compressor, parts, 1).tolist() == [np.float32(total) * np.float32(1 / 3)]
+
+
+@pytest.mark.parametrize("n", [1, 40, 64, 127, 128, 129])
+def test_short_vectors(n):
+    compressor = compressors.get("linear:bits=4,bucket=32")
+    parts = payloads(compressor, 2, n)
+    np.testing.assert_array_equal(mean(compressor, parts, n, block=64), dense_mean(compressor, parts, n))
