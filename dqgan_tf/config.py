@@ -90,18 +90,24 @@ class CompressionConfig:
     """How updates travel.
 
     compressor: a spec such as `none`, `linear:bits=4,bucket=512`, `sign:bucket=512`, `topk:fraction=0.01`.
+    compressor_rules: other specs by weight name, `PATTERN=SPEC;PATTERN=SPEC`; see `compressors.rules`.
+    start_step: the first step that is compressed; earlier ones are exact (0 and 1: all are compressed).
     error_feedback: keep what a compressor drops and add it to the next update.
     residual_in_half_step: let the half step contain the residual (False is an ablation).
     allow_non_contractive: permit error feedback with a compressor that proves no contraction.
-    topology: `auto`, `all_gather` or `two_step`: how packets travel.
+    topology: `auto`, `all_gather`, `two_step` or `hierarchical`: how packets travel.
+    bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result.
     communication: `auto`, `ring` or `nccl`: the collective implementation that TensorFlow uses.
     """
 
     compressor: str = "linear:bits=4,bucket=512"
+    compressor_rules: str = ""
+    start_step: int = 0
     error_feedback: bool = True
     residual_in_half_step: bool = True
     allow_non_contractive: bool = False
     topology: str = "auto"
+    bucket_mb: float = 0.0
     communication: str = "auto"
 
 

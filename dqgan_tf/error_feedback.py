@@ -58,7 +58,7 @@ def encode_with_feedback(
     def encode(update, residual, seed):
         compensated = update + residual
         payload, error = _encode(compressor, compensated, seed)
-        return Encoded(payload, error, _statistics(compensated, residual, error))
+        return Encoded(payload, error, statistics(compensated, residual, error))
 
     return _in_blocks(encode, (update, residual), seed, compressor, block, start)
 
@@ -74,7 +74,7 @@ def encode_without_feedback(
     def encode(update, seed):
         payload, error = _encode(compressor, update, seed)
         zeros = tf.zeros_like(update)
-        return Encoded(payload, zeros, _statistics(update, zeros, error))
+        return Encoded(payload, zeros, statistics(update, zeros, error))
 
     return _in_blocks(encode, (update,), seed, compressor, block, start)
 
@@ -108,5 +108,6 @@ def _encode(compressor, vector, seed):
     return payload, vector - decoded
 
 
-def _statistics(compensated, residual, error):
+def statistics(compensated: tf.Tensor, residual: tf.Tensor, error: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [3], the squared norms of p_t, e_{t-1} and p_t - decode(payload_t), float32 [n] each."""
     return tf.stack([reductions.sum_of_squares(part) for part in (compensated, residual, error)])

@@ -1,6 +1,7 @@
 """Flags of `CompressionConfig`."""
 
 from dqgan_tf import compressors
+from dqgan_tf.compressors import rules
 from dqgan_tf.config import CompressionConfig
 from flags.define import define, validate
 
@@ -10,6 +11,13 @@ define(
     "How updates are encoded: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, "
     "topk:fraction=0.01.",
 )
+define(
+    CompressionConfig,
+    "compressor_rules",
+    "Other compressors by weight name, the first pattern that occurs in it wins: "
+    "'bias|gamma|beta=none;discriminator/=sign:bucket=512'. Names begin with generator/ or discriminator/.",
+)
+define(CompressionConfig, "start_step", "The first step that is compressed; steps before it are exact.", lower=0)
 define(CompressionConfig, "error_feedback", "Keep what the compressor drops and add it to the next update.")
 define(
     CompressionConfig,
@@ -25,8 +33,16 @@ define(
     CompressionConfig,
     "topology",
     "How packets travel: all_gather sends (M-1) of them per worker, two_step less than 2 for any number M of "
-    "workers; auto takes two_step from 4 replicas on.",
-    choices=("auto", "all_gather", "two_step"),
+    "workers; hierarchical adds up exactly inside a host and compresses between hosts; auto takes hierarchical where "
+    "hosts have several replicas, and two_step from 4 that send on.",
+    choices=("auto", "all_gather", "two_step", "hierarchical"),
+)
+define(
+    CompressionConfig,
+    "bucket_mb",
+    "Encode and send so many float32 MiB at a time, one bucket while the next is encoded; 0: all at once. Changes "
+    "no bit of what compressors with local scales send.",
+    lower=0.0,
 )
 define(
     CompressionConfig,
@@ -35,3 +51,4 @@ define(
     choices=("auto", "ring", "nccl"),
 )
 validate("compressor", compressors.get)
+validate("compressor_rules", rules.parse)

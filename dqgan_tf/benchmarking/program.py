@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from dqgan_tf.benchmarking import variants
-from dqgan_tf.distribute.channel import PHASES
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.pipeline import PHASES
 from dqgan_tf.distribute.strategy import CompressedStrategy
 
 _WARM_UP = 3
@@ -79,7 +79,7 @@ def _line(variant, size, strategy, times, phases, measured):
     for index, phase in enumerate(PHASES if phases else ()):
         line[f"{phase}_milliseconds_median"] = float(np.median([one[index] for one in phases]))
     if variant.channel:
-        line["topology"] = variant.channel.topology.name
+        line["topology"] = variant.channel.topology
     return line
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from dqgan_tf.compressors import blocks
-from dqgan_tf.distribute import topologies
+from dqgan_tf.distribute import pipeline, topologies
 from dqgan_tf.distribute.options import CompressionOptions
-from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.distribute.pipeline import PHASES
+from dqgan_tf.distribute.replica_local import Joined, ReplicaLocal
 from dqgan_tf.distribute.segment import Segment
 
-PHASES = ("encode", "exchange", "decode")
 STATISTICS = ("update_energy", "residual_energy", "error_energy")
 
 
@@ -25,6 +25,9 @@ class Channel:
     finite (or its scale reaches 1e30), `accepted` is False on all replicas after the call and no residual changes: the
     callers see the same and must skip the step together.
 
+    Between groups of several local replicas each, m counts hosts: x^m is the exact mean of a host's replicas, which
+    hold equal residuals.
+
     Open one with `CompressedStrategy.open_channel`, eagerly and on every worker in the same order.
 
     Args:
@@ -32,11 +35,12 @@ class Channel:
       segments: what one reduction consists of, in order.
       error_feedback: keep residuals. Without it `e` stays zero.
       devices: the local replicas' devices.
-      group_size: M.
-      ranks: of the local replicas in the collective group.
-      first_replica_id: global id of the first local replica.
-      seed: of stochastic rounding; the stream is a function of (seed, replica id, number of calls).
-      topology: `auto`, `all_gather` or `two_step`.
+      groups: each local replica's `group.Group` or `group.HostGroup`.
+      streams: a number per local replica that tells the random streams of those that encode apart.
+      seed: of stochastic rounding; a stream is a function of (seed, its number, number of calls).
+      topology: one of `topologies.NAMES`.
+      bucket_mb: float32 MiB that are encoded and sent at a time, so that one bucket travels while the next is encoded;
+        0: all at once. The result does not depend on it.
       allow_non_contractive: permit error feedback where a compressor proves no contraction.
       options: communication options of the strategy.
 
@@ -52,11 +56,11 @@ class Channel:
         *,
         error_feedback: bool,
         devices: Sequence[str],
-        group_size: int,
-        ranks: Sequence[int] = (0,),
-        first_replica_id: int = 0,
+        groups: Sequence,
+        streams: Sequence[int] = (0,),
         seed: int = 0,
         topology: str = "auto",
+        bucket_mb: float = 0.0,
         allow_non_contractive: bool = False,
         options: CompressionOptions | None = None,
     ):
@@ -64,81 +68,135 @@ class Channel:
         self.name = name
         self.segments = tuple(segments)
         self.error_feedback = error_feedback
-        self.group_size = group_size
         self.options = (options or CompressionOptions()).merge(CompressionOptions(channel=name))
-        block = blocks.CPU_BLOCK if "CPU" in devices[0] else None
-        self.topology = topologies.build(topology, segments, group_size, error_feedback=error_feedback, block=block)
-        self.residuals = [ReplicaLocal(devices, [s.size], f"residual_{s.name}") for s in self.segments]
+        encoder = topologies.Encoder(error_feedback, blocks.CPU_BLOCK if "CPU" in devices[0] else None)
+        self.reductions = topologies.build(topology, segments, groups[0].size, encoder, bucket_mb * 2**20)
+        self._groups, self._streams, self._seed = tuple(groups), tuple(streams), seed
+        self._parts = [part for reduction in self.reductions for part in reduction.parts]
+        self._residuals = [
+            ReplicaLocal(devices, [part.size], f"residual_{self.segments[part.segment].name}") for part in self._parts
+        ]
+        self.residuals = [
+            Joined([r for r, part in zip(self._residuals, self._parts, strict=True) if part.segment == index])
+            for index in range(len(self.segments))
+        ]
+        self._learned = {index: _learned(segment, devices) for index, segment in enumerate(self.segments)}
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.statistics = ReplicaLocal(devices, [len(self.segments), len(STATISTICS)], "statistics")
         host = [tf.DeviceSpec.from_string(d).replace(device_type="CPU", device_index=0).to_string() for d in devices]
         self.seconds = ReplicaLocal(host, [len(PHASES)], "seconds", tf.float64)
-        self._ranks = tuple(ranks)
-        self._seed = seed
-        self._first_replica_id = first_replica_id
+
+    @property
+    def topology(self) -> str:
+        """How packets travel, e.g. `two_step` or `hierarchical two_step`."""
+        return self._groups[0].prefix + self.reductions[-1].name
 
     @property
     def dense_bytes(self) -> int:
         """Bytes of one replica's vectors in float32."""
-        return self.topology.dense_bytes
+        return sum(reduction.dense_bytes for reduction in self.reductions)
 
     @property
     def wire_bytes(self) -> int:
         """Bytes of one replica's payload: one encoding of all its vectors, as it travels."""
-        return self.topology.wire_bytes
+        return sum(reduction.wire_bytes for reduction in self.reductions)
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that one replica sends in one reduction, all phases together."""
-        return self.topology.sent_bytes
+        """Bytes that one replica sends in one reduction, all phases together; between hosts only, where they add up
+        inside."""
+        return -(-sum(reduction.sent_bytes for reduction in self.reductions) // self._groups[0].shares)
 
     @property
     def dense_sent_bytes(self) -> int:
-        """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n."""
-        return self.topology.dense_sent_bytes
+        """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n; as `sent_bytes`."""
+        return -(-sum(reduction.dense_sent_bytes for reduction in self.reductions) // self._groups[0].shares)
 
-    def state(self) -> dict[str, ReplicaLocal]:
+    def state(self) -> dict[str, ReplicaLocal | Joined]:
         """Returns the per-replica state that determines future reductions, by name."""
-        named = {f"residual/{s.name}": r for s, r in zip(self.segments, self.residuals, strict=True)}
-        return named | {"calls": self.calls}
+        names = [segment.name for segment in self.segments]
+        named = {f"residual/{name}": residual for name, residual in zip(names, self.residuals, strict=True)}
+        learned = {f"learned/{names[index]}": state for index, state in self._learned.items() if state is not None}
+        return named | learned | {"calls": self.calls}
 
-    def mean(self, values: Sequence[tf.Tensor], replica: int, launcher, options) -> list[tf.Tensor]:
+    def mean(self, values: Sequence[tf.Tensor], replica: int, options) -> list[tf.Tensor]:
         """Returns the compressed mean of `values`, one float32 vector per segment.
 
         Args:
           values: this replica's float32 [size] vectors, one per segment.
           replica: index of the local replica.
-          launcher: that replica's collective launcher.
           options: communication options of this call.
 
         Raises:
           ValueError: number, shape or dtype of the values is not that of the segments.
         """
         self._check_values(values)
-        residuals = [residual.variables[replica] for residual in self.residuals]
-        reduced = self.topology.reduce(
-            values,
-            [residual.read_value() for residual in residuals],
-            self._next_seed(replica),
-            self._ranks[replica],
-            launcher,
-            options,
+        group = self._groups[replica]
+        values = group.gather_input(values, options)
+        given = self._given(values, replica)
+        reduced, seconds = pipeline.run(
+            [r.reduce(g) for r, g in zip(self.reductions, given, strict=True)], values, group, options
         )
+        accepted = tf.reduce_all(tf.stack([one.finite for one in reduced]))
         if self.error_feedback:
-            _assign_if(reduced.finite, residuals, reduced.residuals)
-        self.accepted.variables[replica].assign(reduced.finite)
-        self.statistics.variables[replica].assign(reduced.statistics)
-        self.seconds.variables[replica].assign(reduced.seconds)
-        return reduced.means
+            residuals = [residual for one in reduced for residual in one.residuals]
+            _assign_if(accepted, [r.variables[replica] for r in self._residuals], residuals)
+        self._learn(reduced, accepted, replica, group, options)
+        self.accepted.variables[replica].assign(accepted)
+        self.statistics.variables[replica].assign(
+            self._by_segment([row for one in reduced for row in tf.unstack(one.statistics)], tf.add_n)
+        )
+        self.seconds.variables[replica].assign(seconds)
+        return self._by_segment([mean for one in reduced for mean in one.means], _concatenated)
 
-    def _next_seed(self, replica):
-        """int32 [2]: a stream per replica, then the number of this call; topologies add the segment's index."""
+    def _given(self, values, replica) -> list[topologies.Given]:
+        own, common = self._next_seeds(replica)
+        states = {i: None if s is None else s.variables[replica].read_value() for i, s in self._learned.items()}
+        residuals = iter(residual.variables[replica].read_value() for residual in self._residuals)
+        return [
+            topologies.Given(
+                values=[values[part.segment] for part in reduction.parts],
+                residuals=[next(residuals) for _ in reduction.parts],
+                states=[states[part.segment] for part in reduction.parts],
+                seed=own,
+                common_seed=common,
+                rank=tf.constant(self._groups[replica].rank),
+            )
+            for reduction in self.reductions
+        ]
+
+    def _next_seeds(self, replica):
+        """int32 [2] each, (stream, calls x segments): this replica's own and one that all share.
+
+        Topologies add the segment's index to the second number.
+        """
         calls = self.calls.variables[replica]
-        stream = (self._seed * 1000003 + (self._first_replica_id + replica) * 7919) % 2**31
-        seed = tf.stack([tf.constant(stream, tf.int32), tf.cast(calls.read_value() * len(self.segments), tf.int32)])
+        number = tf.cast(calls.read_value() * len(self.segments), tf.int32)
         calls.assign_add(1)
-        return seed
+        streams = (self._seed * 1000003 + offset for offset in (self._streams[replica] * 7919, -1))
+        return [tf.stack([tf.constant(stream % 2**31, tf.int32), number]) for stream in streams]
+
+    def _learn(self, reduced, accepted, replica, group, options):
+        """Brings what compressors have learned up to date: equal on all replicas before, hence after."""
+        learning = [index for index, state in self._learned.items() if state is not None]
+        if not learning:
+            return
+        states = self._by_segment([state for one in reduced for state in one.states], lambda same: same[0])
+        samples = self._by_segment([sample for one in reduced for sample in one.samples], _sum_or_none)
+        fitted = [index for index in learning if samples[index] is not None]
+        if fitted:
+            totals = group.all_reduce([samples[index] for index in fitted], options)
+            for index, total in zip(fitted, totals, strict=True):
+                states[index] = self.segments[index].compressor.next_state(states[index], total)
+        _assign_if(accepted, [self._learned[i].variables[replica] for i in learning], [states[i] for i in learning])
+
+    def _by_segment(self, items, merge):
+        """One item per part -> one per segment."""
+        return [
+            merge([item for item, part in zip(items, self._parts, strict=True) if part.segment == index])
+            for index in range(len(self.segments))
+        ]
 
     def _check_values(self, values):
         expected = [(segment.size,) for segment in self.segments]
@@ -148,6 +206,24 @@ class Channel:
             raise ValueError(
                 f"Channel {self.name!r} sends float32 vectors of shapes {expected}. Received: {received}, {dtypes}"
             )
+
+
+def _learned(segment, devices):
+    initial = segment.initial_state()
+    if initial is None:
+        return None
+    state = ReplicaLocal(devices, initial.shape, f"learned_{segment.name}")
+    for variable in state.variables:
+        variable.assign(initial)
+    return state
+
+
+def _concatenated(vectors):
+    return vectors[0] if len(vectors) == 1 else tf.concat(vectors, 0)
+
+
+def _sum_or_none(samples):
+    return None if samples[0] is None else tf.add_n(samples)
 
 
 def _assign_if(condition, variables, values):
@@ -165,8 +241,7 @@ def _check(name, segments, error_feedback_on, allow_non_contractive):
     for segment in segments:
         if segment.size < 1:
             raise ValueError(f"Segment {segment.name!r} must hold at least one value. Received: size={segment.size}")
-        contractive = segment.compressor.delta(segment.size) > 0
-        if error_feedback_on and not contractive and not allow_non_contractive:
+        if error_feedback_on and not segment.delta > 0 and not allow_non_contractive:
             raise ValueError(
                 f"Error feedback needs a contractive compressor: {segment.compressor.spec!r} proves no contraction on "
                 f"the {segment.size} values of {segment.name!r}, so residuals may grow without bound. Turn error "

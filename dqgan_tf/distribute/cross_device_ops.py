@@ -7,6 +7,8 @@ from tensorflow.python.distribute import cross_device_ops as cross_device_ops_li
 from tensorflow.python.distribute import reduce_util
 
 from dqgan_tf.distribute.channel import Channel
+from dqgan_tf.distribute.group import Group, HostGroup, host_groups
+from dqgan_tf.distribute.group_ranks import Ranks
 from dqgan_tf.distribute.options import CompressionOptions
 from dqgan_tf.distribute.segment import Segment
 
@@ -15,8 +17,8 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
     """`CollectiveAllReduce` in which a reduction whose options name a channel goes through that channel.
 
     Args: as `CollectiveAllReduce`, and
-      first_replica_id: global id of this worker's first replica.
-      ranks: of the local replicas in the collective group; see `group_ranks`.
+      worker_index, num_workers: of this process in the cluster.
+      ranks: of the local replicas; see `group_ranks`.
     """
 
     def __init__(
@@ -26,47 +28,48 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
         options,
         collective_keys=None,
         *,
-        first_replica_id: int = 0,
-        ranks: Sequence[int] = (0,),
+        worker_index: int = 0,
+        num_workers: int = 1,
+        ranks: Ranks | None = None,
     ):
         super().__init__(devices, group_size, options, collective_keys)
-        self._first_replica_id = first_replica_id
-        self._ranks = tuple(ranks)
+        self._keys = collective_keys
+        self._worker_index, self._num_workers, self._ranks = worker_index, num_workers, ranks or Ranks([0], [0], [0])
         self._channels: dict[str, Channel] = {}
+        self._host_groups: list[HostGroup] = []
 
     def __deepcopy__(self, memo):
         # The base class would come back as a plain CollectiveAllReduce (TensorFlow 2.21.0) and drop the channels.
         return self
 
-    def open_channel(
-        self,
-        name: str,
-        segments: Sequence[Segment],
-        *,
-        error_feedback: bool,
-        seed: int,
-        topology: str,
-        allow_non_contractive: bool,
-    ) -> Channel:
+    def open_channel(self, name: str, segments: Sequence[Segment], *, topology: str = "auto", **settings) -> Channel:
         """Creates the channel `name`. Eagerly, on every worker in the same order; see `Channel`.
+
+        With several replicas on each of several hosts, `auto` is `hierarchical`.
 
         Raises:
           ValueError: the name is taken, or see `Channel`.
         """
         if name in self._channels:
             raise ValueError(f"Channel {name!r} is open already.")
+        hosts = self._num_workers > 1 and len(self._devices) > 1
+        if topology == "hierarchical" or (topology == "auto" and hosts):
+            groups, streams = self._groups_of_hosts(), [self._worker_index] * len(self._devices)
+        else:
+            groups = [
+                Group(launcher, self._group_size, rank)
+                for launcher, rank in zip(self._launchers, self._ranks.all, strict=True)
+            ]
+            streams = [self._worker_index * len(self._devices) + replica for replica in range(len(self._devices))]
         self._channels[name] = Channel(
             name,
             segments,
-            error_feedback=error_feedback,
-            devices=self._devices,
-            group_size=self._group_size,
-            first_replica_id=self._first_replica_id,
-            ranks=self._ranks,
-            seed=seed,
             topology=topology,
-            allow_non_contractive=allow_non_contractive,
+            devices=self._devices,
+            groups=groups,
+            streams=streams,
             options=self._options,
+            **settings,
         )
         return self._channels[name]
 
@@ -92,8 +95,15 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
         channel = self._channels[name]
         flat = tf.nest.flatten(value)
         with tf.device(self._devices[replica_id]):
-            means = channel.mean(flat, replica_id, self._launchers[replica_id], options)
+            means = channel.mean(flat, replica_id, options)
         return tf.nest.pack_sequence_as(value, means)
+
+    def _groups_of_hosts(self):
+        if not self._host_groups:
+            self._host_groups = host_groups(
+                self._devices, self._keys, self._options, self._ranks, self._worker_index, self._num_workers
+            )
+        return self._host_groups
 
 
 def plain_options(options) -> CompressionOptions:

@@ -1,15 +1,28 @@
-"""Which rank TensorFlow gives each replica in a collective group."""
+"""Which rank TensorFlow gives each replica in a collective group.
+
+A group's members are ranked by the text of their device names (read at TensorFlow 2.21.0, and seen: from 11 workers
+on, rank 2 is task 10).
+"""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 
-def local_ranks(
-    cluster: Mapping[str, Sequence[str]], task: tuple[str, int] | None, local_devices: Sequence[str]
-) -> list[int]:
-    """Returns the rank of each local replica.
+class Ranks(NamedTuple):
+    """Of one process's replicas, in replica order.
 
-    A group's members are ranked by the text of their device names (read at TensorFlow 2.21.0, and seen: from 11 workers
-    on, rank 2 is task 10).
+    all: among all replicas of all processes.
+    host: among the replicas of this process.
+    across: among the replicas of the same local index in all processes.
+    """
+
+    all: list[int]
+    host: list[int]
+    across: list[int]
+
+
+def ranks(cluster: Mapping[str, Sequence[str]], task: tuple[str, int] | None, local_devices: Sequence[str]) -> Ranks:
+    """Returns the ranks of the local replicas.
 
     Args:
       cluster: addresses by job, empty for a single process.
@@ -18,8 +31,12 @@ def local_ranks(
     """
     suffixes = [device[device.index("/device:") :] for device in local_devices]
     tasks = [(job, index) for job in ("chief", "worker") for index in range(len(cluster.get(job, ())))] or [None]
-    names = sorted(_name(one, suffix) for one in tasks for suffix in suffixes)
-    return [names.index(_name(task, suffix)) for suffix in suffixes]
+    everyone = sorted(_name(one, suffix) for one in tasks for suffix in suffixes)
+    return Ranks(
+        [everyone.index(_name(task, suffix)) for suffix in suffixes],
+        [sorted(suffixes).index(suffix) for suffix in suffixes],
+        [sorted(_name(one, suffix) for one in tasks).index(_name(task, suffix)) for suffix in suffixes],
+    )
 
 
 def _name(task, suffix):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy, distribute_lib
 
+from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.cross_device_ops import CompressedAllReduce, plain_options
-from dqgan_tf.distribute.group_ranks import local_ranks
 from dqgan_tf.distribute.segment import Segment
 
 
@@ -46,6 +46,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         error_feedback: bool = True,
         seed: int = 0,
         topology: str = "auto",
+        bucket_mb: float = 0.0,
         allow_non_contractive: bool = False,
     ) -> Channel:
         """Opens a compressed reduction; see `Channel` for the mathematics and the errors.
@@ -58,6 +59,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             error_feedback=error_feedback,
             seed=seed,
             topology=topology,
+            bucket_mb=bucket_mb,
             allow_non_contractive=allow_non_contractive,
         )
 
@@ -127,6 +129,7 @@ class _CompressedExtended(collective_all_reduce_strategy.CollectiveAllReduceExte
             plain._group_size,
             self._communication_options,
             self._collective_keys,
-            first_replica_id=self._id_in_cluster * len(plain._devices),
-            ranks=local_ranks(cluster, task, plain._devices),
+            worker_index=self._id_in_cluster,
+            num_workers=self._num_workers,
+            ranks=group_ranks.ranks(cluster, task, plain._devices),
         )

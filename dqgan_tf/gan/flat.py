@@ -11,15 +11,17 @@ import tensorflow as tf
 class FlatLayout:
     """Order and shapes of the tensors that make a flat vector.
 
-    shapes: static shapes, in order.
+    shapes: static shapes, in the tensors' own order.
+    order: which tensor stands first in the vector, second, ...; empty for their own order.
     """
 
     shapes: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, variables: Sequence) -> "FlatLayout":
-        """Returns the layout of `variables`."""
-        return cls(tuple(tuple(variable.shape) for variable in variables))
+    def of(cls, variables: Sequence, order: Sequence[int] = ()) -> "FlatLayout":
+        """Returns the layout of `variables` in `order`."""
+        return cls(tuple(tuple(variable.shape) for variable in variables), tuple(order))
 
     @property
     def size(self) -> int:
@@ -28,9 +30,14 @@ class FlatLayout:
 
     def flatten(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns the concatenation of `tensors`, [n]."""
-        return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+        return tf.concat([tf.reshape(tensors[index], [-1]) for index in self._places()], 0)
 
     def unflatten(self, vector: tf.Tensor) -> list[tf.Tensor]:
         """Returns the tensors whose concatenation is `vector`."""
-        parts = tf.split(vector, [math.prod(shape) for shape in self.shapes])
-        return [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        places = self._places()
+        parts = tf.split(vector, [math.prod(self.shapes[index]) for index in places])
+        tensors = {index: tf.reshape(part, self.shapes[index]) for index, part in zip(places, parts, strict=True)}
+        return [tensors[index] for index in range(len(self.shapes))]
+
+    def _places(self):
+        return self.order or range(len(self.shapes))

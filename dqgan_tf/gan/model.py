@@ -1,24 +1,40 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed, error-corrected updates."""
 
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import compressors, optimizers
+from dqgan_tf.compressors import rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
 from dqgan_tf.distribute import clock
 from dqgan_tf.distribute.replica_local import ReplicaLocal, global_replica_id
-from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.gan import digest, losses, noise, step_metrics
+from dqgan_tf.gan import batches, digest, losses, noise, step_metrics
+from dqgan_tf.gan.fit import Fit
 from dqgan_tf.gan.gradients import simultaneous_gradients
 from dqgan_tf.gan.player import Player
 from dqgan_tf.optimizers.schedule import learning_rate
 
 
-class DQGAN(keras.Model):
+class StepKind(NamedTuple):
+    """What tells traces of the step apart.
+
+    average: the direction averages its second moment over all replicas.
+    exact: before compression starts.
+    """
+
+    average: bool
+    exact: bool
+
+    @property
+    def alone(self) -> bool:
+        """Whether such steps never share a call."""
+        return self.average
+
+
+class DQGAN(Fit):
     """Trains any two Keras models against each other by DQGAN, inside `CompressedStrategy`.
 
     One step t on replica m of M, for both players at once (Chen et al. 2020, arXiv 2010.13359):
@@ -74,7 +90,7 @@ class DQGAN(keras.Model):
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self.channel = None
+        self.channel = self._exact_channel = None
         self.built = True
         self.reset_ema()
 
@@ -107,33 +123,35 @@ class DQGAN(keras.Model):
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
             player.compile(
                 self._direction,
+                compressors.get(compression.compressor),
+                rules.parse(compression.compressor_rules),
                 half_step=optimizer.half_step,
                 residual_in_half_step=compression.residual_in_half_step,
                 clip_value=clip_value,
             )
-        self._open_channel(compression)
+        self._open_channels(compression)
         self._run_steps = self._make_run_steps()
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
     def train_step(self, data):
-        """One step of the class docstring's recurrence on this replica, without averaging a second moment."""
-        self._replica_step(data, average=False)
+        """One compressed step of the class docstring's recurrence on this replica; no second moment is averaged."""
+        self._replica_step(data, StepKind(average=False, exact=False))
         return {}
 
     def train_steps(self, iterator, num_steps: int) -> int:
         """Takes `num_steps` steps from a distributed iterator. Every worker must make the same call.
 
-        Steps at which the direction averages its second moment run as calls of their own: a collective inside tf.cond
-        is not possible.
+        Steps at which the direction averages its second moment, and those before compression starts, run as calls of
+        their own: a collective inside tf.cond is not possible.
 
         Returns:
           The steps taken: fewer than `num_steps` when the data end.
         """
         step, taken = int(self.step.numpy()), 0
-        for count, average in _runs(step, num_steps, self._direction.averages_at):
-            done = int(self._run_steps(iterator, tf.constant(count), average))
+        for count, kind in batches.runs(step, num_steps, self._kind):
+            done = int(self._run_steps(iterator, tf.constant(count), kind))
             taken += done
             if done < count:
                 break
@@ -142,7 +160,12 @@ class DQGAN(keras.Model):
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
         vector = self._first_local(self._drain()).numpy()
-        return self._step_metrics.named(vector, self.channel) | self._learning_rates_now()
+        return self._step_metrics.named(vector, self.channel_now) | self._learning_rates_now()
+
+    @property
+    def channel_now(self):
+        """The channel that the step after this one uses: an exact one until compression starts."""
+        return self._exact_channel if self._kind(int(self.step.numpy()) + 1).exact else self.channel
 
     def weight_digests(self):
         """Returns every replica's digest of the weights, int32 [M, 2], on every worker: equal rows, equal weights."""
@@ -152,7 +175,7 @@ class DQGAN(keras.Model):
         """Returns G(latent), float32 [batch, *shape], by the averaged or the raw generator. Cross-replica context."""
         network = self.generator
         raw = [tf.convert_to_tensor(_local_value(v)) for v in network.trainable_variables]
-        weights = self._players[0].layout.unflatten(self._ema.variables[0].read_value()) if use_ema else raw
+        weights = self._players[0].own_order.unflatten(self._ema.variables[0].read_value()) if use_ema else raw
         state = [tf.convert_to_tensor(_local_value(v)) for v in network.non_trainable_variables]
         return self._generate(weights, state, latent)
 
@@ -169,7 +192,7 @@ class DQGAN(keras.Model):
         """Sets the averaged generator to the raw one."""
         weights = [tf.convert_to_tensor(_local_value(v)) for v in self.generator.trainable_variables]
         for variable in self._ema.variables:
-            variable.assign(self._players[0].layout.flatten(weights))
+            variable.assign(self._players[0].own_order.flatten(weights))
 
     def shared_state(self) -> dict[str, object]:
         """Returns the variables that are equal on all replicas, by name: what the chief saves."""
@@ -190,95 +213,72 @@ class DQGAN(keras.Model):
             named |= player.state()
         return named
 
-    def make_train_function(self, force=False):
-        # Keras' own reduces scalar logs over axis 0 and fails under several workers (Keras 3.15.1).
-        if self.train_function is not None and not force:
-            return
-
-        def train_function(iterator):
-            if not self.train_steps(iterator, self.steps_per_execution):
-                raise StopIteration
-            return self.drain_metrics()
-
-        self.train_function = train_function
-
-    def make_test_function(self, force=False):
-        if self.test_function is not None and not force:
-            return
-
-        @tf.function(autograph=False)
-        def evaluate(iterator, num_steps):
-            def step(batch, total):
-                return total + self._first_local(self._strategy.run(self._replica_losses, args=(batch,)))
-
-            return _fold(step, iterator, num_steps, tf.zeros([3]))
-
-        def test_function(iterator):
-            done, total = evaluate(iterator, tf.constant(self.steps_per_execution))
-            if not int(done):
-                raise StopIteration
-            self._evaluated += total.numpy()
-            generator_loss, discriminator_loss, samples = self._evaluated
-            return {"generator_loss": generator_loss / samples, "discriminator_loss": discriminator_loss / samples}
-
-        self.test_function = test_function
-
-    def reset_metrics(self):
-        super().reset_metrics()
-        self._evaluated = np.zeros(3)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # The networks are built; Keras' symbolic build fails on per-replica values (Keras 3.15.1).
-        del iterator, data_batch
+    def _kind(self, step):
+        exact = step < self.compression_config.start_step
+        return StepKind(average=self._direction.averages_at(step), exact=exact)
 
     def _make_run_steps(self):
         @tf.function(autograph=False)
-        def run_steps(iterator, num_steps, average):
+        def run_steps(iterator, num_steps, kind):
             def step(batch, state):
-                self._strategy.run(self._replica_step, args=(batch, average))
+                self._strategy.run(self._replica_step, args=(batch, kind))
                 return state
 
-            return _fold(step, iterator, num_steps, ())[0]
+            return batches.fold(step, iterator, num_steps, ())[0]
 
         return run_steps
 
-    def _open_channel(self, compression):
-        if self.channel is not None:
-            self._strategy.close_channel(self.channel.name)
-            self.channel = None  # should the new one be refused
-        compressor = compressors.get(compression.compressor)
+    def _open_channels(self, compression):
+        for channel in (self.channel, self._exact_channel):
+            if channel is not None:
+                self._strategy.close_channel(channel.name)
+        self.channel = self._exact_channel = None  # should the new one be refused
+        segments = [segment for player in self._players for segment in player.segments]
         self.channel = self._strategy.open_channel(
             f"{self.name}/updates",
-            [Segment(player.name, player.layout.size, compressor) for player in self._players],
+            segments,
             error_feedback=compression.error_feedback,
             seed=self.seed,
             topology=compression.topology,
+            bucket_mb=compression.bucket_mb,
             allow_non_contractive=compression.allow_non_contractive,
         )
+        if compression.start_step > 1:
+            exact = [segment._replace(compressor=compressors.get("none")) for segment in segments]
+            self._exact_channel = self._strategy.open_channel(
+                f"{self.name}/exact", exact, error_feedback=False, bucket_mb=compression.bucket_mb
+            )
 
-    def _replica_step(self, data, average):
+    def _by_player(self, per_segment):
+        """One item per segment of the channel -> one list per player."""
+        items = iter(per_segment)
+        return [[next(items) for _ in player.segments] for player in self._players]
+
+    def _replica_step(self, data, kind):
+        channel = self._exact_channel if kind.exact else self.channel
         context = tf.distribute.get_replica_context()
-        real = _one_sample_at_least(_real(data))
+        real = batches.one_sample_at_least(batches.real(data))
         step = self.step.value + 1
         rates = self._rates(step)
         started = clock.now([real])
-        residuals = [residual.local().read_value() for residual in self.channel.residuals]
+        residuals = self._by_player([residual.local().read_value() for residual in self.channel.residuals])
         weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
         evaluation = self._evaluate(weights, real, step)
         count = tf.cast(step - self.skipped.value, tf.float32)
-        exact_mean = (lambda value: context.all_reduce("mean", value)) if average else None
+        exact_mean = (lambda value: context.all_reduce("mean", value)) if kind.average else None
         proposals = [
             player.propose(gradients, eta, count, exact_mean)
             for player, gradients, eta in zip(self._players, evaluation.gradients, rates, strict=True)
         ]
-        computed = clock.now([proposal.update for proposal in proposals])
-        means = context.all_reduce("mean", [p.update for p in proposals], options=self.channel.options)
-        accepted = self.channel.accepted.local().read_value()
+        updates = [update for proposal in proposals for update in proposal.updates]
+        computed = clock.now(updates)
+        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
+        accepted = channel.accepted.local().read_value()
         flats = [p.advance(x, q, accepted) for p, x, q in zip(self._players, proposals, means, strict=True)]
         self._average_generator(flats[0], count, accepted)
         self._keep_statistics(context, evaluation.non_trainable, accepted)
         self._count(step, accepted)
-        self._step_metrics.add(evaluation, proposals, self.channel, computed - started, accepted)
+        self._step_metrics.add(evaluation, proposals, channel, computed - started, accepted)
 
     def _evaluate(self, weights, real, step):
         replica = global_replica_id(self._strategy)
@@ -333,15 +333,6 @@ class DQGAN(keras.Model):
         self.skipped.assign(self.skipped.value + missed)
         self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
 
-    def _replica_losses(self, data):
-        real = _real(data)
-        weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
-        evaluation = self._evaluate(weights, _one_sample_at_least(real), self.step.value)
-        samples = tf.cast(tf.shape(real)[0], tf.float32)
-        sums = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss, 1.0]) * samples
-        sums = tf.where(samples > 0, sums, tf.zeros_like(sums))
-        return tf.distribute.get_replica_context().all_reduce("sum", sums)
-
     def _replica_drain(self):
         return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
 
@@ -355,52 +346,6 @@ class DQGAN(keras.Model):
     @tf.function(autograph=False)
     def _generate(self, weights, state, latent):
         return self.generator.stateless_call(weights, state, latent, training=False)[0]
-
-
-def _real(data) -> tf.Tensor:
-    return data[0] if isinstance(data, (tuple, list)) else data
-
-
-def _one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
-    """Returns `real`, or one sample of NaN in place of none: convolutions fail on none, and all replicas skip a NaN."""
-    if real.shape[0]:
-        return real
-    one = tf.concat([[1], tf.shape(real)[1:]], 0)
-    return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(one, tf.constant(float("nan"), real.dtype)))
-
-
-def _fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:
-    """Returns (n, state) after `state = step(batch, state)` for n batches: `num_steps`, or fewer when the data end.
-
-    Whether there is a batch is known before a step begins. An iterator that ends inside a step would leave counters,
-    which do not wait for data, one ahead on some replicas.
-    """
-
-    def more(done, batch, state):
-        del state
-        return tf.logical_and(done < num_steps, batch.has_value())
-
-    def body(done, batch, state):
-        state, done = step(batch.get_value(), state), done + 1
-        return done, tf.cond(done < num_steps, iterator.get_next_as_optional, lambda: batch), state
-
-    done, _, state = tf.while_loop(more, body, (tf.constant(0), iterator.get_next_as_optional(), state))
-    return done, state
-
-
-def _runs(step: int, num_steps: int, averages_at) -> Iterable[tuple[int, bool]]:
-    """Cuts the steps after `step` into runs (length, average): averaging steps stand alone."""
-    plain = 0
-    for t in range(step + 1, step + num_steps + 1):
-        if averages_at(t):
-            if plain:
-                yield plain, False
-            yield 1, True
-            plain = 0
-        else:
-            plain += 1
-    if plain:
-        yield plain, False
 
 
 def _compressed_strategy() -> CompressedStrategy:

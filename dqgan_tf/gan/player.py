@@ -1,11 +1,16 @@
 """One player of the game: its network, its per-replica state and its half of the step."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from dqgan_tf.compressors import Compressor
+from dqgan_tf.compressors.rules import Rule, assign
 from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.gan.flat import FlatLayout
 from dqgan_tf.optimizers.half_step import half_step_point
 
@@ -13,13 +18,13 @@ from dqgan_tf.optimizers.half_step import half_step_point
 class Proposal(NamedTuple):
     """What a replica would change if the step is accepted.
 
-    update: eta u_t, float32 [n], in units of parameters: what is compressed.
+    updates: eta u_t in units of parameters, one float32 [size] per segment: what is compressed.
     direction: u_t, float32 [n].
     slots: the direction's state after this gradient.
     gradient_energy: ||g_t||^2, float32 scalar.
     """
 
-    update: tf.Tensor
+    updates: list[tf.Tensor]
     direction: tf.Tensor
     slots: dict[str, tf.Tensor]
     gradient_energy: tf.Tensor
@@ -27,6 +32,8 @@ class Proposal(NamedTuple):
 
 class Player:
     """A network with flat weights and the state that DQGAN keeps for it on every replica.
+
+    Its flat vector is its segments one after the other: groups of weights with a compressor each.
 
     Args:
       name: `generator` or `discriminator`.
@@ -41,13 +48,26 @@ class Player:
         _check(name, network)
         self.name = name
         self.network = network
-        self.layout = FlatLayout.of(network.trainable_variables)
-        self.previous = ReplicaLocal(devices, [self.layout.size], f"{name}_previous_direction")
+        self.layout = self.own_order = FlatLayout.of(network.trainable_variables)
+        self.segments: list[Segment] = []
         self.slots: dict[str, ReplicaLocal] = {}
         self._devices = devices
 
-    def compile(self, direction, *, half_step: bool, residual_in_half_step: bool, clip_value: float | None) -> None:
-        """Takes the direction and creates its state; previous state is forgotten."""
+    def compile(
+        self,
+        direction,
+        compressor: Compressor,
+        rules: Sequence[Rule] = (),
+        *,
+        half_step: bool,
+        residual_in_half_step: bool,
+        clip_value: float | None,
+    ) -> None:
+        """Takes direction and compressors and creates the state that belongs to them; previous state is forgotten."""
+        groups = assign([f"{self.name}/{v.path}" for v in self.network.trainable_variables], compressor, rules)
+        order = [index for group in groups for index in group.members] if len(groups) > 1 else ()
+        self.layout = FlatLayout.of(self.network.trainable_variables, order)
+        self.segments = [self._segment(group) for group in groups]
         self._direction = direction
         self._half_step = half_step
         self._residual_in_half_step = residual_in_half_step
@@ -67,10 +87,15 @@ class Player:
             f"{slot}/{self.name}": variables for slot, variables in self.slots.items()
         }
 
-    def evaluation_point(self, residual: tf.Tensor, learning_rate: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the weights at which this replica takes its gradient; see `half_step_point`. Replica context."""
+    def evaluation_point(self, residuals: list[tf.Tensor], learning_rate: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the weights at which this replica takes its gradient; see `half_step_point`. Replica context.
+
+        Args:
+          residuals: e_{t-1}, one float32 [size] per segment.
+          learning_rate: eta_t, float32 scalar.
+        """
         weights = [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
-        return self._evaluation_point(weights, self.previous.local().read_value(), residual, learning_rate)
+        return self._evaluation_point(weights, self.previous.local().read_value(), residuals, learning_rate)
 
     def propose(self, gradients, learning_rate: tf.Tensor, count: tf.Tensor, average) -> Proposal:
         """Returns what this replica sends and remembers. Replica context.
@@ -85,25 +110,25 @@ class Player:
         gradient, slots, energy = self._accumulate(gradients, old)
         if average is not None and self._direction.averaged_slot:
             slots = dict(slots, **{self._direction.averaged_slot: average(self._direction.corrected(slots, count))})
-        update, direction = self._update(gradient, slots, count, learning_rate)
-        return Proposal(update, direction, slots, energy)
+        updates, direction = self._update(gradient, slots, count, learning_rate)
+        return Proposal(updates, direction, slots, energy)
 
-    def advance(self, proposal: Proposal, mean: tf.Tensor, accepted: tf.Tensor) -> tf.Tensor:
+    def advance(self, proposal: Proposal, means: list[tf.Tensor], accepted: tf.Tensor) -> tf.Tensor:
         """Applies w_t = w_{t-1} - q_t and remembers the proposal, or changes nothing. Replica context.
 
         Args:
           proposal: what this replica proposed.
-          mean: q_t, float32 [n], equal on all replicas.
+          means: q_t, one float32 [size] per segment, equal on all replicas.
           accepted: bool scalar, equal on all replicas.
 
         Returns:
-          The new flat weights, float32 [n].
+          The new weights, float32 [n], by `own_order`.
         """
         weights = [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
         old = {name: variables.local().read_value() for name, variables in self.slots.items()}
         previous = self.previous.local()
         new_weights, flat, direction, slots = self._advance(
-            weights, mean, accepted, previous.read_value(), proposal.direction, old, proposal.slots
+            weights, means, accepted, previous.read_value(), proposal.direction, old, proposal.slots
         )
         for variable, value in zip(self.network.trainable_variables, new_weights, strict=True):
             variable.assign(value)
@@ -112,11 +137,15 @@ class Player:
             variables.local().assign(slots[name])
         return flat
 
-    def _evaluation_point_implementation(self, weights, previous, residual, learning_rate):
+    def _segment(self, group):
+        shapes = tuple(self.layout.shapes[index] for index in group.members)
+        name = f"{self.name}.{group.label}" if group.label else self.name
+        return Segment(name, sum(math.prod(shape) for shape in shapes), group.compressor, shapes)
+
+    def _evaluation_point_implementation(self, weights, previous, residuals, learning_rate):
         if not self._half_step:
             return weights
-        if not self._residual_in_half_step:
-            residual = tf.zeros_like(residual)
+        residual = _joined(residuals) if self._residual_in_half_step else tf.zeros_like(previous)
         flat = self.layout.flatten(weights)
         return self.layout.unflatten(half_step_point(flat, previous, residual, learning_rate))
 
@@ -126,16 +155,24 @@ class Player:
 
     def _update_implementation(self, gradient, slots, count, learning_rate):
         direction = self._direction.direction(gradient, slots, count)
-        return learning_rate * direction, direction
+        sizes = [segment.size for segment in self.segments]
+        return tf.split(learning_rate * direction, sizes), direction
 
-    def _advance_implementation(self, weights, mean, accepted, previous, direction, old, new):
+    def _advance_implementation(self, weights, means, accepted, previous, direction, old, new):
         before = self.layout.flatten(weights)
-        flat = before - mean
+        flat = before - _joined(means)
         if self._clip_value is not None:
             flat = tf.clip_by_value(flat, -self._clip_value, self._clip_value)
         flat = tf.where(accepted, flat, before)
         slots = {name: tf.where(accepted, new[name], old[name]) for name in new}
-        return self.layout.unflatten(flat), flat, tf.where(accepted, direction, previous), slots
+        new_weights = self.layout.unflatten(flat)
+        if self.layout.order:
+            flat = self.own_order.flatten(new_weights)
+        return new_weights, flat, tf.where(accepted, direction, previous), slots
+
+
+def _joined(vectors):
+    return vectors[0] if len(vectors) == 1 else tf.concat(vectors, 0)
 
 
 def _check(name, network):

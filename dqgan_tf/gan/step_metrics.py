@@ -4,7 +4,8 @@ import math
 
 import tensorflow as tf
 
-from dqgan_tf.distribute.channel import PHASES, STATISTICS, Channel
+from dqgan_tf.distribute.channel import STATISTICS, Channel
+from dqgan_tf.distribute.pipeline import PHASES
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 
 PLAYERS = ("generator", "discriminator")
@@ -34,7 +35,8 @@ class StepMetrics:
         values = [1.0] + [getattr(evaluation, name) for name in _SCALARS]
         values += [proposal.gradient_energy for proposal in proposals]
         seconds = tf.concat([[compute_seconds], channel.seconds.local().read_value()], 0)
-        statistics = tf.reshape(channel.statistics.local().read_value(), [-1])
+        rows = iter(tf.unstack(channel.statistics.local().read_value()))
+        statistics = tf.concat([tf.add_n([next(rows) for _ in p.updates]) for p in proposals], 0)
         vector = tf.concat([tf.stack(values), statistics, tf.cast(seconds, tf.float32)], 0)
         self._sums.local().assign_add(tf.where(accepted, vector, tf.zeros_like(vector)))
 

@@ -38,7 +38,7 @@ def evaluation_points(strategy, model):
     def point():
         flat = []
         for player, residual, rate in zip(model._players, model.channel.residuals, (0.02, 0.01), strict=True):
-            weights = player.evaluation_point(residual.local().read_value(), tf.constant(rate))
+            weights = player.evaluation_point([residual.local().read_value()], tf.constant(rate))
             flat.append(player.layout.flatten(weights))
         return tf.concat(flat, 0)
 
@@ -112,14 +112,28 @@ def test_without_the_tag_a_reduction_is_exact_beside_an_open_channel(strategy):
     strategy.close_channel("lossy")
 
 
-@pytest.mark.parametrize("spec", ["sign:bucket=32", "linear:bits=2,bucket=32", "topk:fraction=0.1"])
+SPECS = [
+    "sign:bucket=32",
+    "linear:bits=2,bucket=32",
+    "topk:fraction=0.1",
+    "adaptive:bits=3,bucket=32",
+    "powersgd:rank=1",
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
 def test_a_channel_loses_nothing(strategy, spec):
     """sum_t q_t + mean_m e_T = sum_t mean_m x_t, and every replica receives the same bits."""
-    channel = strategy.open_channel("kept", [Segment("w", 70, compressors.get(spec))])
+    segment = Segment("w", 70, compressors.get(spec), ((6, 10), (10,)))
+    channel = strategy.open_channel("kept", [segment])
     values = np.random.default_rng(4).standard_normal((10, 3, 70)).astype(np.float32)
     mean = mean_over_replicas(strategy, channel.options)
     received = np.array([mean(x) for x in values])
     kept = np.mean([v.numpy() for v in channel.residuals[0].variables], axis=0)
+    assert np.max(np.abs(kept)) > 0.05
+    learned = [v.numpy() for name, state in channel.state().items() if "learned" in name for v in state.variables]
+    assert all(np.array_equal(one, learned[0]) for one in learned)
+    assert not learned or not np.array_equal(learned[0], segment.initial_state())
     strategy.close_channel("kept")
     assert np.array_equal(received[:, 0], received[:, 1]) and np.array_equal(received[:, 0], received[:, 2])
     np.testing.assert_allclose(received[:, 0].sum(0) + kept, values.mean(1).sum(0), atol=1e-5)

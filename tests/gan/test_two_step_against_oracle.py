@@ -59,9 +59,11 @@ def exchanged(strategy, spec, sizes, given, error_feedback=True):
 @pytest.mark.parametrize("error_feedback", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", QUANTIZERS)
 def test_follows_the_oracle(strategy, spec, error_feedback):
-    sizes, given = (96, 192), vectors((96, 192))  # shards of 32 and 64 values: whole buckets
+    sizes, given = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
+    parts = oracle.players(("part_0", 96), ("part_1", 192))
+    buckets = oracle.dealt(parts, 32, REPLICAS) if "bucket" in spec else oracle.shards(parts, REPLICAS)
     settings = oracle.Settings(
-        oracle.shards(oracle.players(("part_0", 96), ("part_1", 192)), REPLICAS),
+        buckets,
         np.ones(288),
         quantizers_numpy.for_all_players(QUANTIZERS[spec]),
         error_feedback=error_feedback,

@@ -103,6 +103,15 @@ def shards(pieces, workers) -> tuple[Piece, ...]:
     return tuple(cut)
 
 
+def dealt(pieces, bucket, workers) -> tuple[Piece, ...]:
+    """Each piece cut into buckets, which are dealt out to the workers in turn."""
+    return tuple(
+        Piece(piece.player, start, min(start + bucket, piece.stop), index % workers)
+        for piece in pieces
+        for index, start in enumerate(range(piece.start, piece.stop, bucket))
+    )
+
+
 def run(game: Gradient, w0, workers: int, settings: Settings, steps: int) -> Iterator[State]:
     """Yields the state after every step 1..steps."""
     state = start(w0, workers)

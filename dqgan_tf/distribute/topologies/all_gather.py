@@ -3,9 +3,10 @@
 import tensorflow as tf
 
 from dqgan_tf.compressors import wire
-from dqgan_tf.distribute import clock, collectives
-from dqgan_tf.distribute.topologies.base import Reduced, Topology, acceptable, mean_in_rank_order
-from dqgan_tf.error_feedback import encode_with_feedback, encode_without_feedback
+from dqgan_tf.compressors.averaging import mean_of_payloads
+from dqgan_tf.distribute.pipeline import Request
+from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
+from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, read, starts
 
 
 class AllGather(Topology):
@@ -14,60 +15,65 @@ class AllGather(Topology):
         p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
 
     Args:
-      segments, group_size: see `Topology`.
-      error_feedback: without it p^m = x^m and e^m stays zero.
-      block: values that are encoded at a time, or None for all; see `error_feedback.encode_with_feedback`.
+      parts, group_size: see `Topology`.
+      encoder: how to encode.
     """
 
     name = "all_gather"
 
-    def __init__(self, segments, group_size: int, error_feedback: bool, block: int | None):
-        super().__init__(segments, group_size)
-        self._error_feedback = error_feedback
-        self._block = block
-        self._specs = [segment.compressor.payload_spec(segment.size) for segment in segments]
-        self._encode = tf.function(self._encode_implementation, jit_compile=True, autograph=False)
-        self._decode = tf.function(self._decode_implementation, jit_compile=True, autograph=False)
+    def __init__(self, parts, group_size: int, encoder: Encoder):
+        super().__init__(parts, group_size)
+        self._encoder = encoder
+        self._encode = _encode(self.codings, encoder)
+        self._decode = _decode(self.codings, encoder, group_size)
 
     @property
     def wire_bytes(self) -> int:
-        return sum(segment.compressor.wire_bytes(segment.size) for segment in self.segments)
+        return sum(part.compressor.wire_bytes(part.size) for part in self.parts)
 
     @property
     def sent_bytes(self) -> int:
         return (self.group_size - 1) * self.wire_bytes
 
-    def reduce(self, values, residuals, seed, rank, launcher, options) -> Reduced:
-        del rank
-        start = clock.now(values)
-        words, new_residuals, statistics = self._encode(list(values), residuals, seed)
-        encoded = clock.now([words])
-        gathered = collectives.all_gather(launcher, words, self.group_size, options)
-        exchanged = clock.now([gathered])
-        means, finite = self._decode(gathered)
-        decoded = clock.now(means)
-        seconds = tf.stack([encoded - start, exchanged - encoded, decoded - exchanged])
-        return Reduced(means, new_residuals, statistics, finite, seconds)
+    def reduce(self, given: Given):
+        seeds = [self._encoder.seed(p.compressor, given.seed, p.segment, p.start) for p in self.parts]
+        words, residuals, statistics, samples = self._encode(
+            given.values, given.residuals, given.states, seeds, starts(self.parts)
+        )
+        gathered = yield Request("all_gather", words)
+        means, finite = self._decode(gathered, given.states)
+        return Reduced(means, residuals, statistics, finite, given.states, samples)
 
-    def _encode_implementation(self, values, residuals, seed):
-        encoded = [
-            self._encode_segment(segment, values[index], residuals[index], seed + [0, index])
-            for index, segment in enumerate(self.segments)
-        ]
+
+@compiled
+def _encode(codings, encoder):
+    def encode(values, residuals, states, seeds, starts):
+        encoded, samples = [], []
+        for coding, vector, residual, state, seed, start in zip(
+            codings, values, residuals, states, seeds, starts, strict=True
+        ):
+            compressor, value = bound(coding.compressor, state), read(vector, start, coding.size)
+            encoded.append(encoder.encode(compressor, value, residual, seed))
+            samples.append(encoder.samples(compressor, value, residual))
         words = tf.concat([wire.to_wire(one.payload) for one in encoded], 0)
-        return words, [one.residual for one in encoded], tf.stack([one.statistics for one in encoded])
+        return words, [one.residual for one in encoded], tf.stack([one.statistics for one in encoded]), samples
 
-    def _encode_segment(self, segment, value, residual, seed):
-        if self._error_feedback:
-            return encode_with_feedback(segment.compressor, value, residual, seed, block=self._block)
-        return encode_without_feedback(segment.compressor, value, seed, block=self._block)
+    return encode
 
-    def _decode_implementation(self, gathered):
-        sizes = [wire.wire_words(spec) for spec in self._specs]
-        rows = [tf.split(gathered[m], sizes) for m in range(self.group_size)]
+
+@compiled
+def _decode(codings, encoder, group_size):
+    specs = [coding.compressor.payload_spec(coding.size) for coding in codings]
+    sizes = [wire.wire_words(spec) for spec in specs]
+
+    def decode(gathered, states):
+        rows = [tf.split(gathered[m], sizes) for m in range(group_size)]
         means, accepted = [], []
-        for index, (segment, spec) in enumerate(zip(self.segments, self._specs, strict=True)):
+        for index, (coding, spec, state) in enumerate(zip(codings, specs, states, strict=True)):
+            compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(row[index], spec) for row in rows]
-            means.append(mean_in_rank_order([segment.compressor.decode(one, segment.size) for one in payloads]))
-            accepted += [acceptable(segment.compressor, one, segment.size) for one in payloads]
+            means.append(mean_of_payloads(compressor, payloads, coding.size, block=encoder.block))
+            accepted += [acceptable(compressor, one, coding.size) for one in payloads]
         return means, tf.reduce_all(tf.stack(accepted))
+
+    return decode

@@ -1,51 +1,77 @@
 """What every topology does and tells."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.segment import Part
 
 LARGEST_SCALE = 1e30
+
+
+class Given(NamedTuple):
+    """What one replica brings into a reduction, by part where it is a list.
+
+    values: float32 [n], each the whole vector of the part's segment.
+    residuals: float32 [size], e of the part alone.
+    states: what the compressors have learned, float32 [s], equal on all replicas; None for compressors without state.
+    seed: int32 [2], of stochastic rounding, this replica's own.
+    common_seed: int32 [2], equal on all replicas.
+    rank: int32 scalar, of this replica in the group.
+    """
+
+    values: list
+    residuals: list
+    states: list
+    seed: tf.Tensor
+    common_seed: tf.Tensor
+    rank: tf.Tensor
 
 
 class Reduced(NamedTuple):
     """What one reduction gives on one replica.
 
-    means: q, one float32 [size] vector per segment, bit-identical on all replicas.
+    means: q, one float32 [size] vector per part, bit-identical on all replicas.
     residuals: e, the same shapes; to be kept only if `finite`.
-    statistics: float32 [segments, 3], see `error_feedback.Encoded`.
+    statistics: float32 [parts, 3], see `error_feedback.Encoded`.
     finite: bool scalar, equal on all replicas: every replica's update was finite; see `acceptable`.
-    seconds: float64 [3], spent in encode, exchange and decode.
+    states: new states in place of the given ones, equal on all replicas; None where there is none.
+    samples: per part what its compressor learns from, float32 [k], to be summed over replicas, or None.
     """
 
-    means: list[tf.Tensor]
-    residuals: list[tf.Tensor]
+    means: list
+    residuals: list
     statistics: tf.Tensor
     finite: tf.Tensor
-    seconds: tf.Tensor
+    states: list
+    samples: list
 
 
 class Topology(abc.ABC):
     """A way of computing the compressed mean over M replicas.
 
     Args:
-      segments: what is sent.
+      parts: what is sent in one go.
       group_size: M.
     """
 
     name: str
 
-    def __init__(self, segments: Sequence[Segment], group_size: int):
-        self.segments = tuple(segments)
+    def __init__(self, parts: Sequence[Part], group_size: int):
+        self.parts = tuple(parts)
         self.group_size = group_size
+
+    @property
+    def codings(self) -> tuple:
+        """The `segment.Coding` of every part."""
+        return tuple(part.coding for part in self.parts)
 
     @property
     def dense_bytes(self) -> int:
         """Bytes of one replica's vectors in float32, 4n."""
-        return 4 * sum(segment.size for segment in self.segments)
+        return 4 * sum(part.size for part in self.parts)
 
     @property
     def dense_sent_bytes(self) -> int:
@@ -63,24 +89,8 @@ class Topology(abc.ABC):
         """Bytes that one replica sends in one reduction, all phases together."""
 
     @abc.abstractmethod
-    def reduce(self, values, residuals, seed: tf.Tensor, rank: int, launcher, options) -> Reduced:
-        """Returns the compressed mean. Called in a graph, on the replica's device.
-
-        Args:
-          values, residuals: lists of float32 [size], one per segment.
-          seed: int32 [2], of stochastic rounding.
-          rank: of this replica in the collective group.
-          launcher: its `CollectiveReplicaLauncher`.
-          options: communication options of this call.
-        """
-
-
-def mean_in_rank_order(decoded: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns 1/M sum_m decoded_m, added in the order given: the same order everywhere gives the same bits."""
-    total = decoded[0]
-    for term in decoded[1:]:
-        total += term
-    return total * (1.0 / len(decoded))
+    def reduce(self, given: Given) -> Generator:
+        """Yields a `pipeline.Request` for each collective and returns `Reduced`. Runs while a graph is built."""
 
 
 def all_finite(vectors: Sequence[tf.Tensor]) -> tf.Tensor:

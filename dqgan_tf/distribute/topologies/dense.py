@@ -1,9 +1,9 @@
-"""The exact all-reduce, as the topology of a channel that compresses nothing."""
+"""The exact all-reduce, as the topology of what is not compressed."""
 
 import tensorflow as tf
 
-from dqgan_tf.distribute import clock, collectives
-from dqgan_tf.distribute.topologies.base import Reduced, Topology, all_finite
+from dqgan_tf.distribute.pipeline import Request
+from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, all_finite
 
 
 class Dense(Topology):
@@ -19,12 +19,10 @@ class Dense(Topology):
     def sent_bytes(self) -> int:
         return self.dense_sent_bytes
 
-    def reduce(self, values, residuals, seed, rank, launcher, options) -> Reduced:
-        del seed, rank
-        start = clock.now(values)
-        sums = collectives.all_reduce(launcher, values, self.group_size, options)
+    def reduce(self, given: Given):
+        values = [v[part.start : part.start + part.size] for part, v in zip(self.parts, given.values, strict=True)]
+        sums = yield Request("all_reduce", values)
         means = [total / self.group_size for total in sums]
         energy = [tf.stack([tf.reduce_sum(value * value), 0.0, 0.0]) for value in values]
-        end = clock.now(means)
-        seconds = tf.stack([tf.zeros([], tf.float64), end - start, tf.zeros([], tf.float64)])
-        return Reduced(means, residuals, tf.stack(energy), all_finite(means), seconds)
+        nothing = [None] * len(values)
+        return Reduced(means, given.residuals, tf.stack(energy), all_finite(means), given.states, nothing)

@@ -3,11 +3,12 @@
 import tensorflow as tf
 
 from dqgan_tf.compressors import wire
-from dqgan_tf.distribute import clock, collectives
-from dqgan_tf.distribute.topologies.base import Reduced, Topology, acceptable, mean_in_rank_order
-from dqgan_tf.error_feedback import encode_with_feedback, encode_without_feedback
+from dqgan_tf.compressors.averaging import mean_of_payloads
+from dqgan_tf.distribute.pipeline import Request
+from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
+from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, read, starts
+from dqgan_tf.distribute.topologies.shards import Shards
 
-_LANES = 32
 _SHARD_STREAM = 0x51ED270B  # shard k of a worker draws from stream k times this,
 _OWNER_STREAM = 0x2545F491  # the owner, when it encodes again, from this one
 
@@ -25,129 +26,149 @@ class TwoStep(Topology):
     residual to keep. Every replica sends (M-1)/M payloads in either phase: below two payloads for any M.
 
     Args:
-      segments, group_size: see `Topology`.
-      error_feedback: without it nothing is remembered or folded.
-      block: see `error_feedback.encode_with_feedback`.
+      parts, group_size: see `Topology`.
+      encoder: how to encode.
     """
 
     name = "two_step"
 
-    def __init__(self, segments, group_size: int, error_feedback: bool, block: int | None):
-        super().__init__(segments, group_size)
-        self._error_feedback = error_feedback
-        self._block = block
-        self._shards = [shard_size(segment, group_size) for segment in segments]
-        self._specs = [s.compressor.payload_spec(n) for s, n in zip(segments, self._shards, strict=True)]
-        self._words = [wire.wire_words(spec) for spec in self._specs]
-        self._encode = tf.function(self._encode_implementation, jit_compile=True, autograph=False)
-        self._average = tf.function(self._average_implementation, jit_compile=True, autograph=False)
-        self._decode = tf.function(self._decode_implementation, jit_compile=True, autograph=False)
+    def __init__(self, parts, group_size: int, encoder: Encoder):
+        super().__init__(parts, group_size)
+        self._encoder = encoder
+        self._words = sum(wire.wire_words(spec) for _, _, spec in _layout(self.codings, group_size))
+        kernels = self.codings, encoder, group_size
+        self._encode, self._average, self._encode_again = _encode(*kernels), _average(*kernels), _encode_again(*kernels)
+        self._decode = _decode(*kernels)
 
     @property
     def wire_bytes(self) -> int:
-        return 4 * self.group_size * sum(self._words)
+        return 4 * self.group_size * self._words
 
     @property
     def sent_bytes(self) -> int:
-        return 2 * (self.group_size - 1) * 4 * sum(self._words)
+        return 2 * (self.group_size - 1) * 4 * self._words
 
-    def reduce(self, values, residuals, seed, rank, launcher, options) -> Reduced:
-        times = [clock.now(values)]
-        rows, new_residuals, statistics = self._encode(list(values), residuals, seed)
-        times.append(clock.now([rows]))
-        received = collectives.all_to_all(launcher, rows, self.group_size, options)
-        times.append(clock.now([received]))
-        words, errors = self._average(received, seed, tf.constant(rank))
-        times.append(clock.now([words]))
-        gathered = collectives.all_gather(launcher, words, self.group_size, options)
-        times.append(clock.now([gathered]))
-        means, folded, finite = self._decode(gathered, new_residuals, errors, tf.constant(rank))
-        times.append(clock.now(means))
-        spent = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-        seconds = tf.stack([spent[0] + spent[2], spent[1] + spent[3], spent[4]])
-        return Reduced(means, folded, statistics, finite, seconds)
+    def reduce(self, given: Given):
+        rows, kept, statistics, samples = self._encode(
+            given.values, given.residuals, given.states, self._seeds(given.seed, 1), starts(self.parts)
+        )
+        received = yield Request("all_to_all", rows)
+        seeds = self._seeds(given.seed + [_OWNER_STREAM, 0], self.group_size)
+        averages = self._average(received, given.states, given.rank)
+        words, errors = self._encode_again(averages, given.states, seeds)
+        gathered = yield Request("all_gather", words)
+        means, residuals, finite = self._decode(gathered, given.states, kept, errors, given.rank)
+        return Reduced(means, residuals, statistics, finite, given.states, samples)
 
-    def _encode_implementation(self, values, residuals, seed):
+    def _seeds(self, seed, owners):
+        return [self._encoder.seed(part.compressor, seed, part.segment, part.start // owners) for part in self.parts]
+
+
+def _layout(codings, group_size):
+    """(coding, its shards, the payload of one shard) of every part."""
+    made = [(coding, Shards(coding.compressor, coding.size, group_size)) for coding in codings]
+    return [(coding, shards, coding.compressor.payload_spec(shards.size)) for coding, shards in made]
+
+
+@compiled
+def _encode(codings, encoder, group_size):
+    def encode(values, residuals, states, seeds, starts):
         """Rows of words, float32 [M, W]: row k goes to the owner of shard k."""
-        encoded = [
-            self._encode_segment(index, values[index], residuals[index], seed + [0, index])
-            for index in range(len(self.segments))
-        ]
-        rows = tf.concat([one[0] for one in encoded], 1)
-        return rows, [one[1] for one in encoded], tf.stack([one[2] for one in encoded])
+        rows, kept, statistics, samples = [], [], [], []
+        for (coding, shards, _), vector, residual, state, seed, start in zip(
+            _layout(codings, group_size), values, residuals, states, seeds, starts, strict=True
+        ):
+            compressor, value = bound(coding.compressor, state), read(vector, start, coding.size)
+            samples.append(encoder.samples(compressor, value, residual))
+            encode_all = _encode_buckets if shards.bucket else _encode_ranges
+            one = encode_all(encoder, compressor, shards, shards.pad(value), shards.pad(residual), seed)
+            rows.append(one[0])
+            kept.append(one[1][: coding.size])
+            statistics.append(one[2])
+        return tf.concat(rows, 1), kept, tf.stack(statistics), samples
 
-    def _encode_segment(self, index, value, residual, seed):
-        segment, shard = self.segments[index], self._shards[index]
-        compressor, padding = segment.compressor, shard * self.group_size - segment.size
-        value, residual = tf.pad(value, [[0, padding]]), tf.pad(residual, [[0, padding]])
-        if _divides(compressor.block_multiple, shard):
-            one = self._feedback(compressor, value, residual, seed)
-            rows = _payload_rows(one.payload, self.group_size)
-            return rows, one.residual[: segment.size], one.statistics
-        shards = [
-            self._feedback(compressor, v, e, seed + [k * _SHARD_STREAM % 2**31, 0])
-            for k, (v, e) in enumerate(zip(self._split(value), self._split(residual), strict=True))
-        ]
-        rows = tf.stack([wire.to_wire(one.payload) for one in shards])
-        kept = tf.concat([one.residual for one in shards], 0)[: segment.size]
-        return rows, kept, tf.add_n([one.statistics for one in shards])
+    return encode
 
-    def _feedback(self, compressor, value, residual, seed):
-        if self._error_feedback:
-            return encode_with_feedback(compressor, value, residual, seed, block=self._block)
-        return encode_without_feedback(compressor, value, seed, block=self._block)
 
-    def _average_implementation(self, received, seed, rank):
-        """The owner's part: its shards' averages encoded once more, and what that loses."""
-        words, errors = [], []
-        rows = [tf.split(received[m], self._words) for m in range(self.group_size)]
-        for index, (segment, spec, shard) in enumerate(zip(self.segments, self._specs, self._shards, strict=True)):
-            decoded = [segment.compressor.decode(wire.from_wire(row[index], spec), shard) for row in rows]
+def _encode_buckets(encoder, compressor, shards, value, residual, seed):
+    one = encoder.encode(compressor, value, residual, seed)
+    fields = [shards.payload_rows(tf.bitcast(field, tf.float32)) for field in one.payload]
+    return tf.concat(fields, 1), one.residual, one.statistics
+
+
+def _encode_ranges(encoder, compressor, shards, value, residual, seed):
+    encoded = [
+        encoder.encode(compressor, v, e, seed + [k * _SHARD_STREAM % 2**31, 0])
+        for k, (v, e) in enumerate(zip(shards.split(value), shards.split(residual), strict=True))
+    ]
+    rows = tf.stack([wire.to_wire(one.payload) for one in encoded])
+    return rows, tf.concat([one.residual for one in encoded], 0), tf.add_n([one.statistics for one in encoded])
+
+
+@compiled
+def _average(codings, encoder, group_size):
+    layout = _layout(codings, group_size)
+    sizes = [wire.wire_words(spec) for _, _, spec in layout]
+
+    def average(received, states, rank):
+        """Means of the shards that this replica owns, float32 [size] each."""
+        means = []
+        rows = [tf.split(received[m], sizes) for m in range(group_size)]
+        for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
+            compressor = bound(coding.compressor, state)
+            payloads = [wire.from_wire(row[index], spec) for row in rows]
+            mean = mean_of_payloads(compressor, payloads, shards.size, block=encoder.block)
             # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
-            owned = tf.range(shard) < segment.size - rank * shard
-            mean = tf.where(owned, mean_in_rank_order(decoded), 0.0)
-            one = encode_without_feedback(segment.compressor, mean, seed + [_OWNER_STREAM, index], block=self._block)
+            means.append(tf.where(shards.positions(rank) < coding.size, mean, 0.0))
+        return means
+
+    return average
+
+
+@compiled
+def _encode_again(codings, encoder, group_size):
+    second = Encoder(error_feedback=False, block=encoder.block)
+
+    def encode_again(averages, states, seeds):
+        """The words of the averages, and M times what they lose.
+
+        Apart from `_average` and `_decode`: a product that is fused into a sum rounds once instead of twice, or not,
+        as the compiler likes for a size, and the bits would depend on it.
+        """
+        words, errors = [], []
+        for (coding, shards, _), mean, state, seed in zip(
+            _layout(codings, group_size), averages, states, seeds, strict=True
+        ):
+            compressor = bound(coding.compressor, state)
+            one = second.encode(compressor, mean, None, seed)
             words.append(wire.to_wire(one.payload))
-            errors.append(mean - segment.compressor.decode(one.payload, shard))
+            errors.append(group_size * (mean - compressor.decode(one.payload, shards.size)))
         return tf.concat(words, 0), errors
 
-    def _decode_implementation(self, gathered, residuals, errors, rank):
+    return encode_again
+
+
+@compiled
+def _decode(codings, encoder, group_size):
+    layout = _layout(codings, group_size)
+    sizes = [wire.wire_words(spec) for _, _, spec in layout]
+
+    def decode(gathered, states, residuals, errors, rank):
         means, folded, accepted = [], [], []
-        rows = [tf.split(gathered[k], self._words) for k in range(self.group_size)]
-        for index, (segment, spec, shard) in enumerate(zip(self.segments, self._specs, self._shards, strict=True)):
+        rows = [tf.split(gathered[k], sizes) for k in range(group_size)]
+        for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
+            compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(row[index], spec) for row in rows]
-            shards = [segment.compressor.decode(one, shard) for one in payloads]
-            means.append(tf.concat(shards, 0)[: segment.size])
-            folded.append(self._fold(residuals[index], errors[index], rank))
-            accepted += [acceptable(segment.compressor, one, shard) for one in payloads]
+            means.append(shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size])
+            residual = residuals[index]
+            folded.append(_fold(residual, errors[index], shards, rank) if encoder.error_feedback else residual)
+            accepted += [acceptable(compressor, one, shards.size) for one in payloads]
         return means, folded, tf.reduce_all(tf.stack(accepted))
 
-    def _fold(self, residual, error, rank):
-        """Adds M times the second error to the owner's shard of its residual."""
-        if not self._error_feedback:
-            return residual
-        shard, size = error.shape[0], residual.shape[0]
-        owned = tf.range(self.group_size) == rank
-        spread = tf.where(owned[:, tf.newaxis], self.group_size * error, tf.zeros([1, shard]))
-        return residual + tf.reshape(spread, [-1])[:size]
-
-    def _split(self, vector):
-        return tf.split(vector, self.group_size)
+    return decode
 
 
-def shard_size(segment, group_size: int) -> int:
-    """Returns how many values one replica owns: ceil(n / M) rounded up to whole buckets, or to 32 for small vectors."""
-    share = -(-segment.size // group_size)
-    lanes = -(-share // _LANES) * _LANES
-    multiple = min(segment.compressor.block_multiple or _LANES, lanes)
-    return -(-share // multiple) * multiple
-
-
-def _divides(multiple, size):
-    return multiple is not None and size % multiple == 0
-
-
-def _payload_rows(payload, group_size):
-    """The fields of a payload of M shards, bucket after bucket, as M rows of words: float32 [M, W]."""
-    fields = [tf.reshape(tf.bitcast(field, tf.float32), [group_size, -1]) for field in payload]
-    return tf.concat(fields, 1)
+def _fold(residual, error, shards, rank):
+    """Adds M times the second error to the owner's shard of its residual."""
+    owned = [tf.where(rank == k, error, 0.0) for k in range(shards.count)]
+    return residual + shards.join(owned)[: residual.shape[0]]

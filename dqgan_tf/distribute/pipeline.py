@@ -1,0 +1,97 @@
+"""Several reductions at once: one is encoded while another one's packets travel.
+
+A reduction is a generator: it yields a `Request` wherever it needs a collective, is resumed with what that returns, and
+returns its `topologies.Reduced` at the end. All workers must launch collectives in one order: it is fixed here, while
+the graph is built, and TensorFlow chains the collectives of a launcher in the order of construction.
+"""
+
+import collections
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from dqgan_tf.distribute import clock
+
+PHASES = ("encode", "exchange", "decode", "reduction")
+"""Seconds that a reduction reports: the time in each of the first three, which overlap when there are several buckets,
+and the whole from the first input to the last mean."""
+
+
+class Request(NamedTuple):
+    """A collective that a reduction waits for.
+
+    kind: `all_gather`, `all_to_all` or `all_reduce`, a method of `group.Group`.
+    value: its argument, a tensor or, for `all_reduce`, a list of tensors.
+    """
+
+    kind: str
+    value: object
+
+
+def run(reductions: Sequence[Generator], inputs: Sequence[tf.Tensor], group, options) -> tuple[list, tf.Tensor]:
+    """Returns what every reduction returns, and the seconds spent, float64 [len(PHASES)].
+
+    The first collective of reduction i + 1 is launched before the second one of reduction i, so that the link is busy
+    while a two-step reduction averages. Encodings are chained: the first packet leaves before the last is encoded.
+
+    Args:
+      reductions: not started yet.
+      inputs: what they read; the clock starts when it exists.
+      group: whose collectives are called.
+      options: communication options.
+    """
+    stopwatch, results, waiting = _Stopwatch(inputs), {}, collections.deque()
+
+    def advance(index, generator, value, phase):
+        try:
+            request = generator.send(value)
+        except StopIteration as finished:
+            results[index] = finished.value
+            stopwatch.computed(index, finished.value.means, phase)
+            return []
+        sent = tf.nest.flatten(request.value)
+        stopwatch.computed(index, sent, phase)
+        received = getattr(group, request.kind)(request.value, options)
+        stopwatch.received(index, tf.nest.flatten(received))
+        waiting.append((index, generator, received))
+        return sent
+
+    encoded = []
+    for index, generator in enumerate(reductions):
+        with tf.control_dependencies(encoded):
+            encoded = advance(index, generator, None, "encode")
+        if len(waiting) > 1:
+            advance(*waiting.popleft(), "decode")
+    while waiting:
+        advance(*waiting.popleft(), "decode")
+    return [results[index] for index in range(len(reductions))], stopwatch.seconds()
+
+
+class _Stopwatch:
+    """Reads the clock around every stage; a stage begins when its input exists and the one before it has ended."""
+
+    def __init__(self, inputs):
+        self._start = clock.now(inputs)
+        self._ended = {phase: self._start for phase in PHASES}
+        self._spent = {phase: tf.zeros([], tf.float64) for phase in PHASES}
+        self._available: dict[int, tf.Tensor] = {}
+
+    def computed(self, index, tensors, phase):
+        """`tensors` of reduction `index` have been computed, in `phase`."""
+        self._available[index] = self._end(phase, self._available.get(index, self._start), tensors)
+
+    def received(self, index, tensors):
+        """`tensors` of reduction `index` have arrived."""
+        self._available[index] = self._end("exchange", self._available[index], tensors)
+
+    def seconds(self):
+        last = tf.reduce_max(tf.stack(list(self._available.values())))
+        self._spent["reduction"] = last - self._start
+        return tf.stack([self._spent[phase] for phase in PHASES])
+
+    def _end(self, phase, available, tensors):
+        now = clock.now(tensors)
+        self._spent[phase] += tf.maximum(now - tf.maximum(available, self._ended[phase]), 0.0)
+        self._ended[phase] = now
+        return now

@@ -1,0 +1,58 @@
+"""Sending in buckets: the same bits as all at once, in every topology, for three replicas of one process."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import compressors
+from dqgan_tf.distribute.segment import Segment
+from tests.gan.local_strategy import local_strategy
+
+REPLICAS, ROUNDS = 3, 3
+SIZES = (420_001, 33)  # 0.25 MiB are two blocks of 32,768 values; the two-step form cuts at three
+SPECS = ["none", "linear:bits=4,bucket=512", "linear:bits=2,bucket=64,rounding=stochastic", "topk:fraction=0.01"]
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    return local_strategy(REPLICAS)
+
+
+def exchanged(strategy, spec, topology, bucket_mb):
+    """Means and residuals of every replica after ROUNDS reductions, as bytes, and the number of buckets."""
+    segments = [Segment(f"part_{index}", size, compressors.get(spec)) for index, size in enumerate(SIZES)]
+    feedback = "stochastic" not in spec
+    channel = strategy.open_channel(
+        "buckets", segments, topology=topology, bucket_mb=bucket_mb, seed=3, error_feedback=feedback
+    )
+
+    def replica(vector):
+        parts = tf.split(vector, SIZES)
+        return tf.distribute.get_replica_context().all_reduce("mean", parts, options=channel.options)
+
+    run = tf.function(lambda value: strategy.run(replica, args=(value,)), autograph=False)
+    received = []
+    for number in range(ROUNDS):
+        value = strategy.experimental_distribute_values_from_function(
+            lambda context, number=number: tf.constant(given(number, context.replica_id_in_sync_group))
+        )
+        received += [v.numpy().tobytes() for mean in run(value) for v in mean.values]
+    received += [v.numpy().tobytes() for residual in channel.residuals for v in residual.variables]
+    assert all(bool(v.numpy()) for v in channel.accepted.variables)
+    strategy.close_channel("buckets")
+    return received, len(channel.reductions), channel.sent_bytes
+
+
+def given(number, replica):
+    draw = np.random.default_rng(10 * number + replica)
+    return (draw.standard_normal(sum(SIZES)) * draw.uniform(0.1, 2.0)).astype(np.float32)
+
+
+@pytest.mark.parametrize("topology", ["all_gather", "two_step"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_no_bit_depends_on_the_size_of_the_buckets(strategy, spec, topology):
+    whole, one, sent = exchanged(strategy, spec, topology, 0.0)
+    cut, several, sent_in_buckets = exchanged(strategy, spec, topology, 0.25)
+    assert one == 1 and abs(sent_in_buckets - sent) < 4 * several  # bytes of a ring are rounded down bucket by bucket
+    assert several > 3 or (spec.startswith("topk") and several == 2) or (topology == "two_step" and several > 2)
+    assert cut == whole

@@ -1,0 +1,45 @@
+"""How vectors are cut into buckets."""
+
+import pytest
+
+from dqgan_tf import compressors
+from dqgan_tf.distribute.segment import Segment, cut
+
+
+def segments(*sizes):
+    return [Segment(f"s{index}", size, compressors.get("sign")) for index, size in enumerate(sizes)]
+
+
+def ranges(buckets):
+    return [[(part.segment, part.start, part.size) for part in bucket] for bucket in buckets]
+
+
+def test_one_bucket_holds_everything_where_no_size_is_given():
+    assert ranges(cut(segments(100, 7), 0, [32, None])) == [[(0, 0, 100), (1, 0, 7)]]
+
+
+def test_cuts_are_multiples_and_what_is_left_is_shared():
+    buckets = cut(segments(1000, 10, 20), 4 * 256, [64, None, None])
+    assert ranges(buckets) == [
+        [(0, 0, 256)],
+        [(0, 256, 256)],
+        [(0, 512, 256)],
+        [(0, 768, 232), (1, 0, 10)],
+        [(2, 0, 20)],
+    ]
+
+
+@pytest.mark.parametrize(("size", "last"), [(512 + 63, (256, 319)), (512 + 64, (512, 64)), (512, (256, 256))])
+def test_the_last_part_holds_a_whole_granule_before_the_tail(size, last):
+    parts = ranges(cut(segments(size), 4 * 256, [64]))
+    assert parts[-1] == [(0, *last)]
+    assert sum(part[2] for bucket in parts for part in bucket) == size
+
+
+def test_what_may_not_be_cut_stays_whole():
+    assert ranges(cut(segments(1000), 4 * 256, [None])) == [[(0, 0, 1000)]]
+
+
+def test_a_part_that_is_a_whole_segment_knows_its_shapes():
+    segment = Segment("matrix", 12, compressors.get("sign"), ((3, 4),))
+    assert cut([segment], 0, [None])[0][0].coding.shapes == ((3, 4),)
