@@ -25,7 +25,8 @@ def main(folder, replicas_per_worker, *specs):
     results = {}
     for spec in specs:
         text, _, topology = spec.partition("@")
-        segments = [Segment(name, size, compressors.get(text)) for name, size in (("first", 1000), ("second", 33))]
+        vectors = (("first", 1000, ((25, 40),)), ("second", 33, ((33,),)))
+        segments = [Segment(name, size, compressors.get(text), shapes) for name, size, shapes in vectors]
         channel = strategy.open_channel(spec, segments, error_feedback=True, topology=topology)
         results |= reductions(strategy, channel, spec)
     results["board"] = board.exchange("hello", f"worker {strategy.worker_index}")

@@ -1,0 +1,75 @@
+"""Compressors by weight name and a late start, on three replicas: what each weight's update goes through, and when."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf.config import CompressionConfig, OptimizerConfig
+from tests.gan import tiny_gan
+from tests.gan.local_strategy import local_strategy
+
+OPTIMIZER = OptimizerConfig(learning_rate_g=0.02, learning_rate_d=0.01)
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    return local_strategy(tiny_gan.REPLICAS)
+
+
+def trained(strategy, steps=STEPS, **compression):
+    """Yields the model after each step."""
+    model = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(**compression))
+    iterator = tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(steps))
+    for _ in range(steps):
+        model.train_steps(iterator, 1)
+        yield model
+
+
+class TestRules:
+    @pytest.fixture(scope="class")
+    def model(self, strategy):
+        rules = "bias=none;discriminator/.*_2|discriminator/.*kernel=linear:bits=2,bucket=32"
+        *_, model = trained(strategy, compressor="sign:bucket=32", compressor_rules=rules)
+        return model
+
+    def test_every_group_is_a_segment_with_its_compressor(self, model):
+        found = [(s.name, s.size, s.compressor.name) for s in model.channel.segments]
+        assert found == [
+            ("generator", 30, "sign"),
+            ("generator.1", 8, "none"),
+            ("discriminator.1", 9, "none"),
+            ("discriminator.2", 24, "linear"),
+        ]
+
+    def test_exact_groups_keep_nothing_back(self, model):
+        kept = {name: [np.any(v.numpy()) for v in state.variables] for name, state in model.channel.state().items()}
+        assert not any(kept["residual/generator.1"]) and not any(kept["residual/discriminator.1"])
+        assert all(kept["residual/generator"]) and all(kept["residual/discriminator.2"])
+
+    def test_metrics_are_per_player(self, model):
+        figures = model.drain_metrics()
+        assert 0 < figures["compression_error/generator"] < 1 and 0 < figures["compression_error/discriminator"] < 1
+        assert figures["wire_bytes"] == model.channel.wire_bytes
+
+    def test_the_averaged_generator_is_in_the_weights_own_order(self, strategy, model):
+        model.reset_ema()
+        latent = tf.constant(np.random.default_rng(0).standard_normal((5, tiny_gan.LATENT)), tf.float32)
+        np.testing.assert_array_equal(model.generate(latent, use_ema=True), model.generate(latent, use_ema=False))
+        model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(1)), 1)
+        averaged, raw = (model.generate(latent, use_ema=ema).numpy() for ema in (True, False))
+        # One step of Adam moves a weight by about 0.02; weights in a wrong order would draw something else entirely.
+        assert 0 < np.max(np.abs(averaged - raw)) < 0.2
+
+
+def test_steps_before_the_first_compressed_one_are_exact(strategy):
+    exact = [tiny_gan.weights(model) for model in trained(strategy, compressor="none")]
+    late, kept, sent = [], [], []
+    for model in trained(strategy, compressor="sign:bucket=32", start_step=3):
+        late.append(tiny_gan.weights(model))
+        kept.append(np.any(tiny_gan.replica_state(model, "residual")))
+        sent.append(model.channel_now.wire_bytes)
+    assert [np.array_equal(a, b) for a, b in zip(exact, late, strict=True)] == [True, True, False, False]
+    assert kept == [False, False, True, True]
+    dense = 4 * sum(size for _, size in tiny_gan.SIZES)
+    assert sent[0] == dense and sent[1] == sent[2] == model.channel.wire_bytes < dense
