@@ -108,13 +108,16 @@ class PowerSGDPlan:
           first: the mean of `project`.
           seed: int32 [2], the same on all workers, another at each step.
         """
-        bases, position = [], 0
-        for projection in self._split_first(first)[0]:
-            draws = low_rank.gaussian(projection.shape[0], self.basis_columns + self.explore, seed, position)
-            explored, spare = tf.split(draws, [self.explore, self.basis_columns], axis=1)
-            bases.append(low_rank.orthonormalise(tf.concat([projection, explored], 1), spare))
-            position += 2 * draws.shape.num_elements()
-        return bases
+        if not self.matrices:
+            return []
+        rows, top = [view.rows for view in self.matrices], max(view.rows for view in self.matrices)
+        draws = low_rank.gaussian(len(rows) * top, self.basis_columns + self.explore, seed)
+        draws = tf.reshape(draws, [len(rows), top, -1])
+        draws = tf.where(tf.range(top)[:, None] < np.array(rows)[:, None, None], draws, 0.0)
+        given = tf.stack([tf.pad(p, [[0, top - p.shape[0]], [0, 0]]) for p in self._split_first(first)[0]])
+        explored, spare = draws[:, :, : self.explore], draws[:, :, self.explore :]
+        bases = low_rank.orthonormalise(tf.concat([given, explored], 2), spare)
+        return [basis[:count] for basis, count in zip(tf.unstack(bases), rows, strict=True)]
 
     def coefficients(self, vector: tf.Tensor, bases: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns float32 [second_size]: M^T B of every matrix."""

@@ -13,7 +13,7 @@ SEED = tf.constant([1, 2])
 
 @tf.function(jit_compile=True)
 def basis_of(columns):
-    return low_rank.orthonormalise(columns, low_rank.gaussian(ROWS, K, SEED))
+    return low_rank.orthonormalise(columns[None], low_rank.gaussian(ROWS, K, SEED)[None])[0]
 
 
 def columns(kind):
@@ -50,11 +50,16 @@ def test_spans_the_columns(kind):
     assert np.linalg.norm(given - basis @ (basis.T @ given), axis=0).max() < 2e-6
 
 
-def test_square():
-    """As many columns as rows: the last has one direction left."""
-    given = RNG.standard_normal((3, 3)).astype(np.float32)
-    basis = low_rank.orthonormalise(tf.constant(given), low_rank.gaussian(3, 3, SEED)).numpy()
-    np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-6)
+def test_matrices_beside_each_other():
+    """Each as if it were alone. The second has as many rows as columns: the last column has one direction left."""
+    first, second = columns("full"), columns("full")
+    spare = low_rank.gaussian(2 * ROWS, K, SEED).numpy().reshape(2, ROWS, K)
+    second[K:], spare[1, K:] = 0.0, 0.0
+    both = low_rank.orthonormalise(tf.constant([first, second]), tf.constant(spare)).numpy()
+    alone = low_rank.orthonormalise(tf.constant(first[None]), tf.constant(spare[:1])).numpy()[0]
+    np.testing.assert_allclose(both[0], alone, atol=1e-6)
+    np.testing.assert_allclose(both[1].T @ both[1], np.eye(K), atol=1e-6)
+    assert not both[1, K:].any()
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
@@ -72,12 +77,6 @@ def test_gaussian():
     assert abs(g.mean()) < 5 / np.sqrt(n) and abs(g.var() - 1) < 5 * np.sqrt(2 / n)
     assert abs(np.mean(g**4) - 3) < 5 * np.sqrt(96 / n) and np.isfinite(g).all()
     assert abs(np.mean(g[:, 1:] * g[:, :-1])) < 5 / np.sqrt(n) and abs(np.mean(g[1:] * g[:-1])) < 5 / np.sqrt(n)
-
-
-def test_gaussian_positions_do_not_overlap():
-    first = low_rank.gaussian(10, 3, SEED).numpy()
-    second = low_rank.gaussian(10, 3, SEED, first=60).numpy()
-    assert not np.isin(first, second).any()
 
 
 def test_leading_by_hand():
