@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf import compressors
+from dqgan_tf import compressors, error_feedback
 from dqgan_tf.compressors import Adaptive, Linear, adaptive_levels
 from tests.contracts.compressor_contract import CompressorContract, bits, round_trip, vectors
 from tests.oracles import adaptive_numpy
@@ -94,6 +94,23 @@ def test_bound_decode_is_bitwise_equal_in_all_modes():
         graph = tf.function(lambda p, s: compressor.bind(s).encode_and_decode(p, SEED)[1])(tf.constant(x), state)
         np.testing.assert_array_equal(bits(eager), bits(decoded))
         np.testing.assert_array_equal(bits(eager), bits(graph))
+
+
+def test_bound_state_reaches_every_block():
+    """A loop over blocks encodes as the whole does, by the state from outside of the loop."""
+    compressor = Adaptive(3)
+    state, x = fitted(compressor, "laplace", 1), tf.constant(draws("laplace", N, 1))
+
+    def encode(block):
+        def encode(x, state):
+            return error_feedback.encode_with_feedback(compressor.bind(state), x, tf.zeros([N]), SEED, block=block)
+
+        return tf.function(encode, jit_compile=True)(x, state)
+
+    blocked, whole = encode(512 * 8), compiled(compressor)[0](x, state)
+    for field, expected in zip(blocked.payload, whole[0], strict=True):
+        np.testing.assert_array_equal(bits(field), bits(expected))
+    np.testing.assert_array_equal(blocked.residual, x - whole[1])
 
 
 def test_products_are_exact():
@@ -190,6 +207,11 @@ def test_bound_and_unbound_are_equal():
     compressor = Adaptive(3)
     bound = compressor.bind(tf.constant(compressor.initial_state(1)))
     assert bound == compressor and hash(bound) == hash(compressor) and bound.spec == compressor.spec
+
+
+def test_no_table_for_the_values_of_a_sparse_one():
+    with pytest.raises(ValueError, match="`values` must have no state.* Received: .*adaptive.*topk:fraction=0.01"):
+        compressors.get("topk:fraction=0.1+adaptive")
 
 
 def test_without_state_nothing_happens():
