@@ -97,8 +97,11 @@ class Adaptive(Compressor):
         return dataclasses.replace(self, state=state)
 
     def statistics(self, vector):
-        rows = buckets.split(vector, self.bucket)
-        rows = rows[:: max(1, vector.shape[0] // _SAMPLED)]
+        n = vector.shape[0]
+        stride = max(1, n // _SAMPLED)
+        if stride > 1 and n > self.bucket:
+            vector = vector[: n - n % self.bucket]  # padding the last bucket would copy all the others
+        rows = buckets.split(vector, self.bucket)[::stride]
         bits = float_bits.magnitude(rows)
         top = reductions.row_max(bits)
         largest = tf.bitcast(top, tf.float32)

@@ -144,6 +144,11 @@ def test_histogram_by_hand():
     assert (edges[0], edges[1], edges[56], edges[57], edges[64]) == (0, 2**-8 * 1.125, 0.5, 0.5625, 1)
 
 
+def test_one_long_bucket_is_sampled_too():
+    compressor, x = Adaptive(3, bucket=2**20), oracle.distributions(140_000)["laplace"]
+    assert compressor.statistics(tf.constant(x)).numpy().sum() == len(x) - 1
+
+
 def test_uniform_data_gives_uniform_levels():
     counts = np.diff(adaptive_levels.bin_edges()).astype(np.float32)
     np.testing.assert_allclose(adaptive_levels.fit(tf.constant(counts), 8), np.arange(8) / 7, rtol=2**-8)
@@ -169,9 +174,9 @@ def test_statistics_add_over_replicas():
 
 
 def test_long_vectors_are_sampled():
-    """640 buckets are five times 65,536 values: every fifth bucket."""
+    """640 buckets are five times 65,536 values: every fifth bucket, without a partial one at the end."""
     x = oracle.distributions(512 * 640)["gaussian"]
-    counts = Adaptive(3).statistics(tf.constant(x)).numpy()
+    counts = Adaptive(3).statistics(tf.constant(np.append(x, np.float32(9.0)))).numpy()
     assert counts.sum() == 128 * 511
     np.testing.assert_array_equal(counts, Adaptive(3).statistics(tf.constant(x.reshape(640, 512)[::5].ravel())))
 
