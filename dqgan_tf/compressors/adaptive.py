@@ -34,10 +34,11 @@ class Adaptive(Compressor):
         decode: x_i ~ sign(x_i) l_k S,     k the nearest level to |x_i| / S.
 
     The table follows the data: every replica counts a histogram of |x| / S over a sample of its buckets, the counts are
-    added up over the replicas, and everyone fits the same levels to their running sum (`adaptive_levels`). State:
-    float32 [L + 64], the table and the running sum. Each segment of a channel has a state of its own. Adaptive levels
-    from summed statistics: Faghri et al. 2020, arXiv 2010.12460 (ALQ), there unbiased, of the 2-norm and fitted by
-    coordinate descent; one table per layer group: Nguyen et al. 2025, arXiv 2505.14371 (QODA).
+    added up over the replicas, and everyone fits the same levels to their running sum (`adaptive_levels`), in which
+    every bucket weighs the same. State: float32 [L + 64], the table and the running sum; a channel keeps one for each
+    segment, for what differs between groups of layers. Levels from summed statistics: Faghri et al. 2020, arXiv
+    2010.12460 (ALQ), there for unbiased rounding and a parametric distribution; tables per group of layers: Nguyen et
+    al. 2025, arXiv 2505.14371 (QODA).
 
     Levels have 8 significant bits and S is rounded up to 16, so l_k S is exact in float32.
 
@@ -96,8 +97,11 @@ class Adaptive(Compressor):
         return dataclasses.replace(self, state=state)
 
     def statistics(self, vector):
-        rows = buckets.split(vector, self.bucket)
-        rows = rows[:: max(1, vector.shape[0] // _SAMPLED)]
+        n = vector.shape[0]
+        stride = max(1, n // _SAMPLED)
+        if stride > 1 and n > self.bucket:
+            vector = vector[: n - n % self.bucket]  # padding the last bucket would copy all the others
+        rows = buckets.split(vector, self.bucket)[::stride]
         bits = float_bits.magnitude(rows)
         top = reductions.row_max(bits)
         largest = tf.bitcast(top, tf.float32)

@@ -27,6 +27,8 @@ class Sparse(Compressor):
             raise ValueError(f"`fraction` must be in (0, 1]. Received: fraction={self.fraction}")
         if not isinstance(self.values, Compressor):
             raise ValueError(f"`values` must be a compressor. Received: values={self.values!r}")
+        if self.values.initial_state(1) is not None:
+            raise ValueError(f"`values` must have no state, which nobody would update. Received: {self.values.spec}")
 
     @property
     def spec(self) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf import compressors
+from dqgan_tf import compressors, error_feedback
 from dqgan_tf.compressors import Adaptive, Linear, adaptive_levels
 from tests.contracts.compressor_contract import CompressorContract, bits, round_trip, vectors
 from tests.oracles import adaptive_numpy
@@ -96,6 +96,23 @@ def test_bound_decode_is_bitwise_equal_in_all_modes():
         np.testing.assert_array_equal(bits(eager), bits(graph))
 
 
+def test_bound_state_reaches_every_block():
+    """A loop over blocks encodes as the whole does, by the state from outside of the loop."""
+    compressor = Adaptive(3)
+    state, x = fitted(compressor, "laplace", 1), tf.constant(draws("laplace", N, 1))
+
+    def encode(block):
+        def encode(x, state):
+            return error_feedback.encode_with_feedback(compressor.bind(state), x, tf.zeros([N]), SEED, block=block)
+
+        return tf.function(encode, jit_compile=True)(x, state)
+
+    blocked, whole = encode(512 * 8), compiled(compressor)[0](x, state)
+    for field, expected in zip(blocked.payload, whole[0], strict=True):
+        np.testing.assert_array_equal(bits(field), bits(expected))
+    np.testing.assert_array_equal(blocked.residual, x - whole[1])
+
+
 def test_products_are_exact():
     compressor = Adaptive(5)
     levels = table(compressor, fitted(compressor, "gaussian", 3)).astype(np.float64)
@@ -127,6 +144,11 @@ def test_histogram_by_hand():
     assert (edges[0], edges[1], edges[56], edges[57], edges[64]) == (0, 2**-8 * 1.125, 0.5, 0.5625, 1)
 
 
+def test_one_long_bucket_is_sampled_too():
+    compressor, x = Adaptive(3, bucket=2**20), oracle.distributions(140_000)["laplace"]
+    assert compressor.statistics(tf.constant(x)).numpy().sum() == len(x) - 1
+
+
 def test_uniform_data_gives_uniform_levels():
     counts = np.diff(adaptive_levels.bin_edges()).astype(np.float32)
     np.testing.assert_allclose(adaptive_levels.fit(tf.constant(counts), 8), np.arange(8) / 7, rtol=2**-8)
@@ -152,9 +174,9 @@ def test_statistics_add_over_replicas():
 
 
 def test_long_vectors_are_sampled():
-    """640 buckets are five times 65,536 values: every fifth bucket."""
+    """640 buckets are five times 65,536 values: every fifth bucket, without a partial one at the end."""
     x = oracle.distributions(512 * 640)["gaussian"]
-    counts = Adaptive(3).statistics(tf.constant(x)).numpy()
+    counts = Adaptive(3).statistics(tf.constant(np.append(x, np.float32(9.0)))).numpy()
     assert counts.sum() == 128 * 511
     np.testing.assert_array_equal(counts, Adaptive(3).statistics(tf.constant(x.reshape(640, 512)[::5].ravel())))
 
@@ -190,6 +212,11 @@ def test_bound_and_unbound_are_equal():
     compressor = Adaptive(3)
     bound = compressor.bind(tf.constant(compressor.initial_state(1)))
     assert bound == compressor and hash(bound) == hash(compressor) and bound.spec == compressor.spec
+
+
+def test_no_table_for_the_values_of_a_sparse_one():
+    with pytest.raises(ValueError, match="`values` must have no state.* Received: .*adaptive.*topk:fraction=0.01"):
+        compressors.get("topk:fraction=0.1+adaptive")
 
 
 def test_without_state_nothing_happens():

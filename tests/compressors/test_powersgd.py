@@ -160,7 +160,7 @@ def test_scale_does_not_matter(scale):
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 @pytest.mark.parametrize("position", [3, 243, 300])
 def test_poison_reaches_all_workers(poison, position):
-    """In the mean of the first vector, hence in the result; the other matrix and the other workers' decodes show it."""
+    """It is in the mean of the first vector or of the second, hence in the result that all see."""
     x = updates(steps=1)[0]
     x[1, position] = poison
     _, result, _ = STEP(tf.constant(x), PLAN.initial_state(), tf.constant([0, 0]))
@@ -179,6 +179,16 @@ def test_warm_start_finds_the_best_approximation():
         lost.append(np.linalg.norm(decoded.numpy()[0] - x[0]))
     best = np.linalg.norm(oracle.best(constant, 2) - constant)
     assert lost[0] > 1.1 * best and max(lost[-10:]) < 1.01 * best
+
+
+def test_bases_follow_the_seed():
+    """Equal for equal seeds; with another one the span of the queries' product stays and the random column is new."""
+    first = PLAN.project(tf.constant(updates(steps=1)[0, 0]), PLAN.initial_state())
+    one, again, other = ([b.numpy() for b in PLAN.bases(first, tf.constant(seed))] for seed in ((1, 1), (1, 1), (1, 2)))
+    for a, b, c in zip(one, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a[:, :2], c[:, :2], atol=1e-6)
+        assert np.abs(a[:, 2] - c[:, 2]).max() > 0.1
 
 
 def test_sizes_by_hand():
