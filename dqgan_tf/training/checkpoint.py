@@ -19,7 +19,7 @@ from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.telemetry import atomic
 from dqgan_tf.training import tensor_file
-from dqgan_tf.training.errors import CheckpointError, TrainingError
+from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 
 FORMAT = 1
 # What may differ between a run and its continuation: nothing of it changes the weights that come out.
@@ -118,7 +118,7 @@ class Checkpoints:
         try:
             action()
         except (OSError, tf.errors.OpError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
         for index, other in enumerate(self._board.exchange(what, reason)):
             if other:
                 raise TrainingError(

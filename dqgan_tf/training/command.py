@@ -27,7 +27,7 @@ def errors_in_one_line():
     except OSError as error:
         _leave(error, errors.EXIT_TRAINING)
     except tf_errors.ResourceExhaustedError as error:  # a full disk, told by TensorFlow's own file system
-        _leave(error.message, errors.EXIT_TRAINING)
+        _leave(errors.first_line(error), errors.EXIT_TRAINING)
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
@@ -41,6 +41,7 @@ def _quiet():
 
 
 def _leave(error, code):
-    print("ERROR: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a log on the disk that is full
+        print("ERROR: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        sys.stdout.flush()
     os._exit(code)

@@ -78,14 +78,12 @@ def _run(config, strategy, board, stop):
         reporter.say("The first call traces and compiles; that takes half a minute or so.")
     loop = Loop(the_job, checkpoints, reporter, stop, restored.step)
     received = loop.run(iterator)
-    if received:
-        reporter.say(f"Stopped by signal {received} after a checkpoint; the same command resumes.")
-    else:
-        figures = loop.finish()
-        _say_summary(config, figures)
-    reporter.close()
-    board.exchange("end", "")
-    return 128 + received if received else 0
+    if not received:
+        loop.finish()
+        return 0
+    reporter.say(f"Stopped by signal {received} after a checkpoint; the same command resumes.")
+    loop.close()
+    return 128 + received
 
 
 def _compare_data(board, spec):
@@ -126,8 +124,3 @@ def _world_changed(before, now):
         f"The number of replicas changed from {before} to {now}. Every replica starts from the mean of the old "
         "residuals, directions and moments, so that what the residuals owe to the weights, (1/M) sum_m e^m, is kept."
     )
-
-
-def _say_summary(config, figures):
-    if figures:
-        print("\n" + summary.table(figures, config.model_dir), flush=True)
