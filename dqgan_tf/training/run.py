@@ -8,22 +8,12 @@ import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.training import agreement, job, summary
+from dqgan_tf.training import agreement, job, peer_errors, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.errors import PeerLostError, TrainingError, UsageError
 from dqgan_tf.training.loop import Loop, describe_start
 from dqgan_tf.training.reporter import Reporter
 from dqgan_tf.training.stop_signal import StopSignal
-
-# How TensorFlow 2.21 says that a collective or the coordination service lost a member.
-_PEER_ERRORS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-    tf.errors.FailedPreconditionError,
-)
 
 
 def run(config: RunConfig) -> int:
@@ -38,7 +28,7 @@ def run(config: RunConfig) -> int:
     try:
         strategy = job.start_strategy(config)
     except tf.errors.OpError as error:
-        reason = str(error).splitlines()[0][:300]
+        reason = peer_errors.reason(error)
         raise PeerLostError(
             f"The cluster of TF_CONFIG did not come together ({type(error).__name__}: {reason})."
         ) from None
@@ -49,13 +39,13 @@ def run(config: RunConfig) -> int:
         except (UsageError, TrainingError):
             board.part()
             raise
-        except _PEER_ERRORS as error:
-            if strategy.num_workers == 1:
+        except tf.errors.OpError as error:
+            if strategy.num_workers == 1 or not peer_errors.is_peer_lost(error):
                 raise
-            reason = str(error).splitlines()[0][:300]
             raise PeerLostError(
-                f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: {reason}). Start all "
-                "workers again: the run resumes from its last complete checkpoint."
+                f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: "
+                f"{peer_errors.reason(error)}). Start all workers again: the run resumes from its last complete "
+                "checkpoint."
             ) from None
 
 
