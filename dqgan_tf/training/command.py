@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 
@@ -28,6 +29,9 @@ def errors_in_one_line():
         _leave(error, errors.EXIT_TRAINING)
     except tf_errors.ResourceExhaustedError as error:  # a full disk, told by TensorFlow's own file system
         _leave(errors.first_line(error), errors.EXIT_TRAINING)
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        _leave(f"Interrupted by signal {int(number)}.", 128 + number)
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from absl import flags
 
 from dqgan_tf.training import launcher
 
@@ -242,6 +243,18 @@ def test_a_second_signal_does_not_wait(launch):
     none_running(pids)
 
 
+def test_more_signals_while_it_stops_its_workers(launch):
+    """Impatience must not leave the workers behind, nor show a traceback."""
+    run = launch("for number in (2, 15): signal.signal(number, signal.SIG_IGN)\nalive()")
+    pids = run.pids(2)
+    for _ in range(4):
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert run.end() == 128 + signal.SIGINT
+    assert run.err == ""
+    none_running(pids)
+
+
 def test_a_launcher_killed_leaves_nobody_behind(launch):
     run = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nalive()", workers=3)
     pids = run.pids(3)
@@ -313,8 +326,24 @@ def test_free_ports_differ():
         (["--model_dir=a", "--model_dir=b"], "b"),
         (["--steps=1"], None),
         (["model_dir=a"], None),
-        (["--model_dir"], None),
+        (["--width", "16", "--model_dir", "a"], "a"),
+        (["--flagfile={file}"], "of the file"),
+        (["--flagfile", "{file}", "--steps=1"], "of the file"),
+        (["--flagfile={outer}"], "of the file"),
+        (["--flagfile={file}", "--model_dir=a"], "a"),
+        (["--model_dir=a", "--flagfile={file}"], "of the file"),
     ],
 )
-def test_model_dir_of(arguments, expected):
+def test_model_dir_of(arguments, expected, tmp_path):
+    """As absl reads them: the last one counts, a flagfile stands for its lines, flagfiles may name others."""
+    file, outer = tmp_path / "file", tmp_path / "outer"
+    file.write_text("# comment\n--steps=3\n--model_dir=of the file\n")
+    outer.write_text(f"--flagfile={file}\n")
+    arguments = [argument.format(file=file, outer=outer) for argument in arguments]
     assert launcher.model_dir_of(arguments) == expected
+
+
+@pytest.mark.parametrize("arguments", [["--model_dir"], ["--flagfile=/nowhere"]])
+def test_model_dir_that_cannot_be_read(arguments):
+    with pytest.raises(flags.Error):
+        launcher.model_dir_of(arguments)
