@@ -33,8 +33,9 @@ def errors_in_one_line():
         number = error.args[0] if error.args else signal.SIGINT
         _leave(f"Interrupted by signal {int(number)}.", 128 + number)
     except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
         os._exit(1)
 
 
