@@ -25,7 +25,7 @@ def main(argv):
 
     with command.errors_in_one_line():
         code = run.run(config)
-    raise SystemExit(code)
+    command.leave(code)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 from absl import flags, logging
 from tensorflow import errors as tf_errors
@@ -37,6 +38,14 @@ def errors_in_one_line():
             traceback.print_exc()
             sys.stderr.flush()
         os._exit(1)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: TensorFlow's own teardown takes seconds, in which the others miss its heartbeat."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _quiet():

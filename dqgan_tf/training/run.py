@@ -35,7 +35,9 @@ def run(config: RunConfig) -> int:
     with StopSignal() as stop:  # after the strategy: its preemption notifier takes SIGTERM for itself (TensorFlow 2.21)
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
-            return _run(config, strategy, board, stop)
+            code = _run(config, strategy, board, stop)
+            board.part()
+            return code
         except (UsageError, TrainingError):
             board.part()
             raise
