@@ -160,13 +160,7 @@ class RunConfig:
 
     def flat(self) -> dict[str, Any]:
         """Returns `{"model_dir": ..., "data.dataset": ..., ...}`: one entry per field, groups joined by a dot."""
-        flat = {}
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, dict):
-                flat.update({f"{name}.{key}": inner for key, inner in value.items()})
-            else:
-                flat[name] = value
-        return flat
+        return flatten(dataclasses.asdict(self))
 
     def shared(self) -> dict[str, Any]:
         """Returns `flat()` without the fields that may differ between workers."""
@@ -178,6 +172,14 @@ class RunConfig:
 
 
 LOCAL_FIELDS = frozenset({"model_dir", "data.data_dir"})
+
+
+def flatten(groups: dict[str, Any]) -> dict[str, Any]:
+    """Returns `RunConfig.flat` of a configuration as it stands in its JSON, of whatever version."""
+    flat = {}
+    for name, value in groups.items():
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def from_json(text: str) -> RunConfig:

@@ -7,7 +7,7 @@ Runs that results/ring/runs.jsonl holds already are not run again: remove the fi
 
 from absl import app, flags
 
-from dqgan_tf.training import comparison
+from dqgan_tf.training import command_line, comparison
 
 _RESULTS = flags.DEFINE_string(
     "results", None, "Folder with variants.json; runs.jsonl is written there.", required=True
@@ -25,4 +25,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

@@ -12,6 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
+from dqgan_tf.training import command_line
+
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of a run.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared TFDS directory; default: the run's.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10000, "Generated and real images to compare.", lower_bound=2)
@@ -41,4 +43,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

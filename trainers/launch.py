@@ -11,7 +11,7 @@ import sys
 
 from absl import app, flags
 
-from dqgan_tf.training import launcher
+from dqgan_tf.training import command_line, launcher
 
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes.", lower_bound=1, upper_bound=256)
 _MAX_RESTARTS = flags.DEFINE_integer(
@@ -23,24 +23,25 @@ _MAX_RESTARTS = flags.DEFINE_integer(
 
 
 def main(argv):
-    arguments = argv[1:]
+    try:
+        code = launcher.Launcher(_launch_config(argv[1:])).run()
+    except (OSError, flags.Error) as error:
+        command_line.refuse(str(error))
+    raise SystemExit(code)
+
+
+def _launch_config(arguments):
     model_dir = launcher.model_dir_of(arguments)
     log_dir = flags.FLAGS["log_dir"].value or (f"{model_dir}/logs" if model_dir else None)
     if log_dir is None:
-        print("ERROR: Give --model_dir=DIR behind --, or --log_dir=DIR before it.", file=sys.stderr)
-        raise SystemExit(2)
-    config = launcher.LaunchConfig(
+        command_line.refuse("Give --model_dir=DIR behind --, or --log_dir=DIR before it.")
+    return launcher.LaunchConfig(
         command=(sys.executable, "-m", "trainers.train", *arguments),
         num_workers=_NUM_WORKERS.value,
         log_dir=pathlib.Path(log_dir),
         max_restarts=_MAX_RESTARTS.value,
     )
-    try:
-        raise SystemExit(launcher.Launcher(config).run())
-    except OSError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse_before_dashes)

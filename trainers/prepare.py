@@ -5,10 +5,11 @@ python -m trainers.prepare --dataset=fashion_mnist --data_dir=~/tensorflow_datas
 
 import os
 
-from absl import app, flags, logging
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from dqgan_tf.data import DatasetError
-from dqgan_tf.data.prepare import prepare
+from absl import app, flags
+
+from dqgan_tf.training import command_line
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of the data set in TensorFlow Datasets.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data sets lie. Default: that of TensorFlow Datasets.")
@@ -20,14 +21,17 @@ def _expanded(path):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    try:
-        directory = prepare(_DATASET.value, _expanded(_DATA_DIR.value), _expanded(_SOURCE_DIR.value))
-    except DatasetError as error:
-        raise app.UsageError(str(error)) from error
-    logging.info("Prepared %s in %s", _DATASET.value, directory)
+    del argv
+    from dqgan_tf.data.prepare import prepare
+    from dqgan_tf.training import command
+
+    with command.errors_in_one_line():
+        try:
+            directory = prepare(_DATASET.value, _expanded(_DATA_DIR.value), _expanded(_SOURCE_DIR.value))
+        except OSError as error:  # a folder that cannot be written, no network
+            command_line.refuse(f"{_DATASET.value!r} cannot be prepared: {error}")
+        print(f"{_DATASET.value} lies prepared in {directory}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

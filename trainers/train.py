@@ -7,7 +7,7 @@ The same command over an unfinished --model_dir resumes it.
 """
 
 import os
-import sys
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow: its start-up notices are not the run's
 
@@ -17,16 +17,15 @@ from flags import run as run_flags
 
 
 def main(argv):
-    if len(argv) > 1:
-        print(f"ERROR: Unexpected argument {argv[1]!r}.", file=sys.stderr)
-        raise SystemExit(2)
+    del argv
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run listens for it: nothing is lost, and no traceback
     config = run_flags.run_config()
 
     from dqgan_tf.training import command, run
 
     with command.errors_in_one_line():
         code = run.run(config)
-    raise SystemExit(code)
+    command.leave(code)
 
 
 if __name__ == "__main__":

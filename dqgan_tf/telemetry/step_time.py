@@ -1,44 +1,6 @@
-"""Where the time of a step goes, and below which link rate compression wins."""
+"""Below which link rate compression wins."""
 
 import math
-from collections.abc import Mapping
-
-PHASES = ("compute", "encode", "exchange", "decode")
-
-
-class StepTime:
-    """Mean milliseconds of a step's phases since the last `reset`.
-
-    With `s_k` the seconds that phase p took in the k-th measured step, `milliseconds()[p] = 1000/K sum_k s_k`.
-    """
-
-    def __init__(self):
-        self.reset()
-
-    def add(self, seconds: Mapping[str, float]) -> None:
-        """Adds one step: `{phase: seconds}`, phases among `PHASES`, a missing one counting as 0.
-
-        Raises:
-          ValueError: a phase is unknown or its time negative or not a number.
-        """
-        for phase, value in seconds.items():
-            if phase not in PHASES:
-                raise ValueError(f"`phase` must be one of {', '.join(PHASES)}. Received: phase={phase!r}")
-            if not value >= 0:
-                raise ValueError(f"`seconds` must not be negative. Received: {phase}={value}")
-        for phase, value in seconds.items():
-            self._seconds[phase] += float(value)
-        self._steps += 1
-
-    def milliseconds(self) -> dict[str, float]:
-        """Returns `{phase: mean milliseconds a step}` for every phase; empty before the first step."""
-        if not self._steps:
-            return {}
-        return {phase: 1000 * total / self._steps for phase, total in self._seconds.items()}
-
-    def reset(self) -> None:
-        self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._steps = 0
 
 
 def break_even_bandwidth(dense_bytes: float, wire_bytes: float, codec_seconds: float) -> float:

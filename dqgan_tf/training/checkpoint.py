@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.config import RunConfig
+from dqgan_tf.config import RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.telemetry import atomic
 from dqgan_tf.training import tensor_file
-from dqgan_tf.training.errors import CheckpointError, TrainingError
+from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 
 FORMAT = 1
-# What may differ between a run and its continuation: nothing of it changes the weights that come out.
+# What may differ between a run and its continuation; docs/operations.md says what of it can change the weights.
 FREE_FIELDS = frozenset(
     {
         "model_dir",
@@ -118,7 +118,7 @@ class Checkpoints:
         try:
             action()
         except (OSError, tf.errors.OpError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
         for index, other in enumerate(self._board.exchange(what, reason)):
             if other:
                 raise TrainingError(
@@ -176,7 +176,7 @@ class Checkpoints:
             saved |= tensor_file.read(folder / f"worker_{worker}")
         states, replicas = self._model.replica_state(), range(commit["num_replicas"])
         expected = {f"{name}/{replica}": _shape(state) for name, state in states.items() for replica in replicas}
-        check_tensors(folder, expected, {name: value.shape for name, value in saved.items()})
+        check_tensors(folder, expected, saved)
         return saved
 
     def _restore_replicas(self, saved, commit):
@@ -195,7 +195,7 @@ def restore_shared(folder: pathlib.Path, model) -> None:
     """
     saved = tensor_file.read(folder / "replicated")
     targets = model.shared_state() | model.replicated_state()
-    check_tensors(folder, {n: _shape(v) for n, v in targets.items()}, {n: v.shape for n, v in saved.items()})
+    check_tensors(folder, {name: _shape(target) for name, target in targets.items()}, saved)
     for name, target in targets.items():
         for variable in target.variables if isinstance(target, ReplicaLocal) else [target]:
             variable.assign(saved[name])
@@ -250,7 +250,7 @@ _ADVICE = "remove this folder to go on from the checkpoint before it"
 
 def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
     """Raises CheckpointError when a setting that determines the weights is not the checkpoint's; see `FREE_FIELDS`."""
-    before, now = _flat(saved), config.flat()
+    before, now = flatten(saved), config.flat()
     free = set(FREE_FIELDS)
     if config.optimizer.learning_rate_schedule != "constant":
         free.remove("train.steps")  # the schedule's length
@@ -263,19 +263,14 @@ def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
             )
 
 
-def check_tensors(folder: pathlib.Path, expected: dict, found: dict) -> None:
-    """Raises CheckpointError when the names or shapes found are not those expected, naming the first difference."""
+def check_tensors(folder: pathlib.Path, expected: dict[str, tuple], found: dict[str, np.ndarray]) -> None:
+    """Raises CheckpointError when names or shapes are not those expected or a value is not finite, naming the first."""
     for name in sorted(set(expected) | set(found)):
-        wanted, got = expected.get(name), found.get(name)
-        if wanted is None or got is None or tuple(wanted) != tuple(got):
+        wanted, got = expected.get(name), found[name].shape if name in found else None
+        if wanted is None or wanted != got:
             raise CheckpointError(f"{folder} does not fit: {name} has shape {got} there and {wanted} in this run.")
-
-
-def _flat(saved):
-    flat = {}
-    for key, value in saved.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
+        if not np.isfinite(found[name]).all():
+            raise CheckpointError(f"{folder} holds values in {name} that are not finite; {_ADVICE}")
 
 
 def _shape(target):

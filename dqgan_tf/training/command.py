@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
+from typing import NoReturn
 
 from absl import flags, logging
 from tensorflow import errors as tf_errors
@@ -27,11 +29,23 @@ def errors_in_one_line():
     except OSError as error:
         _leave(error, errors.EXIT_TRAINING)
     except tf_errors.ResourceExhaustedError as error:  # a full disk, told by TensorFlow's own file system
-        _leave(error.message, errors.EXIT_TRAINING)
+        _leave(errors.first_line(error), errors.EXIT_TRAINING)
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        _leave(f"Interrupted by signal {int(number)}.", 128 + number)
     except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
         os._exit(1)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: TensorFlow's own teardown takes seconds, in which the others miss its heartbeat."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _quiet():
@@ -41,6 +55,7 @@ def _quiet():
 
 
 def _leave(error, code):
-    print("ERROR: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a log on the disk that is full
+        print("ERROR: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        sys.stdout.flush()
     os._exit(code)

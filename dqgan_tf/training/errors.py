@@ -1,5 +1,7 @@
 """Errors that are the user's to mend, and the exit codes of the binaries."""
 
+import re
+
 EXIT_USAGE = 2
 EXIT_TRAINING = 3
 EXIT_PEER_LOST = 4
@@ -25,3 +27,9 @@ class PeerLostError(Exception):
     """Another worker died or froze; collectives are dead until all processes restart."""
 
     exit_code = EXIT_PEER_LOST
+
+
+def first_line(error: Exception) -> str:
+    """Returns an error's first line, without the node that TensorFlow 2.21 puts in front of it."""
+    text = re.sub(r"^\{\{.*?\}\} ", "", getattr(error, "message", None) or str(error))
+    return text.partition("\n")[0] or type(error).__name__

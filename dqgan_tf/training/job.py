@@ -120,16 +120,7 @@ def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, 
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with strategy.scope():
-        players = networks.build(config.network, spec.shape, seed=config.train.seed)
-        model = DQGAN(
-            players.generator,
-            players.discriminator,
-            latent_dim=players.latent_dim,
-            loss=config.loss,
-            seed=config.train.seed,
-            ema_decay=config.train.ema_decay,
-        )
+    model = build_model(config, spec, strategy)
     model.compile(
         config.optimizer,
         config.compression,
@@ -137,6 +128,24 @@ def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, 
         steps_per_execution=config.train.steps_per_call,
     )
     return Job(config, strategy, board, spec, model)
+
+
+def build_model(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy) -> DQGAN:
+    """Returns both networks as a `DQGAN` on `strategy`, not compiled: enough to draw samples.
+
+    Raises:
+      ValueError: a setting does not fit the data.
+    """
+    with strategy.scope():
+        players = networks.build(config.network, spec.shape, seed=config.train.seed)
+        return DQGAN(
+            players.generator,
+            players.discriminator,
+            latent_dim=players.latent_dim,
+            loss=config.loss,
+            seed=config.train.seed,
+            ema_decay=config.train.ema_decay,
+        )
 
 
 def _configure_devices(replicas_per_worker):

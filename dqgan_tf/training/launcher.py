@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from absl import flags
+
 from dqgan_tf.training.errors import EXIT_PEER_LOST, EXIT_USAGE
 
 _GRACE_SECONDS = 20.0
@@ -51,6 +53,7 @@ class Launcher:
         self._config = config
         self._processes: list[subprocess.Popen] = []
         self._received: int | None = None
+        self._hurried = False
 
     def run(self) -> int:
         """Returns 0, 128 + the signal that stopped all, or the exit code of the first worker that failed."""
@@ -72,8 +75,6 @@ class Launcher:
         follower = Follower(self._log(0), shown)
         try:
             failed = self._wait()
-        except KeyboardInterrupt:  # asked a second time
-            failed = None
         finally:
             self._stop()
             follower.close()
@@ -106,7 +107,7 @@ class Launcher:
             if self._received and deadline is None:
                 deadline = time.monotonic() + _GRACE_SECONDS
                 self._send(self._received)
-            if deadline and time.monotonic() > deadline:
+            if deadline and (self._hurried or time.monotonic() > deadline):
                 return None
             time.sleep(0.05)
         return self._cause()
@@ -145,11 +146,10 @@ class Launcher:
             process.send_signal(number)
 
     def _receive(self, number, frame):
-        # Handed on by `_wait`: here the workers may be half started.
+        # Acted on by `_wait`: here the workers may be half started, or half stopped.
         del frame
-        if self._received:
-            raise KeyboardInterrupt
-        self._received = number
+        self._hurried = self._received is not None
+        self._received = self._received or number
 
     def _explain(self, index):
         code = self._processes[index].returncode
@@ -237,13 +237,16 @@ def last_lines(path: pathlib.Path, count: int) -> list[str]:
 
 
 def model_dir_of(arguments: Sequence[str]) -> str | None:
-    """Returns the value of the last --model_dir among a worker's arguments, flagfiles left out; None without one."""
-    found = None
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "model_dir":
-            found = value if equals else next(iter(arguments[index + 1 :]), None)
-    return found
+    """Returns --model_dir among a worker's arguments, read as the worker will, --flagfile included; None without one.
+
+    Raises:
+      absl.flags.Error: a flagfile cannot be read, or --model_dir has no value.
+    """
+    known = flags.FlagValues()
+    flags.DEFINE_string("model_dir", None, "As of the worker.", flag_values=known)
+    known.set_gnu_getopt()  # the value behind an unknown `--name value` ends nothing
+    known(["worker", *arguments], known_only=True)
+    return known.model_dir
 
 
 def die_with_parent() -> None:

@@ -1,6 +1,7 @@
 """The training loop: steps, looks, checkpoints, and the ways in which it ends."""
 
 import contextlib
+import json
 import time
 
 import numpy as np
@@ -42,7 +43,7 @@ class Loop:
         Returns None after the last step, or the number of the signal that asked some worker to stop.
 
         Raises:
-          TrainingError: too many non-finite steps in a row, diverged replicas, or a checkpoint could not be written.
+          TrainingError: too many non-finite steps in a row, diverged replicas, or a file could not be written.
           tf.errors.OpError: a collective failed, most often since another worker is gone.
         """
         config = self._job.config.train
@@ -52,21 +53,31 @@ class Loop:
                 self._model.train_steps(iterator, count)
             self._step += count
             self._look(config)
-            received = self._asked_to_stop()
+            received = self._exchange_reasons_to_stop()
             if received:
                 self._save()
                 return received
         return None
 
-    def finish(self) -> dict:
-        """Writes last pictures, checkpoint, summary.json; returns the summary on the chief and {} elsewhere."""
+    def finish(self) -> None:
+        """Writes the last checkpoint and summary.json and closes what the reporter writes.
+
+        Raises:
+          TrainingError: on every worker, if one could not write.
+        """
         self._save()
-        if not self._job.strategy.is_chief:
-            return {}
-        figures = self._summary()
-        self._reporter.record(self._step, {k: v for k, v in figures.items() if k.startswith(("modes", "high", "raw_"))})
-        summary.write(self._job.config.model_dir, figures)
-        return figures
+        if self._job.strategy.is_chief:
+            self._reporter.finish(self._step, self._summary())
+        self.close()
+
+    def close(self) -> None:
+        """Closes what the reporter writes. No worker leaves before all have.
+
+        Raises:
+          TrainingError: on every worker, if one could not write.
+        """
+        self._reporter.close()
+        self._exchange_reasons_to_stop()
 
     def _look(self, config):
         step, last = self._step, self._step >= config.steps
@@ -110,10 +121,18 @@ class Loop:
                 "be equal to the bit: look for different processors or library builds, or faulty memory."
             )
 
-    def _asked_to_stop(self) -> int | None:
-        received = self._stop.received
-        answers = self._job.board.exchange("stop", str(received or ""))
-        return next((int(answer) for answer in answers if answer), None)
+    def _exchange_reasons_to_stop(self) -> int | None:
+        """What stops one worker stops all, or the others would wait for it: a signal, or a file that is not written."""
+        own = json.dumps([self._reporter.failure, self._stop.received])
+        answers = [json.loads(text) for text in self._job.board.exchange("stop", own)]
+        for index, (failure, _) in enumerate(answers):
+            if failure:
+                folder = self._job.config.model_dir
+                raise TrainingError(
+                    f"Worker {index} could not write into {folder} by step {self._step}: {failure}. The last complete "
+                    "checkpoint is intact."
+                )
+        return next((signal for _, signal in answers if signal), None)
 
     def _summary(self):
         config, channel = self._job.config, self._model.channel

@@ -1,22 +1,32 @@
 """What the chief tells the world: console, metrics.jsonl, TensorBoard, pictures."""
 
+import contextlib
 import pathlib
 import sys
+
+import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
 from dqgan_tf.telemetry import atomic, step_time
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.tensorboard import writer_for
 from dqgan_tf.telemetry.throughput import Throughput, format_duration, peak_memory_mib
-from dqgan_tf.training import samples
+from dqgan_tf.training import samples, summary
+from dqgan_tf.training.errors import first_line
 
 
 class Reporter:
     """Writes the shared files of a run; on a worker that is not the chief every method does nothing.
 
+    A file that cannot be written raises nothing: a chief that left alone would be lost to the others. `failure` says
+    why, "" while all went well, and is for the next exchange among the workers.
+
     Args:
       job: the run on this worker.
       start_step: from which it continues; entries beyond it are removed from metrics.jsonl.
+
+    Raises:
+      OSError: the first files cannot be written.
     """
 
     def __init__(self, job, start_step: int):
@@ -24,6 +34,7 @@ class Reporter:
         self._active = job.strategy.is_chief
         self._folder = pathlib.Path(job.config.model_dir)
         self._throughput = Throughput(start_step)
+        self.failure = ""
         self.tensorboard = writer_for(self._active, self._folder / "tensorboard")
         self.metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step) if self._active else None
         if self._active:
@@ -33,7 +44,8 @@ class Reporter:
     def say(self, text: str) -> None:
         """Prints a line, on the chief."""
         if self._active:
-            print(text, file=sys.stderr, flush=True)
+            with self._writing():
+                print(text, file=sys.stderr, flush=True)
 
     def log(self, step: int, figures: dict[str, float]) -> dict[str, float]:
         """Reports the figures of the steps since the last call; returns them with throughput added."""
@@ -48,8 +60,9 @@ class Reporter:
             "peak_memory_mib": peak_memory_mib(),
             "break_even_gbit_per_second": self._break_even(codec),
         }
-        self.metrics.write(step, figures)
-        self.tensorboard.scalars(step, {tag(name): value for name, value in figures.items()})
+        with self._writing():
+            self.metrics.write(step, figures)
+            self.tensorboard.scalars(step, {tag(name): value for name, value in figures.items()})
         left = format_duration(self._throughput.remaining_seconds(config.steps))
         self.say(
             f"step {step}/{config.steps}  {rate:.1f} steps/s  {left} left  "
@@ -62,20 +75,34 @@ class Reporter:
     def sample(self, step: int) -> None:
         """Writes pictures of the raw and the averaged generator."""
         if self._active:
-            samples.write(self._folder / "samples", step, self._job.data_spec, self._job.model, self.tensorboard)
+            pictures = samples.pictures(self._job.data_spec, self._job.model)
+            with self._writing():
+                samples.write(self._folder / "samples", step, pictures, self.tensorboard)
 
-    def record(self, step: int, figures: dict) -> None:
-        """Writes an evaluation's figures."""
-        if self._active:
-            self.metrics.write(step, figures)
-            numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-            self.tensorboard.scalars(step, {f"evaluation/{name}": value for name, value in numbers.items()})
+    def finish(self, step: int, figures: dict) -> None:
+        """Writes summary.json, what of it is an evaluation to the metrics, and prints its table."""
+        if not self._active:
+            return
+        evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "high", "raw_"))}
+        with self._writing():
+            self.metrics.write(step, evaluation)
+            self.tensorboard.scalars(step, {f"evaluation/{name}": value for name, value in evaluation.items()})
+            summary.write(self._folder, figures)
+            print("\n" + summary.table(figures, self._job.config.model_dir), flush=True)
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        if self._active:
-            self.metrics.close()
-        self.tensorboard.close()
+        with self._writing():
+            self.tensorboard.close()
+            if self._active:
+                self.metrics.close()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            self.failure = self.failure or first_line(error)
 
     def _break_even(self, codec_seconds):
         channel = self._job.model.channel

@@ -7,7 +7,6 @@ from typing import NamedTuple
 from dqgan_tf import config as config_lib
 from dqgan_tf import data
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.gan import networks
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint, job
 from dqgan_tf.training.errors import CheckpointError, UsageError
@@ -40,16 +39,7 @@ def load(model_dir: str, data_dir: str | None = None) -> Trained:
     commit = checkpoint.check_files(folder)
     data_config = config.data if data_dir is None else dataclasses.replace(config.data, data_dir=data_dir)
     spec = data.describe(data_config)
-    strategy = CompressedStrategy(job.no_cluster())
-    with strategy.scope():
-        players = networks.build(config.network, spec.shape, seed=config.train.seed)
-        model = DQGAN(
-            players.generator,
-            players.discriminator,
-            latent_dim=players.latent_dim,
-            loss=config.loss,
-            seed=config.train.seed,
-        )
+    model = job.build_model(config, spec, CompressedStrategy(job.no_cluster()))
     checkpoint.restore_shared(folder, model)
     return Trained(dataclasses.replace(config, data=data_config), spec, model, commit["step"])
 

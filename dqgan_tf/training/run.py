@@ -8,22 +8,12 @@ import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.training import agreement, job, summary
+from dqgan_tf.training import agreement, job, peer_errors, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.errors import PeerLostError, TrainingError, UsageError
 from dqgan_tf.training.loop import Loop, describe_start
 from dqgan_tf.training.reporter import Reporter
 from dqgan_tf.training.stop_signal import StopSignal
-
-# How TensorFlow 2.21 says that a collective or the coordination service lost a member.
-_PEER_ERRORS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-    tf.errors.FailedPreconditionError,
-)
 
 
 def run(config: RunConfig) -> int:
@@ -38,24 +28,26 @@ def run(config: RunConfig) -> int:
     try:
         strategy = job.start_strategy(config)
     except tf.errors.OpError as error:
-        reason = str(error).splitlines()[0][:300]
+        reason = peer_errors.reason(error)
         raise PeerLostError(
             f"The cluster of TF_CONFIG did not come together ({type(error).__name__}: {reason})."
         ) from None
     with StopSignal() as stop:  # after the strategy: its preemption notifier takes SIGTERM for itself (TensorFlow 2.21)
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
-            return _run(config, strategy, board, stop)
+            code = _run(config, strategy, board, stop)
+            board.part()
+            return code
         except (UsageError, TrainingError):
             board.part()
             raise
-        except _PEER_ERRORS as error:
-            if strategy.num_workers == 1:
+        except tf.errors.OpError as error:
+            if strategy.num_workers == 1 or not peer_errors.is_peer_lost(error):
                 raise
-            reason = str(error).splitlines()[0][:300]
             raise PeerLostError(
-                f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: {reason}). Start all "
-                "workers again: the run resumes from its last complete checkpoint."
+                f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: "
+                f"{peer_errors.reason(error)}). Start all workers again: the run resumes from its last complete "
+                "checkpoint."
             ) from None
 
 
@@ -78,14 +70,12 @@ def _run(config, strategy, board, stop):
         reporter.say("The first call traces and compiles; that takes half a minute or so.")
     loop = Loop(the_job, checkpoints, reporter, stop, restored.step)
     received = loop.run(iterator)
-    if received:
-        reporter.say(f"Stopped by signal {received} after a checkpoint; the same command resumes.")
-    else:
-        figures = loop.finish()
-        _say_summary(config, figures)
-    reporter.close()
-    board.exchange("end", "")
-    return 128 + received if received else 0
+    if not received:
+        loop.finish()
+        return 0
+    reporter.say(f"Stopped by signal {received} after a checkpoint; the same command resumes.")
+    loop.close()
+    return 128 + received
 
 
 def _compare_data(board, spec):
@@ -126,8 +116,3 @@ def _world_changed(before, now):
         f"The number of replicas changed from {before} to {now}. Every replica starts from the mean of the old "
         "residuals, directions and moments, so that what the residuals owe to the weights, (1/M) sum_m e^m, is kept."
     )
-
-
-def _say_summary(config, figures):
-    if figures:
-        print("\n" + summary.table(figures, config.model_dir), flush=True)

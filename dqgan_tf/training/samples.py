@@ -32,10 +32,16 @@ def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
     return image_grid.image_grid(samples)
 
 
-def write(folder, step: int, spec: data.DataSpec, model, tensorboard) -> None:
-    """Writes `raw_<step>.png` and `ema_<step>.png` into `folder` and to TensorBoard. The chief's part alone."""
+def pictures(spec: data.DataSpec, model) -> dict[str, np.ndarray]:
+    """Returns `{"raw": image, "ema": image}`, what the raw and the averaged generator draw from the same latents."""
     count = PICTURED_POINTS if spec.kind == "points" else PICTURED_IMAGES
-    for name, use_ema in (("raw", False), ("ema", True)):
-        image = picture(spec, draw(model, count, use_ema=use_ema))
+    return {
+        name: picture(spec, draw(model, count, use_ema=use_ema)) for name, use_ema in (("raw", False), ("ema", True))
+    }
+
+
+def write(folder, step: int, images: dict[str, np.ndarray], tensorboard) -> None:
+    """Writes each of `pictures` as `<name>_<step>.png` into `folder` and to TensorBoard. The chief's part alone."""
+    for name, image in images.items():
         write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
         tensorboard.image(step, f"samples/{name}", image)

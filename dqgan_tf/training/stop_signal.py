@@ -6,7 +6,7 @@ import signal
 class StopSignal:
     """Remembers that this process was asked to stop; the loop asks all workers at its next look.
 
-    A second signal interrupts at once. Use as a context manager in the main thread.
+    A second signal raises `KeyboardInterrupt(number)` at once. Use as a context manager in the main thread.
     """
 
     def __init__(self):
@@ -25,5 +25,5 @@ class StopSignal:
     def _receive(self, number, frame):
         del frame
         if self.received is not None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self.received = number

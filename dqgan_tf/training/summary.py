@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from dqgan_tf import data
+from dqgan_tf.distribute.channel import PHASES
 from dqgan_tf.evaluation import report
 from dqgan_tf.telemetry import atomic
 from dqgan_tf.training import samples
@@ -61,8 +62,7 @@ def table(figures: dict, folder) -> str:
     rows.append(
         ("bytes per step and worker", f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)")
     )
-    phases = ("compute", "encode", "exchange", "decode")
-    parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in phases)
+    parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in ("compute", *PHASES))
     rows.append(("milliseconds per step", f"{figures['milliseconds_per_step']:.2f}:  {parts}"))
     rows.append(("steps per second", f"{figures['steps_per_second']:.1f}"))
     rows.append(("peak memory", f"{figures['peak_memory_mib']:.0f} MiB of worker 0"))

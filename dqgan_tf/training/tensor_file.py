@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.training.errors import CheckpointError
+from dqgan_tf.training.errors import CheckpointError, first_line
 
 
 def write(prefix: str | os.PathLike, tensors: Mapping[str, tf.Tensor]) -> list[pathlib.Path]:
@@ -41,5 +41,4 @@ def read(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
         reader = tf.train.load_checkpoint(os.fspath(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"Checkpoint file {prefix} cannot be read: {reason}") from None
+        raise CheckpointError(f"Checkpoint file {prefix} cannot be read: {first_line(error)}") from None

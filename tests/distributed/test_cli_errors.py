@@ -4,7 +4,6 @@ Two commands run as a user runs them. The others are forked from one process tha
 nothing of it yet, which spares the seconds of TensorFlow's import: `python -m tests.distributed.test_cli_errors FILE`.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -15,82 +14,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import pytest
 
 from tests.distributed import cluster
+from tests.distributed.cli_cases import CASES, PLACES, make_files
 
 ENVIRONMENT = {"TF_CONFIG": None, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # What TensorFlow prints as it is imported, before any setting can silence it (TensorFlow 2.21.0), and what TensorFlow
-# Datasets says of a folder where nothing is prepared.
-NOTICE = re.compile(r"WARNING: All log messages before absl|[IWE]0000 |W\d{4} .* file_utils.py")
+# Datasets says of a folder where nothing is prepared and before it prepares something.
+NOTICE = re.compile(r"WARNING: All log messages before absl|[IWE]0000 |W\d{4} .* file_utils.py|Downloading and prep")
 SECONDS = 60  # on a loaded machine; a hang would be ended by nothing
 
-USAGE, TRAINING = 2, 3
-TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 0}}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A command and what must come of it.
-
-    arguments: behind `python -m`; `{new}` is a fresh folder's name, `{file}` a file, `{empty}` an empty folder, `{run}`
-      and `{damaged}` runs of 10 steps, `{sets}` data sets, of which `own` is one.
-    message: pattern that the one line on stderr contains; None where the command succeeds.
-    """
-
-    arguments: str
-    message: str | None
-    code: int = USAGE
-    tf_config: str | None = None
-
-
-TRAIN = "trainers.train --model_dir={new} "
-RESUME = "trainers.train --width=16 --batch_size=16 --model_dir="
-CASES = {
-    "tf_config_no_json": Case(TRAIN, "TF_CONFIG is not usable: it is not JSON", tf_config="{"),
-    "tf_config_no_object": Case(TRAIN, "TF_CONFIG is not usable: it must be an object", tf_config="[]"),
-    "tf_config_other_task": Case(
-        TRAIN, "task worker:2 is not in the cluster, which has 2 worker", tf_config=TWO_WORKERS.replace("0}", "2}")
-    ),
-    "tf_config_no_port": Case(TRAIN, "must be a list of host:port", tf_config=TWO_WORKERS.replace(":1", "")),
-    "tf_config_empty_is_none": Case(
-        TRAIN + "--replicas_per_worker=2 --batch_size=3", "multiple of their number, 2.*batch_size=3", tf_config=""
-    ),
-    "batch_size": Case(TRAIN + "--replicas_per_worker=2 --batch_size=3", "multiple of their number, 2.*batch_size=3"),
-    "unknown_compressor": Case(TRAIN + "--compressor=gzip", "must be like one of .*linear:bits=4.*Received: 'gzip'"),
-    "bits_out_of_range": Case(TRAIN + "--compressor=linear:bits=9", "`bits` must be .*Received: bits=9"),
-    "bits_not_whole": Case(TRAIN + "--compressor=linear:bits=5.5", "`bits` must be .*5.5"),
-    "unknown_flag": Case(TRAIN + "--learning_rate=1", "Unknown command line flag 'learning_rate'"),
-    "stray_argument": Case(TRAIN + "runs/ring", "'runs/ring'"),
-    "unknown_dataset": Case(TRAIN + "--dataset=fashion_mnst", "no data set 'fashion_mnst'. Near it: fashion_mnist"),
-    "unprepared_dataset": Case(
-        TRAIN + "--dataset=cifar10 --data_dir={empty}",
-        "'cifar10' is not prepared: .*trainers.prepare --dataset=cifar10",
-    ),
-    "unknown_split": Case(
-        TRAIN + "--dataset=own --data_dir={sets} --split=nonsense", "`split` must be .*split='nonsense'"
-    ),
-    "model_dir_is_a_file": Case("trainers.train --model_dir={file}", "--model_dir=.*file cannot be written"),
-    "model_dir_below_a_file": Case("trainers.train --model_dir={file}/run", "--model_dir=.*file/run cannot be written"),
-    "dcgan_of_points": Case(TRAIN + "--network=dcgan", "use `mlp` for points"),
-    "stochastic_error_feedback": Case(
-        TRAIN + "--compressor=linear:bits=4,rounding=stochastic", "contractive compressor: .*allow_non_contractive"
-    ),
-    "another_run": Case(RESUME + "{run} --width=32", "--width=16, this run asks for --width=32"),
-    "another_seed": Case(RESUME + "{run} --seed=1", "--seed=0, this run asks for --seed=1"),
-    "damaged_run": Case(RESUME + "{damaged}", "worker_0.index is missing; remove this folder"),
-    "evaluate_empty": Case("trainers.evaluate --model_dir={empty}", "empty holds no run: there is no config.json"),
-    "evaluate_nothing": Case("trainers.evaluate --model_dir={new}", "new holds no run"),
-    "evaluate_damaged": Case("trainers.evaluate --model_dir={damaged}", "worker_0.index is missing"),
-    "generate_empty": Case("trainers.generate --model_dir={empty} --output={new}.png", "empty holds no run"),
-    "generate_into_a_file": Case(
-        "trainers.generate --model_dir={run} --output={file}/x.npz", "Not a directory|File exists", code=TRAINING
-    ),
-    "generate_beside_a_cluster": Case(
-        "trainers.generate --model_dir={run} --output={new}.npz --num_samples=3", None, code=0, tf_config=TWO_WORKERS
-    ),
-}
 AS_A_USER = ("another_run", "bits_out_of_range")
 
 
@@ -117,12 +53,12 @@ def results(tmp_path_factory):
     """Every case's result. Each has a folder of its own."""
     root = tmp_path_factory.mktemp("cli")
     template = root / "template"
-    make_runs(template)
+    make_files(template)
     folders = {name: root / name for name in CASES}
     requests = []
     for name, case in CASES.items():
         subprocess.run(["cp", "-a", template, folders[name]], check=True)
-        places = {place: folders[name] / place for place in ("new", "file", "empty", "run", "damaged", "sets")}
+        places = {place: folders[name] / place for place in PLACES}
         arguments = case.arguments.format(**places).split()
         environment = ENVIRONMENT | {"TF_CONFIG": case.tf_config}
         requests.append({"arguments": arguments, "environment": environment, "log": f"{folders[name]}.log"})
@@ -130,45 +66,14 @@ def results(tmp_path_factory):
     forked = {name: request for name, request in zip(CASES, requests, strict=True) if name not in AS_A_USER}
     file = root / "requests.json"
     file.write_text(json.dumps(list(forked.values())))
-    users = [run_as_a_user(request) for name, request in zip(CASES, requests, strict=True) if name in AS_A_USER]
-    cluster.run(["-m", "tests.distributed.test_cli_errors", str(file)], root / "runner", num_workers=1)
+    with futures.ThreadPoolExecutor() as threads:
+        chosen = [request for name, request in zip(CASES, requests, strict=True) if name in AS_A_USER]
+        users = [threads.submit(run_as_a_user, request) for request in chosen]
+        cluster.run(["-m", "tests.distributed.test_cli_errors", str(file)], root / "runner", num_workers=1)
     ends = dict(zip(forked, json.loads(file.with_suffix(".out").read_text()), strict=True))
-    ends |= dict(zip(AS_A_USER, (finish(*user) for user in users), strict=True))
+    names = [name for name in CASES if name in AS_A_USER]
+    ends |= {name: user.result() for name, user in zip(names, users, strict=True)}
     return {name: Result(folders[name], before, *ends[name]) for name in CASES}
-
-
-def make_runs(folder):
-    """Writes the files that the cases find: a run, a damaged one, an empty folder, a file, a data set."""
-    import numpy as np
-    import tensorflow_datasets as tfds
-
-    from dqgan_tf import data
-    from dqgan_tf.config import NetworkConfig, RunConfig, TrainConfig
-    from dqgan_tf.distribute.message_board import MessageBoard
-    from dqgan_tf.training import job
-    from dqgan_tf.training.checkpoint import Checkpoints
-    from tests.gan.local_strategy import local_strategy
-
-    train = TrainConfig(batch_size=16, steps=10, deterministic=False)  # determinism would stay for all later tests
-    for name in ("run", "damaged"):
-        config = RunConfig(str(folder / name), network=NetworkConfig(width=16), train=train)
-        strategy, board = local_strategy(1), MessageBoard(0, 1)
-        built = job.build(config, data.describe(config.data), strategy, board)
-        Checkpoints(folder / name / "checkpoints", config, built.model, board, strategy, 3).save(10)
-        (folder / name / "config.json").write_text(config.to_json())
-        (folder / name / "metrics.jsonl").write_text('{"step": 10}\n')
-    (folder / "damaged" / "checkpoints" / "step_00000010" / "worker_0.index").unlink()
-    (folder / "empty").mkdir()
-    (folder / "file").write_text("kept")
-    (folder / "sets").mkdir()
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="own",
-        version="1.0.0",
-        features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(28, 28, 1))}),
-        split_datasets={"train": [(0, {"image": np.zeros((28, 28, 1), np.uint8)})]},
-        data_dir=folder / "sets",
-        disable_shuffling=True,
-    )
 
 
 def contents(folder):
@@ -178,17 +83,14 @@ def contents(folder):
 
 
 def run_as_a_user(request):
-    """Starts `python -m` of the request; returns what `finish` takes."""
+    """Runs `python -m` of the request; returns its exit code and seconds."""
     environment = os.environ | request["environment"] | {"PYTHONPATH": str(cluster.ROOT)}
     environment = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, "-m", *request["arguments"]]
+    started = time.monotonic()
     with open(request["log"], "w") as log:
-        started = time.monotonic()
-        return subprocess.Popen(command, cwd=cluster.ROOT, env=environment, stdout=log, stderr=log), started
-
-
-def finish(process, started):
-    return process.wait(SECONDS), time.monotonic() - started
+        ended = subprocess.run(command, cwd=cluster.ROOT, env=environment, stdout=log, stderr=log, timeout=SECONDS)
+    return ended.returncode, time.monotonic() - started
 
 
 @pytest.mark.parametrize("name", CASES)

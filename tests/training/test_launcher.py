@@ -1,60 +1,15 @@
-"""System: the launcher as a process of its own, with workers of a few lines: signals and orphans are part of it."""
+"""System: the launcher as a process of its own: who failed, what is shown, what starts again, what workers are told."""
 
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from absl import flags
 
 from dqgan_tf.training import launcher
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = """
-import pathlib, sys
-from dqgan_tf.training.launcher import Launcher, LaunchConfig
-code, workers, folder, restarts = sys.argv[1:]
-command = (sys.executable, "-c", code)
-sys.exit(Launcher(LaunchConfig(command, int(workers), pathlib.Path(folder), int(restarts))).run())
-"""
-# What a worker's line may use: its index and a way to be alive for a long time.
-PREAMBLE = """
-import json, os, pathlib, signal, sys, time
-index = json.loads(os.environ["TF_CONFIG"])["task"]["index"] if "TF_CONFIG" in os.environ else 0
-def say(text): print(text, flush=True)
-def alive(): say(f"alive {os.getpid()}"); time.sleep(120)
-def append(text): print(text, file=open(%r, "a"))
-"""
-SOON = 30  # seconds; a failure is noticed in a twentieth of one, a worker that ignores SIGTERM is killed after five
-
-
-class Started:
-    """A launcher under way."""
-
-    def __init__(self, folder, worker, workers, restarts):
-        self.folder = folder
-        self.notes = folder / "notes"
-        code = PREAMBLE % str(self.notes) + worker
-        command = [sys.executable, "-c", PROGRAM, code, str(workers), str(folder / "logs"), str(restarts)]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def end(self):
-        self.out, self.err = self.process.communicate(timeout=SOON)
-        return self.process.returncode
-
-    def log(self, index):
-        path = self.folder / "logs" / f"worker_{index}.log"
-        return path.read_text() if path.exists() else ""
-
-    def pids(self, workers):
-        """Process ids of the workers, once all have said that they are alive."""
-        wait_until(lambda: all("alive" in self.log(index) for index in range(workers)))
-        return [int(self.log(index).split("alive ")[-1].split()[0]) for index in range(workers)]
+from tests.training.launched import SOON, none_running
 
 
 class Ended:
@@ -62,41 +17,6 @@ class Ended:
 
     def __init__(self, code):
         self.poll = lambda: code
-
-
-@pytest.fixture
-def launch(tmp_path):
-    started = []
-
-    def start(worker, workers=2, restarts=0):
-        tmp_path.mkdir(exist_ok=True)
-        started.append(Started(tmp_path, worker, workers, restarts))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.communicate()
-
-
-def wait_until(condition):
-    end = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
-def is_running(pid):
-    try:
-        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def none_running(pids):
-    wait_until(lambda: not any(map(is_running, pids)))
 
 
 def test_all_end_well(launch):
@@ -155,21 +75,6 @@ def test_who_lost_another_is_named_where_the_other_hangs(launch):
     assert "Worker 0 exited with code 4" in run.err
 
 
-def test_a_worker_killed_by_a_signal(launch):
-    run = launch("alive()")
-    pids = run.pids(2)
-    os.kill(pids[1], signal.SIGKILL)
-    assert run.end() == 128 + signal.SIGKILL
-    assert "Worker 1 was killed by signal 9" in run.err
-    none_running(pids)
-
-
-def test_a_worker_that_ignores_sigterm_is_killed(launch):
-    run = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif index: time.sleep(2); sys.exit(1)\nalive()")
-    assert run.end() == 1
-    none_running([int(run.log(0).split("alive ")[1])])
-
-
 def test_restarts_until_it_works(launch, tmp_path):
     notes = str(tmp_path / "notes")
     run = launch(f"append('start')\nsys.exit(open({notes!r}).read() != 'start\\n' * 3)", workers=1, restarts=5)
@@ -196,57 +101,6 @@ def test_what_the_user_must_mend_is_not_tried_again(launch):
     run = launch("append('start')\nsys.exit(2)", workers=1, restarts=3)
     assert run.end() == 2
     assert run.notes.read_text() == "start\n"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_handed_on_once_and_waited_for(launch, number):
-    worker = f"""
-def save(*_): append("saved"); time.sleep(1); sys.exit({128 + number})
-signal.signal({int(number)}, save)
-alive()
-"""
-    run = launch(worker, restarts=3)
-    pids = run.pids(2)
-    run.process.send_signal(number)
-    assert run.end() == 128 + number
-    assert run.notes.read_text() == "saved\n" * 2
-    assert run.err == ""
-    none_running(pids)
-
-
-def test_control_c_reaches_a_worker_once(launch):
-    """A terminal signals its whole foreground group; for a worker the second signal means: at once, no checkpoint."""
-    worker = """
-signal.signal(signal.SIGINT, lambda *_: append("asked"))
-say(f"alive {os.getpid()}")
-end = time.monotonic() + 2
-while time.monotonic() < end: time.sleep(0.05)
-"""
-    run = launch(worker)
-    run.pids(2)
-    os.killpg(run.process.pid, signal.SIGINT)
-    assert run.end() == 128 + signal.SIGINT
-    assert run.notes.read_text() == "asked\n" * 2
-
-
-def test_a_second_signal_does_not_wait(launch):
-    run = launch("signal.signal(signal.SIGINT, lambda *_: append('asked'))\nwhile True: alive()", workers=1)
-    pids = run.pids(1)
-    run.process.send_signal(signal.SIGINT)
-    wait_until(run.notes.exists)
-    start = time.monotonic()
-    run.process.send_signal(signal.SIGINT)
-    assert run.end() == 128 + signal.SIGINT
-    assert time.monotonic() - start < 15  # less than the 20 s that a first one waits
-    assert "Traceback" not in run.err
-    none_running(pids)
-
-
-def test_a_launcher_killed_leaves_nobody_behind(launch):
-    run = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nalive()", workers=3)
-    pids = run.pids(3)
-    run.process.kill()
-    none_running(pids)
 
 
 NOISE = [
@@ -313,8 +167,24 @@ def test_free_ports_differ():
         (["--model_dir=a", "--model_dir=b"], "b"),
         (["--steps=1"], None),
         (["model_dir=a"], None),
-        (["--model_dir"], None),
+        (["--width", "16", "--model_dir", "a"], "a"),
+        (["--flagfile={file}"], "of the file"),
+        (["--flagfile", "{file}", "--steps=1"], "of the file"),
+        (["--flagfile={outer}"], "of the file"),
+        (["--flagfile={file}", "--model_dir=a"], "a"),
+        (["--model_dir=a", "--flagfile={file}"], "of the file"),
     ],
 )
-def test_model_dir_of(arguments, expected):
+def test_model_dir_of(arguments, expected, tmp_path):
+    """As absl reads them: the last one counts, a flagfile stands for its lines, flagfiles may name others."""
+    file, outer = tmp_path / "file", tmp_path / "outer"
+    file.write_text("# comment\n--steps=3\n--model_dir=of the file\n")
+    outer.write_text(f"--flagfile={file}\n")
+    arguments = [argument.format(file=file, outer=outer) for argument in arguments]
     assert launcher.model_dir_of(arguments) == expected
+
+
+@pytest.mark.parametrize("arguments", [["--model_dir"], ["--flagfile=/nowhere"]])
+def test_model_dir_that_cannot_be_read(arguments):
+    with pytest.raises(flags.Error):
+        launcher.model_dir_of(arguments)

@@ -43,30 +43,53 @@ class Model:
 
 
 class Recorder:
-    """Stands for checkpoints and reporter: writes down what happens at which step."""
+    """Stands for checkpoints and reporter: writes down what happens at which step; cannot write after `fails_after`."""
 
-    def __init__(self):
+    def __init__(self, fails_after=None):
         self.saved, self.logged, self.pictured = [], [], []
+        self.fails_after, self.failure, self.closed = fails_after, "", False
 
     def save(self, step):
         self.saved.append(step)
 
     def log(self, step, figures):
         self.logged.append((step, figures))
+        if self.fails_after is not None and step > self.fails_after:
+            self.failure = "No space left on device"
 
     def sample(self, step):
         self.pictured.append(step)
 
+    def close(self):
+        self.closed = True
 
-def run(model, start_step=0, received=None, **train):
+
+class Board(MessageBoard):
+    """A board on which worker 1 posts the same text whenever it is asked; keeps what this worker posts."""
+
+    def __init__(self, other):
+        super().__init__(0, 2)
+        self.other, self.posted = other, []
+
+    def exchange(self, topic, text, timeout_seconds=0.0):
+        self.posted.append(text)
+        return [text, self.other]
+
+
+def run(model, start_step=0, received=None, recorder=None, board=None, **train):
     """Returns (what `Loop.run` returned, the recorder)."""
+    loop_, recorder = make(model, start_step, received, recorder, board, **train)
+    return loop_.run(iter(())), recorder
+
+
+def make(model, start_step=0, received=None, recorder=None, board=None, **train):
     quiet = {"log_every": 0, "sample_every": 0, "checkpoint_every": 0, "weight_check_every": 0}
     config = RunConfig(train=TrainConfig(**quiet | train))
     strategy = types.SimpleNamespace(is_chief=True)
-    job = types.SimpleNamespace(config=config, model=model, board=MessageBoard(0, 1), strategy=strategy)
-    recorder, stop = Recorder(), types.SimpleNamespace(received=received)
+    job = types.SimpleNamespace(config=config, model=model, board=board or MessageBoard(0, 1), strategy=strategy)
+    recorder, stop = recorder or Recorder(), types.SimpleNamespace(received=received)
     model.step = start_step
-    return loop.Loop(job, recorder, recorder, stop, start_step).run(iter(())), recorder
+    return loop.Loop(job, recorder, recorder, stop, start_step), recorder
 
 
 class TestSchedule:
@@ -127,6 +150,34 @@ class TestGuards:
         with pytest.raises(TrainingError) as caught:
             run(model, steps=100, steps_per_call=10, weight_check_every=10, checkpoint_every=10)
         assert "step 10" in str(caught.value) and model.calls == [10]
+
+
+class TestSharedFiles:
+    """What the chief cannot write ends all workers with the reason, at the exchange that they make anyway."""
+
+    def test_the_chief_tells_the_others_and_leaves(self):
+        model, board = Model(), Board('["", null]')
+        with pytest.raises(TrainingError, match="Worker 0 could not write .* by step 30: No space left on device"):
+            run(model, recorder=Recorder(20), board=board, steps=100, steps_per_call=10, log_every=10)
+        assert model.calls == [10, 10, 10]
+        assert board.posted == ['["", null]'] * 2 + ['["No space left on device", null]']
+
+    def test_the_others_leave_too(self):
+        model = Model()
+        with pytest.raises(TrainingError, match="Worker 1 could not write .* by step 10: disk full.*is intact"):
+            run(model, board=Board('["disk full", null]'), steps=100, steps_per_call=10)
+        assert model.calls == [10]
+
+    def test_a_file_that_fails_at_the_end(self):
+        """Closing flushes: the last moment at which the disk may refuse."""
+        loop_, recorder = make(Model(), 100, board=Board('["disk full", null]'), steps=100)
+        with pytest.raises(TrainingError, match="disk full"):
+            loop_.close()
+        assert recorder.closed
+
+    def test_another_workers_signal(self):
+        result, seen = run(Model(), board=Board('["", 15]'), steps=100, steps_per_call=10)
+        assert result == 15 and seen.saved == [10]
 
 
 class TestNextLook:

@@ -62,7 +62,8 @@ def test_pictures_of_points_and_images():
 def test_write(tmp_path, spec, shape):
     shown = {}
     board = types.SimpleNamespace(image=lambda step, tag, image: shown.update({(step, tag): image}))
-    samples.write(tmp_path, 7, spec, Model(latent_dim=int(np.prod(shape)), shape=shape), board)
+    pictures = samples.pictures(spec, Model(latent_dim=int(np.prod(shape)), shape=shape))
+    samples.write(tmp_path, 7, pictures, board)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ema_00000007.png", "raw_00000007.png"]
     assert set(shown) == {(7, "samples/raw"), (7, "samples/ema")}
     for name in ("raw", "ema"):

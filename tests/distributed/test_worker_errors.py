@@ -1,0 +1,81 @@
+"""What ends one worker ends all: the same exit code, one line each that names the cause, no traceback."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.distributed import cluster
+from tests.distributed.test_training import TINY, command
+
+# A worker whose last argument is code to be run before it starts.
+PREPARED = """
+import runpy, sys
+exec(sys.argv.pop())
+runpy.run_module("trainers.train", run_name="__main__", alter_sys=True)
+"""
+NAN_DATA = """
+from dqgan_tf import data
+build = data.build
+data.build = lambda *arguments, **named: build(*arguments, **named).map(lambda batch: batch * float("nan"))
+"""
+
+
+def prepared(*arguments):
+    return ["-c", PREPARED, *arguments]
+
+
+def ends_all(workers, code, message):
+    assert workers.wait(120) == [code] * len(workers.logs), workers.output()
+    for index in range(len(workers.logs)):
+        lines = [line for line in workers.output(index).splitlines() if line.startswith("ERROR: ")]
+        assert len(lines) == 1 and message in lines[0], workers.output(index)
+        assert "Traceback" not in workers.output(index)
+
+
+def test_a_batch_that_does_not_divide(tmp_path):
+    both = cluster.Cluster([*command(tmp_path / "run", 20), "--batch_size=15"], tmp_path / "logs")
+    ends_all(both, 2, "must be a multiple of their number, 2. Received: batch_size=15")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_other_code(tmp_path):
+    """Worker 1 runs a copy of the checkout that differs by one character."""
+    for folder in ("dqgan_tf", "flags", "trainers"):
+        shutil.copytree(cluster.ROOT / folder, tmp_path / "copy" / folder)
+    changed = tmp_path / "copy" / "dqgan_tf" / "gan" / "noise.py"
+    changed.write_text(changed.read_text() + "#")
+    extra = [[""], [f"sys.path.insert(0, {str(tmp_path / 'copy')!r})"]]
+    arguments = command(tmp_path / "run", 20)[2:]
+    both = cluster.Cluster(prepared(*arguments), tmp_path / "logs", extra=extra)
+    ends_all(both, 2, "The workers disagree: code is '")
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.slow
+def test_one_worker_that_is_not_finite(tmp_path):
+    """All skip each of its steps, and stop together after --max_skipped_in_row."""
+    arguments = [*command(tmp_path / "run", 1000)[2:], "--max_skipped_in_row=15"]
+    both = cluster.Cluster(prepared(*arguments), tmp_path / "logs", extra=[[""], [NAN_DATA]])
+    ends_all(both, 3, "The last 15 steps up to step 15 were skipped since an update was not finite on some replica")
+    assert "skipped 10" in both.output(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True)
+    if mount.returncode:
+        pytest.skip(f"no small file system without root: {mount.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_what_the_chief_alone_writes(tmp_path, small_disk):
+    arguments = [*TINY, f"--model_dir={small_disk}/run", "--steps=100000", "--sample_every=10", "--checkpoint_every=0"]
+    both = cluster.Cluster(arguments, tmp_path / "logs")
+    ends_all(both, 3, f"Worker 0 could not write into {small_disk}/run by step")
+    assert "No space left on device" in both.output(1)

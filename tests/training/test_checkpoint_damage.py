@@ -1,0 +1,170 @@
+"""Checkpoints that were cut off, found no room or were damaged: the last complete one, or refused by name."""
+
+import json
+import resource
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.telemetry import atomic
+from dqgan_tf.training import tensor_file
+from dqgan_tf.training.errors import CheckpointError, TrainingError
+from tests.training.tiny_run import bits, checkpoints, fill, steps
+
+
+class TestTornWrites:
+    @pytest.mark.parametrize(("place", "name"), [(tensor_file, "write"), (atomic, "write_text")])
+    def test_a_kill_leaves_the_last_complete_one(self, two, tmp_path, monkeypatch, place, name):
+        """Before the tensors are complete, and between them and COMMIT."""
+        fill(two, 1)
+        saved = bits(two)
+        checkpoints(tmp_path, two).save(7)
+        fill(two, 2, step=8)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, name, _die)
+            checkpoints(tmp_path, two).save(8)
+        assert (tmp_path / "step_00000008").exists() and steps(tmp_path) == [7]
+        assert checkpoints(tmp_path, two).restore().step == 7
+        assert bits(two) == saved
+
+        fill(two, 3, step=8)  # the run comes by again and this time completes
+        saved = bits(two)
+        checkpoints(tmp_path, two).save(8)
+        fill(two, 4)
+        assert checkpoints(tmp_path, two).restore().step == 8
+        assert bits(two) == saved
+
+    def test_a_kill_while_writing_a_step_again(self, two, tmp_path, monkeypatch):
+        """A run that resumed from step 7, since step 8 was of no use, writes step 8 again."""
+        for step in (7, 8):
+            checkpoints(tmp_path, two).save(step)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(tensor_file, "write", _die)
+            checkpoints(tmp_path, two).save(8)
+        assert steps(tmp_path) == [7]
+
+
+def _die(*arguments):
+    raise KeyboardInterrupt
+
+
+class TestFullDisk:
+    def test_no_room_for_the_tensors(self, two, tmp_path):
+        """The system itself refuses to write: no file may grow beyond 1000 bytes."""
+        fill(two, 1)
+        checkpoints(tmp_path, two).save(7)
+        fill(two, 2)
+        before, limits = bits(two), resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            with pytest.raises(TrainingError, match="Worker 0 could not write a checkpoint in .*is intact"):
+                checkpoints(tmp_path, two).save(8)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert steps(tmp_path) == [7] and bits(two) == before
+        assert checkpoints(tmp_path, two).restore().step == 7
+
+    def test_no_room_for_the_last_file(self, two, tmp_path, monkeypatch):
+        def full(path, text):
+            raise OSError(28, "No space left on device")
+
+        checkpoints(tmp_path, two).save(7)
+        monkeypatch.setattr(atomic, "write_text", full)
+        with pytest.raises(TrainingError, match="could not commit .*No space left on device.*is intact"):
+            checkpoints(tmp_path, two).save(8)
+        assert steps(tmp_path) == [7]
+
+    def test_the_others_learn_of_it(self, two, tmp_path):
+        class Board(MessageBoard):
+            def exchange(self, topic, text, timeout_seconds=0.0):
+                return [text, "disk full" if topic.startswith("write") else ""]
+
+        with pytest.raises(TrainingError, match="Worker 1 could not write .*disk full"):
+            checkpoints(tmp_path, two, board=Board(0, 2)).save(8)
+        assert steps(tmp_path) == []
+
+
+class TestDamage:
+    @pytest.fixture
+    def saved(self, two, tmp_path):
+        fill(two, 1)
+        checkpoints(tmp_path, two).save(7)
+        fill(two, 2)
+        return tmp_path / "step_00000007"
+
+    def refused(self, two, folder, message):
+        before = bits(two)
+        with pytest.raises(CheckpointError, match=message) as caught:
+            checkpoints(folder.parent, two).restore()
+        assert bits(two) == before, "something was changed"
+        return str(caught.value)
+
+    FILES = [f"{name}.{end}" for name in ("replicated", "worker_0") for end in ("index", "data-00000-of-00001")]
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_truncated(self, two, saved, name):
+        size = (saved / name).stat().st_size
+        (saved / name).write_bytes((saved / name).read_bytes()[:-1])
+        text = self.refused(two, saved, f"{name} has {size - 1} bytes instead of {size}")
+        assert "remove this folder" in text
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_missing(self, two, saved, name):
+        (saved / name).unlink()
+        self.refused(two, saved, f"{name} is missing; remove this folder")
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_one_bit_flipped(self, two, saved, name):
+        """The size is right; TensorFlow's checksum is not."""
+        content = bytearray((saved / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (saved / name).write_bytes(content)
+        self.refused(two, saved, f"{name.split('.')[0]} cannot be read")
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "files": 3}'])
+    def test_unreadable_commit(self, two, saved, text):
+        (saved / "COMMIT").write_text(text)
+        self.refused(two, saved, "COMMIT cannot be read .*remove this folder")
+
+    @pytest.mark.parametrize("key", ["step", "num_workers", "num_replicas", "config"])
+    def test_commit_without_a_key(self, two, saved, key):
+        commit = json.loads((saved / "COMMIT").read_text())
+        del commit[key]
+        (saved / "COMMIT").write_text(json.dumps(commit))
+        self.refused(two, saved, f"COMMIT has no '{key}'; remove this folder")
+
+    def test_another_format(self, two, saved):
+        (saved / "COMMIT").write_text('{"format": 99, "files": {}}')
+        self.refused(two, saved, "step_00000007 has checkpoint format 99; this version reads format 1")
+
+    def test_without_commit_a_folder_counts_for_nothing(self, two, saved):
+        (saved / "COMMIT").unlink()
+        assert checkpoints(saved.parent, two).restore().step == 0
+
+    def test_after_removal_the_one_before_is_taken(self, two, saved):
+        checkpoints(saved.parent, two).save(8)
+        newest = saved.parent / "step_00000008"
+        (newest / "replicated.index").unlink()
+        self.refused(two, newest, "is missing")
+        for path in newest.iterdir():
+            path.unlink()
+        newest.rmdir()
+        assert checkpoints(saved.parent, two).restore().step == 7
+
+    @pytest.mark.parametrize("value", [np.inf, np.nan])
+    def test_a_value_that_is_not_finite(self, two, tmp_path, value):
+        """A second moment of infinity makes every later direction zero: the run would go on and never learn."""
+        for place, name in (
+            (two[1].replica_state()["v/generator"].variables[1], "v/generator/1"),
+            (two[1].replicated_state()["ema/generator"].variables[0], "ema/generator"),
+        ):
+            fill(two, 1)
+            place.assign(tf.tensor_scatter_nd_update(place.read_value(), [[3]], [value]))
+            checkpoints(tmp_path, two).save(7)
+            fill(two, 2)
+            self.refused(two, tmp_path / "step_00000007", f"holds values in {name} that are not finite; remove")

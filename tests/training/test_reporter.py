@@ -1,0 +1,109 @@
+"""The chief's files on a disk that takes no more: nothing is raised, the reason is kept for the other workers."""
+
+import resource
+import signal
+import types
+
+import numpy as np
+import pytest
+
+from dqgan_tf import data
+from dqgan_tf.config import DataConfig, RunConfig
+from dqgan_tf.gan.model import DQGAN
+from dqgan_tf.telemetry import json_lines
+from dqgan_tf.training.reporter import Reporter
+
+FIGURES = {
+    "milliseconds/encode": 1.0,
+    "milliseconds/decode": 1.0,
+    "generator_loss": 0.5,
+    "discriminator_loss": 0.5,
+    "residual_ratio/generator": 0.1,
+    "residual_ratio/discriminator": 0.1,
+}
+SUMMARY = {
+    "modes": 8,
+    "num_modes": 8,
+    "high_quality_fraction": 0.9,
+    "sent_bytes_per_step": 10,
+    "dense_sent_bytes_per_step": 80,
+    "milliseconds_per_step": 1.0,
+    "steps_per_second": 1000.0,
+    "peak_memory_mib": 500.0,
+    "skipped": 0,
+    "weights_sha256": "0" * 1000,
+}
+
+
+class Model:
+    """Draws one point again and again."""
+
+    seed, latent_dim, local_value = 0, 2, staticmethod(DQGAN.local_value)
+    channel = types.SimpleNamespace(dense_sent_bytes=80, sent_bytes=10)
+
+    def generate(self, latent, use_ema=True):
+        return np.ones((500, 2), np.float32) * latent[:1]
+
+
+def reporter(folder, is_chief=True):
+    spec = data.describe(DataConfig("gaussian_ring"))
+    strategy = types.SimpleNamespace(is_chief=is_chief)
+    job = types.SimpleNamespace(config=RunConfig(str(folder)), strategy=strategy, data_spec=spec, model=Model())
+    return Reporter(job, 0)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Makes the system refuse files beyond so many bytes, as a full disk would."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+WRITES = {
+    "metrics": lambda told: told.log(10, FIGURES),
+    "pictures": lambda told: told.sample(10),
+    "summary": lambda told: told.finish(10, SUMMARY),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_what_cannot_be_written_is_remembered(full, tmp_path, name):
+    told = reporter(tmp_path)
+    assert told.failure == ""
+    full(100)
+    WRITES[name](told)
+    assert "File too large" in told.failure
+    told.close()
+
+
+def test_the_first_reason_stays(full, tmp_path):
+    told = reporter(tmp_path)
+    told.failure = "of before"
+    full(100)
+    told.sample(10)
+    assert told.failure == "of before"
+    assert not list((tmp_path / "samples").iterdir())
+
+
+def test_all_is_well(tmp_path, capsys):
+    told = reporter(tmp_path)
+    for write in WRITES.values():
+        write(told)
+    told.close()
+    assert told.failure == ""
+    entries = json_lines.read(tmp_path / "metrics.jsonl")
+    assert [entry["step"] for entry in entries] == [10, 10]
+    assert entries[1] == {"step": 10, "modes": 8, "high_quality_fraction": 0.9}
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000010.png", "ema_00000010.png"}
+    assert "8 of 8" in capsys.readouterr().out
+
+
+def test_only_the_chief_writes(tmp_path, capsys):
+    told = reporter(tmp_path, is_chief=False)
+    for write in WRITES.values():
+        write(told)
+    told.close()
+    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")

@@ -1,0 +1,70 @@
+"""A run of two small networks and what the tests of its checkpoints do with it."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dqgan_tf.config import CompressionConfig, DataConfig, NetworkConfig, OptimizerConfig, RunConfig
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.gan import networks
+from dqgan_tf.gan.model import DQGAN
+from dqgan_tf.training import checkpoint
+from dqgan_tf.training.checkpoint import Checkpoints
+from tests.gan.local_strategy import local_strategy
+
+CONFIG = RunConfig(
+    model_dir="here",
+    data=DataConfig("fashion_mnist"),
+    network=NetworkConfig("dcgan", width=2, latent_dim=3),
+    compression=CompressionConfig("sign:bucket=32"),
+)
+
+
+def build(replicas, width=2):
+    """An untraced DCGAN: batch-norm statistics, moments, residuals and all, in a moment."""
+    strategy = local_strategy(replicas)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        players = networks.build(NetworkConfig("dcgan", width=width, latent_dim=3), (28, 28, 1), 0)
+        model = DQGAN(players.generator, players.discriminator)
+    model.compile(OptimizerConfig(second_moment="averaged"), CONFIG.compression)
+    return strategy, model
+
+
+def checkpoints(folder, built, config=CONFIG, keep=3, board=None):
+    strategy, model = built
+    return Checkpoints(folder, config, model, board or MessageBoard(0, 1), strategy, keep)
+
+
+def fill(built, seed, step=7):
+    """Gives every variable values of its own: per replica where replicas may differ."""
+    random, (_, model) = np.random.default_rng(seed), built
+
+    def value(variable):
+        if "int" in tf.as_dtype(variable.dtype).name:
+            return random.integers(1, 1000)
+        return random.standard_normal(variable.shape).astype(np.float32)
+
+    for variable in model.shared_state().values():
+        variable.assign(value(variable))
+    model.step.assign(step)
+    for state in model.replica_state().values():
+        for variable in state.variables:
+            variable.assign(value(variable))
+    for state in model.replicated_state().values():
+        drawn = value(state.variables[0])
+        for variable in state.variables:
+            variable.assign(drawn)
+
+
+def bits(built):
+    """The bytes of all state, by name and replica."""
+    _, model = built
+    state = {name: variable.value.values for name, variable in model.shared_state().items()}
+    for named in (model.replica_state(), model.replicated_state()):
+        state |= {name: local.variables for name, local in named.items()}
+    return {name: [v.numpy().tobytes() for v in variables] for name, variables in state.items()}
+
+
+def steps(folder):
+    return [int(path.name[5:]) for path in checkpoint.committed(folder)]
