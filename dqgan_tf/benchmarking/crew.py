@@ -28,7 +28,8 @@ _ONE_THREAD = {
 class Crew:
     """One process of `python -m module ARGUMENTS` at every place, with one thread for its computation.
 
-    The arguments are one JSON object: those given, and `index`, `addresses`, `interface`. The processes end with this
+    The arguments are one JSON object: those given, and `index`, `addresses`, `interface`,
+    `answers`. The processes end with this
     one. A context manager: they are killed at its end.
 
     Args:
@@ -48,8 +49,6 @@ class Crew:
             self._start(place, arguments | {"index": i, "addresses": addresses, "interface": place.interface})
             for i, place in enumerate(places)
         ]
-        for index, process in enumerate(self._processes):
-            threading.Thread(target=self._read, args=(index, process.stdout), daemon=True).start()
 
     def ask(self, request: str) -> list[Any]:
         """Returns every worker's answer, in their order.
@@ -86,20 +85,27 @@ class Crew:
         if arguments["addresses"]:
             task = {"type": "worker", "index": arguments["index"]}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": arguments["addresses"]}, "task": task})
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", self._module, json.dumps(arguments | {"answers": writing})]
         with open(self._log(arguments["index"]), "wb") as log:
-            return subprocess.Popen(
-                [*place.prefix, sys.executable, "-m", self._module, json.dumps(arguments)],
+            process = subprocess.Popen(
+                [*place.prefix, *command],
                 env=environment,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
+                stdout=log,
+                stderr=subprocess.STDOUT,
                 text=True,
+                pass_fds=[writing],
                 preexec_fn=launcher.die_with_parent,
             )
+        os.close(writing)
+        threading.Thread(target=self._read, args=(arguments["index"], reading), daemon=True).start()
+        return process
 
-    def _read(self, index, stream):
-        for line in stream:
-            self._answers.put((index, line))
+    def _read(self, index, answers):
+        with os.fdopen(answers, encoding="utf-8") as stream:
+            for line in stream:
+                self._answers.put((index, line))
         self._answers.put((index, ""))
 
     def _next(self, answers):

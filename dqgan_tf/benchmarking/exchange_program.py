@@ -18,7 +18,7 @@ def main(text: str) -> None:
     random = np.random.RandomState(arguments["index"])
     vector = tf.Variable(1e-3 * random.standard_normal(arguments["values"]).astype(np.float32))
     built = [variants.build(name, strategy, vector) for name in arguments["names"]]
-    serving.serve([_measured(variant) for variant in built], arguments["interface"])
+    serving.serve([_measured(variant) for variant in built], arguments)
 
 
 def _measured(variant):

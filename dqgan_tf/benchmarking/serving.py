@@ -1,6 +1,6 @@
 """A worker's side of the benchmark: it does on request what it can measure, and says what it cost.
 
-A request is a line on stdin, its answer a line of JSON on stdout:
+A request is a line on stdin, its answer a line of JSON in a pipe of its own, which nothing else prints to:
 
     describe   a list with {"declared_bytes": ..., ...} of every variant
     step K     one step of variant K: {"total": ms, phase: ms, ...}
@@ -29,16 +29,20 @@ class Measured(NamedTuple):
     describe: Callable[[], Mapping[str, Any]]
 
 
-def serve(measured: Sequence[Measured], interface: str) -> None:
-    """Answers requests until stdin ends. What else the process prints goes to stderr."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+def serve(measured: Sequence[Measured], arguments: Mapping[str, Any]) -> None:
+    """Answers requests until stdin ends.
+
+    Args:
+      measured: the variants.
+      arguments: what `Crew` has given to this worker: `answers`, a file descriptor, and `interface` are used.
+    """
+    answers = os.fdopen(arguments["answers"], "w", encoding="utf-8")
     for line in sys.stdin:
         request, _, index = line.strip().partition(" ")
         if request == "step":
             answer = _timed(measured[int(index)])
         elif request == "bytes":
-            answer = sent_bytes(interface)
+            answer = sent_bytes(arguments["interface"])
         else:
             answer = [dict(one.describe()) for one in measured]
         print(json.dumps(answer), file=answers, flush=True)

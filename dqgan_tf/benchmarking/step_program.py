@@ -44,7 +44,7 @@ def main(text: str) -> None:
     board = MessageBoard(strategy.worker_index, strategy.num_workers)
     spec = DataSpec("images", (PIXELS, PIXELS, 3), None, "synthetic")
     jobs = [job.build(config, spec, strategy, board) for config in configs]
-    serving.serve([_measured(one, arguments["batch_size"]) for one in jobs], arguments["interface"])
+    serving.serve([_measured(one, arguments["batch_size"]) for one in jobs], arguments)
 
 
 def _measured(one, batch_size):

@@ -20,9 +20,7 @@ def main(text: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"tcp://{addresses[0]}", rank=arguments["index"], world_size=len(addresses)
     )
-    serving.serve(
-        [_measured(name, arguments["values"], len(addresses)) for name in arguments["names"]], arguments["interface"]
-    )
+    serving.serve([_measured(name, arguments["values"], len(addresses)) for name in arguments["names"]], arguments)
 
 
 def _measured(name, values, num_workers):
