@@ -49,9 +49,9 @@ def by_totals(dense: Mapping[str, float], totals: Mapping[str, float]) -> float:
 
 
 def in_words(rate: float) -> str:
-    """Returns `never`, `always`, or the rate in Gbit/s."""
+    """Returns `no link`, `every link`, or the rate in Gbit/s."""
     if rate in (0.0, math.inf):
-        return "always" if rate else "never"
+        return "every link" if rate else "no link"
     return f"{1e-9 * rate:.2f} Gbit/s"
 
 

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 
 from dqgan_tf.benchmarking.rates import LOOPBACK, bits_per_second
-from dqgan_tf.benchmarking.torch_baselines import PREFIX
+from dqgan_tf.benchmarking.torch_baselines import NAMES, PREFIX
 from dqgan_tf.benchmarking.volume import DENSE, WORKERS
 
 _STYLE = {
@@ -14,6 +14,8 @@ _STYLE = {
     "font.size": 9,
     "path.simplify": False,
 }
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # C7 is grey
+_DASHES = ("-", "--", ":", "-.")
 _BEYOND = 4.0  # loopback stands at this multiple of the highest rate
 
 
@@ -28,19 +30,19 @@ def time_against_rate(entries: list[dict], path: pathlib.Path) -> None:
     beyond = _BEYOND * max(known, default=1e9)
     with _figure(path) as axes:
         names = list(dict.fromkeys(entry["variant"] for entry in entries))
-        for index, name in enumerate(names):
+        looks = _looks(names)
+        for name in names:
             points = sorted(
                 (_x(entry, beyond), entry["milliseconds_median"]) for entry in entries if entry["variant"] == name
             )
-            axes.plot(*zip(*points, strict=True), label=name, markersize=3, **_look(name, index))
+            axes.plot(*zip(*points, strict=True), label=name, markersize=3, **looks[name])
         axes.set(xscale="log", yscale="log", xlabel="link rate per worker, Gbit/s", ylabel="milliseconds per exchange")
         ticks = {1e-9 * rate: f"{1e-9 * rate:g}" for rate in sorted(set(known))}
         if any(entry["rate"] == LOOPBACK for entry in entries):
             ticks[1e-9 * beyond] = LOOPBACK
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xticks([], minor=True)
-        _, workers, values = entries[0]["rate"], entries[0]["workers"], entries[0]["values"]
-        axes.set_title(f"{workers} workers, {values:,} values, one thread each")
+        axes.set_title(f"{entries[0]['workers']} workers, {entries[0]['values']:,} values, one thread each")
 
 
 def volume_against_workers(curves: dict[str, list[int]], measured: list[dict], path: pathlib.Path) -> None:
@@ -53,19 +55,18 @@ def volume_against_workers(curves: dict[str, list[int]], measured: list[dict], p
       path: without its ending.
     """
     with _figure(path) as axes:
-        bases = list(dict.fromkeys(name.partition("@")[0] for name in curves))
+        looks = _looks(list(dict.fromkeys(name.partition("@")[0] for name in curves)))
         for name, sent in curves.items():
             base, _, topology = name.partition("@")
-            look = _look(base, bases.index(base)) | {"marker": None}
-            if topology == "all_gather":
-                look["linestyle"] = ":"
-            axes.plot(WORKERS, [one / 1e6 for one in sent], label=name, **look)
+            label = base if base not in axes.get_legend_handles_labels()[1] else None
+            dotted = {"linestyle": ":"} if topology == "all_gather" else {}
+            axes.plot(WORKERS, [one / 1e6 for one in sent], label=label, **looks[base] | {"marker": None} | dotted)
         crosses = [(entry["workers"], entry["interface_bytes"] / 1e6) for entry in measured]
         axes.plot(*zip(*crosses, strict=True), "kx", markersize=4, label="at the interface")
         axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="MB sent per worker and exchange")
         axes.set_xticks(WORKERS, [str(count) for count in WORKERS])
         axes.set_xticks([], minor=True)
-        axes.set_title(f"{measured[0]['values']:,} values")
+        axes.set_title(f"{measured[0]['values']:,} values; dotted: all-gather, solid: two-step or ring")
 
 
 @contextlib.contextmanager
@@ -87,11 +88,17 @@ def _x(entry, beyond):
     return 1e-9 * (beyond if entry["rate"] == LOOPBACK else bits_per_second(entry["rate"]))
 
 
-def _look(name, index):
-    """Dense lines black, PyTorch's grey and dashed, compressors coloured in their order."""
-    look = {"marker": "o", "color": f"C{index % 10}", "linestyle": "-", "linewidth": 1.2}
-    if name in DENSE:
-        look |= {"color": "black", "linestyle": "-" if name == DENSE[0] else "--"}
-    elif name.startswith(PREFIX):
-        look |= {"color": "grey", "linestyle": ("-", "--", "-.", ":")[index % 4]}
-    return look
+def _looks(names):
+    """How each line is drawn: dense ones black, PyTorch's grey, compressors coloured in their order."""
+    colours = iter(_COLOURS * len(names))
+    looks = {}
+    for name in names:
+        look = {"marker": "o", "linewidth": 1.2, "linestyle": "-"}
+        if name in DENSE:
+            look |= {"color": "black", "linestyle": _DASHES[DENSE.index(name)]}
+        elif name.startswith(PREFIX):
+            look |= {"color": "grey", "linestyle": _DASHES[NAMES.index(name)]}
+        else:
+            look["color"] = next(colours)
+        looks[name] = look
+    return looks

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from dqgan_tf.benchmarking import break_even, figures, volume
+from dqgan_tf.benchmarking import break_even, figures, torch_baselines, volume
 from dqgan_tf.benchmarking.rates import bits_per_second
 from dqgan_tf.benchmarking.run import EXCHANGE
 from dqgan_tf.benchmarking.table import group, markdown, table
@@ -52,8 +52,8 @@ def write(entries: list[dict], folder: str | os.PathLike) -> str:
         raise ValueError("There is no exchange among the recorded runs: python -m trainers.benchmark --output=FILE")
     chosen = _most_rates(exchanges)
     values = chosen[0]["values"]
-    names = list(dict.fromkeys(entry["variant"] for entry in chosen))
-    curves = volume.curves(names, values)
+    names = dict.fromkeys(entry["variant"] for entry in chosen)
+    curves = volume.curves([name for name in names if name not in torch_baselines.DENSE], values)
     text = "\n\n".join(
         ["# Measured", table(entries), "# Break-even", _break_even_table(chosen), "# Volume", _volume_table(curves)]
     )
@@ -89,25 +89,27 @@ def _most_rates(entries):
 
 def _break_even_table(entries):
     """One row a compressor: the rate below which it beats each dense all-reduce."""
-    bases = [one for one in (*volume.DENSE, "torch_float32") if break_even.median_by_rate(entries, one)]
+    dense = {name: break_even.median_by_rate(entries, name) for name in (*volume.DENSE, *torch_baselines.DENSE)}
+    dense = {name: totals for name, totals in dense.items() if totals}
     compressed = [entry for entry in entries if "encode_milliseconds_median" in entry]
     rows = []
     for name in dict.fromkeys(entry["variant"] for entry in compressed):
         fastest = max((entry for entry in compressed if entry["variant"] == name), key=_rate)
+        codec = [break_even.by_codec(_first(entries, base), fastest) for base in volume.DENSE if base in dense]
         totals = break_even.median_by_rate(entries, name)
-        row = [name]
-        for base in bases:
-            dense = next(entry for entry in entries if entry["variant"] == base)
-            row.append(break_even.in_words(break_even.by_codec(dense, fastest)))
-            row.append(break_even.in_words(break_even.by_totals(break_even.median_by_rate(entries, base), totals)))
-        rows.append(row)
-    header = [f"{base}, by {how}" for base in bases for how in ("codec", "totals")]
-    return markdown(["beats", *header], rows)
+        crossings = [break_even.by_totals(of_base, totals) for of_base in dense.values()]
+        rows.append([name, *map(break_even.in_words, codec + crossings)])
+    header = [f"{base}, by codec" for base in volume.DENSE if base in dense]
+    return markdown(["beats", *header, *(f"{base}, by totals" for base in dense)], rows)
 
 
 def _volume_table(curves):
     header = ["MB sent per worker, workers:", *map(str, volume.WORKERS)]
     return markdown(header, [[name, *(f"{sent / 1e6:.3f}" for sent in curve)] for name, curve in curves.items()])
+
+
+def _first(entries, name):
+    return next(entry for entry in entries if entry["variant"] == name)
 
 
 def _rate(entry):

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 PREFIX = "torch_"
-NAMES = ("torch_float32", "torch_float16", "torch_uint8", "torch_powersgd")
+DENSE = ("torch_float32", "torch_float16")
+NAMES = (*DENSE, "torch_uint8", "torch_powersgd")
 _MIN_COMPRESSION_RATE = 2  # PowerSGDState's default
 
 

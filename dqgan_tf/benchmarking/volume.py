@@ -11,7 +11,7 @@ from dqgan_tf.distribute.segment import Segment
 
 DENSE = ("float32", "float16")
 WORKERS = (2, 4, 8, 16, 32, 64)
-TOPOLOGIES = ("all_gather", "two_step")
+TOPOLOGIES = ("two_step", "all_gather")
 
 
 def sent_bytes(name: str, values: int, num_workers: int) -> int:

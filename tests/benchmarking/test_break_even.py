@@ -41,4 +41,4 @@ def test_only_rates_measured_for_both_count():
 
 
 def test_in_words():
-    assert [break_even.in_words(rate) for rate in (0.0, math.inf, 2.345e9)] == ["never", "always", "2.35 Gbit/s"]
+    assert [break_even.in_words(rate) for rate in (0.0, math.inf, 2.346e9)] == ["no link", "every link", "2.35 Gbit/s"]

@@ -35,6 +35,6 @@ def test_two_step_is_flat_in_the_number_of_workers():
 
 def test_a_compressor_without_a_topology_stands_under_every_one():
     curves = volume.curves(["float32", "sign", "torch_uint8", "sign@two_step"], 10_000, (2, 8))
-    assert list(curves) == ["float32", "sign@all_gather", "sign@two_step", "torch_uint8"]
+    assert list(curves) == ["float32", "sign@two_step", "sign@all_gather", "torch_uint8"]
     assert curves["torch_uint8"] == [10_008, 70_056]
     assert curves["sign@all_gather"] == [volume.sent_bytes("sign@all_gather", 10_000, count) for count in (2, 8)]
