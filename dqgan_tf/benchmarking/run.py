@@ -13,7 +13,8 @@ from dqgan_tf.distribute.channel import PHASES
 from dqgan_tf.training import comparison
 
 EXCHANGE, WHOLE_STEP = "exchange", "whole_step"
-_WARM_UP = 4  # XLA compiles in the first step, PowerSGD of PyTorch begins with the third
+# XLA compiles in the first step; PowerSGD of PyTorch begins with the third. A whole step may take seconds.
+_WARM_UP = {EXCHANGE: 4, WHOLE_STEP: 2}
 
 
 class Plan(NamedTuple):
@@ -48,7 +49,7 @@ def exchange(plan: Plan, values: int, say: Callable[[str], None] = print) -> lis
     of_torch = [name for name in plan.names if name.startswith(torch_baselines.PREFIX)]
     of_tensorflow = [name for name in plan.names if name not in of_torch]
     programs = [_Program("exchange_program", of_tensorflow, 0), _Program("torch_program", of_torch, 1)]
-    series = _measure(plan, [one for one in programs if one.names], {"values": values}, say)
+    series = _measure(plan, [one for one in programs if one.names], {"values": values}, _WARM_UP[EXCHANGE], say)
     return [
         _entry(plan, one, kind=EXCHANGE, values=values) for name in plan.names for one in series if one.name == name
     ]
@@ -69,7 +70,7 @@ def whole_step(plan: Plan, batch_size: int, width: int | None, say: Callable[[st
             raise ValueError(f"A whole step is taken by TensorFlow alone. Received: {name!r}")
         variants.check(name, plan.num_workers)
     programs = [_Program("step_program", list(plan.names), 0), _Program("step_program", ["float32"], None)]
-    *series, alone = _measure(plan, programs, {"batch_size": batch_size, "width": width}, say)
+    *series, alone = _measure(plan, programs, {"batch_size": batch_size, "width": width}, _WARM_UP[WHOLE_STEP], say)
     floor = float(np.median([sample["total"] for sample in alone.samples]))
     fixed = {"kind": WHOLE_STEP, "batch_size": batch_size, "alone_milliseconds_median": floor}
     return [_entry(plan, one, **fixed) for one in series]
@@ -92,7 +93,7 @@ class _Series(NamedTuple):
     sent_bytes: list[int]
 
 
-def _measure(plan, programs, arguments, say):
+def _measure(plan, programs, arguments, warm_up, say):
     with links.places(plan.num_workers, plan.rate) as places, contextlib.ExitStack() as stack:
         crews = [
             stack.enter_context(
@@ -101,7 +102,9 @@ def _measure(plan, programs, arguments, say):
             for one in programs
         ]
         series = [
-            entry for crew, one in zip(crews, programs, strict=True) for entry in _warmed_up(crew, one.names, say)
+            entry
+            for crew, one in zip(crews, programs, strict=True)
+            for entry in _warmed_up(crew, one.names, warm_up, say)
         ]
         for number in range(plan.rounds):  # interleaved: the machine's speed drifts
             for one in series:
@@ -110,9 +113,9 @@ def _measure(plan, programs, arguments, say):
     return series
 
 
-def _warmed_up(crew, names, say):
+def _warmed_up(crew, names, warm_up, say):
     for index, name in enumerate(names):
-        for _ in range(_WARM_UP):
+        for _ in range(warm_up):
             crew.ask(f"step {index}")
         say(f"{name} is ready")
     described = crew.ask("describe")[0]
