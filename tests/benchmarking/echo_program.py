@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 from dqgan_tf.benchmarking import serving
 
@@ -14,6 +15,7 @@ def main(text):
     def variant(index):
         def step():
             counts[index] += 1
+            time.sleep(arguments.get("step_seconds", 0))
             if counts[index] == arguments.get("fails_at") and arguments["index"] == arguments.get("fails", 1):
                 raise ValueError("on purpose")
 

@@ -39,15 +39,16 @@ def test_a_worker_that_fails_is_named_with_what_it_said():
             workers.ask("step 0")
 
 
-def test_the_workers_end_with_the_benchmark():
+def test_the_workers_end_with_the_benchmark_in_the_middle_of_a_step():
     code = (
-        "from dqgan_tf.benchmarking import crew; from tests.benchmarking import test_crew as t; import time\n"
-        f"workers = crew.Crew({PROGRAM!r}, {{}}, t.PLACES, 0); workers.ask('bytes')\n"
-        "print(*[one.pid for one in workers._processes], flush=True); time.sleep(60)"
+        "from dqgan_tf.benchmarking import crew; from tests.benchmarking import test_crew as t\n"
+        f"workers = crew.Crew({PROGRAM!r}, {{'step_seconds': 60}}, t.PLACES, 0); workers.ask('bytes')\n"
+        "print(*[one.pid for one in workers._processes], flush=True); workers.ask('step 0')"
     )
     benchmark = subprocess.Popen([sys.executable, "-c", code], cwd=cluster.ROOT, stdout=subprocess.PIPE, text=True)
     pids = [int(word) for word in benchmark.stdout.readline().split()]
     assert len(pids) == 2
+    time.sleep(0.3)  # for the step to begin
     benchmark.send_signal(signal.SIGKILL)
     benchmark.wait()
     end = time.monotonic() + 10
