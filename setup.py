@@ -56,6 +56,7 @@ setup(
     python_requires=">=3.11,<3.14",  # Keras 3.15 starts at 3.11, TensorFlow 2.21 ends at 3.13
     install_requires=INSTALL_REQUIRES,
     extras_require={
+        "benchmark": ["matplotlib>=3.8"],  # figures of trainers.benchmark --report
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "test": TEST,
         "dev": [*TEST, "build>=1.2", "twine>=5.0"],

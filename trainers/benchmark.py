@@ -1,50 +1,58 @@
-"""Measures the exchange of one vector: encode, exchange, decode, total, bytes, against TensorFlow's dense all-reduces.
+"""Measures the exchange: encode, exchange, decode, total, bytes, against TensorFlow's and PyTorch's dense all-reduces.
 
     python -m trainers.benchmark --output=results/exchange/runs.jsonl
     python -m trainers.benchmark --rate=1gbit --output=results/exchange/runs.jsonl   (root: makes network namespaces)
+    python -m trainers.benchmark --rate=1gbit --whole_step --batch_size=8 --output=results/exchange/runs.jsonl
+    python -m trainers.benchmark --report=results/exchange/runs.jsonl --figures=results/exchange
 
-All variants run in turn in the same processes, one thread each; medians and minima are over the rounds.
+All variants run in turn, one thread each; medians and minima are over the rounds. PyTorch's baselines take part when
+torch is installed.
 """
 
-import json
-import pathlib
-import subprocess
+import os
+import shlex
 import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
 _VALUES = flags.DEFINE_integer("values", 6342272, "Length of the float32 vector (DCGAN-64, both players).", 1)
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes.", lower_bound=2)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes.", lower_bound=2, upper_bound=200)
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed exchanges of every variant.", lower_bound=1)
-_RATE = flags.DEFINE_string("rate", None, "Rate of every worker's link as tc writes it, e.g. 1gbit; default: loopback.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON lines are appended to this file.")
+_RATE = flags.DEFINE_string("rate", "loopback", "Rate of every worker's link, such as 1gbit.")
 _VARIANTS = flags.DEFINE_multi_string(
     "variant",
-    [
-        "float32",
-        "float16",
-        *(f"linear:bits={b},bucket=512" for b in (8, 4, 2)),
-        "sign:bucket=512",
-        "topk:fraction=0.01",
-    ],
-    "float32 or float16 (dense), or a compressor, with a topology if you like: sign:bucket=512@two_step. Repeatable.",
+    None,
+    "float32, float16, torch_float32, torch_float16, torch_uint8, torch_powersgd, or a compressor, with a topology if "
+    "you like: sign:bucket=512@two_step. Repeatable; default: float32, float16, compressors of 1 to 8 bits, torch's.",
 )
+_WHOLE_STEP = flags.DEFINE_boolean("whole_step", False, "Measure training steps of DCGAN-64 instead of exchanges.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per worker and whole step.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", None, "Filters of the whole step's widest-resolution layer; default: 64.", 1)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON lines are appended to this file.")
+_REPORT = flags.DEFINE_string("report", None, "Measure nothing: make tables and figures from this file.")
+_FIGURES = flags.DEFINE_string("figures", None, "Folder for the tables and figures of --report.")
 
 
 def main(argv):
-    del argv
-    from dqgan_tf.benchmarking import run, table
+    from dqgan_tf.benchmarking import command
 
-    try:
-        entries = run.run(_VALUES.value, _NUM_WORKERS.value, _ROUNDS.value, _VARIANTS.value, _RATE.value)
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        print(f"ERROR: {error} {getattr(error, 'stderr', None) or ''}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(table.table(entries))
-    if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        with open(_OUTPUT.value, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+    with command.errors_in_one_line():
+        if len(argv) > 1:
+            raise ValueError(f"Unexpected argument {argv[1]!r}.")
+        if _REPORT.value:
+            print(command.make_report(_REPORT.value, _FIGURES.value))
+            return
+        plan = command.plan(
+            _VARIANTS.value, _NUM_WORKERS.value, _ROUNDS.value, _RATE.value, whole_step=_WHOLE_STEP.value
+        )
+        said = shlex.join(["python", "-m", "trainers.benchmark", *sys.argv[1:]])
+        if _WHOLE_STEP.value:
+            entries = command.run.whole_step(plan, _BATCH_SIZE.value, _WIDTH.value, command.say)
+        else:
+            entries = command.run.exchange(plan, _VALUES.value, command.say)
+        print(command.recorded(entries, said, _OUTPUT.value))
 
 
 if __name__ == "__main__":

@@ -2,47 +2,71 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import compressors
+from dqgan_tf.benchmarking import torch_baselines
+from dqgan_tf.benchmarking.volume import DENSE, sent_bytes
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.distribute.strategy import CompressedStrategy
 
-DENSE = ("float32", "float16")
+DEFAULT = (
+    *DENSE,
+    *(f"linear:bits={bits},bucket=512" for bits in (8, 4, 2)),
+    "ternary:bucket=512",
+    "sign:bucket=512",
+    "natural",
+    "topk:fraction=0.01+linear:bits=8,bucket=512",
+)
 
 
 class Variant(NamedTuple):
     """A way to exchange one vector.
 
-    name: `float32` or `float16` for TensorFlow's dense all-reduce, else `<spec>@<topology>`.
     step: runs one exchange on all local replicas.
     channel: None for a dense one.
     sent_bytes: declared bytes that one replica sends per exchange.
     """
 
-    name: str
     step: object
     channel: Channel | None
     sent_bytes: int
 
 
 def build(name: str, strategy: CompressedStrategy, vector: tf.Variable) -> Variant:
-    """Returns the variant `name` over `vector`, float32 [n].
+    """Returns the variant `name` over `vector`, float32 [n]: `float32` or `float16` for TensorFlow's dense all-reduce,
+    else `<spec>` or `<spec>@<topology>`.
+
+    Error feedback is on where the compressor is contractive.
 
     Raises:
       ValueError: unknown spec or topology.
     """
-    size, replicas = vector.shape[0], strategy.num_replicas_in_sync
+    size = vector.shape[0]
     if name in DENSE:
-        width = np.dtype(name).itemsize
-        return Variant(name, _dense(strategy, vector, name), None, 2 * (replicas - 1) * width * size // replicas)
+        return Variant(_dense(strategy, vector, name), None, sent_bytes(name, size, strategy.num_replicas_in_sync))
     spec, _, topology = name.partition("@")
     segments = [Segment("vector", size, compressors.get(spec))]
     contractive = segments[0].compressor.contractive(size)
     channel = strategy.open_channel(name, segments, error_feedback=contractive, topology=topology or "auto")
-    return Variant(name, _compressed(strategy, vector, channel), channel, channel.sent_bytes)
+    return Variant(_compressed(strategy, vector, channel), channel, channel.sent_bytes)
+
+
+def check(name: str, num_workers: int) -> None:
+    """Refuses a variant that no worker could build.
+
+    Raises:
+      ValueError: unknown spec, topology or torch baseline, with one that works.
+    """
+    if name.startswith(torch_baselines.PREFIX):
+        torch_baselines.check(name)
+        return
+    try:
+        sent_bytes(name, 1 << 16, num_workers)
+    except ValueError as error:
+        working = f"{', '.join(DENSE)}, or a compressor and, if you like, a topology: {DEFAULT[2]}@two_step"
+        raise ValueError(f"A variant is {working}. Received: {name!r}. {error}") from error
 
 
 def _dense(strategy, vector, dtype):

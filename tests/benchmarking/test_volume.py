@@ -1,0 +1,40 @@
+"""By hand: declared bytes per worker, for any number of workers."""
+
+import pytest
+
+from dqgan_tf.benchmarking import volume
+
+VALUES = 6_342_272  # DCGAN-64, both players
+EIGHT_BIT = "linear:bits=8,bucket=512"
+
+
+def test_dense_is_a_ring():
+    assert volume.sent_bytes("float32", 1000, 2) == 4000
+    assert volume.sent_bytes("float32", 1000, 4) == 6000  # 2 x 3/4 of 4000
+    assert volume.sent_bytes("float16", 1000, 4) == 3000
+
+
+def test_all_gather_sends_a_payload_to_every_other_worker():
+    # A byte a value and a float32 scale for each of the 12,388 buckets of 512, the last one filled up.
+    payload = 12_388 * (512 + 4)
+    assert volume.sent_bytes(f"{EIGHT_BIT}@all_gather", VALUES, 2) == pytest.approx(payload, rel=1e-4)
+    assert volume.sent_bytes(f"{EIGHT_BIT}@all_gather", VALUES, 8) == 7 * volume.sent_bytes(
+        f"{EIGHT_BIT}@all_gather", VALUES, 2
+    )
+
+
+def test_two_step_is_flat_in_the_number_of_workers():
+    payload = volume.sent_bytes(f"{EIGHT_BIT}@all_gather", VALUES, 2)
+    assert volume.sent_bytes(f"{EIGHT_BIT}@two_step", VALUES, 8) < 11.5e6
+    for workers in volume.WORKERS:
+        sent = volume.sent_bytes(f"{EIGHT_BIT}@two_step", VALUES, workers)
+        # 2 (M-1)/M payloads; every shard is filled up to whole buckets.
+        assert sent == pytest.approx(2 * (workers - 1) / workers * payload, rel=0.005)
+        assert sent < 2 * payload
+
+
+def test_a_compressor_without_a_topology_stands_under_every_one():
+    curves = volume.curves(["float32", "sign", "torch_uint8", "sign@two_step"], 10_000, (2, 8))
+    assert list(curves) == ["float32", "sign@two_step", "sign@all_gather", "torch_uint8"]
+    assert curves["torch_uint8"] == [10_008, 70_056]
+    assert curves["sign@all_gather"] == [volume.sent_bytes("sign@all_gather", 10_000, count) for count in (2, 8)]
