@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqgan_tf.benchmarking import serving, variants
-from dqgan_tf.distribute.channel import PHASES
+from dqgan_tf.distribute.pipeline import TIMES
 from dqgan_tf.distribute.strategy import CompressedStrategy
 
 
@@ -25,10 +25,10 @@ def _measured(variant):
     def phases():
         if variant.channel is None:
             return {}
-        return dict(zip(PHASES, 1e3 * variant.channel.seconds.variables[0].numpy(), strict=True))
+        return dict(zip(TIMES, 1e3 * variant.channel.seconds.variables[0].numpy(), strict=True))
 
     def describe():
-        topology = {"topology": variant.channel.topology.name} if variant.channel else {}
+        topology = {"topology": variant.channel.topology} if variant.channel else {}
         return {"declared_bytes": variant.sent_bytes, "library": f"tensorflow {tf.__version__}", **topology}
 
     return serving.Measured(variant.step, phases, describe)

@@ -9,7 +9,7 @@ import numpy as np
 from dqgan_tf.benchmarking import links, torch_baselines, variants
 from dqgan_tf.benchmarking.crew import Crew
 from dqgan_tf.benchmarking.rates import LOOPBACK
-from dqgan_tf.distribute.channel import PHASES
+from dqgan_tf.distribute.pipeline import PHASES
 from dqgan_tf.training import comparison
 
 EXCHANGE, WHOLE_STEP = "exchange", "whole_step"

@@ -60,7 +60,7 @@ def _measured(one, batch_size):
     def describe():
         return {
             "declared_bytes": one.model.channel.sent_bytes,
-            "topology": one.model.channel.topology.name,
+            "topology": one.model.channel.topology,
             "library": f"tensorflow {tf.__version__}",
             "values": sum(segment.size for segment in one.model.channel.segments),
         }

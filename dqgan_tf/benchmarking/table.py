@@ -2,7 +2,7 @@
 
 from dqgan_tf.benchmarking.rates import wire_milliseconds
 from dqgan_tf.benchmarking.run import EXCHANGE, WHOLE_STEP
-from dqgan_tf.distribute.channel import PHASES
+from dqgan_tf.distribute.pipeline import PHASES
 
 
 def table(entries: list[dict]) -> str:

@@ -4,11 +4,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from dqgan_tf import compressors
 from dqgan_tf.benchmarking import torch_baselines
-from dqgan_tf.benchmarking.volume import DENSE, sent_bytes
+from dqgan_tf.benchmarking.volume import DENSE, channel_of, sent_bytes
 from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.distribute.strategy import CompressedStrategy
 
 DEFAULT = (
@@ -36,7 +34,7 @@ class Variant(NamedTuple):
 
 def build(name: str, strategy: CompressedStrategy, vector: tf.Variable) -> Variant:
     """Returns the variant `name` over `vector`, float32 [n]: `float32` or `float16` for TensorFlow's dense all-reduce,
-    else `<spec>` or `<spec>@<topology>`.
+    else a channel; see `volume.channel_of`.
 
     Error feedback is on where the compressor is contractive.
 
@@ -46,10 +44,10 @@ def build(name: str, strategy: CompressedStrategy, vector: tf.Variable) -> Varia
     size = vector.shape[0]
     if name in DENSE:
         return Variant(_dense(strategy, vector, name), None, sent_bytes(name, size, strategy.num_replicas_in_sync))
-    spec, _, topology = name.partition("@")
-    segments = [Segment("vector", size, compressors.get(spec))]
-    contractive = segments[0].compressor.contractive(size)
-    channel = strategy.open_channel(name, segments, error_feedback=contractive, topology=topology or "auto")
+    segment, topology, bucket_mb = channel_of(name, size)
+    channel = strategy.open_channel(
+        name, [segment], error_feedback=segment.delta > 0, topology=topology, bucket_mb=bucket_mb
+    )
     return Variant(_compressed(strategy, vector, channel), channel, channel.sent_bytes)
 
 
@@ -65,7 +63,9 @@ def check(name: str, num_workers: int) -> None:
     try:
         sent_bytes(name, 1 << 16, num_workers)
     except ValueError as error:
-        working = f"{', '.join(DENSE)}, or a compressor and, if you like, a topology: {DEFAULT[2]}@two_step"
+        working = (
+            f"{', '.join(DENSE)}, or a compressor and, if you like, topology and bucket_mb: {DEFAULT[2]}@two_step@4"
+        )
         raise ValueError(f"A variant is {working}. Received: {name!r}. {error}") from error
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from dqgan_tf import compressors
 from dqgan_tf.benchmarking import torch_baselines
+from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.segment import Segment
 
@@ -26,10 +27,26 @@ def sent_bytes(name: str, values: int, num_workers: int) -> int:
         return 2 * (num_workers - 1) * np.dtype(name).itemsize * values // num_workers
     if name.startswith(torch_baselines.PREFIX):
         return torch_baselines.sent_bytes(name, values, num_workers)
-    spec, _, topology = name.partition("@")
-    segments = [Segment("vector", values, compressors.get(spec))]
-    built = topologies.build(topology or "auto", segments, num_workers, error_feedback=False, block=None)
-    return built.sent_bytes
+    segment, topology, bucket_mb = channel_of(name, values)
+    encoder = topologies.Encoder(error_feedback=False, block=blocks.CPU_BLOCK)
+    built = topologies.build(topology, [segment], num_workers, encoder, bucket_mb * 2**20)
+    return sum(reduction.sent_bytes for reduction in built)
+
+
+def channel_of(name: str, values: int) -> tuple[Segment, str, float]:
+    """Returns (segment, topology, bucket_mb) of `<spec>`, `<spec>@<topology>` or `<spec>@<topology>@<bucket_mb>`.
+
+    Compressors of matrices see matrices of 2048 x 512 values, as a DCGAN's widest layers, and what is left as rows of
+    128.
+
+    Raises:
+      ValueError: unknown spec, or a bucket size that is no number.
+    """
+    spec, *rest = name.split("@")
+    topology, bucket_mb = [*rest, "auto", "0"][:2] if len(rest) != 1 else [rest[0], "0"]
+    whole, left = divmod(values, 2048 * 512)
+    shapes = [(2048, 512)] * whole + [(left // 128, 128)] * (left >= 128) + [(left % 128,)] * (left % 128 > 0)
+    return Segment("vector", values, compressors.get(spec), tuple(shapes)), topology, float(bucket_mb)
 
 
 def curves(names: Sequence[str], values: int, workers: Sequence[int] = WORKERS) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute import pipeline, topologies
 from dqgan_tf.distribute.options import CompressionOptions
-from dqgan_tf.distribute.pipeline import PHASES
+from dqgan_tf.distribute.pipeline import TIMES
 from dqgan_tf.distribute.replica_local import Joined, ReplicaLocal
 from dqgan_tf.distribute.segment import Segment
 
@@ -85,7 +85,7 @@ class Channel:
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.statistics = ReplicaLocal(devices, [len(self.segments), len(STATISTICS)], "statistics")
         host = [tf.DeviceSpec.from_string(d).replace(device_type="CPU", device_index=0).to_string() for d in devices]
-        self.seconds = ReplicaLocal(host, [len(PHASES)], "seconds", tf.float64)
+        self.seconds = ReplicaLocal(host, [len(TIMES)], "seconds", tf.float64)
 
     @property
     def topology(self) -> str:

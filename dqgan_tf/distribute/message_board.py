@@ -45,6 +45,8 @@ class MessageBoard:
         self._posts += 1
         service.set_config_key_value(f"{prefix}/{self._worker_index}", text or " ")
         keys = [f"{prefix}/{index}" for index in range(self._num_workers)]
+        # The barrier fails once a worker's heartbeat is missed; reading a key waits for a dead worker to the end.
+        service.wait_at_barrier(prefix, int(1e3 * timeout_seconds))
         self._forget(service, prefix)
         texts = [service.get_config_key_value(key, int(1e3 * timeout_seconds)) for key in keys]
         return ["" if received == " " else received for received in texts]

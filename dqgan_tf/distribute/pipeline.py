@@ -13,9 +13,11 @@ import tensorflow as tf
 
 from dqgan_tf.distribute import clock
 
-PHASES = ("encode", "exchange", "decode", "reduction")
-"""Seconds that a reduction reports: the time in each of the first three, which overlap when there are several buckets,
-and the whole from the first input to the last mean."""
+PHASES = ("encode", "exchange", "decode")
+"""Parts of a reduction; they overlap when there are several buckets."""
+
+TIMES = (*PHASES, "reduction")
+"""What a reduction measures: the time in each phase, and the whole from the first input to the last mean."""
 
 
 class Request(NamedTuple):
@@ -30,7 +32,7 @@ class Request(NamedTuple):
 
 
 def run(reductions: Sequence[Generator], inputs: Sequence[tf.Tensor], group, options) -> tuple[list, tf.Tensor]:
-    """Returns what every reduction returns, and the seconds spent, float64 [len(PHASES)].
+    """Returns what every reduction returns, and the seconds spent, float64 [len(TIMES)].
 
     The first collective of reduction i + 1 is launched before the second one of reduction i, so that the link is busy
     while a two-step reduction averages. Encodings are chained: the first packet leaves before the last is encoded.
@@ -74,7 +76,7 @@ class _Stopwatch:
     def __init__(self, inputs):
         self._start = clock.now(inputs)
         self._ended = {phase: self._start for phase in PHASES}
-        self._spent = {phase: tf.zeros([], tf.float64) for phase in PHASES}
+        self._spent = {phase: tf.zeros([], tf.float64) for phase in TIMES}
         self._available: dict[int, tf.Tensor] = {}
 
     def computed(self, index, tensors, phase):
@@ -88,7 +90,7 @@ class _Stopwatch:
     def seconds(self):
         last = tf.reduce_max(tf.stack(list(self._available.values())))
         self._spent["reduction"] = last - self._start
-        return tf.stack([self._spent[phase] for phase in PHASES])
+        return tf.stack([self._spent[phase] for phase in TIMES])
 
     def _end(self, phase, available, tensors):
         now = clock.now(tensors)

@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from dqgan_tf.distribute.channel import STATISTICS, Channel
-from dqgan_tf.distribute.pipeline import PHASES
+from dqgan_tf.distribute.pipeline import TIMES
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 
 PLAYERS = ("generator", "discriminator")
@@ -16,7 +16,7 @@ _NAMES = (
     + tuple(f"gradient_energy/{player}" for player in PLAYERS)
     + tuple(f"{statistic}/{player}" for player in PLAYERS for statistic in STATISTICS)
     + ("seconds/compute",)
-    + tuple(f"seconds/{phase}" for phase in PHASES)
+    + tuple(f"seconds/{phase}" for phase in TIMES)
 )
 
 
@@ -57,7 +57,7 @@ class StepMetrics:
         total = dict(zip(_NAMES, (float(value) for value in sums), strict=True))
         accepted = max(total["accepted"], 1.0)
         figures = {name: total[name] / accepted for name in _SCALARS}
-        for phase in ("compute", *PHASES):
+        for phase in ("compute", *TIMES):
             figures[f"milliseconds/{phase}"] = 1e3 * total[f"seconds/{phase}"] / accepted
         for player in PLAYERS:
             figures |= _health(player, {name: total[f"{name}/{player}"] / accepted for name in _ENERGIES})

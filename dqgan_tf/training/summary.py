@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from dqgan_tf import data
-from dqgan_tf.distribute.channel import PHASES
+from dqgan_tf.distribute.pipeline import PHASES
 from dqgan_tf.evaluation import report
 from dqgan_tf.telemetry import atomic
 from dqgan_tf.training import samples
