@@ -9,7 +9,7 @@ define(
     CompressionConfig,
     "compressor",
     "How updates are encoded: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, "
-    "topk:fraction=0.01.",
+    "topk:fraction=0.01, adaptive:bits=3,bucket=512, powersgd:rank=2, ...; README has the table.",
 )
 define(
     CompressionConfig,

@@ -57,12 +57,12 @@ def simultaneous_gradients(
         generator_loss = loss.generator(fake_logits)
         penalty = loss.penalty(discriminate, real, tf.stop_gradient(fake), penalty_seed)
         discriminator_loss = loss.discriminator(real_logits, fake_logits) + penalty
-    gradients = (
-        tape.gradient(generator_loss, weights_g, unconnected_gradients="zero"),
-        tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero"),
-    )
+    gradients_g = tape.gradient(generator_loss, weights_g, unconnected_gradients="zero")
+    # The generator's update can travel while the discriminator's is computed.
+    with tf.control_dependencies(gradients_g):
+        gradients_d = tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero")
     return Evaluation(
-        gradients,
+        (gradients_g, gradients_d),
         (state_g, state_d),
         generator_loss,
         discriminator_loss,

@@ -27,6 +27,7 @@ FREE_FIELDS = frozenset(
     {
         "model_dir",
         "data.data_dir",
+        "compression.bucket_mb",
         "compression.communication",
         "train.steps",
         "train.steps_per_call",
