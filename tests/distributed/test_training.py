@@ -36,10 +36,27 @@ def checkpoint_tensors(model_dir, step, name):
     return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
 
 
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+TWO_STEP = ["--compressor=sign:bucket=32", "--topology=two_step"]
+LEARNING = [
+    "--compressor=adaptive:bits=3,bucket=32",
+    "--compressor_rules=bias=none;discriminator/=powersgd:rank=1",
+    "--topology=two_step",
+    "--start_step=7",
+]
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [
+        pytest.param(TWO_STEP, id="two_step"),
+        pytest.param(["--compressor=sign:bucket=32"], id="all_gather", marks=pytest.mark.slow),
+        pytest.param(LEARNING, id="learning", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compression):
     """Identity test: kill -9 of all workers in the middle loses nothing of the last checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    more = ["--checkpoint_every=20", "--compressor=sign:bucket=32"]
+    more = ["--checkpoint_every=20", *compression]
     cluster.run(command(whole, 120, *more), tmp_path / "logs_whole")
 
     killed = cluster.Cluster(command(broken, 120000, *more), tmp_path / "logs_killed")
