@@ -93,6 +93,9 @@ def _in_blocks(encode, vectors, seed, compressor, block, start):
         encoded = encode(*parts, blocks.block_seed(seed, first + index))
         row = position // compressor.block_multiple
         fields = [blocks.write(field, part, row) for field, part in zip(payload, encoded.payload, strict=True)]
+        if compressor.unbiased:
+            # A sum of squares is never negative, which XLA does not know: it computes a random error once, for both.
+            position += tf.cast(encoded.statistics[2] < 0.0, tf.int32)
         residual = blocks.write(residual, encoded.residual, position)
         return type(payload)(*fields), residual, statistics + encoded.statistics
 
