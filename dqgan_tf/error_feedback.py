@@ -56,11 +56,13 @@ def encode_with_feedback(
     """
 
     def encode(update, residual, seed):
-        compensated = update + residual
-        payload, error = _encode(compressor, compensated, seed)
-        return Encoded(payload, error, statistics(compensated, residual, error))
+        payload, error = compressor.encode_and_error(update + residual, seed)
+        return payload, error, (update, residual, error)
 
-    return _in_blocks(encode, (update, residual), seed, compressor, block, start)
+    def energies(update, residual, error):
+        return statistics(update + residual, residual, error)
+
+    return _in_blocks(encode, energies, (update, residual), seed, compressor, block, start)
 
 
 def encode_without_feedback(
@@ -72,40 +74,51 @@ def encode_without_feedback(
     """
 
     def encode(update, seed):
-        payload, error = _encode(compressor, update, seed)
-        zeros = tf.zeros_like(update)
-        return Encoded(payload, zeros, statistics(update, zeros, error))
+        payload, error = compressor.encode_and_error(update, seed)
+        return payload, tf.zeros_like(update), (update, error)
 
-    return _in_blocks(encode, (update,), seed, compressor, block, start)
+    def energies(update, error):
+        return statistics(update, tf.zeros_like(update), error)
+
+    return _in_blocks(encode, energies, (update,), seed, compressor, block, start)
 
 
-def _in_blocks(encode, vectors, seed, compressor, block, start):
-    n, block = vectors[0].shape[0], effective_block(compressor, block)
+def _in_blocks(encode, energies, vectors, seed, compressor, asked, start):
+    """`encode` returns (payload, residual, vectors of which `energies` returns the statistics)."""
+    n, block = vectors[0].shape[0], effective_block(compressor, asked)
     if start % block if block else start:
         raise ValueError(f"`start` must be a multiple of the block, {block or n}. Received: start={start}")
     if not block:
-        return encode(*vectors, seed)
+        payload, residual, measured = encode(*vectors, seed)
+        return Encoded(payload, residual, _sum_in_blocks(energies, measured, n, asked))
     first = start // block
 
     def write(index, size, payload, residual, statistics):
         position = index * block
         parts = [blocks.read(vector, position, size) for vector in vectors]
-        encoded = encode(*parts, blocks.block_seed(seed, first + index))
+        part, kept, measured = encode(*parts, blocks.block_seed(seed, first + index))
+        sums = energies(*measured)
         row = position // compressor.block_multiple
-        fields = [blocks.write(field, part, row) for field, part in zip(payload, encoded.payload, strict=True)]
-        residual = blocks.write(residual, encoded.residual, position)
-        return type(payload)(*fields), residual, statistics + encoded.statistics
+        fields = [blocks.write(field, rows, row) for field, rows in zip(payload, part, strict=True)]
+        if compressor.unbiased:
+            # A sum of squares is never negative, which XLA does not know: it computes a random error once, for both.
+            position += tf.cast(sums[2] < 0.0, tf.int32)
+        residual = blocks.write(residual, kept, position)
+        return type(payload)(*fields), residual, statistics + sums
 
     spec = compressor.payload_spec(n)
     payload = tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), spec)
     return Encoded(*blocks.for_each_block(write, (payload, tf.zeros([n]), tf.zeros([3])), n, block))
 
 
-def _encode(compressor, vector, seed):
-    if compressor.is_identity:
-        return compressor.encode(vector, seed), tf.zeros_like(vector)
-    payload, decoded = compressor.encode_and_decode(vector, seed)
-    return payload, vector - decoded
+def _sum_in_blocks(energies, vectors, n, block):
+    if not block:
+        return energies(*vectors)
+
+    def write(index, size, total):
+        return (total + energies(*(blocks.read(vector, index * block, size) for vector in vectors)),)
+
+    return blocks.for_each_block(write, (tf.zeros([3]),), n, block)[0]
 
 
 def statistics(compensated: tf.Tensor, residual: tf.Tensor, error: tf.Tensor) -> tf.Tensor:

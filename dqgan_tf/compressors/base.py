@@ -63,6 +63,11 @@ class Compressor(Compression):
         payload = self.encode(vector, seed)
         return payload, self.decode(payload, vector.shape[0])
 
+    def encode_and_error(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
+        """Returns (payload, vector - decode(payload, n)), equal to the two calls bit for bit."""
+        payload, decoded = self.encode_and_decode(vector, seed)
+        return payload, vector - decoded
+
     @abc.abstractmethod
     def payload_spec(self, n: int) -> NamedTuple:
         """Returns the payload of a vector of n values, with a `tf.TensorSpec` in place of each tensor."""

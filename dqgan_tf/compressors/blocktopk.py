@@ -9,7 +9,7 @@ import tensorflow as tf
 from dqgan_tf.compressors import buckets, float_bits, packing, reductions
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.identity import Identity
-from dqgan_tf.compressors.sparse import Sparse, place
+from dqgan_tf.compressors.sparse import Sparse
 
 _INDEX_BITS = 8
 _BLOCK_MAX = 1 << _INDEX_BITS
@@ -62,7 +62,7 @@ class BlockTopK(Sparse):
     def k(self, n):
         return buckets.shape(n, self.block)[0] * self.chosen
 
-    def encode_and_decode(self, vector, seed):
+    def encode_sparse(self, vector, seed):
         n = vector.shape[0]
         rows = buckets.split(vector, self.block)
         lanes = self._largest(rows)
@@ -70,7 +70,7 @@ class BlockTopK(Sparse):
         words, decoded = self._encode_values(tf.reshape(sent, [-1]), seed)
         missing = -self.chosen % 4
         indices = packing.pack(tf.pad(lanes, [[0, 0], [0, missing]]), _INDEX_BITS)
-        return BlockTopKPayload(indices, words), place(decoded, self._indices(lanes, n), self.extent(n))[:n]
+        return BlockTopKPayload(indices, words), decoded, self._indices(lanes, n)
 
     def decode_sparse(self, payload, n):
         lanes = packing.unpack(payload.indices, _INDEX_BITS)[:, : self.chosen]

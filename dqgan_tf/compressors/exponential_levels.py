@@ -14,6 +14,8 @@ from dqgan_tf.compressors import float_bits, hash_random, uniform_levels
 
 UNBIASED_LOSS, NEAREST_LOSS = 1.0 / 8.0, 1.0 / 9.0
 _ONE_BITS = 127 << 23
+HALF = 1 << 22
+"""The share of rounding to the nearest."""
 
 
 def check_bits(bits) -> None:
@@ -28,8 +30,8 @@ def lowest_loss(bits: int, count: int) -> float:
 
 
 def uniform_share(shape, seed: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [rows, width] u: one uniform number for every value."""
-    return hash_random.uniform(uniform_levels.positions(shape), seed)
+    """Returns int32 [rows, width] u 2^23: one uniform number for every value."""
+    return hash_random.bits(uniform_levels.positions(shape), seed, 23)
 
 
 def codes(rows: tf.Tensor, scales: tf.Tensor, bits: int, share) -> tf.Tensor:
@@ -39,12 +41,12 @@ def codes(rows: tf.Tensor, scales: tf.Tensor, bits: int, share) -> tf.Tensor:
       rows: float32 [rows, width], |x| <= S.
       scales: float32 [rows], S >= 0.
       bits: 3 to 8.
-      share: u, float32 [rows, width] or a scalar.
+      share: u 2^23, int32 [rows, width] or a scalar.
     """
     top = uniform_levels.top_level(bits)
     ratio = tf.minimum(float_bits.magnitude(_ratio(rows, scales)), _ONE_BITS)
-    carried = tf.bitwise.right_shift(ratio + tf.cast(share * 2.0**23, tf.int32), 23) - (127 - top)
-    lowest = tf.cast(tf.bitcast(ratio, tf.float32) > share * 2.0 ** (1 - top), tf.int32)
+    carried = tf.bitwise.right_shift(ratio + share, 23) - (127 - top)
+    lowest = tf.cast(tf.bitcast(ratio, tf.float32) > tf.cast(share, tf.float32) * 2.0**-23 * 2.0 ** (1 - top), tf.int32)
     level = tf.where(ratio < (128 - top) << 23, lowest, carried)
     sign = tf.bitwise.bitwise_and(tf.bitwise.right_shift(tf.bitcast(rows, tf.int32), 32 - bits), 1 << (bits - 1))
     return tf.bitwise.bitwise_or(level, sign)
@@ -63,6 +65,5 @@ def values(codes: tf.Tensor, scales: tf.Tensor, bits: int) -> tf.Tensor:
 
 def _ratio(rows, scales):
     """Returns x / S, by the inverse, which must not be subnormal; 0 in rows without a scale."""
-    shrink = tf.where(scales > 1.0, 0.0625, 1.0)
-    scaled = scales * shrink
-    return rows * shrink[:, None] * tf.where(scaled > 0.0, 1.0 / scaled, 0.0)[:, None]
+    shrink = 1.0 / tf.where(scales > 1.0, 16.0, 1.0)
+    return rows * shrink[:, None] * float_bits.inverse(scales * shrink)[:, None]

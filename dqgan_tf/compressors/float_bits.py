@@ -4,6 +4,7 @@ The bit pattern of |x|, read as an integer, orders all float32 as their values d
 and NaN above inf. A maximum over it is exact, independent of order, and cannot drop a NaN as a float maximum may.
 """
 
+import numpy as np
 import tensorflow as tf
 
 INFINITY_BITS = 0x7F800000
@@ -25,6 +26,23 @@ def is_finite(magnitude_bits: tf.Tensor) -> tf.Tensor:
 def poison(finite: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     """Returns `value` where `finite`, else NaN."""
     return tf.where(finite, value, tf.bitcast(tf.constant(NAN_BITS, tf.int32), tf.float32))
+
+
+def once(x: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
+    """Returns x, exactly: divided by one, which XLA neither knows nor, since it is a division, computes per use.
+
+    Without it what follows from a bucket's maximum is computed again for every eight values of the bucket.
+
+    Args:
+      x: float32 [rows].
+      top: int32 [rows], bits of magnitudes, never negative.
+    """
+    return x / tf.where(top < 0, 2.0, 1.0)
+
+
+def inverse(x: tf.Tensor) -> tf.Tensor:
+    """Returns 1 / x where x > 0, else 0."""
+    return 1.0 / tf.where(x > 0.0, x, np.float32(np.inf))
 
 
 def round_up(x: tf.Tensor, dropped_bits: int) -> tf.Tensor:

@@ -15,8 +15,12 @@ def uniform(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
       positions: int32, any shape.
       seed: int32 [2].
     """
-    top = tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(8)), tf.int32)
-    return tf.cast(top, tf.float32) * 2.0**-24
+    return tf.cast(bits(positions, seed, 24), tf.float32) * 2.0**-24
+
+
+def bits(positions: tf.Tensor, seed: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns int32 in [0, 2^count), count 1 to 31; see `uniform`."""
+    return tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(32 - count)), tf.int32)
 
 
 def integers(positions: tf.Tensor, seed: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:

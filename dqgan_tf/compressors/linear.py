@@ -93,7 +93,7 @@ class Linear(Compressor):
         rows = buckets.split(vector, self.bucket)
         top = reductions.row_max(float_bits.magnitude(rows))
         steps = uniform_levels.steps(self._scales(rows, top), self.bits)
-        steps = float_bits.poison(float_bits.is_finite(top), steps)
+        steps = float_bits.once(float_bits.poison(float_bits.is_finite(top), steps), top)
         noise = uniform_levels.noise(rows.shape, seed) if self.unbiased else None
         return uniform_levels.codes(rows, steps, self.bits, noise), steps
 

@@ -57,8 +57,8 @@ class _Exponential(Compressor):
         top = reductions.row_max(float_bits.magnitude(rows))
         tiny = tf.bitcast(top, tf.float32) < float_bits.TINY
         scales = tf.where(tiny, 0.0, tf.minimum(self._scales(rows, top), _LARGEST))
-        scales = float_bits.poison(float_bits.is_finite(top), scales)
-        share = exponential_levels.uniform_share(rows.shape, seed) if self.unbiased else 0.5
+        scales = float_bits.once(float_bits.poison(float_bits.is_finite(top), scales), top)
+        share = exponential_levels.uniform_share(rows.shape, seed) if self.unbiased else exponential_levels.HALF
         return exponential_levels.codes(rows, scales, self.bits, share), scales
 
     def _scales(self, rows, top):

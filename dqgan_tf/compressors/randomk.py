@@ -8,7 +8,7 @@ import tensorflow as tf
 from dqgan_tf.compressors import float_bits, hash_random, reductions
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.identity import Identity
-from dqgan_tf.compressors.sparse import Sparse, place
+from dqgan_tf.compressors.sparse import Sparse
 
 _VALUES_STREAM = 0x2545F491
 """Added to the seed for the values, whose rounding must not depend on which were drawn."""
@@ -40,14 +40,14 @@ class RandomK(Sparse):
     def unbiased(self) -> bool:
         return self.fraction == 1.0 and self.values.unbiased
 
-    def encode_and_decode(self, vector, seed):
+    def encode_sparse(self, vector, seed):
         n = vector.shape[0]
         indices = draw(seed, n, self.k(n))
         # What is not finite may not have been drawn.
         finite = reductions.count(float_bits.is_finite(float_bits.magnitude(vector))) == n
         sent = float_bits.poison(finite, tf.gather(vector, indices))
         words, decoded = self._encode_values(sent, seed + [_VALUES_STREAM, 0])
-        return RandomKPayload(tf.identity(seed), words), place(decoded, indices, n)
+        return RandomKPayload(tf.identity(seed), words), decoded, indices
 
     def decode_sparse(self, payload, n):
         return self._decode_values(payload.values, self.k(n)), draw(payload.seed, n, self.k(n))

@@ -94,9 +94,18 @@ def _among(vector, marks, found, k, capacity):
 
 def _mark(flags):
     """Returns the bits of bool [n] in slots: int32 [slots / 32]."""
-    rows, width = buckets.shape(flags.shape[0], _ROW)
-    padded = tf.pad(tf.cast(flags, tf.int32), [[0, rows * width - flags.shape[0]]])
-    return tf.reshape(packing.pack(tf.reshape(padded, [rows, width]), 1), [-1])
+    n = flags.shape[0]
+    width = buckets.shape(n, _ROW)[1]
+    whole = n // width * width
+    # Only the last row is padded: XLA writes what is padded to memory.
+    words = [_pack_bits(flags[:whole], width)] if whole else []
+    if whole < n:
+        words.append(_pack_bits(tf.pad(flags[whole:], [[0, whole + width - n]]), width))
+    return tf.concat(words, axis=0)
+
+
+def _pack_bits(flags, width):
+    return tf.reshape(packing.pack(tf.reshape(tf.cast(flags, tf.int32), [-1, width]), 1), [-1])
 
 
 def _is_largest(keys, indices, k):

@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -39,7 +40,23 @@ class Sparse(Compressor):
         return min(n, max(1, math.ceil(self.fraction * n)))
 
     def encode(self, vector, seed):
-        return self.encode_and_decode(vector, seed)[0]
+        return self.encode_sparse(vector, seed)[0]
+
+    def encode_and_decode(self, vector, seed):
+        payload, values, indices = self.encode_sparse(vector, seed)
+        n = vector.shape[0]
+        return payload, place(values, indices, self.extent(n))[:n]
+
+    def encode_and_error(self, vector, seed):
+        payload, values, indices = self.encode_sparse(vector, seed)
+        n = vector.shape[0]
+        missing = self.extent(n) - n
+        padded = tf.pad(vector, [[0, missing]]) if missing else vector
+        return payload, tf.tensor_scatter_nd_sub(padded, indices[:, None], values)[:n]
+
+    @abc.abstractmethod
+    def encode_sparse(self, vector, seed) -> tuple[NamedTuple, tf.Tensor, tf.Tensor]:
+        """Returns the payload and what `decode_sparse` gives of it, without unpacking."""
 
     def decode(self, payload, n):
         return place(*self.decode_sparse(payload, n), self.extent(n))[:n]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from dqgan_tf.compressors import elias_fano, selection
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.identity import Identity
-from dqgan_tf.compressors.sparse import Sparse, place
+from dqgan_tf.compressors.sparse import Sparse
 
 
 class TopKPayload(NamedTuple):
@@ -36,13 +36,13 @@ class TopK(Sparse):
     def unbiased(self) -> bool:
         return self.fraction == 1.0 and self.values.unbiased
 
-    def encode_and_decode(self, vector, seed):
+    def encode_sparse(self, vector, seed):
         n = vector.shape[0]
         slots = selection.largest(vector, self.k(n))
         indices = selection.to_indices(slots, n)
         words, decoded = self._encode_values(tf.gather(vector, indices), seed)
         payload = TopKPayload(elias_fano.encode(slots, selection.num_slots(n)), words)
-        return payload, place(decoded, indices, n)
+        return payload, decoded, indices
 
     def decode_sparse(self, payload, n):
         slots = elias_fano.decode(payload.indices, self.k(n), selection.num_slots(n))

@@ -57,9 +57,9 @@ def _ratio(rows, steps, levels):
     if levels < 4:
         # The inverse of a step near FLT_MAX is subnormal and would flush to zero. The factor depends on the data
         # because XLA folds a constant one back into 1 / step.
-        shrink = tf.where(steps > 1.0, 0.0625, 1.0)
+        shrink = 1.0 / tf.where(steps > 1.0, 16.0, 1.0)
         rows, steps = rows * shrink[:, None], steps * shrink
-    return rows * tf.where(steps > 0.0, 1.0 / steps, 0.0)[:, None]
+    return rows * float_bits.inverse(steps)[:, None]
 
 
 def _largest_step(levels, dropped_bits):
