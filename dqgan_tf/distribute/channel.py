@@ -113,7 +113,7 @@ class Channel:
         """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n; as `sent_bytes`."""
         return -(-sum(reduction.dense_sent_bytes for reduction in self.reductions) // self._groups[0].shares)
 
-    def state(self) -> dict[str, ReplicaLocal | Joined]:
+    def state(self) -> dict[str, ReplicaLocal]:
         """Returns the per-replica state that determines future reductions, by name."""
         names = [segment.name for segment in self.segments]
         named = {f"residual/{name}": residual for name, residual in zip(names, self.residuals, strict=True)}

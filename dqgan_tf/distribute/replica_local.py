@@ -34,20 +34,16 @@ class ReplicaLocal:
         return self.variables[local_replica_index()]
 
 
-class Joined:
-    """Consecutive pieces of a vector, each a `ReplicaLocal`, behind the interface of a `ReplicaLocal` of the whole.
+class Joined(ReplicaLocal):
+    """Consecutive pieces of a vector, each a `ReplicaLocal`, as the `ReplicaLocal` of the whole.
 
     Args:
       pieces: in order, at least one.
     """
 
-    def __init__(self, pieces: Sequence[ReplicaLocal]):
+    def __init__(self, pieces: Sequence[ReplicaLocal]):  # no variable of its own
         self.name = pieces[0].name
         self.variables = [JoinedVariable(variables) for variables in zip(*[p.variables for p in pieces], strict=True)]
-
-    def local(self) -> "JoinedVariable":
-        """Returns the calling replica's variable. Replica context only."""
-        return self.variables[local_replica_index()]
 
 
 class JoinedVariable:
