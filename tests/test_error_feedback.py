@@ -193,7 +193,10 @@ PIECES += ["ternary:bucket=64", "terngrad:bucket=64", "natural:bits=8,bucket=64"
 PIECES += ["qsgd:bits=4,bucket=64", "fp16"]
 
 
-@pytest.mark.parametrize("spec", PIECES)
+QUICK = PIECES[1:4]
+
+
+@pytest.mark.parametrize("spec", QUICK + [pytest.param(p, marks=pytest.mark.slow) for p in PIECES if p not in QUICK])
 def test_pieces_are_the_whole(spec):
     """Cut after one block, after three and before the last with its rest: payload and residual bit for bit."""
     compressor = compressors.get(spec)

@@ -33,7 +33,7 @@ def dense_mean(compressor, parts, n=N):
     return total * np.float32(1.0 / len(parts))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("spec", BLOCKED)
 def test_in_blocks_and_as_a_whole(spec, workers):
     """Decodes of quantizers hold no -0 beside sign and natural, whose sums of zeros none of these seeds has."""
@@ -44,7 +44,7 @@ def test_in_blocks_and_as_a_whole(spec, workers):
     np.testing.assert_array_equal(bits(mean(compressor, parts, block=700) + 0.0), expected)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("spec", SPARSE)
 def test_sparse(spec, workers):
     compressor = compressors.get(spec)

@@ -45,6 +45,7 @@ class TestTopKHalf(CompressorContract):
     bucket = None
 
 
+@pytest.mark.slow
 class TestTopKLinear(CompressorContract):
     compressor = compressors.get("topk:fraction=0.1+linear:bits=8,bucket=512")
     bucket = None

@@ -38,7 +38,12 @@ def _check(spec, name, expected):
     assert measured == pytest.approx(expected, abs=relative * expected + half_digit)
 
 
-CASES = [(spec, name, figure) for spec, row in TABLE.items() for name, figure in zip(NAMES, row, strict=False)]
+SLOW = ["topk:fraction=0.01"]
+CASES = [
+    pytest.param(spec, name, figure, marks=[pytest.mark.slow] * (spec in SLOW))
+    for spec, row in TABLE.items()
+    for name, figure in zip(NAMES, row, strict=False)
+]
 
 
 @pytest.mark.parametrize("spec, name, expected", CASES)

@@ -29,13 +29,16 @@ def check(x, k):
     np.testing.assert_array_equal(np.sort(indices), np.sort(expected))
 
 
-@pytest.mark.parametrize("k", [1, 2, 1500, 75_000])
+@pytest.mark.parametrize("k", [1500, *[pytest.param(k, marks=pytest.mark.slow) for k in [1, 2, 75_000]]])
 @pytest.mark.parametrize("name", ["gaussian", "student_t3", "zeros_90"])
 def test_equals_a_stable_sort(name, k):
     check(oracle.distributions(N)[name], k)
 
 
-@pytest.mark.parametrize("n, k", [(1, 1), (33, 5), (1100, 11), (4096, 4096), (5000, 50)])
+@pytest.mark.parametrize(
+    "n, k",
+    [(1, 1), (33, 5), *[pytest.param(*p, marks=pytest.mark.slow) for p in [(1100, 11), (4096, 4096), (5000, 50)]]],
+)
 def test_short_vectors(n, k):
     check(oracle.distributions(n)["gaussian"], k)
 

@@ -9,7 +9,14 @@ from tests.contracts.compressor_contract import encode, round_trip
 from tests.oracles import compressors_numpy as oracle
 
 
-@pytest.mark.parametrize("fraction, n, k", [(0.01, 1, 1), (0.01, 150, 2), (0.1, 1100, 110), (1.0, 33, 33)])
+@pytest.mark.parametrize(
+    "fraction, n, k",
+    [
+        (0.01, 150, 2),
+        (0.1, 1100, 110),
+        *[pytest.param(*p, marks=pytest.mark.slow) for p in [(0.01, 1, 1), (1.0, 33, 33)]],
+    ],
+)
 def test_equals_the_oracle(fraction, n, k):
     x = oracle.distributions(n)["student_t3"]
     assert TopK(fraction).k(n) == k
@@ -40,7 +47,10 @@ def test_refuses(fraction):
         TopK(fraction)
 
 
-@pytest.mark.parametrize("values", ["linear:bits=8,bucket=512", "sign:bucket=512", "bf16"])
+@pytest.mark.parametrize(
+    "values",
+    ["linear:bits=8,bucket=512", *[pytest.param(p, marks=pytest.mark.slow) for p in ["sign:bucket=512", "bf16"]]],
+)
 def test_values_by_a_second_compressor(values):
     """What travels of the k values, in the order of their slots, is what the second compressor makes of them."""
     x = oracle.distributions(5000)["student_t3"]

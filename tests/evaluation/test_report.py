@@ -69,6 +69,7 @@ def test_figures_are_those_of_the_images():
     assert (figures["num_real"], figures["num_fake"], figures["kernel_subset_size"]) == (30, 24, 24)
 
 
+@pytest.mark.slow
 def test_kernel_subsets_are_no_larger_than_the_convention():
     figures = report.evaluate_images(NETWORK, [images(1100, 4)], [images(1200, 5)])
     assert figures["kernel_subset_size"] == 1000

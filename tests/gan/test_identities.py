@@ -112,13 +112,16 @@ def test_without_the_tag_a_reduction_is_exact_beside_an_open_channel(strategy):
     strategy.close_channel("lossy")
 
 
-SPECS = [
+ALL = [
     "sign:bucket=32",
     "linear:bits=2,bucket=32",
     "topk:fraction=0.1",
     "adaptive:bits=3,bucket=32",
     "powersgd:rank=1",
 ]
+
+
+SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec[:4] in ("topk", "line"))) for spec in ALL]
 
 
 @pytest.mark.parametrize("spec", SPECS)

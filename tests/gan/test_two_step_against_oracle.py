@@ -56,8 +56,12 @@ def exchanged(strategy, spec, sizes, given, error_feedback=True):
     strategy.close_channel("two")
 
 
+QUICK = ("sign:bucket=32", "linear:bits=2,bucket=32")
+SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for spec in QUANTIZERS]
+
+
 @pytest.mark.parametrize("error_feedback", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("spec", QUANTIZERS)
+@pytest.mark.parametrize("spec", SPECS)
 def test_follows_the_oracle(strategy, spec, error_feedback):
     sizes, given = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
     parts = oracle.players(("part_0", 96), ("part_1", 192))
@@ -77,7 +81,7 @@ def test_follows_the_oracle(strategy, spec, error_feedback):
         np.testing.assert_allclose(residual, state.residual, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("spec", QUANTIZERS)
+@pytest.mark.parametrize("spec", SPECS)
 def test_nothing_is_lost_when_shards_are_padded(strategy, spec):
     # sum_t q_t + mean_m e_T = sum_t mean_m x_t; 70 and 38 values in shards of 32: the last are padding, in part or all.
     given = vectors((70, 38))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import tensorflow as tf
+from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 from dqgan_tf.training import command, command_line, errors
@@ -72,15 +73,24 @@ def test_a_second_signal_interrupts_and_says_which():
     assert caught.value.args == (signal.SIGINT,)
 
 
+@pytest.fixture
+def own_flags(monkeypatch):
+    """A binary's flags alone: those of others that this process has imported would want values too."""
+    values = absl_flags.FlagValues()
+    absl_flags.DEFINE_integer("verbosity", 0, "", flag_values=values)
+    monkeypatch.setattr(absl_flags, "FLAGS", values)
+
+
+@pytest.mark.usefixtures("own_flags")
 def test_what_stands_behind_dashes_is_not_parsed():
-    with flagsaver.flagsaver():
-        rest = command_line.parse_before_dashes(["launch", "--verbosity=-1", "--", "--unknown", "--", "x"])
+    rest = command_line.parse_before_dashes(["launch", "--verbosity=-1", "--", "--unknown", "--", "x"])
     assert rest == ["launch", "--unknown", "--", "x"]
 
 
 @pytest.mark.parametrize("arguments", [["--unknown"], ["--verbosity=x"], ["stray"], ["stray", "--", "x"]])
+@pytest.mark.usefixtures("own_flags")
 def test_what_stands_before_them_is(arguments, capsys):
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as caught:
         command_line.parse_before_dashes(["launch", *arguments])
     assert caught.value.code == 2
     text = capsys.readouterr().err
