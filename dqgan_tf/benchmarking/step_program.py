@@ -9,8 +9,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf import compressors
 from dqgan_tf.benchmarking import serving
+from dqgan_tf.benchmarking.volume import channel_of
 from dqgan_tf.config import CompressionConfig, NetworkConfig, RunConfig, TrainConfig
 from dqgan_tf.data import DataSpec
 from dqgan_tf.distribute.message_board import MessageBoard
@@ -27,11 +27,13 @@ def config_of(name: str, batch_size: int, width: int | None) -> RunConfig:
     Everything else is the default of `RunConfig`, but determinism is off, and error feedback where the compressor is
     not contractive.
     """
-    spec, _, topology = _SPECS.get(name, name).partition("@")
-    contractive = spec == "none" or compressors.get(spec).contractive(_VALUES)
+    segment, topology, bucket_mb = channel_of(_SPECS.get(name, name), _VALUES)
+    compression = CompressionConfig(
+        compressor=segment.compressor.spec, error_feedback=segment.delta > 0, topology=topology, bucket_mb=bucket_mb
+    )
     return RunConfig(
         network=NetworkConfig(network="dcgan", width=width),
-        compression=CompressionConfig(compressor=spec, error_feedback=contractive, topology=topology or "auto"),
+        compression=compression,
         train=TrainConfig(batch_size=batch_size, steps_per_call=1, deterministic=False),
     )
 

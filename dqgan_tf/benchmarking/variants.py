@@ -16,6 +16,10 @@ DEFAULT = (
     "sign:bucket=512",
     "natural",
     "topk:fraction=0.01+linear:bits=8,bucket=512",
+    "adaptive:bits=3,bucket=512",
+    "powersgd:rank=2",
+    *(f"linear:bits={bits},bucket=512@auto@4" for bits in (8, 4)),
+    "sign:bucket=512@auto@4",
 )
 
 
