@@ -24,9 +24,9 @@ _RATE = flags.DEFINE_string("rate", "loopback", "Rate of every worker's link, su
 _VARIANTS = flags.DEFINE_multi_string(
     "variant",
     None,
-    "float32, float16, torch_float32, torch_float16, torch_uint8, torch_powersgd, or a compressor, with a topology and a "
-    "bucket_mb if you like: sign:bucket=512@two_step@4. Repeatable; default: dense, torch's and compressors of 1 to 8 "
-    "bits.",
+    "float32, float16, torch_float32, torch_float16, torch_uint8, torch_powersgd, or a compressor, with a topology and "
+    "a bucket_mb if you like: sign:bucket=512@two_step@4. Repeatable; default: dense, torch's and compressors of 1 to "
+    "8 bits.",
 )
 _WHOLE_STEP = flags.DEFINE_boolean("whole_step", False, "Measure training steps of DCGAN-64 instead of exchanges.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per worker and whole step.", lower_bound=1)
