@@ -207,6 +207,7 @@ class TestAveragedGenerator:
         np.testing.assert_allclose(model.generate(latent, use_ema=True), raw, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_stays_where_it_is(strategy, model):
     """300 steps in 30 calls, each looked at as the loop does: a leak of 55 kB a step would be 16 MiB."""
     if not pathlib.Path("/proc/self/statm").exists():
