@@ -17,9 +17,10 @@ LINEAR, STOCHASTIC, TOPK = (
     "linear:bits=2,bucket=64,rounding=stochastic",
     "topk:fraction=0.01",
 )
-CASES = [(LINEAR, "two_step", 5)] + [
+CASES = [
     pytest.param(*case, marks=pytest.mark.slow)
     for case in [
+        (LINEAR, "two_step", 5),
         (LINEAR, "all_gather", 7),
         (STOCHASTIC, "two_step", 5),
         (STOCHASTIC, "all_gather", 7),
