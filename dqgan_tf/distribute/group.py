@@ -79,29 +79,30 @@ class HostGroup(NamedTuple):
 
     def all_gather(self, words, options):
         """As `Group.all_gather`, over hosts."""
-        return self._by_shares(words[tf.newaxis], lambda share: self.across.all_gather(share[0], options), options)
+        rows = words[tf.newaxis]
+        return self._by_shares(rows, lambda share: self.across.all_gather(share[0], options), self.size, options)
 
     def all_to_all(self, rows, options):
         """As `Group.all_to_all`, over hosts."""
-        return self._by_shares(rows, lambda share: self.across.all_to_all(share, options), options)
+        return self._by_shares(rows, lambda share: self.across.all_to_all(share, options), self.size, options)
 
     def all_reduce(self, values, options):
         """As `Group.all_reduce`, over hosts; the share of a local replica is a slice of each vector."""
         sizes = [value.shape[0] for value in values]
         flat = tf.concat(list(values), 0)[tf.newaxis]
-        total = self._by_shares(flat, lambda share: self.across.all_reduce([share[0]], options)[0][tf.newaxis], options)
+        total = self._by_shares(flat, lambda share: self.across.all_reduce([share[0]], options)[0], 1, options)
         return tf.split(total[0], sizes)
 
-    def _by_shares(self, rows, exchange, options):
-        """Applies `exchange`, [k, W/R] -> [M, W/R], to this replica's columns and puts all columns together."""
+    def _by_shares(self, rows, exchange, count, options):
+        """Applies `exchange`, [k, W/R] -> [count, W/R], to this replica's columns and puts all columns together."""
         replicas, width = self.local.size, rows.shape[1]
         share = -(-width // replicas)
         padded = tf.pad(rows, [[0, 0], [0, share * replicas - width]])
         mine = padded[:, self.local.rank * share : (self.local.rank + 1) * share]
         received = exchange(mine)
         shares = self.local.all_gather(tf.reshape(received, [-1]), options)
-        columns = tf.reshape(shares, [replicas, received.shape[0], share])
-        return tf.reshape(tf.transpose(columns, [1, 0, 2]), [received.shape[0], -1])[:, :width]
+        columns = tf.reshape(shares, [replicas, count, share])
+        return tf.reshape(tf.transpose(columns, [1, 0, 2]), [count, replicas * share])[:, :width]
 
 
 _FIRST_GROUP_KEY = 1 << 20  # far from the keys that TensorFlow counts up from 1
