@@ -14,7 +14,7 @@ import tensorflow as tf
 from dqgan_tf.distribute import clock
 
 PHASES = ("encode", "exchange", "decode")
-"""Parts of a reduction; they overlap when there are several buckets."""
+"""Parts of a reduction. With several buckets they overlap, and each contains waiting for the others."""
 
 TIMES = (*PHASES, "reduction")
 """What a reduction measures: the time in each phase, and the whole from the first input to the last mean."""

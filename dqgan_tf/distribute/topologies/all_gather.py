@@ -72,7 +72,7 @@ def _decode(codings, encoder, group_size):
         for index, (coding, spec, state) in enumerate(zip(codings, specs, states, strict=True)):
             compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(row[index], spec) for row in rows]
-            means.append(mean_of_payloads(compressor, payloads, coding.size, block=encoder.block))
+            means.append(mean_of_payloads(compressor, payloads, coding.size))
             accepted += [acceptable(compressor, one, coding.size) for one in payloads]
         return means, tf.reduce_all(tf.stack(accepted))
 

@@ -117,7 +117,7 @@ def _average(codings, encoder, group_size):
         for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
             compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(row[index], spec) for row in rows]
-            mean = mean_of_payloads(compressor, payloads, shards.size, block=encoder.block)
+            mean = mean_of_payloads(compressor, payloads, shards.size)
             # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
             means.append(tf.where(shards.positions(rank) < coding.size, mean, 0.0))
         return means
