@@ -89,9 +89,12 @@ def _x(entry, beyond):
 
 
 def _looks(names):
-    """How each line is drawn: dense ones black, PyTorch's grey, compressors coloured in their order."""
+    """How each line is drawn: dense ones black, PyTorch's grey, compressors coloured in their order.
+
+    Variants of one compressor by a topology or bucket size of their own are dotted.
+    """
     colours = iter(_COLOURS * len(names))
-    looks = {}
+    looks, coloured = {}, {}
     for name in names:
         look = {"marker": "o", "linewidth": 1.2, "linestyle": "-"}
         if name in DENSE:
@@ -99,6 +102,9 @@ def _looks(names):
         elif name.startswith(PREFIX):
             look |= {"color": "grey", "linestyle": _DASHES[NAMES.index(name)]}
         else:
-            look["color"] = next(colours)
+            spec, _, how = name.partition("@")
+            if spec not in coloured:
+                coloured[spec] = next(colours)
+            look |= {"color": coloured[spec], "linestyle": ":" if how else "-"}
         looks[name] = look
     return looks
