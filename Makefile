@@ -18,8 +18,7 @@ train: .venv/.train-stamp ## Train FLAGFILE on WORKERS processes into MODEL_DIR;
 	$(BIN)/python -m trainers.launch --num_workers=$(WORKERS) -- --flagfile=$(FLAGFILE) --model_dir=$(MODEL_DIR)
 
 test: lint ## Lint, then all tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadscope --ignore=tests/distributed tests/gan tests
-	$(BIN)/python -m pytest -q -m "not slow" tests/distributed
+	$(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadscope tests/distributed tests/gan tests
 
 test-slow: .venv/.test-stamp ## The slow tests alone: whole jobs of several processes
 	$(BIN)/python -m pytest -q -m slow

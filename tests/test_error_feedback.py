@@ -34,7 +34,7 @@ def updates(steps, n=N, seed=0):
     return (rng.standard_normal((steps, n)) * np.exp(rng.standard_normal(n))).astype(np.float32)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [pytest.param(s, marks=[pytest.mark.slow] * s.startswith("topk")) for s in SPECS])
 def test_telescoping(spec):
     """sum_t decode(payload_t) + e_T = sum_t update_t; each of 20 float32 additions rounds by at most 2^-24 of |p|."""
     step, given = make_step(compressors.get(spec)), updates(20)

@@ -142,6 +142,7 @@ def test_a_channel_loses_nothing(strategy, spec):
     np.testing.assert_allclose(received[:, 0].sum(0) + kept, values.mean(1).sum(0), atol=1e-5)
 
 
+@pytest.mark.slow  # tests/gan/test_model.py skips a step too
 def test_a_step_with_a_nan_on_one_replica_changes_nothing_on_any(strategy):
     optimizer = OptimizerConfig(learning_rate_g=0.02, learning_rate_d=0.01, second_moment="averaged")
     model = tiny_gan.build(strategy, optimizer, CompressionConfig(compressor="sign:bucket=32"))
