@@ -10,8 +10,10 @@ DESCRIPTION = "Distributed GAN training with compressed updates and error feedba
 
 # `dqgan_tf/distribute` subclasses names of tensorflow.python.distribute that carry no promise of stability:
 # cross_device_ops.CollectiveAllReduce, collective_all_reduce_strategy.CollectiveAllReduceExtended,
-# cross_device_utils.CollectiveReplicaLauncher and collective_util.Options were read at TensorFlow 2.21.0,
-# `Model.stateless_call` and the training loop at Keras 3.15.1. A later minor release may move them, hence `~=`.
+# cross_device_utils.CollectiveReplicaLauncher and CollectiveKeys, and collective_util.Options were read at TensorFlow
+# 2.21.0; so were collective_ops.all_to_all_v2, ResourceVariable, eager.context's configuration store and barrier,
+# framework.config and the slice update of gen_xla_ops. `Model.stateless_call` and the training loop were read at Keras
+# 3.15.1. A later minor release may move them, hence `~=`.
 TENSORFLOW = "~=2.21.0"
 KERAS = "~=3.15.1"
 
