@@ -68,10 +68,10 @@ class Cluster:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-6000:]}" for path in chosen)
 
 
-def run(command, folder, num_workers=2, **options):
+def run(command, folder, num_workers=2, timeout=240, **options):
     """Runs a cluster to its end; fails unless every worker exits with 0. Returns the cluster."""
     cluster = Cluster(command, folder, num_workers, **options)
-    codes = cluster.wait()
+    codes = cluster.wait(timeout)
     assert codes == [0] * num_workers, cluster.output()
     return cluster
 

@@ -6,6 +6,7 @@ import pytest
 from dqgan_tf import compressors
 from tests.distributed import cluster, exchange_program
 
+pytestmark = pytest.mark.timeout(1200)  # four replicas compile every compressor on two cores
 COMPRESSORS = ["linear:bits=4,bucket=64", "sign:bucket=64", "topk:fraction=0.05"]
 ONE_STEP = [f"{spec}@all_gather" for spec in COMPRESSORS]
 BETWEEN_HOSTS = ["sign:bucket=64@hierarchical", "powersgd:rank=2@hierarchical"]
@@ -26,7 +27,7 @@ def exchanged(request, tmp_path_factory):
     num_workers, replicas_per_worker = request.param
     folder = tmp_path_factory.mktemp("exchange")
     program = ["-m", "tests.distributed.exchange_program", str(folder), str(replicas_per_worker), *SPECS]
-    cluster.run(program, folder, num_workers)
+    cluster.run(program, folder, num_workers, timeout=900)
     workers = [dict(np.load(folder / f"worker_{i}.npz")) for i in range(num_workers)]
     boards = [worker.pop("board").tolist() for worker in workers]
     assert boards == [[f"worker {i}" for i in range(num_workers)]] * num_workers
