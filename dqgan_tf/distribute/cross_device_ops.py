@@ -45,7 +45,8 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
     def open_channel(self, name: str, segments: Sequence[Segment], *, topology: str = "auto", **settings) -> Channel:
         """Creates the channel `name`. Eagerly, on every worker in the same order; see `Channel`.
 
-        With several replicas on each of several hosts, `auto` is `hierarchical`.
+        With several replicas on each of several hosts, `auto` is `hierarchical`, but for what is not compressed: that is
+        TensorFlow's own all-reduce, to the bit.
 
         Raises:
           ValueError: the name is taken, or see `Channel`.
@@ -53,7 +54,8 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
         if name in self._channels:
             raise ValueError(f"Channel {name!r} is open already.")
         hosts = self._num_workers > 1 and len(self._devices) > 1
-        if topology == "hierarchical" or (topology == "auto" and hosts):
+        compressed = not all(segment.is_exact for segment in segments)
+        if topology == "hierarchical" or (topology == "auto" and hosts and compressed):
             groups, streams = self._groups_of_hosts(), [self._worker_index] * len(self._devices)
         else:
             groups = [
