@@ -45,8 +45,8 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
     def open_channel(self, name: str, segments: Sequence[Segment], *, topology: str = "auto", **settings) -> Channel:
         """Creates the channel `name`. Eagerly, on every worker in the same order; see `Channel`.
 
-        With several replicas on each of several hosts, `auto` is `hierarchical`, but for what is not compressed: that is
-        TensorFlow's own all-reduce, to the bit.
+        With several replicas on each of several hosts, `auto` is `hierarchical`, but for what is not compressed: that
+        is TensorFlow's own all-reduce, to the bit.
 
         Raises:
           ValueError: the name is taken, or see `Channel`.
