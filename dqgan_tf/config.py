@@ -97,7 +97,8 @@ class CompressionConfig:
     allow_non_contractive: permit error feedback with a compressor that proves no contraction.
     topology: `auto`, `all_gather`, `two_step` or `hierarchical`: how packets travel.
     bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result.
-    communication: `auto`, `ring` or `nccl`: the collective implementation that TensorFlow uses.
+    communication: `auto`, `sockets`, `ring` or `nccl`: what carries packets between processes; see
+        `CompressedStrategy`. `ring` and `nccl` are TensorFlow's collectives.
     """
 
     compressor: str = "linear:bits=4,bucket=512"

@@ -47,8 +47,9 @@ define(
 define(
     CompressionConfig,
     "communication",
-    "Collective implementation: auto means ring, also on GPUs; ask for nccl there.",
-    choices=("auto", "ring", "nccl"),
+    "What carries packets between processes: sockets of our own, TensorFlow's ring over gRPC, or NCCL; auto means "
+    "sockets on CPUs and the ring on GPUs: ask for nccl there.",
+    choices=("auto", "sockets", "ring", "nccl"),
 )
 validate("compressor", compressors.get)
 validate("compressor_rules", rules.parse)

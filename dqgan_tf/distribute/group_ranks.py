@@ -7,6 +7,8 @@ on, rank 2 is task 10).
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+_JOBS = ("chief", "worker")
+
 
 class Ranks(NamedTuple):
     """Of one process's replicas, in replica order.
@@ -30,13 +32,28 @@ def ranks(cluster: Mapping[str, Sequence[str]], task: tuple[str, int] | None, lo
       local_devices: full names or suffixes such as `/device:CPU:0`, in replica order; the same count on every task.
     """
     suffixes = [device[device.index("/device:") :] for device in local_devices]
-    tasks = [(job, index) for job in ("chief", "worker") for index in range(len(cluster.get(job, ())))] or [None]
+    tasks = _tasks(cluster) or [None]
     everyone = sorted(_name(one, suffix) for one in tasks for suffix in suffixes)
     return Ranks(
         [everyone.index(_name(task, suffix)) for suffix in suffixes],
         [sorted(suffixes).index(suffix) for suffix in suffixes],
         [sorted(_name(one, suffix) for one in tasks).index(_name(task, suffix)) for suffix in suffixes],
     )
+
+
+def addresses(cluster: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the workers' addresses in the order of their indices: the chief, then the workers."""
+    return [address for job in _JOBS for address in cluster.get(job, ())]
+
+
+def workers_by_rank(cluster: Mapping[str, Sequence[str]]) -> list[int]:
+    """Returns the worker index of every rank among replicas of one local index."""
+    names = [_name(task, "") for task in _tasks(cluster)]
+    return [names.index(name) for name in sorted(names)]
+
+
+def _tasks(cluster):
+    return [(job, index) for job in _JOBS for index in range(len(cluster.get(job, ())))]
 
 
 def _name(task, suffix):

@@ -17,9 +17,11 @@ class MessageBoard:
     Args:
       worker_index: this worker's index.
       num_workers: workers in the cluster; with 1 nothing is sent.
+      name: of the board: the texts of one never meet those of another.
     """
 
-    def __init__(self, worker_index: int, num_workers: int):
+    def __init__(self, worker_index: int, num_workers: int, name: str = "run"):
+        self._name = name
         self._worker_index = worker_index
         self._num_workers = num_workers
         self._posts = 0
@@ -41,7 +43,7 @@ class MessageBoard:
         if self._num_workers == 1:
             return [text]
         service = context.context()
-        prefix = f"dqgan/{self._posts}/{topic}"
+        prefix = f"dqgan/{self._name}/{self._posts}/{topic}"
         self._posts += 1
         service.set_config_key_value(f"{prefix}/{self._worker_index}", text or " ")
         keys = [f"{prefix}/{index}" for index in range(self._num_workers)]

@@ -23,7 +23,7 @@ TIMES = (*PHASES, "reduction")
 class Request(NamedTuple):
     """A collective that a reduction waits for.
 
-    kind: `all_gather`, `all_to_all` or `all_reduce`, a method of `group.Group`.
+    kind: `all_gather`, `all_to_all` or `all_reduce`; see `group.Collectives`.
     value: its argument, a tensor or, for `all_reduce`, a list of tensors.
     """
 
@@ -34,8 +34,9 @@ class Request(NamedTuple):
 def run(reductions: Sequence[Generator], inputs: Sequence[tf.Tensor], group, options) -> tuple[list, tf.Tensor]:
     """Returns what every reduction returns, and the seconds spent, float64 [len(TIMES)].
 
-    The first collective of reduction i + 1 is launched before the second one of reduction i, so that the link is busy
-    while a two-step reduction averages. Encodings are chained: the first packet leaves before the last is encoded.
+    All first collectives are launched before the result of any is awaited, so that the link is busy while later
+    buckets are encoded and earlier ones averaged or decoded. Encodings are chained: the first packet leaves before the
+    last is encoded.
 
     Args:
       reductions: not started yet.
@@ -54,19 +55,18 @@ def run(reductions: Sequence[Generator], inputs: Sequence[tf.Tensor], group, opt
             return []
         sent = tf.nest.flatten(request.value)
         stopwatch.computed(index, sent, phase)
-        received = getattr(group, request.kind)(request.value, options)
-        stopwatch.received(index, tf.nest.flatten(received))
-        waiting.append((index, generator, received))
+        waiting.append((index, generator, group.begin(request.kind, request.value, options)))
         return sent
 
     encoded = []
     for index, generator in enumerate(reductions):
         with tf.control_dependencies(encoded):
             encoded = advance(index, generator, None, "encode")
-        if len(waiting) > 1:
-            advance(*waiting.popleft(), "decode")
     while waiting:
-        advance(*waiting.popleft(), "decode")
+        index, generator, finish = waiting.popleft()
+        received = finish()
+        stopwatch.received(index, tf.nest.flatten(received))
+        advance(index, generator, received, "decode")
     return [results[index] for index in range(len(reductions))], stopwatch.seconds()
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.sockets.connection import LostConnectionError
 from dqgan_tf.training import agreement, job, peer_errors, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.errors import PeerLostError, TrainingError, UsageError
@@ -41,6 +42,8 @@ def run(config: RunConfig) -> int:
         except (UsageError, TrainingError):
             board.part()
             raise
+        except LostConnectionError as error:  # while connecting
+            raise PeerLostError(f"The workers could not connect: {error}.") from None
         except tf.errors.OpError as error:
             if strategy.num_workers == 1 or not peer_errors.is_peer_lost(error):
                 raise

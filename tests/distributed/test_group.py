@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.distribute.group import Group, HostGroup
-from dqgan_tf.distribute.group_ranks import ranks
+from dqgan_tf.distribute.group import Collectives, Group, HostGroup
+from dqgan_tf.distribute.group_ranks import addresses, ranks, workers_by_rank
 
 TWO = [f"/job:worker/replica:0/task:0/device:CPU:{i}" for i in range(2)]
 
@@ -24,6 +24,20 @@ class TestRanks:
         cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
         assert ranks(cluster, ("worker", 0), TWO) == ([2, 3], [0, 1], [1, 1])
         assert ranks(cluster, ("chief", 0), TWO).all == [0, 1]
+
+
+class TestWorkersByRank:
+    def test_names_are_ordered_as_text(self):
+        cluster = {"worker": [f"host{i}:1" for i in range(12)]}
+        by_rank = workers_by_rank(cluster)
+        for index in range(12):
+            rank = ranks(cluster, ("worker", index), TWO[:1]).all[0]
+            assert by_rank[rank] == index
+
+    def test_the_chief_is_worker_0(self):
+        cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+        assert addresses(cluster) == ["a:1", "b:1", "c:1"]
+        assert workers_by_rank(cluster) == [0, 1, 2]
 
 
 class FakeHosts:
@@ -49,7 +63,7 @@ class FakeHosts:
         return method(HostGroup(local, across), self.values[host][replica])
 
 
-class _Recorded:
+class _Recorded(Collectives):
     def __init__(self, world, group, rank, size):
         self.world, self.group, self.rank, self.size, self.count = world, group, rank, size, 0
 
@@ -60,14 +74,17 @@ class _Recorded:
         known = getattr(self.world, "before", {}).get(key, {})
         return [known.get(rank, tf.zeros_like(value)) for rank in range(self.size)]
 
-    def all_gather(self, words, options):
-        return tf.stack(self._exchange(words))
+    def begin(self, kind, value, options):
+        if kind == "all_gather":
+            result = tf.stack(self._exchange(value))
+        elif kind == "all_to_all":
+            result = tf.stack([rows_of_other[self.rank] for rows_of_other in self._exchange(value)])
+        else:
+            result = [tf.add_n(self._exchange(one)) for one in value]
+        return lambda: result
 
-    def all_to_all(self, rows, options):
-        return tf.stack([rows_of_other[self.rank] for rows_of_other in self._exchange(rows)])
-
-    def all_reduce(self, values, options):
-        return [tf.add_n(self._exchange(value)) for value in values]
+    def gather_input(self, values, options):
+        raise AssertionError("hosts add up, the groups that they are made of do not")
 
 
 @pytest.fixture

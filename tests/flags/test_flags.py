@@ -105,7 +105,7 @@ def test_every_kind_of_value_arrives():
         ("--direction=lion", ("direction", "lion", "sgd|adam")),
         ("--learning_rate_schedule=step", ("learning_rate_schedule", "constant|linear|cosine")),
         ("--second_moment=none", ("second_moment", "local|averaged|guarded")),
-        ("--communication=mpi", ("communication", "auto|ring|nccl")),
+        ("--communication=mpi", ("communication", "auto|sockets|ring|nccl")),
         ("--half_step=maybe", ("half_step", "maybe")),
         ("--compresor=none", ("Unknown command line flag 'compresor'", "compressor")),
         ("--flagfile=no_such_file.flags", ("no_such_file.flags",)),

@@ -1,0 +1,138 @@
+"""The collectives over sockets, between threads that play the processes."""
+
+import concurrent.futures
+import contextlib
+import socket
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf.distribute.sockets.connection import Connection
+from dqgan_tf.distribute.sockets.endpoint import Endpoint
+from dqgan_tf.distribute.sockets.group import SocketGroup
+
+WORKERS = {2: [0, 1], 3: [2, 0, 1], 4: [0, 3, 1, 2]}  # of every rank
+
+
+@pytest.fixture(params=[2, 3, 4])
+def groups(request):
+    """One group per rank; rank and worker are not the same."""
+    with contextlib.ExitStack() as stack:
+        yield _connected(request.param, stack)
+
+
+@pytest.fixture
+def two_groups():
+    """For graphs: a rank that waits holds one of TensorFlow's threads, of which a process may have two."""
+    with contextlib.ExitStack() as stack:
+        yield _connected(2, stack)
+
+
+def _connected(count, stack):
+    connections = {}
+    for first in range(count):
+        for second in range(first):
+            ends = socket.socketpair()
+            connections[first, second] = Connection(ends[0], second, 10.0)
+            connections[second, first] = Connection(ends[1], first, 10.0)
+    endpoints = [Endpoint({p: c for (o, p), c in connections.items() if o == own}) for own in range(count)]
+    workers = WORKERS[count]
+    for one in endpoints:
+        stack.callback(one.close)
+    return [SocketGroup(endpoints[workers[rank]], workers, rank, stream=3) for rank in range(count)]
+
+
+def together(groups, act):
+    """Returns `act(group)` of every rank, all at once."""
+    with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
+        return list(pool.map(act, groups))
+
+
+def vectors(count, size, seed=0):
+    return np.random.RandomState(seed).standard_normal([count, size]).astype(np.float32)
+
+
+def test_all_gather_gives_rows_in_order_of_rank(groups):
+    given = vectors(len(groups), 1001)
+    given[:, 0] = np.array([0x7FC00001 + rank for rank in range(len(groups))], np.uint32).view(np.float32)
+    for rows in together(groups, lambda group: group.all_gather(tf.constant(given[group.rank]), None)):
+        assert np.stack(rows).tobytes() == given.tobytes()
+
+
+def test_all_to_all_transposes(groups):
+    count = len(groups)
+    given = vectors(count * count, 333).reshape(count, count, 333)  # [from, to, words]
+    results = together(groups, lambda group: group.all_to_all(tf.constant(given[group.rank]), None))
+    for rank, rows in enumerate(results):
+        np.testing.assert_array_equal(np.stack(rows), given[:, rank])
+
+
+@pytest.mark.parametrize("sizes", [(1,), (5, 700), (900_001, 3), (300_000, 300_000)])
+def test_all_reduce_adds_in_order_of_rank(groups, sizes):
+    given = [vectors(len(groups), size, seed) for seed, size in enumerate(sizes)]
+    expected = [one[0].copy() for one in given]
+    for total, one in zip(expected, given, strict=True):
+        for row in one[1:]:
+            total += row
+    results = together(groups, lambda g: g.all_reduce([tf.constant(one[g.rank]) for one in given], None))
+    for sums in results:
+        for total, wanted in zip(sums, expected, strict=True):
+            assert total.numpy().tobytes() == wanted.tobytes()
+
+
+def test_all_reduce_keeps_shapes(groups):
+    given = vectors(len(groups), 12).reshape(-1, 3, 4)
+    for (total,) in together(groups, lambda g: g.all_reduce([tf.constant(given[g.rank])], None)):
+        np.testing.assert_allclose(total, given.sum(0), rtol=1e-5)
+        assert total.shape == (3, 4)
+
+
+def test_in_graphs_all_begin_before_any_result_is_awaited(two_groups):
+    """Each rank begins two collectives and finishes them in the other order, in a loop."""
+    count, rounds = len(two_groups), 5
+    given = vectors(count, 50)
+
+    def act(group):
+        @tf.function(autograph=False)
+        def step(vector):
+            first = group.begin("all_gather", vector, None)
+            second = group.begin("all_reduce", [vector], None)
+            (total,) = second()
+            return total, tf.stack(first())
+
+        return [step(tf.constant(given[group.rank] + number)) for number in range(rounds)]
+
+    for results in together(two_groups, act):
+        for number, (total, rows) in enumerate(results):
+            np.testing.assert_allclose(total, (given + number).sum(0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(rows, given + number)
+
+
+def test_what_was_handed_over_is_not_overwritten(two_groups):
+    """A sender's tensor dies at once in the graph; its memory must live until the packet has left."""
+    count, size = len(two_groups), 400_000
+
+    def act(group):
+        @tf.function(autograph=False)
+        def step(number):
+            first = group.begin("all_gather", tf.fill([size], number), None)
+            waste = [tf.fill([size], -1.0 - number) for _ in range(4)]
+            with tf.control_dependencies(waste):
+                rows = first()
+            return tf.stack([tf.reduce_min(row) for row in rows]), tf.stack([tf.reduce_max(row) for row in rows])
+
+        return [step(tf.constant(float(10 * number + group.rank))) for number in range(6)]
+
+    for results in together(two_groups, act):
+        for number, (low, high) in enumerate(results):
+            expected = 10.0 * number + np.arange(count)
+            np.testing.assert_array_equal(low, expected)
+            np.testing.assert_array_equal(high, expected)
+
+
+def test_a_lost_worker_is_named_in_the_error_of_the_step(two_groups):
+    lost = two_groups[1]
+    lost._endpoint.close()
+    with pytest.raises(tf.errors.UnknownError, match="LostConnectionError: worker [0-9] is gone"):
+        tf.function(lambda: two_groups[0].all_gather(tf.zeros([3]), None), autograph=False)()
