@@ -46,8 +46,9 @@ class DQGAN(Fit):
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
     The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
-    update is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a replica gets
-    no sample, as in the last batch of a data set that is not dropped though it is smaller than the number of replicas.
+    update or moment is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a
+    replica gets no sample, as in the last batch of a data set that is not dropped though it is smaller than the number
+    of replicas.
 
         strategy = CompressedStrategy()
         with strategy.scope():

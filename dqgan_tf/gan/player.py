@@ -19,7 +19,7 @@ class Proposal(NamedTuple):
     """What a replica would change if the step is accepted.
 
     updates: eta u_t in units of parameters, one float32 [size] per segment: what is compressed.
-    direction: u_t, float32 [n].
+    direction: u_t, float32 [n]; NaN where a slot is not finite.
     slots: the direction's state after this gradient.
     gradient_energy: ||g_t||^2, float32 scalar.
     """
@@ -155,6 +155,9 @@ class Player:
 
     def _update_implementation(self, gradient, slots, count, learning_rate):
         direction = self._direction.direction(gradient, slots, count)
+        # A square that overflows leaves a finite update, m / sqrt(inf) = 0. NaN makes all replicas refuse the step.
+        for state in slots.values():
+            direction = tf.where(tf.math.is_finite(state), direction, float("nan"))
         sizes = [segment.size for segment in self.segments]
         return tf.split(learning_rate * direction, sizes), direction
 
