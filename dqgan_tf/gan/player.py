@@ -137,6 +137,24 @@ class Player:
             variables.local().assign(slots[name])
         return flat
 
+    def keep_statistics(self, values: Sequence[tf.Tensor], accepted: tf.Tensor) -> None:
+        """Takes what the network updates itself, as batch-norm statistics, if the step is accepted. Replica context.
+
+        Floating values become their exact mean over replicas, or they would diverge; others are equal.
+
+        Args:
+          values: this replica's, shaped like the network's non-trainable variables.
+          accepted: bool scalar, equal on all replicas.
+        """
+        variables, values = self.network.non_trainable_variables, list(values)
+        floating = [i for i, v in enumerate(variables) if "float" in v.dtype]
+        if floating:
+            means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in floating])
+            for index, mean in zip(floating, means, strict=True):
+                values[index] = mean
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(tf.where(accepted, value, variable.value))
+
     def _segment(self, group):
         shapes = tuple(self.layout.shapes[index] for index in group.members)
         name = f"{self.name}.{group.label}" if group.label else self.name
