@@ -31,7 +31,7 @@ class DQGAN(Fit):
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
     The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
-    update or moment is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a
+    update or state is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a
     replica gets no sample, as in the last batch of a data set that is not dropped though it is smaller than the number
     of replicas.
 
@@ -229,8 +229,10 @@ class DQGAN(Fit):
         count = tf.cast(step - self.skipped.value, tf.float32)
         exact_mean = (lambda value: context.all_reduce("mean", value)) if kind.average else None
         proposals = [
-            player.propose(gradients, eta, count, exact_mean)
-            for player, gradients, eta in zip(self._players, evaluation.gradients, rates, strict=True)
+            player.propose(gradients, statistics, eta, count, exact_mean)
+            for player, gradients, statistics, eta in zip(
+                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            )
         ]
         updates = [update for proposal in proposals for update in proposal.updates]
         computed = clock.now(updates)

@@ -1,4 +1,4 @@
-"""Moments that overflow in float32 while the update stays finite: all replicas skip the step."""
+"""State that overflows in float32 while the update stays finite: all replicas skip the step."""
 
 import keras
 import numpy as np
@@ -17,12 +17,15 @@ def strategy():
     return local_strategy(REPLICAS)
 
 
-def build(strategy, **optimizer):
-    """A linear discriminator, logit = x_1 + x_2, whose gradient at real samples of very negative logits is -mean(x)."""
+def build(strategy, *layers, **optimizer):
+    """A linear discriminator, logit = x_1 + x_2, whose gradient at real samples of very negative logits is -mean(x).
+
+    `layers` come before it.
+    """
     keras.utils.set_random_seed(8)
     with strategy.scope():
         generator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-        discriminator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
+        discriminator = keras.Sequential([keras.Input((2,)), *layers, keras.layers.Dense(1, kernel_initializer="ones")])
         model = DQGAN(generator, discriminator)
     model.compile(OptimizerConfig(direction="adam", **optimizer), CompressionConfig(compressor="sign:bucket=32"))
     return model
@@ -78,6 +81,7 @@ def test_a_second_moment_that_overflows_on_one_replica_makes_all_skip(strategy):
     assert all(np.any(after[key] != before[key]) for key in before if key[0].startswith(("v/", "generator/")))
 
 
+@pytest.mark.slow
 def test_an_average_that_overflows_makes_all_skip(strategy):
     """v = (1 - beta_2) g^2 is still finite where v / (1 - beta_2), which is averaged at the first step, is not."""
     gradient = 4e19
@@ -85,5 +89,15 @@ def test_an_average_that_overflows_makes_all_skip(strategy):
     model = build(strategy, second_moment="averaged", beta_2=0.9)
     before = state(model)
     model.train_steps(served(strategy, [-gradient]), 1)
+    assert counts(model.skipped) == [1] * REPLICAS
+    assert_same_bits(state(model), before)
+
+
+def test_a_variance_that_overflows_makes_all_skip(strategy):
+    """Batch normalisation divides by the infinite root: its outputs, the gradients and all updates are finite."""
+    model = build(strategy, keras.layers.BatchNormalization(), second_moment="local")
+    before = state(model)
+    spread = 2e20 * np.array([[1, -1], [-1, 1], [2, 0], [-2, 0]])
+    model.train_steps(served(strategy, [spread, None]), 1)
     assert counts(model.skipped) == [1] * REPLICAS
     assert_same_bits(state(model), before)
