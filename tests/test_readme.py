@@ -1,9 +1,12 @@
-"""System tests of README: the names, files, targets and flags that it tells a reader to use exist."""
+"""System tests of README: what it tells a reader to use exists, and its figures are those of results/."""
 
+import json
 import pathlib
 import re
 import subprocess
 import sys
+
+import pytest
 
 import dqgan_tf
 
@@ -54,3 +57,40 @@ def test_every_compressor_spec_of_the_table_works():
     assert len(specs) >= 12
     for spec in specs:
         dqgan_tf.compressors.get(spec)
+
+
+@pytest.mark.parametrize("name", ["linear:bits={},bucket=512,rounding=stochastic", "nuqsgd:bits={}", "qsgd:bits={}"])
+def test_bounds_begin_where_the_table_says(name):
+    """At the 6 million values of results/exchange."""
+    [row] = [line for line in README.splitlines() if line.startswith("|") and f"`{name.split(':')[0]}:" in line]
+    bits = int(re.search(r"from (\d) bits", row).group(1))
+    below, there = (dqgan_tf.compressors.get(name.format(one)).delta(6_342_272) for one in (bits - 1, bits))
+    assert below == 0 < there
+
+
+def recorded(folder, **wanted):
+    """The entries of a folder of results with these values."""
+    entries = map(json.loads, (ROOT / "results" / folder / "runs.jsonl").read_text().splitlines())
+    return [entry for entry in entries if all(entry[key] == value for key, value in wanted.items())]
+
+
+def test_the_first_sentence_rounds_what_was_recorded():
+    claimed = re.search(
+        r"(\d+) times fewer bytes on the wire at 4 bits, (\d+) times at 1, (\d+) times at top-1 %", README
+    )
+    [dense] = recorded("ring", variant="float32, no compression")
+    for times, variant in zip(claimed.groups(), ("4 bit (the default job)", "1 bit sign", "top 1 %"), strict=True):
+        [run] = recorded("ring", variant=variant)
+        assert int(times) == round(dense["sent_bytes_per_step"] / run["sent_bytes_per_step"])
+
+
+COLUMNS = ("float32", "float16", "linear:bits=8,bucket=512", "linear:bits=4,bucket=512", "sign:bucket=512")
+COLUMNS += ("topk:fraction=0.01+linear:bits=8,bucket=512",)
+
+
+@pytest.mark.parametrize(("row", "rate"), [("loopback", "loopback"), ("1 Gbit/s", "1gbit"), ("100 Mbit/s", "100mbit")])
+def test_the_table_of_speed_rounds_what_was_recorded(row, rate):
+    shown = re.search(rf"^\| {row} \|(.*)\|$", README, re.MULTILINE).group(1).split("|")
+    for cell, variant in zip(shown, COLUMNS, strict=True):
+        last = recorded("exchange", kind="exchange", rate=rate, variant=variant, workers=2)[-1]
+        assert abs(float(cell) - last["milliseconds_median"]) <= 0.5, variant

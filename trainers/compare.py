@@ -7,7 +7,8 @@ Runs that results/ring/runs.jsonl holds already are not run again: remove the fi
 
 from absl import app, flags
 
-from dqgan_tf.training import command_line, comparison
+from dqgan_tf.benchmarking import comparison
+from dqgan_tf.training import command_line
 
 _RESULTS = flags.DEFINE_string(
     "results", None, "Folder with variants.json; runs.jsonl is written there.", required=True

@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dqgan_tf.benchmarking import links, torch_baselines, variants
+from dqgan_tf.benchmarking import comparison, links, torch_baselines, variants
 from dqgan_tf.benchmarking.crew import Crew
 from dqgan_tf.benchmarking.rates import LOOPBACK
 from dqgan_tf.distribute.pipeline import PHASES
-from dqgan_tf.training import comparison
 
 EXCHANGE, WHOLE_STEP = "exchange", "whole_step"
 # XLA compiles in the first step; PowerSGD of PyTorch begins with the third. A whole step may take seconds.

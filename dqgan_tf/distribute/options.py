@@ -23,11 +23,3 @@ class CompressionOptions(collective_util.Options):
         merged = super().merge(options)  # a deep copy of self: the tag of `options` would be lost
         merged.channel = getattr(options, "channel", None) or self.channel
         return merged
-
-    def exact(self) -> "CompressionOptions":
-        """Returns the same options without a channel."""
-        return CompressionOptions(
-            bytes_per_pack=self.bytes_per_pack,
-            timeout_seconds=self.timeout_seconds,
-            implementation=self.implementation,
-        )

@@ -70,6 +70,12 @@ class JoinedVariable:
             piece.assign(part)
 
 
+def first_local_value(variable) -> tf.Tensor:
+    """Returns the first local replica's value of a Keras variable, without any collective, in any context."""
+    value = variable.value
+    return tf.convert_to_tensor(value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value)
+
+
 def local_replica_index() -> int:
     """Returns the index of the calling replica among this worker's replicas. Replica context only.
 

@@ -24,13 +24,13 @@ class ModeCoverage(NamedTuple):
     counts: np.ndarray
 
 
-def mode_coverage(points, modes, radius: float, minimum_share: float = MINIMUM_SHARE) -> ModeCoverage:
+def mode_coverage(points, modes, radius: float) -> ModeCoverage:
     """Counts samples of high quality by mode.
 
     ```
     near(x)    = argmin_j |x - mode_j|
     counts_j   = #{x : near(x) = j, |x - mode_j| <= radius}
-    found_j    = counts_j >= minimum_share * n / k
+    found_j    = counts_j >= MINIMUM_SHARE * n / k
     touched_j  = counts_j >= 1
     ```
 
@@ -44,7 +44,6 @@ def mode_coverage(points, modes, radius: float, minimum_share: float = MINIMUM_S
       points: float [n, d], generated samples. A non-finite sample is never of high quality.
       modes: float [k, d], centres of the modes.
       radius: distance of high quality, in units of the data.
-      minimum_share: share of n / k that makes a mode found, above 0 and at most 1.
 
     Returns:
       `ModeCoverage`.
@@ -53,16 +52,16 @@ def mode_coverage(points, modes, radius: float, minimum_share: float = MINIMUM_S
       ValueError: shapes disagree, there is no sample, or a number is out of range.
     """
     points, modes = np.asarray(points, np.float64), np.asarray(modes, np.float64)
-    _check(points, modes, radius, minimum_share)
+    _check(points, modes, radius)
     distances = np.linalg.norm(points[:, None, :] - modes[None, :, :], axis=-1)
     nearest = np.argmin(distances, axis=1)
     good = np.min(distances, axis=1) <= radius
     counts = np.bincount(nearest[good], minlength=len(modes))
-    found = np.count_nonzero(counts >= minimum_share * len(points) / len(modes))
+    found = np.count_nonzero(counts >= MINIMUM_SHARE * len(points) / len(modes))
     return ModeCoverage(int(found), int(np.count_nonzero(counts)), len(modes), float(np.mean(good)), counts)
 
 
-def _check(points, modes, radius, minimum_share):
+def _check(points, modes, radius):
     if points.ndim != 2 or modes.ndim != 2 or points.shape[1] != modes.shape[1] or not (len(points) and len(modes)):
         raise ValueError(
             "`points` and `modes` must be [n, d] and [k, d] with n, k >= 1. "
@@ -70,5 +69,3 @@ def _check(points, modes, radius, minimum_share):
         )
     if not radius > 0:
         raise ValueError(f"`radius` must be positive. Received: radius={radius}")
-    if not 0 < minimum_share <= 1:
-        raise ValueError(f"`minimum_share` must be above 0 and at most 1. Received: minimum_share={minimum_share}")

@@ -1,7 +1,5 @@
 """Batches inside a replica's step, and loops over them."""
 
-from collections.abc import Iterable
-
 import tensorflow as tf
 
 
@@ -35,22 +33,3 @@ def fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:
 
     done, _, state = tf.while_loop(more, body, (tf.constant(0), iterator.get_next_as_optional(), state))
     return done, state
-
-
-def runs(step: int, num_steps: int, kind_at) -> Iterable[tuple[int, object]]:
-    """Cuts the steps after `step` into runs (length, kind), of equal `kind_at(t)`; it calls for a trace of its own.
-
-    Args:
-      step: steps done before.
-      num_steps: how many follow.
-      kind_at: t -> kind; a run of a kind with `alone` is one step.
-    """
-    length, kind = 0, None
-    for t in range(step + 1, step + num_steps + 1):
-        now = kind_at(t)
-        if length and (now != kind or now.alone):
-            yield length, kind
-            length = 0
-        length, kind = length + 1, now
-    if length:
-        yield length, kind

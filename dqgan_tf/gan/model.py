@@ -1,7 +1,5 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed, error-corrected updates."""
 
-from typing import NamedTuple
-
 import keras
 import tensorflow as tf
 
@@ -9,29 +7,16 @@ from dqgan_tf import compressors, optimizers
 from dqgan_tf.compressors import rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
 from dqgan_tf.distribute import clock
-from dqgan_tf.distribute.replica_local import ReplicaLocal, global_replica_id
+from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, global_replica_id
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.gan import batches, digest, losses, noise, step_metrics
+from dqgan_tf.gan import batches, digest, losses, noise, step_kinds, step_metrics
+from dqgan_tf.gan.averaged_generator import AveragedGenerator
 from dqgan_tf.gan.fit import Fit
 from dqgan_tf.gan.gradients import simultaneous_gradients
 from dqgan_tf.gan.player import Player
+from dqgan_tf.gan.step_kinds import StepKind
+from dqgan_tf.gan.update_channels import UpdateChannels
 from dqgan_tf.optimizers.schedule import learning_rate
-
-
-class StepKind(NamedTuple):
-    """What tells traces of the step apart.
-
-    average: the direction averages its second moment over all replicas.
-    exact: before compression starts.
-    """
-
-    average: bool
-    exact: bool
-
-    @property
-    def alone(self) -> bool:
-        """Whether such steps never share a call."""
-        return self.average
 
 
 class DQGAN(Fit):
@@ -46,8 +31,9 @@ class DQGAN(Fit):
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
     The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
-    update is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a replica gets
-    no sample, as in the last batch of a data set that is not dropped though it is smaller than the number of replicas.
+    update or state is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a
+    replica gets no sample, as in the last batch of a data set that is not dropped though it is smaller than the number
+    of replicas.
 
         strategy = CompressedStrategy()
         with strategy.scope():
@@ -82,17 +68,15 @@ class DQGAN(Fit):
         self.latent_dim = latent_dim or generator.input_shape[-1]
         self.loss_function = _loss(loss)
         self.seed = seed
-        self.ema_decay = ema_decay
         devices = self._strategy.local_devices
         self._players = (Player("generator", generator, devices), Player("discriminator", discriminator, devices))
-        self._ema = ReplicaLocal(devices, [self._players[0].layout.size], "generator_ema")
+        self._averaged = AveragedGenerator(self._players[0], devices, ema_decay)
         self._step_metrics = step_metrics.StepMetrics(devices)
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self.channel = self._exact_channel = None
+        self._channels = None
         self.built = True
-        self.reset_ema()
 
     def compile(
         self,
@@ -129,7 +113,10 @@ class DQGAN(Fit):
                 residual_in_half_step=compression.residual_in_half_step,
                 clip_value=clip_value,
             )
-        self._open_channels(compression)
+        if self._channels is not None:
+            self._channels.close()
+            self._channels = None  # should the new ones be refused
+        self._channels = UpdateChannels(self._strategy, self.name, self._players, compression, self.seed)
         self._run_steps = self._make_run_steps()
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
@@ -150,7 +137,7 @@ class DQGAN(Fit):
           The steps taken: fewer than `num_steps` when the data end.
         """
         step, taken = int(self.step.numpy()), 0
-        for count, kind in batches.runs(step, num_steps, self._kind):
+        for count, kind in step_kinds.runs(step, num_steps, self._kind):
             done = int(self._run_steps(iterator, tf.constant(count), kind))
             taken += done
             if done < count:
@@ -163,9 +150,14 @@ class DQGAN(Fit):
         return self._step_metrics.named(vector, self.channel_now) | self._learning_rates_now()
 
     @property
+    def channel(self):
+        """The compressed channel; None before `compile`."""
+        return None if self._channels is None else self._channels.compressed
+
+    @property
     def channel_now(self):
         """The channel that the step after this one uses: an exact one until compression starts."""
-        return self._exact_channel if self._kind(int(self.step.numpy()) + 1).exact else self.channel
+        return self._channels.of(exact=self._kind(int(self.step.numpy()) + 1).exact)
 
     def weight_digests(self):
         """Returns every replica's digest of the weights, int32 [M, 2], on every worker: equal rows, equal weights."""
@@ -173,11 +165,9 @@ class DQGAN(Fit):
 
     def generate(self, latent: tf.Tensor, use_ema: bool = True) -> tf.Tensor:
         """Returns G(latent), float32 [batch, *shape], by the averaged or the raw generator. Cross-replica context."""
-        network = self.generator
-        raw = [tf.convert_to_tensor(_local_value(v)) for v in network.trainable_variables]
-        weights = self._players[0].own_order.unflatten(self._ema.variables[0].read_value()) if use_ema else raw
-        state = [tf.convert_to_tensor(_local_value(v)) for v in network.non_trainable_variables]
-        return self._generate(weights, state, latent)
+        raw = [first_local_value(v) for v in self.generator.trainable_variables]
+        state = [first_local_value(v) for v in self.generator.non_trainable_variables]
+        return self._generate(self._averaged.weights() if use_ema else raw, state, latent)
 
     def call(self, inputs, training=False):
         """Returns the raw generator's output for latents [batch, latent_dim]."""
@@ -186,17 +176,15 @@ class DQGAN(Fit):
     @staticmethod
     def local_value(variable) -> tf.Tensor:
         """Returns the first local replica's value of a Keras variable, without any collective, in any context."""
-        return tf.convert_to_tensor(_local_value(variable))
+        return first_local_value(variable)
 
     def reset_ema(self) -> None:
         """Sets the averaged generator to the raw one."""
-        weights = [tf.convert_to_tensor(_local_value(v)) for v in self.generator.trainable_variables]
-        for variable in self._ema.variables:
-            variable.assign(self._players[0].own_order.flatten(weights))
+        self._averaged.reset()
 
     def shared_state(self) -> dict[str, object]:
         """Returns the variables that are equal on all replicas, by name: what the chief saves."""
-        named = {f"{name}": getattr(self, name) for name in ("step", "skipped", "skipped_in_row")}
+        named = {name: getattr(self, name) for name in ("step", "skipped", "skipped_in_row")}
         for player in self._players:
             for index, variable in enumerate(player.network.variables):
                 named[f"{player.name}/{index:03d}_{variable.name}"] = variable
@@ -204,7 +192,7 @@ class DQGAN(Fit):
 
     def replicated_state(self) -> dict[str, ReplicaLocal]:
         """Returns per-replica variables that hold equal values on all replicas: saved once, restored everywhere."""
-        return {"ema/generator": self._ema}
+        return {"ema/generator": self._averaged.variables}
 
     def replica_state(self) -> dict[str, ReplicaLocal]:
         """Returns the state that differs between replicas, by name: what every worker saves."""
@@ -228,55 +216,32 @@ class DQGAN(Fit):
 
         return run_steps
 
-    def _open_channels(self, compression):
-        for channel in (self.channel, self._exact_channel):
-            if channel is not None:
-                self._strategy.close_channel(channel.name)
-        self.channel = self._exact_channel = None  # should the new one be refused
-        segments = [segment for player in self._players for segment in player.segments]
-        self.channel = self._strategy.open_channel(
-            f"{self.name}/updates",
-            segments,
-            error_feedback=compression.error_feedback,
-            seed=self.seed,
-            topology=compression.topology,
-            bucket_mb=compression.bucket_mb,
-            allow_non_contractive=compression.allow_non_contractive,
-        )
-        if compression.start_step > 1:
-            exact = [segment._replace(compressor=compressors.get("none")) for segment in segments]
-            self._exact_channel = self._strategy.open_channel(
-                f"{self.name}/exact", exact, error_feedback=False, bucket_mb=compression.bucket_mb
-            )
-
-    def _by_player(self, per_segment):
-        """One item per segment of the channel -> one list per player."""
-        items = iter(per_segment)
-        return [[next(items) for _ in player.segments] for player in self._players]
-
     def _replica_step(self, data, kind):
-        channel = self._exact_channel if kind.exact else self.channel
+        channel = self._channels.of(kind.exact)
         context = tf.distribute.get_replica_context()
         real = batches.one_sample_at_least(batches.real(data))
         step = self.step.value + 1
         rates = self._rates(step)
         started = clock.now([real])
-        residuals = self._by_player([residual.local().read_value() for residual in self.channel.residuals])
+        residuals = self._channels.by_player([residual.local().read_value() for residual in self.channel.residuals])
         weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
         evaluation = self._evaluate(weights, real, step)
         count = tf.cast(step - self.skipped.value, tf.float32)
         exact_mean = (lambda value: context.all_reduce("mean", value)) if kind.average else None
         proposals = [
-            player.propose(gradients, eta, count, exact_mean)
-            for player, gradients, eta in zip(self._players, evaluation.gradients, rates, strict=True)
+            player.propose(gradients, statistics, eta, count, exact_mean)
+            for player, gradients, statistics, eta in zip(
+                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            )
         ]
         updates = [update for proposal in proposals for update in proposal.updates]
         computed = clock.now(updates)
-        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
+        means = self._channels.by_player(context.all_reduce("mean", updates, options=channel.options))
         accepted = channel.accepted.local().read_value()
         flats = [p.advance(x, q, accepted) for p, x, q in zip(self._players, proposals, means, strict=True)]
-        self._average_generator(flats[0], count, accepted)
-        self._keep_statistics(context, evaluation.non_trainable, accepted)
+        self._averaged.update(flats[0], count, accepted)
+        for player, values in zip(self._players, evaluation.non_trainable, strict=True):
+            player.keep_statistics(values, accepted)
         self._count(step, accepted)
         self._step_metrics.add(evaluation, proposals, channel, computed - started, accepted)
 
@@ -307,25 +272,6 @@ class DQGAN(Fit):
     def _learning_rates_now(self):
         rates = self._rates(tf.constant(int(self.step.numpy())))
         return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
-
-    def _average_generator(self, weights, count, accepted):
-        ema = self._ema.local()
-        decay = tf.minimum(self.ema_decay, (1.0 + count) / (10.0 + count))
-        old = ema.read_value()
-        ema.assign(tf.where(accepted, decay * old + (1.0 - decay) * weights, old))
-
-    def _keep_statistics(self, context, states, accepted):
-        """Batch-norm statistics become the exact mean over replicas, or they would diverge; others are equal."""
-        for player, values in zip(self._players, states, strict=True):
-            variables = player.network.non_trainable_variables
-            floating = [i for i, v in enumerate(variables) if "float" in v.dtype]
-            values = list(values)
-            if floating:
-                means = context.all_reduce("mean", [values[i] for i in floating])
-                for index, mean in zip(floating, means, strict=True):
-                    values[index] = mean
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(tf.where(accepted, value, variable.value))
 
     def _count(self, step, accepted):
         missed = tf.cast(tf.logical_not(accepted), tf.int64)
@@ -366,9 +312,3 @@ def _loss(loss) -> losses.Loss:
 
 def _counter(name):
     return keras.Variable(0, dtype="int64", trainable=False, name=name)
-
-
-def _local_value(variable):
-    """The first local replica's value of a Keras variable, in any context."""
-    value = variable.value
-    return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value

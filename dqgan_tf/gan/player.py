@@ -11,6 +11,7 @@ from dqgan_tf.compressors import Compressor
 from dqgan_tf.compressors.rules import Rule, assign
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.topologies.base import LARGEST_SCALE
 from dqgan_tf.gan.flat import FlatLayout
 from dqgan_tf.optimizers.half_step import half_step_point
 
@@ -19,7 +20,7 @@ class Proposal(NamedTuple):
     """What a replica would change if the step is accepted.
 
     updates: eta u_t in units of parameters, one float32 [size] per segment: what is compressed.
-    direction: u_t, float32 [n].
+    direction: u_t, float32 [n]; NaN where a slot is not finite, and all of it where the network's statistics are not.
     slots: the direction's state after this gradient.
     gradient_energy: ||g_t||^2, float32 scalar.
     """
@@ -97,11 +98,12 @@ class Player:
         weights = [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
         return self._evaluation_point(weights, self.previous.local().read_value(), residuals, learning_rate)
 
-    def propose(self, gradients, learning_rate: tf.Tensor, count: tf.Tensor, average) -> Proposal:
+    def propose(self, gradients, statistics, learning_rate: tf.Tensor, count: tf.Tensor, average) -> Proposal:
         """Returns what this replica sends and remembers. Replica context.
 
         Args:
           gradients: g_t, a list of tensors shaped like the weights.
+          statistics: what `keep_statistics` takes afterwards, a list of tensors.
           learning_rate: eta_t, float32 scalar.
           count: t, accepted steps including this one, float32 scalar.
           average: None, or the exact mean over all replicas: float32 [n] -> float32 [n].
@@ -110,7 +112,8 @@ class Player:
         gradient, slots, energy = self._accumulate(gradients, old)
         if average is not None and self._direction.averaged_slot:
             slots = dict(slots, **{self._direction.averaged_slot: average(self._direction.corrected(slots, count))})
-        updates, direction = self._update(gradient, slots, count, learning_rate)
+        statistics = [value for value in statistics if value.dtype.is_floating]
+        updates, direction = self._update(gradient, slots, statistics, count, learning_rate)
         return Proposal(updates, direction, slots, energy)
 
     def advance(self, proposal: Proposal, means: list[tf.Tensor], accepted: tf.Tensor) -> tf.Tensor:
@@ -137,6 +140,24 @@ class Player:
             variables.local().assign(slots[name])
         return flat
 
+    def keep_statistics(self, values: Sequence[tf.Tensor], accepted: tf.Tensor) -> None:
+        """Takes what the network updates itself, as batch-norm statistics, if the step is accepted. Replica context.
+
+        Floating values become their exact mean over replicas, or they would diverge; others are equal.
+
+        Args:
+          values: this replica's, shaped like the network's non-trainable variables.
+          accepted: bool scalar, equal on all replicas.
+        """
+        variables, values = self.network.non_trainable_variables, list(values)
+        floating = [i for i, v in enumerate(variables) if "float" in v.dtype]
+        if floating:
+            means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in floating])
+            for index, mean in zip(floating, means, strict=True):
+                values[index] = mean
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(tf.where(accepted, value, variable.value))
+
     def _segment(self, group):
         shapes = tuple(self.layout.shapes[index] for index in group.members)
         name = f"{self.name}.{group.label}" if group.label else self.name
@@ -153,8 +174,15 @@ class Player:
         gradient = self.layout.flatten(gradients)
         return gradient, self._direction.accumulate(gradient, slots), tf.reduce_sum(gradient * gradient)
 
-    def _update_implementation(self, gradient, slots, count, learning_rate):
+    def _update_implementation(self, gradient, slots, statistics, count, learning_rate):
         direction = self._direction.direction(gradient, slots, count)
+        # State that overflows can leave the update finite: m / sqrt(inf) = 0, and a batch of infinite variance is
+        # normalised to 0. NaN makes all replicas refuse the step.
+        for state in slots.values():
+            direction = tf.where(tf.math.is_finite(state), direction, float("nan"))
+        for value in statistics:
+            summable = tf.reduce_all(tf.abs(value) < LARGEST_SCALE)  # over all replicas
+            direction = tf.where(summable, direction, float("nan"))
         sizes = [segment.size for segment in self.segments]
         return tf.split(learning_rate * direction, sizes), direction
 

@@ -7,7 +7,7 @@ import sys
 import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
-from dqgan_tf.telemetry import atomic, step_time
+from dqgan_tf.telemetry import atomic, break_even
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.tensorboard import writer_for
 from dqgan_tf.telemetry.throughput import Throughput, format_duration, peak_memory_mib
@@ -106,7 +106,7 @@ class Reporter:
 
     def _break_even(self, codec_seconds):
         channel = self._job.model.channel
-        rate = step_time.break_even_bandwidth(channel.dense_sent_bytes, channel.sent_bytes, codec_seconds)
+        rate = break_even.break_even_bandwidth(channel.dense_sent_bytes, channel.sent_bytes, codec_seconds)
         return min(1e-9 * rate, 1e6)  # a finite number for JSON where the codec costs nothing
 
 

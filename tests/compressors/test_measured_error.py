@@ -31,7 +31,7 @@ def _distributions():
     return oracle.distributions(1_000_000)
 
 
-def _check(spec, name, expected):
+def assert_error(spec, name, expected):
     measured = oracle.relative_error(_distributions()[name], round_trip(compressors.get(spec), _distributions()[name]))
     relative = 0.12 if name == "student_t3" else 0.02
     half_digit = 0.005 if expected >= 0.4 and round(expected, 2) == expected else 0.0005
@@ -48,10 +48,10 @@ CASES = [
 
 @pytest.mark.parametrize("spec, name, expected", CASES)
 def test_error(spec, name, expected):
-    _check(spec, name, expected)
+    assert_error(spec, name, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sign_error(name):
     """The table's sign has one mean for the whole vector: a bucket as long as that."""
-    _check("sign:bucket=1000000", name, SIGN_WHOLE_VECTOR[NAMES.index(name)])
+    assert_error("sign:bucket=1000000", name, SIGN_WHOLE_VECTOR[NAMES.index(name)])

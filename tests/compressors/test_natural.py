@@ -15,7 +15,7 @@ def uniform(n):
     return hash_random.uniform(tf.range(n), tf.constant(SEED)).numpy().astype(np.float64)
 
 
-def check(compressor, x, u, scale_of):
+def assert_equals_oracle(compressor, x, u, scale_of):
     expected, margins = oracle.exponential(x, u, compressor.bits, compressor.bucket, scale_of)
     # u has 24 bits of which 23 are added, and the ratio to a norm is rounded to 24: 2^-21 decides nothing clear.
     clear = margins > 2.0**-21
@@ -27,9 +27,9 @@ def check(compressor, x, u, scale_of):
 @pytest.mark.parametrize("name", ["gaussian", "student_t3", "zeros_90"])
 def test_equals_the_oracle(name, bits):
     x = oracle.distributions(1024)[name]
-    check(Natural(bits, 512, "nearest"), x, np.full(1024, 0.5), oracle.power_of_two_above)
-    check(Natural(bits, 512), x, uniform(1024), oracle.power_of_two_above)
-    check(NUQSGD(bits, 512), x, uniform(1024), oracle.norm)
+    assert_equals_oracle(Natural(bits, 512, "nearest"), x, np.full(1024, 0.5), oracle.power_of_two_above)
+    assert_equals_oracle(Natural(bits, 512), x, uniform(1024), oracle.power_of_two_above)
+    assert_equals_oracle(NUQSGD(bits, 512), x, uniform(1024), oracle.norm)
 
 
 def test_nearest_by_hand():

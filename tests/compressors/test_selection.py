@@ -22,7 +22,7 @@ def chooser(k, jit=True):
     return tf.function(choose, jit_compile=jit)
 
 
-def check(x, k):
+def assert_stable_sort(x, k):
     slots, indices = chooser(k)(x)
     assert (np.diff(slots) > 0).all()
     expected = np.argsort(-np.abs(x).astype(np.float64), kind="stable")[:k]
@@ -32,7 +32,7 @@ def check(x, k):
 @pytest.mark.parametrize("k", [1500, *[pytest.param(k, marks=pytest.mark.slow) for k in [1, 2, 75_000]]])
 @pytest.mark.parametrize("name", ["gaussian", "student_t3", "zeros_90"])
 def test_equals_a_stable_sort(name, k):
-    check(oracle.distributions(N)[name], k)
+    assert_stable_sort(oracle.distributions(N)[name], k)
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_equals_a_stable_sort(name, k):
     [(1, 1), (33, 5), *[pytest.param(*p, marks=pytest.mark.slow) for p in [(1100, 11), (4096, 4096), (5000, 50)]]],
 )
 def test_short_vectors(n, k):
-    check(oracle.distributions(n)["gaussian"], k)
+    assert_stable_sort(oracle.distributions(n)["gaussian"], k)
 
 
 def test_ties_go_to_the_first():
     """More equal values than candidates have room for, and among the candidates."""
-    check(np.ones(N, np.float32), 1500)
-    check(np.round(4 * oracle.distributions(N)["gaussian"]), 1500)
+    assert_stable_sort(np.ones(N, np.float32), 1500)
+    assert_stable_sort(np.round(4 * oracle.distributions(N)["gaussian"]), 1500)
 
 
 @pytest.mark.parametrize("sampled", [True, False])
@@ -56,7 +56,7 @@ def test_a_sample_that_misleads(sampled):
     taken = np.unique(selection._sample_positions(N))
     places = taken[:1000] if sampled else np.setdiff1d(np.arange(N), taken)[:5000]
     x[places] = 1 + np.arange(len(places)) / 5000
-    check(x, 1500)
+    assert_stable_sort(x, 1500)
 
 
 def test_slots_are_a_permutation():

@@ -63,7 +63,7 @@ def test_no_cluster(text):
     ],
 )
 def test_text_that_is_no_object(text, message):
-    check(message, {"TF_CONFIG": text})
+    assert_refused(message, {"TF_CONFIG": text})
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_text_that_is_no_object(text, message):
 )
 def test_cluster_and_task_that_do_not_fit(cluster, task, message):
     config = {"cluster": cluster} | ({} if task is None else {"task": task})
-    check(message, {"TF_CONFIG": json.dumps(config, ensure_ascii=False)})
+    assert_refused(message, {"TF_CONFIG": json.dumps(config, ensure_ascii=False)})
 
 
-def check(message, environment):
+def assert_refused(message, environment):
     with pytest.raises(ValueError, match=message) as caught:
         tf_config.read(environment)
     assert str(caught.value).startswith("TF_CONFIG is not usable: ")

@@ -59,17 +59,16 @@ def test_a_true_ring_of_gaussians_is_covered():
 
 
 @pytest.mark.parametrize(
-    "points, centres, radius, share, message",
+    "points, centres, radius, message",
     [
-        (np.zeros((0, 2)), TWO, 1.0, 0.25, r"points.shape=\(0, 2\)"),
-        (np.zeros((3, 3)), TWO, 1.0, 0.25, r"points.shape=\(3, 3\)"),
-        (np.zeros(3), TWO, 1.0, 0.25, r"points.shape=\(3,\)"),
-        (np.zeros((3, 2)), np.zeros((0, 2)), 1.0, 0.25, r"modes.shape=\(0, 2\)"),
-        (np.zeros((3, 2)), TWO, 0.0, 0.25, "radius=0.0"),
-        (np.zeros((3, 2)), TWO, float("nan"), 0.25, "radius=nan"),
-        (np.zeros((3, 2)), TWO, 1.0, 1.5, "minimum_share=1.5"),
+        (np.zeros((0, 2)), TWO, 1.0, r"points.shape=\(0, 2\)"),
+        (np.zeros((3, 3)), TWO, 1.0, r"points.shape=\(3, 3\)"),
+        (np.zeros(3), TWO, 1.0, r"points.shape=\(3,\)"),
+        (np.zeros((3, 2)), np.zeros((0, 2)), 1.0, r"modes.shape=\(0, 2\)"),
+        (np.zeros((3, 2)), TWO, 0.0, "radius=0.0"),
+        (np.zeros((3, 2)), TWO, float("nan"), "radius=nan"),
     ],
 )
-def test_errors_name_what_was_received(points, centres, radius, share, message):
+def test_errors_name_what_was_received(points, centres, radius, message):
     with pytest.raises(ValueError, match=message):
-        modes.mode_coverage(points, centres, radius, share)
+        modes.mode_coverage(points, centres, radius)

@@ -118,7 +118,7 @@ def decided_by_a_hair(state, settings):
     return np.max(np.abs(moved)) > 10 * scale
 
 
-def check(strategy, optimizer, compression, schedule=lambda t: 1.0, **compile_options):
+def assert_follows_oracle(strategy, optimizer, compression, schedule=lambda t: 1.0, **compile_options):
     """Follows both for `STEPS` steps of equal data and returns the oracle's last state."""
     optimizer, compression = OptimizerConfig(**optimizer), CompressionConfig(**compression)
     model = tiny_gan.build(strategy, optimizer, compression, **compile_options)
@@ -149,7 +149,7 @@ def check(strategy, optimizer, compression, schedule=lambda t: 1.0, **compile_op
     ],
 )
 def test_every_variable_follows_the_oracle(strategy, optimizer, compressor):
-    state = check(strategy, optimizer, {"compressor": compressor})
+    state = assert_follows_oracle(strategy, optimizer, {"compressor": compressor})
     assert np.any(state.residual) == (compressor != "none")
 
 
@@ -157,7 +157,7 @@ def test_every_variable_follows_the_oracle(strategy, optimizer, compressor):
 def test_averaged_second_moments_follow_the_oracle(strategy, second_moment):
     # Period 5: averaged at 1, 2, 4, 5, 8, 10, 15, 16, 20.
     optimizer = ADAM | {"second_moment": second_moment, "second_moment_period": 5, "epsilon": 1e-8}
-    check(strategy, optimizer, {"compressor": SIGN})
+    assert_follows_oracle(strategy, optimizer, {"compressor": SIGN})
 
 
 @pytest.mark.slow
@@ -166,11 +166,11 @@ def test_averaged_second_moments_follow_the_oracle(strategy, second_moment):
     [({"half_step": False}, {}), ({}, {"residual_in_half_step": False}), ({}, {"error_feedback": False})],
 )
 def test_ablations_follow_the_oracle(strategy, optimizer, compression):
-    check(strategy, SGD | optimizer, {"compressor": SIGN} | compression)
+    assert_follows_oracle(strategy, SGD | optimizer, {"compressor": SIGN} | compression)
 
 
 @pytest.mark.slow
 def test_schedules_follow_the_oracle(strategy):
     optimizer = SGD | {"learning_rate_schedule": "linear", "warmup_steps": 5}
     schedule = lambda t: min(1, t / 5) * (1 - (t - 1) / STEPS)  # noqa: E731
-    check(strategy, optimizer, {"compressor": SIGN}, schedule, total_steps=STEPS)
+    assert_follows_oracle(strategy, optimizer, {"compressor": SIGN}, schedule, total_steps=STEPS)

@@ -65,5 +65,5 @@ def is_running(pid):
     return state != "Z"
 
 
-def none_running(pids):
+def assert_none_running(pids):
     wait_until(lambda: not any(map(is_running, pids)))

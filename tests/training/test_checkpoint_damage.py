@@ -97,7 +97,7 @@ class TestDamage:
         fill(two, 2)
         return tmp_path / "step_00000007"
 
-    def refused(self, two, folder, message):
+    def assert_refused(self, two, folder, message):
         before = bits(two)
         with pytest.raises(CheckpointError, match=message) as caught:
             checkpoints(folder.parent, two).restore()
@@ -110,13 +110,13 @@ class TestDamage:
     def test_truncated(self, two, saved, name):
         size = (saved / name).stat().st_size
         (saved / name).write_bytes((saved / name).read_bytes()[:-1])
-        text = self.refused(two, saved, f"{name} has {size - 1} bytes instead of {size}")
+        text = self.assert_refused(two, saved, f"{name} has {size - 1} bytes instead of {size}")
         assert "remove this folder" in text
 
     @pytest.mark.parametrize("name", FILES)
     def test_missing(self, two, saved, name):
         (saved / name).unlink()
-        self.refused(two, saved, f"{name} is missing; remove this folder")
+        self.assert_refused(two, saved, f"{name} is missing; remove this folder")
 
     @pytest.mark.parametrize("name", FILES)
     def test_one_bit_flipped(self, two, saved, name):
@@ -124,23 +124,23 @@ class TestDamage:
         content = bytearray((saved / name).read_bytes())
         content[len(content) // 2] ^= 1
         (saved / name).write_bytes(content)
-        self.refused(two, saved, f"{name.split('.')[0]} cannot be read")
+        self.assert_refused(two, saved, f"{name.split('.')[0]} cannot be read")
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "files": 3}'])
     def test_unreadable_commit(self, two, saved, text):
         (saved / "COMMIT").write_text(text)
-        self.refused(two, saved, "COMMIT cannot be read .*remove this folder")
+        self.assert_refused(two, saved, "COMMIT cannot be read .*remove this folder")
 
     @pytest.mark.parametrize("key", ["step", "num_workers", "num_replicas", "config"])
     def test_commit_without_a_key(self, two, saved, key):
         commit = json.loads((saved / "COMMIT").read_text())
         del commit[key]
         (saved / "COMMIT").write_text(json.dumps(commit))
-        self.refused(two, saved, f"COMMIT has no '{key}'; remove this folder")
+        self.assert_refused(two, saved, f"COMMIT has no '{key}'; remove this folder")
 
     def test_another_format(self, two, saved):
         (saved / "COMMIT").write_text('{"format": 99, "files": {}}')
-        self.refused(two, saved, "step_00000007 has checkpoint format 99; this version reads format 1")
+        self.assert_refused(two, saved, "step_00000007 has checkpoint format 99; this version reads format 1")
 
     def test_without_commit_a_folder_counts_for_nothing(self, two, saved):
         (saved / "COMMIT").unlink()
@@ -150,7 +150,7 @@ class TestDamage:
         checkpoints(saved.parent, two).save(8)
         newest = saved.parent / "step_00000008"
         (newest / "replicated.index").unlink()
-        self.refused(two, newest, "is missing")
+        self.assert_refused(two, newest, "is missing")
         for path in newest.iterdir():
             path.unlink()
         newest.rmdir()
@@ -167,4 +167,4 @@ class TestDamage:
             place.assign(tf.tensor_scatter_nd_update(place.read_value(), [[3]], [value]))
             checkpoints(tmp_path, two).save(7)
             fill(two, 2)
-            self.refused(two, tmp_path / "step_00000007", f"holds values in {name} that are not finite; remove")
+            self.assert_refused(two, tmp_path / "step_00000007", f"holds values in {name} that are not finite; remove")

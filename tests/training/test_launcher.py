@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 from dqgan_tf.training import launcher
-from tests.training.launched import SOON, none_running
+from tests.training.launched import SOON, assert_none_running
 
 
 class Ended:
@@ -34,7 +34,7 @@ def test_one_fails_and_the_others_are_stopped(launch, failing):
     assert time.monotonic() - start < SOON
     assert f"Worker {failing} exited with code 1" in run.err
     assert "  working\n  out of luck\n  really\n" in run.err
-    none_running([int(run.log(i).split("alive ")[1]) for i in range(3) if "alive" in run.log(i)])
+    assert_none_running([int(run.log(i).split("alive ")[1]) for i in range(3) if "alive" in run.log(i)])
 
 
 def test_the_code_is_the_workers_own(launch):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.training.launched import none_running, wait_until
+from tests.training.launched import assert_none_running, wait_until
 
 
 def test_a_worker_killed_by_a_signal(launch):
@@ -15,13 +15,13 @@ def test_a_worker_killed_by_a_signal(launch):
     os.kill(pids[1], signal.SIGKILL)
     assert run.end() == 128 + signal.SIGKILL
     assert "Worker 1 was killed by signal 9" in run.err
-    none_running(pids)
+    assert_none_running(pids)
 
 
 def test_a_worker_that_ignores_sigterm_is_killed(launch):
     run = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif index: time.sleep(2); sys.exit(1)\nalive()")
     assert run.end() == 1
-    none_running([int(run.log(0).split("alive ")[1])])
+    assert_none_running([int(run.log(0).split("alive ")[1])])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -37,7 +37,7 @@ alive()
     assert run.end() == 128 + number
     assert run.notes.read_text() == "saved\n" * 2
     assert run.err == ""
-    none_running(pids)
+    assert_none_running(pids)
 
 
 def test_control_c_reaches_a_worker_once(launch):
@@ -65,7 +65,7 @@ def test_a_second_signal_does_not_wait(launch):
     assert run.end() == 128 + signal.SIGINT
     assert time.monotonic() - start < 15  # less than the 20 s that a first one waits
     assert "Traceback" not in run.err
-    none_running(pids)
+    assert_none_running(pids)
 
 
 def test_more_signals_while_it_stops_its_workers(launch):
@@ -77,11 +77,11 @@ def test_more_signals_while_it_stops_its_workers(launch):
         time.sleep(0.3)
     assert run.end() == 128 + signal.SIGINT
     assert run.err == ""
-    none_running(pids)
+    assert_none_running(pids)
 
 
 def test_a_launcher_killed_leaves_nobody_behind(launch):
     run = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nalive()", workers=3)
     pids = run.pids(3)
     run.process.kill()
-    none_running(pids)
+    assert_none_running(pids)

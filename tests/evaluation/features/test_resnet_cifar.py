@@ -21,7 +21,7 @@ def weights(data_dir):
 
 
 @pytest.fixture(scope="module")
-def test_images(data_dir):
+def cifar_images(data_dir):
     """The first 1,000 images of the test set and their labels."""
     if not (data_dir / "tfds" / "cifar10").is_dir():
         pytest.skip(f"CIFAR-10 is not prepared in {data_dir / 'tfds'}; set DQGAN_DATA to a folder that holds it")
@@ -42,8 +42,8 @@ def train_moments(weights, name):
         pytest.param(RESNET56, "resnet56", 0.926, 0.194, marks=pytest.mark.slow),
     ],
 )
-def test_accuracy_and_distance_of_real_test_images(weights, test_images, name, depth, accuracy, floor):
-    images, labels = test_images
+def test_accuracy_and_distance_of_real_test_images(weights, cifar_images, name, depth, accuracy, floor):
+    images, labels = cifar_images
     network = resnet_cifar.load(str(weights / f"{name}.npz"))
     features = report.extract_features(network, np.split(images, 4))
     assert (network.name, network.is_inception, network.feature_size) == (depth, False, 64)
@@ -53,10 +53,10 @@ def test_accuracy_and_distance_of_real_test_images(weights, test_images, name, d
     assert distance == pytest.approx(floor, abs=0.0006)
 
 
-def test_real_images_score_as_known(weights, test_images):
+def test_real_images_score_as_known(weights, cifar_images):
     # 9.26 is known for this judge and these 1,000 images, taken as one split.
     network = resnet_cifar.load(str(weights / f"{RESNET20}.npz"))
-    score, _ = classifier_score.classifier_score(network(test_images[0]).logits, num_splits=1)
+    score, _ = classifier_score.classifier_score(network(cifar_images[0]).logits, num_splits=1)
     assert score == pytest.approx(9.26, abs=0.006)
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dqgan_tf.telemetry.step_time import break_even_bandwidth
+from dqgan_tf.telemetry.break_even import break_even_bandwidth
 
 
 def test_break_even_by_hand():
