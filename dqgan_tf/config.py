@@ -98,7 +98,7 @@ class CompressionConfig:
     topology: `auto`, `all_gather`, `two_step` or `hierarchical`: how packets travel.
     bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result.
     communication: `auto`, `sockets`, `ring` or `nccl`: what carries packets between processes; see
-        `CompressedStrategy`. `ring` and `nccl` are TensorFlow's collectives.
+        `distribute.groups`. `ring` and `nccl` are TensorFlow's collectives.
     """
 
     compressor: str = "linear:bits=4,bucket=512"

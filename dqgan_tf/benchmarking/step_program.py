@@ -25,11 +25,15 @@ def config_of(name: str, batch_size: int, width: int | None) -> RunConfig:
     """Returns the run behind a variant; its batch size counts the samples of one replica.
 
     Everything else is the default of `RunConfig`, but determinism is off, and error feedback where the compressor is
-    not contractive.
+    not contractive. The dense baselines travel by TensorFlow's own collectives.
     """
     segment, topology, bucket_mb = channel_of(_SPECS.get(name, name), _VALUES)
     compression = CompressionConfig(
-        compressor=segment.compressor.spec, error_feedback=segment.delta > 0, topology=topology, bucket_mb=bucket_mb
+        compressor=segment.compressor.spec,
+        error_feedback=segment.delta > 0,
+        topology=topology,
+        bucket_mb=bucket_mb,
+        communication="ring" if name in _SPECS else "auto",
     )
     return RunConfig(
         network=NetworkConfig(network="dcgan", width=width),

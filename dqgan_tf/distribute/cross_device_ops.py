@@ -1,6 +1,5 @@
 """Cross-device ops that compress the reductions that ask for it."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
@@ -9,23 +8,19 @@ from tensorflow.python.distribute import reduce_util
 
 from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.group import Group, HostGroup, host_groups
 from dqgan_tf.distribute.group_ranks import Ranks
+from dqgan_tf.distribute.groups import Groups
 from dqgan_tf.distribute.options import CompressionOptions
 from dqgan_tf.distribute.segment import Segment
-from dqgan_tf.distribute.sockets import endpoint
-from dqgan_tf.distribute.sockets.group import SocketGroup
 
 
 class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
     """`CollectiveAllReduce` in which a reduction whose options name a channel goes through that channel.
 
     Args: as `CollectiveAllReduce`, and
-      worker_index, num_workers: of this process in the cluster.
+      worker_index: of this process in the cluster.
       ranks: of the local replicas; see `group_ranks`.
       cluster: addresses by job; empty for a single process.
-      sockets: send through `sockets` between processes, where every replica that sends is alone in its group in its
-        process: one replica per process, or hosts (`hierarchical`).
     """
 
     def __init__(
@@ -36,41 +31,57 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
         collective_keys=None,
         *,
         worker_index: int = 0,
-        num_workers: int = 1,
         ranks: Ranks | None = None,
         cluster: Mapping[str, Sequence[str]] | None = None,
-        sockets: bool = False,
     ):
         super().__init__(devices, group_size, options, collective_keys)
-        self._keys = collective_keys
-        self._worker_index, self._num_workers, self._ranks = worker_index, num_workers, ranks or Ranks([0], [0], [0])
-        self._cluster, self._sockets = cluster or {}, sockets and num_workers > 1
+        self._worker_index, self._cluster = worker_index, cluster or {}
+        self._groups = Groups(
+            self._devices,
+            self._launchers,
+            collective_keys,
+            self._options,
+            self._cluster,
+            ranks or Ranks([0], [0], [0]),
+            worker_index,
+        )
         self._channels: dict[str, Channel] = {}
-        self._socket_groups: dict[int, SocketGroup] = {}
-        self._host_groups: list[HostGroup] = []
 
     def __deepcopy__(self, memo):
         # The base class would come back as a plain CollectiveAllReduce (TensorFlow 2.21.0) and drop the channels.
         return self
 
-    def open_channel(self, name: str, segments: Sequence[Segment], *, topology: str = "auto", **settings) -> Channel:
+    def open_channel(
+        self,
+        name: str,
+        segments: Sequence[Segment],
+        *,
+        topology: str = "auto",
+        transport: str = "auto",
+        **settings,
+    ) -> Channel:
         """Creates the channel `name`. Eagerly, on every worker in the same order; see `Channel`.
 
         With several replicas on each of several hosts, `auto` is `hierarchical`, but for what is not compressed: that
-        is TensorFlow's own all-reduce, to the bit.
+        is a sum over all replicas.
+
+        Args:
+          name, segments, topology, settings: see `Channel`.
+          transport: see `groups.TRANSPORTS`.
 
         Raises:
-          ValueError: the name is taken, or see `Channel`.
+          ValueError: the name is taken, or see `Channel` and `Groups.uses_sockets`.
         """
         if name in self._channels:
             raise ValueError(f"Channel {name!r} is open already.")
-        hosts = self._num_workers > 1 and len(self._devices) > 1
+        replicas = len(self._devices)
+        hosts = group_ranks.addresses(self._cluster)[1:] and replicas > 1
         compressed = not all(segment.is_exact for segment in segments)
         if topology == "hierarchical" or (topology == "auto" and hosts and compressed):
-            groups, streams = self._groups_of_hosts(), [self._worker_index] * len(self._devices)
+            groups, streams = self._groups.of_hosts(transport), [self._worker_index] * replicas
         else:
-            groups = self._flat_groups()
-            streams = [self._worker_index * len(self._devices) + replica for replica in range(len(self._devices))]
+            groups = self._groups.flat(transport)
+            streams = [self._worker_index * replicas + replica for replica in range(replicas)]
         self._channels[name] = Channel(
             name,
             segments,
@@ -107,35 +118,6 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
         with tf.device(self._devices[replica_id]):
             means = channel.mean(flat, replica_id, options)
         return tf.nest.pack_sequence_as(value, means)
-
-    def _flat_groups(self):
-        if self._sockets and len(self._devices) == 1:
-            return [self._socket_group(0)]
-        return [
-            Group(launcher, self._group_size, rank)
-            for launcher, rank in zip(self._launchers, self._ranks.all, strict=True)
-        ]
-
-    def _groups_of_hosts(self):
-        if not self._host_groups:
-            self._host_groups = host_groups(
-                self._devices, self._keys, self._options, self._ranks, self._worker_index, self._num_workers
-            )
-            if self._sockets:
-                self._host_groups = [
-                    dataclasses.replace(group, across=self._socket_group(replica))
-                    for replica, group in enumerate(self._host_groups)
-                ]
-        return self._host_groups
-
-    def _socket_group(self, replica):
-        """The group of this local index in all processes."""
-        if replica not in self._socket_groups:
-            addresses = tuple(group_ranks.addresses(self._cluster))
-            workers = group_ranks.workers_by_rank(self._cluster)
-            own = endpoint.of_process(addresses, self._worker_index)
-            self._socket_groups[replica] = SocketGroup(own, workers, workers.index(self._worker_index), replica)
-        return self._socket_groups[replica]
 
 
 def plain_options(options) -> CompressionOptions:

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
-from tensorflow.python.distribute import cross_device_utils
 
 from dqgan_tf.distribute import collectives
 
@@ -151,35 +150,3 @@ class HostGroup(Collectives):
 
 def _rows(result):
     return result if isinstance(result, list) else [result]
-
-
-_FIRST_GROUP_KEY = 1 << 20  # far from the keys that TensorFlow counts up from 1
-
-
-def host_groups(devices, collective_keys, options, ranks, worker_index: int, num_workers: int) -> list[HostGroup]:
-    """Returns the `HostGroup` of every local replica.
-
-    Args:
-      devices: of the local replicas.
-      collective_keys: the strategy's `CollectiveKeys`.
-      options: communication options of the strategy.
-      ranks: `group_ranks.Ranks` of the local replicas.
-      worker_index, num_workers: of this process among the hosts.
-    """
-    groups = []
-    for index, device in enumerate(devices):
-        local_key = _FIRST_GROUP_KEY + worker_index
-        across_key = _FIRST_GROUP_KEY + num_workers + index
-        local = _launcher(local_key, len(devices), collective_keys, device, options)
-        across = _launcher(across_key, num_workers, collective_keys, device, options)
-        groups.append(
-            HostGroup(Group(local, len(devices), ranks.host[index]), Group(across, num_workers, ranks.across[index]))
-        )
-    return groups
-
-
-def _launcher(key, size, collective_keys, device, options):
-    # CollectiveKeys numbers groups in the order of creation, which differs between hosts; these are known to all.
-    instances = collective_keys._instance_key_table.setdefault(key, {})
-    instances.setdefault(device, cross_device_utils.INSTANCE_KEY_START_NUMBER)
-    return cross_device_utils.CollectiveReplicaLauncher(key, size, collective_keys, device, options)

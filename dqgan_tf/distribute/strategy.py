@@ -1,18 +1,14 @@
 """A MultiWorkerMirroredStrategy whose tagged reductions are compressed."""
 
-import os
 from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy, distribute_lib
-from tensorflow.python.distribute.collective_util import CommunicationImplementation
 
 from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.cross_device_ops import CompressedAllReduce, plain_options
 from dqgan_tf.distribute.segment import Segment
-
-TRANSPORTS = ("auto", "sockets", "collectives")
 
 
 class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -32,26 +28,14 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
 
-      transport: of compressed reductions between processes: `sockets`, TCP connections of our own, on ports that the
-        system chooses, several times as fast as gRPC; `collectives`, TensorFlow's; `auto`: sockets on CPUs unless
-        `communication_options` name an implementation. A GPU keeps its packets on the device with `collectives`.
-
     Raises:
-      ValueError: fewer logical CPUs than replicas, an unknown transport, or fewer threads between operations than
-        replicas where `sockets` are asked for.
+      ValueError: fewer logical CPUs than replicas.
     """
 
-    def __init__(
-        self,
-        cluster_resolver=None,
-        communication_options=None,
-        replicas_per_worker: int = 1,
-        transport: str = "auto",
-    ):
-        if transport not in TRANSPORTS:
-            raise ValueError(f"`transport` must be one of {', '.join(TRANSPORTS)}. Received: transport={transport}")
-        options = plain_options(communication_options)
-        extended = _CompressedExtended(self, cluster_resolver, options, replicas_per_worker, transport)
+    def __init__(self, cluster_resolver=None, communication_options=None, replicas_per_worker: int = 1):
+        extended = _CompressedExtended(
+            self, cluster_resolver, plain_options(communication_options), replicas_per_worker
+        )
         distribute_lib.Strategy.__init__(self, extended)
 
     def open_channel(
@@ -64,8 +48,9 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         topology: str = "auto",
         bucket_mb: float = 0.0,
         allow_non_contractive: bool = False,
+        transport: str = "auto",
     ) -> Channel:
-        """Opens a compressed reduction; see `Channel` for the mathematics and the errors.
+        """Opens a compressed reduction; see `Channel` for the mathematics and the errors, `groups` for transports.
 
         Must be called eagerly, before the function that uses it is traced, on every worker in the same order.
         """
@@ -77,6 +62,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             topology=topology,
             bucket_mb=bucket_mb,
             allow_non_contractive=allow_non_contractive,
+            transport=transport,
         )
 
     def close_channel(self, name: str) -> None:
@@ -111,9 +97,8 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
 
 class _CompressedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
-    def __init__(self, container_strategy, cluster_resolver, communication_options, replicas_per_worker, transport):
+    def __init__(self, container_strategy, cluster_resolver, communication_options, replicas_per_worker):
         self._replicas_per_worker = replicas_per_worker
-        self._transport = transport
         super().__init__(container_strategy, cluster_resolver, communication_options)
 
     def _initialize_local_devices(self, cluster_resolver, worker_device):
@@ -147,29 +132,6 @@ class _CompressedExtended(collective_all_reduce_strategy.CollectiveAllReduceExte
             self._communication_options,
             self._collective_keys,
             worker_index=self._id_in_cluster,
-            num_workers=self._num_workers,
             ranks=group_ranks.ranks(cluster, task, plain._devices),
             cluster=cluster,
-            sockets=self._uses_sockets(plain._devices),
         )
-
-    def _uses_sockets(self, devices):
-        if self._transport == "collectives" or (self._transport == "auto" and not self._sockets_fit(devices)):
-            return False
-        threads = _inter_op_threads()
-        if threads < len(devices):
-            raise ValueError(
-                f"{len(devices)} replicas that wait for packets need as many threads between operations, {threads} are "
-                "set: raise tf.config.threading.set_inter_op_parallelism_threads (or TF_NUM_INTEROP_THREADS)."
-            )
-        return True
-
-    def _sockets_fit(self, devices):
-        unnamed = self._communication_options.implementation == CommunicationImplementation.AUTO
-        return unnamed and all("GPU" not in device for device in devices) and _inter_op_threads() >= len(devices)
-
-
-def _inter_op_threads():
-    """TensorFlow's own rule (read at 2.21.0): what is configured, else the environment, else the processors."""
-    configured = tf.config.threading.get_inter_op_parallelism_threads()
-    return configured or int(os.environ.get("TF_NUM_INTEROP_THREADS") or 0) or len(os.sched_getaffinity(0))

@@ -30,6 +30,7 @@ class UpdateChannels:
     ):
         self._strategy, self._players = strategy, players
         segments = [segment for player in players for segment in player.segments]
+        transport = "collectives" if config.communication in ("ring", "nccl") else config.communication
         self.compressed: Channel = strategy.open_channel(
             f"{name}/updates",
             segments,
@@ -38,12 +39,13 @@ class UpdateChannels:
             topology=config.topology,
             bucket_mb=config.bucket_mb,
             allow_non_contractive=config.allow_non_contractive,
+            transport=transport,
         )
         self._exact = None
         if config.start_step > 1:
             exact = [segment._replace(compressor=compressors.get("none")) for segment in segments]
             self._exact = strategy.open_channel(
-                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.bucket_mb
+                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.bucket_mb, transport=transport
             )
 
     def of(self, exact: bool) -> Channel:

@@ -81,13 +81,12 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
     if place is not None and place.num_workers > 1:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
-    sockets = config.compression.communication == "sockets"
-    implementation = "AUTO" if sockets else config.compression.communication.upper()
+    named = config.compression.communication in ("ring", "nccl")
+    implementation = config.compression.communication.upper() if named else "AUTO"
     return CompressedStrategy(
         cluster_resolver=None if place else no_cluster(),
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
         replicas_per_worker=config.train.replicas_per_worker,
-        transport="sockets" if sockets else "auto",
     )
 
 

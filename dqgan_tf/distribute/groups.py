@@ -1,0 +1,128 @@
+"""Who exchanges packets with whom, and what carries them."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+from absl import logging
+from tensorflow.python.distribute import cross_device_utils
+from tensorflow.python.distribute.collective_util import CommunicationImplementation
+
+from dqgan_tf.distribute import group_ranks
+from dqgan_tf.distribute.group import Collectives, Group, HostGroup
+from dqgan_tf.distribute.sockets import endpoint
+from dqgan_tf.distribute.sockets.group import SocketGroup
+
+TRANSPORTS = ("auto", "sockets", "collectives")
+"""What carries packets between processes: `sockets`, TCP connections of our own on ports that the system chooses;
+`collectives`, TensorFlow's; `auto`: sockets on CPUs, unless the strategy's communication options name an
+implementation. Inside a process it is always TensorFlow's collectives."""
+
+_FIRST_GROUP_KEY = 1 << 20  # far from the keys that TensorFlow counts up from 1
+
+
+class Groups:
+    """The groups of one process's replicas.
+
+    Args:
+      devices: of the local replicas.
+      launchers: their `CollectiveReplicaLauncher`s, of the group of all replicas.
+      collective_keys: the strategy's `CollectiveKeys`.
+      options: communication options of the strategy.
+      cluster: addresses by job; empty for a single process.
+      ranks: of the local replicas; see `group_ranks`.
+      worker_index: of this process.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        launchers: Sequence,
+        collective_keys,
+        options,
+        cluster: Mapping[str, Sequence[str]],
+        ranks: group_ranks.Ranks,
+        worker_index: int,
+    ):
+        self._devices, self._launchers, self._keys, self._options = devices, launchers, collective_keys, options
+        self._addresses = tuple(group_ranks.addresses(cluster))
+        self._workers = group_ranks.workers_by_rank(cluster)
+        self._ranks, self._worker_index = ranks, worker_index
+        self._of_host: list[Group] = []
+        self._across_hosts: list[Group] = []
+        self._sockets: dict[int, SocketGroup] = {}
+
+    def flat(self, transport: str) -> list[Collectives]:
+        """Returns the group of all replicas, for every local one. Several in one process use TensorFlow's collectives.
+
+        Raises:
+          ValueError: see `uses_sockets`.
+        """
+        if self.uses_sockets(transport) and len(self._devices) == 1:
+            return [self._socket_group(0)]
+        size = len(self._devices) * max(1, len(self._addresses))
+        return [Group(launcher, size, rank) for launcher, rank in zip(self._launchers, self._ranks.all, strict=True)]
+
+    def of_hosts(self, transport: str) -> list[HostGroup]:
+        """Returns the `HostGroup` of every local replica.
+
+        Raises:
+          ValueError: see `uses_sockets`.
+        """
+        if not self._of_host:
+            self._launch_groups_of_hosts()
+        sockets = self.uses_sockets(transport)
+        across = [self._socket_group(i) for i in range(len(self._devices))] if sockets else self._across_hosts
+        return [HostGroup(local, other) for local, other in zip(self._of_host, across, strict=True)]
+
+    def uses_sockets(self, transport: str) -> bool:
+        """Returns whether packets between processes travel over sockets.
+
+        A replica that waits for packets holds one of the threads that run operations, so there must be one for each.
+
+        Raises:
+          ValueError: unknown transport, or too few threads for the sockets that are asked for.
+        """
+        if transport not in TRANSPORTS:
+            raise ValueError(f"`transport` must be one of {', '.join(TRANSPORTS)}. Received: transport={transport}")
+        if transport == "collectives" or len(self._addresses) < 2:
+            return False
+        enough = _inter_op_threads() >= len(self._devices)
+        if transport == "sockets" and not enough:
+            raise ValueError(
+                f"{len(self._devices)} replicas that wait for packets need as many threads between operations, "
+                f"{_inter_op_threads()} are there: set TF_NUM_INTEROP_THREADS={len(self._devices)}."
+            )
+        unnamed = self._options.implementation == CommunicationImplementation.AUTO
+        on_cpus = all("GPU" not in device for device in self._devices)
+        chosen = transport == "sockets" or (unnamed and on_cpus and enough)
+        logging.info("Transport %s: %s.", transport, "sockets" if chosen else "TensorFlow's collectives")
+        return chosen
+
+    def _socket_group(self, replica):
+        """The group of this local index in all processes."""
+        if replica not in self._sockets:
+            own = endpoint.of_process(self._addresses, self._worker_index)
+            rank = self._workers.index(self._worker_index)
+            self._sockets[replica] = SocketGroup(own, self._workers, rank, replica)
+        return self._sockets[replica]
+
+    def _launch_groups_of_hosts(self):
+        hosts, count = max(1, len(self._addresses)), len(self._devices)
+        for index, device in enumerate(self._devices):
+            local = self._launcher(_FIRST_GROUP_KEY + self._worker_index, count, device)
+            across = self._launcher(_FIRST_GROUP_KEY + hosts + index, hosts, device)
+            self._of_host.append(Group(local, count, self._ranks.host[index]))
+            self._across_hosts.append(Group(across, hosts, self._ranks.across[index]))
+
+    def _launcher(self, key, size, device):
+        # CollectiveKeys numbers groups in the order of creation, which differs between hosts; these are known to all.
+        instances = self._keys._instance_key_table.setdefault(key, {})
+        instances.setdefault(device, cross_device_utils.INSTANCE_KEY_START_NUMBER)
+        return cross_device_utils.CollectiveReplicaLauncher(key, size, self._keys, device, self._options)
+
+
+def _inter_op_threads():
+    """TensorFlow's own rule (read at 2.21.0): what is configured, else the environment, else the processors."""
+    configured = tf.config.threading.get_inter_op_parallelism_threads()
+    return configured or int(os.environ.get("TF_NUM_INTEROP_THREADS") or 0) or len(os.sched_getaffinity(0))
