@@ -38,8 +38,8 @@ def encode_with_feedback(
     """Compensates, encodes and remembers. Pure; may be called eagerly, in a graph or jit-compiled.
 
     Consecutive pieces of a longer vector, cut at multiples of `effective_block(compressor, block)` and the last at
-    least one such block long, have the whole vector's payload fields and residuals, piece after piece, bit for bit, if
-    each is given the `blocks.block_seed` of its first block.
+    least one such block long, each with the `blocks.block_seed` of its first block, have the whole vector's payload
+    fields and residuals, piece after piece, bit for bit.
 
     Args:
       compressor: how p is encoded.

@@ -203,11 +203,12 @@ def test_pieces_are_the_whole(spec):
     block = error_feedback.effective_block(compressor, 700)
     cuts, n = [0, block, 3 * block, 5 * block], 6 * block + 77
     update, residual = tf.unstack(tf.constant(updates(2, n)))
-    seed = tf.constant([3, 5])
 
     def encode(start, stop):
-        own = blocks.block_seed(seed, start // block)
-        return error_feedback.encode_with_feedback(compressor, update[start:stop], residual[start:stop], own, block=700)
+        seed = blocks.block_seed(tf.constant([3, 5]), start // block)
+        return error_feedback.encode_with_feedback(
+            compressor, update[start:stop], residual[start:stop], seed, block=700
+        )
 
     whole = tf.function(lambda: encode(0, n), jit_compile=True)()
     stops = [*cuts[1:], n]

@@ -54,7 +54,7 @@ def measure(specs, n: int, rounds: int) -> list[dict]:
 
 
 def codec(compressor, n: int):
-    """Returns compiled (update, residual, seed) -> `Encoded`, in blocks, and (payload, payload) -> mean."""
+    """Returns compiled (update, residual, seed) -> `Encoded` and (payload, payload) -> mean."""
 
     def encode(update, residual, seed):
         return error_feedback.encode_with_feedback(compressor, update, residual, seed, block=blocks.CPU_BLOCK)
