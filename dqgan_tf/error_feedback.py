@@ -34,12 +34,12 @@ def encode_with_feedback(
     seed: tf.Tensor,
     *,
     block: int | None = None,
-    start: int = 0,
 ) -> Encoded:
     """Compensates, encodes and remembers. Pure; may be called eagerly, in a graph or jit-compiled.
 
     Consecutive pieces of a longer vector, cut at multiples of `effective_block(compressor, block)` and the last at
-    least one such block long, have the whole vector's payload fields and residuals, piece after piece, bit for bit.
+    least one such block long, each with the `blocks.block_seed` of its first block, have the whole vector's payload
+    fields and residuals, piece after piece, bit for bit.
 
     Args:
       compressor: how p is encoded.
@@ -49,10 +49,6 @@ def encode_with_feedback(
       block: encode about this many values at a time (whole buckets), so that all passes over them hit the cache. Faster
         on a CPU (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at
         once.
-      start: the position of `update[0]` in the longer vector, of which this is a piece; 0 where there are no blocks.
-
-    Raises:
-      ValueError: `start` is no multiple of the effective block, or is not 0 where there is none.
     """
 
     def encode(update, residual, seed):
@@ -62,11 +58,11 @@ def encode_with_feedback(
     def energies(update, residual, error):
         return statistics(update + residual, residual, error)
 
-    return _in_blocks(encode, energies, (update, residual), seed, compressor, block, start)
+    return _in_blocks(encode, energies, (update, residual), seed, compressor, block)
 
 
 def encode_without_feedback(
-    compressor: Compressor, update: tf.Tensor, seed: tf.Tensor, *, block: int | None = None, start: int = 0
+    compressor: Compressor, update: tf.Tensor, seed: tf.Tensor, *, block: int | None = None
 ) -> Encoded:
     """Encodes the update alone: the residual is zero and what is dropped is lost, though measured.
 
@@ -80,23 +76,20 @@ def encode_without_feedback(
     def energies(update, error):
         return statistics(update, tf.zeros_like(update), error)
 
-    return _in_blocks(encode, energies, (update,), seed, compressor, block, start)
+    return _in_blocks(encode, energies, (update,), seed, compressor, block)
 
 
-def _in_blocks(encode, energies, vectors, seed, compressor, asked, start):
+def _in_blocks(encode, energies, vectors, seed, compressor, asked):
     """`encode` returns (payload, residual, vectors of which `energies` returns the statistics)."""
     n, block = vectors[0].shape[0], effective_block(compressor, asked)
-    if start % block if block else start:
-        raise ValueError(f"`start` must be a multiple of the block, {block or n}. Received: start={start}")
     if not block:
         payload, residual, measured = encode(*vectors, seed)
         return Encoded(payload, residual, _sum_in_blocks(energies, measured, n, asked))
-    first = start // block
 
     def write(index, size, payload, residual, statistics):
         position = index * block
         parts = [blocks.read(vector, position, size) for vector in vectors]
-        part, kept, measured = encode(*parts, blocks.block_seed(seed, first + index))
+        part, kept, measured = encode(*parts, blocks.block_seed(seed, index))
         sums = energies(*measured)
         row = position // compressor.block_multiple
         fields = [blocks.write(field, rows, row) for field, rows in zip(payload, part, strict=True)]

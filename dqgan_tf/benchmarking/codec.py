@@ -54,13 +54,13 @@ def measure(specs, n: int, rounds: int) -> list[dict]:
 
 
 def codec(compressor, n: int):
-    """Returns compiled (update, residual, seed) -> `Encoded` and (payload, payload) -> mean, both in blocks."""
+    """Returns compiled (update, residual, seed) -> `Encoded` and (payload, payload) -> mean."""
 
     def encode(update, residual, seed):
         return error_feedback.encode_with_feedback(compressor, update, residual, seed, block=blocks.CPU_BLOCK)
 
     def decode(*payloads):
-        return averaging.mean_of_payloads(compressor, payloads, n, block=blocks.CPU_BLOCK)
+        return averaging.mean_of_payloads(compressor, payloads, n)
 
     return _compiled(encode), _compiled(decode)
 
