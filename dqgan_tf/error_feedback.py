@@ -50,15 +50,7 @@ def encode_with_feedback(
         on a CPU (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at
         once.
     """
-
-    def encode(update, residual, seed):
-        payload, error = compressor.encode_and_error(update + residual, seed)
-        return payload, error, (update, residual, error)
-
-    def energies(update, residual, error):
-        return statistics(update + residual, residual, error)
-
-    return _in_blocks(encode, energies, (update, residual), seed, compressor, block)
+    return _encode(compressor, update, residual, seed, block)
 
 
 def encode_without_feedback(
@@ -68,50 +60,55 @@ def encode_without_feedback(
 
     Args as `encode_with_feedback`.
     """
-
-    def encode(update, seed):
-        payload, error = compressor.encode_and_error(update, seed)
-        return payload, tf.zeros_like(update), (update, error)
-
-    def energies(update, error):
-        return statistics(update, tf.zeros_like(update), error)
-
-    return _in_blocks(encode, energies, (update,), seed, compressor, block)
+    return _encode(compressor, update, None, seed, block)
 
 
-def _in_blocks(encode, energies, vectors, seed, compressor, asked):
-    """`encode` returns (payload, residual, vectors of which `energies` returns the statistics)."""
-    n, block = vectors[0].shape[0], effective_block(compressor, asked)
-    if not block:
-        payload, residual, measured = encode(*vectors, seed)
-        return Encoded(payload, residual, _sum_in_blocks(energies, measured, n, asked))
+def _encode(compressor, update, residual, seed, asked):
+    n, block = update.shape[0], effective_block(compressor, asked)
+    if block:
+        return _encode_in_blocks(compressor, update, residual, seed, block)
+    payload, error = compressor.encode_and_error(_compensated(update, residual), seed)
+    kept = tf.zeros([n]) if residual is None else error
+    return Encoded(payload, kept, _statistics_in_blocks(update, residual, error, asked))
 
-    def write(index, size, payload, residual, statistics):
+
+def _encode_in_blocks(compressor, update, residual, seed, block):
+    n, spec = update.shape[0], compressor.payload_spec(update.shape[0])
+
+    def write(index, size, payload, kept, total):
         position = index * block
-        parts = [blocks.read(vector, position, size) for vector in vectors]
-        part, kept, measured = encode(*parts, blocks.block_seed(seed, index))
-        sums = energies(*measured)
+        before = None if residual is None else blocks.read(residual, position, size)
+        compensated = _compensated(blocks.read(update, position, size), before)
+        part, error = compressor.encode_and_error(compensated, blocks.block_seed(seed, index))
         row = position // compressor.block_multiple
         fields = [blocks.write(field, rows, row) for field, rows in zip(payload, part, strict=True)]
-        if compressor.unbiased:
-            # A sum of squares is never negative, which XLA does not know: it computes a random error once, for both.
-            position += tf.cast(sums[2] < 0.0, tf.int32)
-        residual = blocks.write(residual, kept, position)
-        return type(payload)(*fields), residual, statistics + sums
+        if residual is not None:
+            kept = blocks.write(kept, error, position)
+            # XLA would compute the error twice rather than read it, were this known to be the same place. It does not
+            # know that a sum of squares is never negative.
+            error = blocks.read(kept, position + tf.cast(total[2] < 0.0, tf.int32), size)
+        return type(payload)(*fields), kept, total + _statistics(compensated, before, error)
 
-    spec = compressor.payload_spec(n)
     payload = tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), spec)
     return Encoded(*blocks.for_each_block(write, (payload, tf.zeros([n]), tf.zeros([3])), n, block))
 
 
-def _sum_in_blocks(energies, vectors, n, block):
+def _statistics_in_blocks(update, residual, error, block):
+    def add(index, size, total):
+        parts = [None if v is None else blocks.read(v, index * block, size) for v in (update, residual, error)]
+        return (total + _statistics(_compensated(*parts[:2]), *parts[1:]),)
+
     if not block:
-        return energies(*vectors)
+        return _statistics(_compensated(update, residual), residual, error)
+    return blocks.for_each_block(add, (tf.zeros([3]),), update.shape[0], block)[0]
 
-    def write(index, size, total):
-        return (total + energies(*(blocks.read(vector, index * block, size) for vector in vectors)),)
 
-    return blocks.for_each_block(write, (tf.zeros([3]),), n, block)[0]
+def _compensated(update, residual):
+    return update if residual is None else update + residual
+
+
+def _statistics(compensated, residual, error):
+    return statistics(compensated, tf.zeros([0]) if residual is None else residual, error)
 
 
 def statistics(compensated: tf.Tensor, residual: tf.Tensor, error: tf.Tensor) -> tf.Tensor:

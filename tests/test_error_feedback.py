@@ -176,7 +176,7 @@ def test_a_block_is_rounded_to_whole_buckets(block):
     whole, _ = make_step(compressors.get("sign:bucket=512"), block=None)(update, residual, tf.constant([0, 0]))
     blocked, _ = make_step(compressors.get("sign:bucket=512"), block=block)(update, residual, tf.constant([0, 0]))
     np.testing.assert_array_equal(blocked.payload.words, whole.payload.words)
-    np.testing.assert_array_equal(blocked.payload.means, whole.payload.means)
+    np.testing.assert_array_equal(blocked.payload.scales, whole.payload.scales)
 
 
 def test_default_block_suits_the_default_bucket():

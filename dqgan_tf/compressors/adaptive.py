@@ -1,13 +1,14 @@
 """Levels that follow the distribution of what is sent: 3 to 5 bits a value."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.compressors import adaptive_levels, buckets, float_bits, packing, reductions
-from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.compressors import adaptive_levels, buckets, float_bits, reductions
+from dqgan_tf.compressors.base import ROUNDING_SLACK
+from dqgan_tf.compressors.quantizer import BucketQuantizer
 
 BITS = (3, 4, 5)
 _SCALE_DROPPED_BITS = 24 - adaptive_levels.DROPPED_BITS
@@ -18,15 +19,8 @@ _SAMPLED = 65536
 """Values counted of a longer vector, in whole buckets spread over it: at least so many, less than twice as many."""
 
 
-class AdaptivePayload(NamedTuple):
-    """words: int32 [rows, width * bits / 32], sign and level of each value. scales: float32 [rows], top levels."""
-
-    words: tf.Tensor
-    scales: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True)
-class Adaptive(Compressor):
+class Adaptive(BucketQuantizer):
     """Spec `adaptive:bits=3,bucket=512`: a sign and the nearest of L = 2^(bits-1) fitted levels.
 
     Per bucket with S = max |x|, and a table 0 = l_0 < l_1 < ... < l_(L-1) = 1 that all buckets and replicas share:
@@ -55,7 +49,7 @@ class Adaptive(Compressor):
     def __post_init__(self):
         if type(self.bits) is not int or self.bits not in BITS:
             raise ValueError(f"`bits` must be 3, 4 or 5. Received: bits={self.bits}")
-        buckets.check_bucket(self.bucket)
+        super().__post_init__()
 
     @property
     def num_levels(self) -> int:
@@ -65,25 +59,6 @@ class Adaptive(Compressor):
     @property
     def unbiased(self) -> bool:
         return False
-
-    @property
-    def block_multiple(self) -> int:
-        return self.bucket
-
-    def encode(self, vector, seed):
-        return self._pack(*self._quantize(vector))
-
-    def decode(self, payload, n):
-        return self._dequantize(packing.unpack(payload.words, self.bits), payload.scales, n)
-
-    def encode_and_decode(self, vector, seed):
-        codes, scales = self._quantize(vector)
-        return self._pack(codes, scales), self._dequantize(codes, scales, vector.shape[0])
-
-    def payload_spec(self, n):
-        rows, width = buckets.shape(n, self.bucket)
-        words = packing.words_per_row(self.bits, width)
-        return AdaptivePayload(tf.TensorSpec([rows, words], tf.int32), tf.TensorSpec([rows], tf.float32))
 
     def delta(self, n):
         others = min(self.bucket, n) - 1
@@ -121,9 +96,7 @@ class Adaptive(Compressor):
         state = tf.constant(self.initial_state(1)) if self.state is None else self.state
         return tf.unstack(state[: self.num_levels])
 
-    def _quantize(self, vector):
-        """Returns int32 [rows, width] codes and float32 [rows] scales, 0 if tiny, NaN if not finite."""
-        rows = buckets.split(vector, self.bucket)
+    def _quantize_rows(self, rows, n, seed):
         bits = float_bits.magnitude(rows)
         top = reductions.row_max(bits)
         largest = tf.bitcast(top, tf.float32)
@@ -135,13 +108,10 @@ class Adaptive(Compressor):
         sign = tf.bitwise.right_shift(tf.bitcast(rows, tf.int32), 32 - self.bits)
         return tf.bitwise.bitwise_or(level, tf.bitwise.bitwise_and(sign, self.num_levels)), scales
 
-    def _pack(self, codes, scales):
-        return AdaptivePayload(packing.pack(codes, self.bits), scales)
-
-    def _dequantize(self, codes, scales, n):
+    def _dequantize_rows(self, codes, scales):
         numbers = tf.bitwise.bitwise_and(codes, self.num_levels - 1)
         values = 0.0
         for number, level in enumerate(self.levels()):
             values = tf.where(numbers == number, (level * scales)[:, None], values)
         sign = tf.bitwise.left_shift(tf.bitwise.right_shift(codes, self.bits - 1), 31)
-        return buckets.join(tf.bitcast(tf.bitwise.bitwise_or(tf.bitcast(values, tf.int32), sign), tf.float32), n)
+        return tf.bitcast(tf.bitwise.bitwise_or(tf.bitcast(values, tf.int32), sign), tf.float32)

@@ -58,15 +58,10 @@ class Compressor(Compression):
     def decode(self, payload: Any, n: int) -> tf.Tensor:
         """Returns the float32 [n] vector that a payload stands for: at most one multiplication per value."""
 
-    def encode_and_decode(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
-        """Returns (payload, decode(payload, n)), equal to the two calls bit for bit, without unpacking."""
-        payload = self.encode(vector, seed)
-        return payload, self.decode(payload, vector.shape[0])
-
     def encode_and_error(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
         """Returns (payload, vector - decode(payload, n)), equal to the two calls bit for bit."""
-        payload, decoded = self.encode_and_decode(vector, seed)
-        return payload, vector - decoded
+        payload = self.encode(vector, seed)
+        return payload, vector - self.decode(payload, vector.shape[0])
 
     @abc.abstractmethod
     def payload_spec(self, n: int) -> NamedTuple:

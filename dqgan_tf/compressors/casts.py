@@ -1,12 +1,14 @@
 """Sixteen-bit floating point: two values to a word, no scale."""
 
+import abc
 import dataclasses
 from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
 from dqgan_tf.compressors import buckets, float_bits, packing
-from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.compressors.base import ROUNDING_SLACK
+from dqgan_tf.compressors.quantizer import Quantizer
 
 _ROW = 512
 _HALF_MAX = 65504.0
@@ -19,7 +21,7 @@ class CastPayload(NamedTuple):
     words: tf.Tensor
 
 
-class _Cast(Compressor):
+class _Cast(Quantizer):
     """Rounds every value on its own, to nearest with ties to even; finite stays finite, inf and NaN stay so."""
 
     @property
@@ -30,27 +32,29 @@ class _Cast(Compressor):
     def block_multiple(self) -> int:
         return _ROW
 
-    def encode(self, vector, seed):
-        return self.encode_and_decode(vector, seed)[0]
-
-    def decode(self, payload, n):
-        return buckets.join(self._widen(packing.unpack(payload.words, 16)), n)
-
-    def encode_and_decode(self, vector, seed):
-        codes = self._narrow(buckets.split(vector, _ROW))
-        return CastPayload(packing.pack(codes, 16)), buckets.join(self._widen(codes), vector.shape[0])
-
     def payload_spec(self, n):
         rows, width = buckets.shape(n, _ROW)
         return CastPayload(tf.TensorSpec([rows, packing.words_per_row(16, width)], tf.int32))
 
+    def _quantize(self, vector, seed):
+        return (self._narrow(buckets.split(vector, _ROW)),)
+
+    def _pack(self, codes):
+        return CastPayload(packing.pack(codes, 16))
+
+    def _unpack(self, payload, n):
+        return (packing.unpack(payload.words, 16),)
+
+    def _dequantize(self, codes, n):
+        return buckets.join(self._widen(codes), n)
+
+    @abc.abstractmethod
     def _narrow(self, rows):
         """Returns int32 16-bit patterns of float32 values."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _widen(self, codes):
         """Returns the float32 values of int32 16-bit patterns."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,28 +2,22 @@
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import buckets, float_bits, packing, reductions, uniform_levels
-from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.compressors import float_bits, packing, reductions, uniform_levels
+from dqgan_tf.compressors.base import ROUNDING_SLACK
+from dqgan_tf.compressors.quantizer import BucketQuantizer
 
 ROUNDINGS = ("nearest", "stochastic")
 
 
-class LinearPayload(NamedTuple):
-    """words: int32 [rows, width * bits / 32], packed codes. steps: float32 [rows], one step per bucket."""
-
-    words: tf.Tensor
-    steps: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True)
-class Linear(Compressor):
+class Linear(BucketQuantizer):
     """Spec `linear:bits=4,bucket=512[,rounding=nearest|stochastic]`.
 
-    Per bucket of d values, with L = 2^(bits-1) - 1:
+    Per bucket of d values, with L = 2^(bits-1) - 1, and the step in the place of the payload's scale:
 
         step = max_i |x_i| / L,     code_i = round(x_i / step) in [-L, L],     decode: x_i ~ code_i * step.
 
@@ -51,7 +45,7 @@ class Linear(Compressor):
     def __post_init__(self):
         if type(self.bits) is not int or self.bits not in packing.SUPPORTED_BITS[1:]:
             raise ValueError(f"`bits` must be 2 to 8 or 16. Received: bits={self.bits}")
-        buckets.check_bucket(self.bucket)
+        super().__post_init__()
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"`rounding` must be one of {', '.join(ROUNDINGS)}. Received: rounding={self.rounding}")
 
@@ -63,34 +57,13 @@ class Linear(Compressor):
     def unbiased(self) -> bool:
         return self.rounding == "stochastic"
 
-    @property
-    def block_multiple(self) -> int:
-        return self.bucket
-
-    def encode(self, vector, seed):
-        return self._pack(*self._quantize(vector, seed))
-
-    def decode(self, payload, n):
-        return self._dequantize(packing.unpack(payload.words, self.bits), payload.steps, n)
-
-    def encode_and_decode(self, vector, seed):
-        codes, steps = self._quantize(vector, seed)
-        return self._pack(codes, steps), self._dequantize(codes, steps, vector.shape[0])
-
-    def payload_spec(self, n):
-        rows, width = buckets.shape(n, self.bucket)
-        words = packing.words_per_row(self.bits, width)
-        return LinearPayload(tf.TensorSpec([rows, words], tf.int32), tf.TensorSpec([rows], tf.float32))
-
     def delta(self, n):
         others = min(self.bucket, n) - 1
         square = (uniform_levels.top_level(self.bits) / (1.0 + 2.0 ** (self.bits - 24))) ** 2
         lost = _stochastic_loss(square, others) if self.unbiased else others / (4.0 * square + others)
         return max(0.0, 1.0 - lost - ROUNDING_SLACK)
 
-    def _quantize(self, vector, seed):
-        """Returns int32 [rows, width] codes in [0, 2 L] and float32 [rows] steps, NaN if not finite."""
-        rows = buckets.split(vector, self.bucket)
+    def _quantize_rows(self, rows, n, seed):
         top = reductions.row_max(float_bits.magnitude(rows))
         steps = uniform_levels.steps(self._scales(rows, top), self.bits)
         steps = float_bits.once(float_bits.poison(float_bits.is_finite(top), steps), top)
@@ -101,11 +74,8 @@ class Linear(Compressor):
         """Returns float32 [rows], the largest value that the levels reach."""
         return tf.bitcast(top, tf.float32)
 
-    def _pack(self, codes, steps):
-        return LinearPayload(packing.pack(codes, self.bits), steps)
-
-    def _dequantize(self, codes, steps, n):
-        return buckets.join(uniform_levels.values(codes, steps, self.bits), n)
+    def _dequantize_rows(self, codes, scales):
+        return uniform_levels.values(codes, scales, self.bits)
 
 
 def _stochastic_loss(square, others):

@@ -1,59 +1,32 @@
 """Powers of two: of a bucket's maximum (`natural`) or of its 2-norm (`nuqsgd`)."""
 
+import abc
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.compressors import buckets, exponential_levels, float_bits, packing, reductions
-from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.compressors import exponential_levels, float_bits, reductions
+from dqgan_tf.compressors.base import ROUNDING_SLACK
+from dqgan_tf.compressors.quantizer import BucketQuantizer
 
 ROUNDINGS = ("stochastic", "nearest")
 _LARGEST = np.finfo(np.float32).max
 
 
-class ExponentialPayload(NamedTuple):
-    """words: int32 [rows, width * bits / 32], sign and exponent of each value. scales: float32 [rows], top levels."""
-
-    words: tf.Tensor
-    scales: tf.Tensor
-
-
-class _Exponential(Compressor):
-    bits: int
-    bucket: int
+class _Exponential(BucketQuantizer):
+    """A code is a sign and an exponent, the scale the largest level."""
 
     def __post_init__(self):
         exponential_levels.check_bits(self.bits)
-        buckets.check_bucket(self.bucket)
+        super().__post_init__()
 
     @property
     def unbiased(self) -> bool:
         return True
 
-    @property
-    def block_multiple(self) -> int:
-        return self.bucket
-
-    def encode(self, vector, seed):
-        return self._pack(*self._quantize(vector, seed))
-
-    def decode(self, payload, n):
-        return self._dequantize(packing.unpack(payload.words, self.bits), payload.scales, n)
-
-    def encode_and_decode(self, vector, seed):
-        codes, scales = self._quantize(vector, seed)
-        return self._pack(codes, scales), self._dequantize(codes, scales, vector.shape[0])
-
-    def payload_spec(self, n):
-        rows, width = buckets.shape(n, self.bucket)
-        words = packing.words_per_row(self.bits, width)
-        return ExponentialPayload(tf.TensorSpec([rows, words], tf.int32), tf.TensorSpec([rows], tf.float32))
-
-    def _quantize(self, vector, seed):
-        """Returns int32 [rows, width] codes and float32 [rows] scales, 0 if tiny, NaN if not finite."""
-        rows = buckets.split(vector, self.bucket)
+    def _quantize_rows(self, rows, n, seed):
         top = reductions.row_max(float_bits.magnitude(rows))
         tiny = tf.bitcast(top, tf.float32) < float_bits.TINY
         scales = tf.where(tiny, 0.0, tf.minimum(self._scales(rows, top), _LARGEST))
@@ -61,15 +34,12 @@ class _Exponential(Compressor):
         share = exponential_levels.uniform_share(rows.shape, seed) if self.unbiased else exponential_levels.HALF
         return exponential_levels.codes(rows, scales, self.bits, share), scales
 
+    @abc.abstractmethod
     def _scales(self, rows, top):
-        """Returns float32 [rows], the largest level of each row."""
-        raise NotImplementedError
+        """Returns float32 [rows], the largest level of each row; `top`, int32 [rows], are the bits of its max |x|."""
 
-    def _pack(self, codes, scales):
-        return ExponentialPayload(packing.pack(codes, self.bits), scales)
-
-    def _dequantize(self, codes, scales, n):
-        return buckets.join(exponential_levels.values(codes, scales, self.bits), n)
+    def _dequantize_rows(self, codes, scales):
+        return exponential_levels.values(codes, scales, self.bits)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,11 +42,6 @@ class Sparse(Compressor):
     def encode(self, vector, seed):
         return self.encode_sparse(vector, seed)[0]
 
-    def encode_and_decode(self, vector, seed):
-        payload, values, indices = self.encode_sparse(vector, seed)
-        n = vector.shape[0]
-        return payload, place(values, indices, self.extent(n))[:n]
-
     def encode_and_error(self, vector, seed):
         payload, values, indices = self.encode_sparse(vector, seed)
         n = vector.shape[0]
@@ -79,8 +74,8 @@ class Sparse(Compressor):
 
     def _encode_values(self, values, seed):
         """Returns (float32 [words], float32 [k]): the values as they travel and as they arrive."""
-        payload, decoded = self.values.encode_and_decode(values, seed)
-        return wire.to_wire(payload), decoded
+        payload = self.values.encode(values, seed)
+        return wire.to_wire(payload), self.values.decode(payload, values.shape[0])
 
     def _decode_values(self, words, k):
         return self.values.decode(wire.from_wire(words, self.values.payload_spec(k)), k)

@@ -1,12 +1,14 @@
 """Three levels a value, five values to a byte: nearest (`ternary`) or stochastic (`terngrad`)."""
 
+import abc
 import dataclasses
 from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
 from dqgan_tf.compressors import base_three, buckets, float_bits, hash_random, reductions
-from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.compressors.base import ROUNDING_SLACK
+from dqgan_tf.compressors.quantizer import Quantizer
 
 _GROUP = 5
 """Buckets that share their words: 5 buckets of 32 m values are 8 m whole words, without waste."""
@@ -19,7 +21,7 @@ class TernaryPayload(NamedTuple):
     scales: tf.Tensor
 
 
-class _Ternary(Compressor):
+class _Ternary(Quantizer):
     bucket: int
 
     def __post_init__(self):
@@ -28,18 +30,6 @@ class _Ternary(Compressor):
     @property
     def block_multiple(self) -> int:
         return _GROUP * self.bucket
-
-    def encode(self, vector, seed):
-        return self._pack(*self._quantize(vector, seed))
-
-    def decode(self, payload, n):
-        groups, group, width = self._shape(n)
-        digits = base_three.unpack(payload.words, group * width)
-        return self._dequantize(tf.reshape(digits, [groups * group, width]), tf.reshape(payload.scales, [-1]), n)
-
-    def encode_and_decode(self, vector, seed):
-        digits, scales = self._quantize(vector, seed)
-        return self._pack(digits, scales), self._dequantize(digits, scales, vector.shape[0])
 
     def payload_spec(self, n):
         groups, group, width = self._shape(n)
@@ -63,14 +53,19 @@ class _Ternary(Compressor):
         threshold = self._share(rows.shape, seed) * scales[:, None]
         return 1 + tf.cast(rows > threshold, tf.int32) - tf.cast(rows < -threshold, tf.int32), scales
 
+    @abc.abstractmethod
     def _share(self, shape, seed):
         """Returns the share of the scale above which |x| becomes the scale."""
-        raise NotImplementedError
 
     def _pack(self, digits, scales):
         groups, group, width = self._shape(digits.shape[0] * digits.shape[1])
         words = base_three.pack(tf.reshape(digits, [groups, group * width]))
         return TernaryPayload(words, tf.reshape(scales, [groups, group]))
+
+    def _unpack(self, payload, n):
+        groups, group, width = self._shape(n)
+        digits = base_three.unpack(payload.words, group * width)
+        return tf.reshape(digits, [groups * group, width]), tf.reshape(payload.scales, [-1])
 
     def _dequantize(self, digits, scales, n):
         return buckets.join(tf.cast(digits - 1, tf.float32) * scales[:, None], n)

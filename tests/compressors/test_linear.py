@@ -82,9 +82,8 @@ def test_stochastic_never_leaves_the_levels():
 
 @pytest.mark.parametrize("bits", ALL_BITS)
 def test_code_times_step_is_exact(bits):
-    steps = (
-        encode(Linear(bits=bits), oracle.distributions(5000)["gaussian"], mode="eager").steps.numpy().astype(np.float64)
-    )
+    payload = encode(Linear(bits=bits), oracle.distributions(5000)["gaussian"], mode="eager")
+    steps = payload.scales.numpy().astype(np.float64)
     codes = np.arange(-(2 ** (bits - 1)) + 1, 2 ** (bits - 1))
     products = steps[:, None] * codes
     np.testing.assert_array_equal(products.astype(np.float32).astype(np.float64), products)

@@ -27,7 +27,7 @@ def test_unbiased():
     """Mean of 4,000 decodes; a code deviates by at most half a step rms, so 5 sigma is 2.5 step / sqrt(4000)."""
     x = np.tile(oracle.distributions(32)["gaussian"], 4000)
     compressor = QSGD(bits=4, bucket=32)
-    step = encode(compressor, x).steps.numpy().max()
+    step = encode(compressor, x).scales.numpy().max()
     mean = round_trip(compressor, x).astype(np.float64).reshape(4000, 32).mean(axis=0)
     np.testing.assert_allclose(mean, x[:32], atol=2.5 * step / np.sqrt(4000))
 

@@ -18,7 +18,7 @@ def test_equals_the_oracle(n, name):
 
 def test_partial_bucket_divides_by_its_real_count():
     x = np.full(512 + 3, 2.0, np.float32)
-    np.testing.assert_array_equal(encode(Sign(), x).means, [2.0, 2.0])
+    np.testing.assert_array_equal(encode(Sign(), x).scales, [2.0, 2.0])
 
 
 def test_bit_order_by_hand():

@@ -8,9 +8,8 @@ import tensorflow as tf
 from dqgan_tf.compressors import Compressor, blocks
 from dqgan_tf.error_feedback import Encoded, encode_with_feedback, encode_without_feedback
 
-_STREAM = (
-    0x27D4EB2F  # of random numbers: a part that is no run of blocks and begins at s draws from stream s times this
-)
+_STREAM = 0x27D4EB2F
+"""Of random numbers: a part that is no run of blocks and begins at value s draws from stream s times this."""
 
 
 @dataclasses.dataclass(frozen=True)
