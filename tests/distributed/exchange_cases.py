@@ -62,46 +62,49 @@ class Expected(NamedTuple):
 
 
 @functools.cache
-def expected(case, replicas, error_feedback=True):
-    """Returns the oracle's `Expected` on the first draw of updates on which it is certain."""
+def expected(case, replicas, error_feedback=True, per_host=1):
+    """Returns the oracle's `Expected` on the first draw of updates on which it is certain.
+
+    Args:
+      case: what is sent.
+      replicas: M, how many encode.
+      error_feedback: whether residuals are kept.
+      per_host: how many replicas add up exactly in each of the M.
+    """
     for data in range(200):
-        calls = _run(case, replicas, data, error_feedback)
+        calls = _run(case, replicas, data, error_feedback, per_host)
         if calls:
             return Expected(data, calls)
     raise AssertionError(f"no updates on which every decision of {case} with {replicas} replicas is certain")
 
 
-def _run(case, replicas, data, error_feedback):
-    segments = case.segments
+def _run(case, replicas, data, error_feedback, per_host):
     residuals = [np.zeros((replicas, size), np.float32) for size in SIZES]
-    states = [oracle.start(segment) for segment in segments]
-    calls = []
-    for call in range(CALLS):
-        if call == POISONED:
-            calls.append(None)
-            continue
+    states = [oracle.start(segment) for segment in case.segments]
+    calls = [None] * CALLS
+    for call in set(range(CALLS)) - {POISONED}:
+        seeds, common = [stream(replica, call) for replica in range(replicas)], common_stream(call)
+        hosts = [range(host * per_host, (host + 1) * per_host) for host in range(replicas)]
+        vectors = [[updates(data, replica, call) for replica in host] for host in hosts]
         outcomes = []
-        for index, segment in enumerate(segments):
-            given = np.stack([updates(data, replica, call)[index] for replica in range(replicas)])
-            seeds = [stream(replica, call) for replica in range(replicas)]
-            common = common_stream(call)
-            one = oracle.exchange(
-                segment, index, case.topology, given, residuals[index], states[index], seeds, common, error_feedback
-            )
-            if one.margin < CERTAIN:
-                return None
+        for index, segment in enumerate(case.segments):
+            x = np.stack([sum(own[index] for own in host) / np.float32(per_host) for host in vectors])
+            state = residuals[index], states[index]
+            one = oracle.exchange(segment, index, case.topology, x, *state, seeds, common, error_feedback)
             residuals[index], states[index] = one.residuals, one.state
             outcomes.append(one)
-        calls.append(outcomes)
+        if min(one.margin for one in outcomes) < CERTAIN:
+            return None
+        calls[call] = outcomes
     return calls
 
 
 def updates(data, replica, call):
-    """float32 vectors of `SIZES`: another scale for each replica, and a part that is the same in all calls."""
+    """float32 vectors of `SIZES`: a scale for each replica, a part common to all calls, heavier tails later."""
     own, steady = (np.random.default_rng([data, replica, number]) for number in (call, CALLS))
-    scale = 0.5 + 0.3 * replica
-    drawn = (scale * (own.standard_normal(sum(SIZES)) + steady.standard_normal(sum(SIZES)))).astype(np.float32)
-    return np.split(drawn, [SIZES[0]])
+    normal = (own.standard_normal(sum(SIZES)) + steady.standard_normal(sum(SIZES))) * 0.7
+    drawn = (0.5 + 0.3 * replica) * np.copysign(np.abs(normal) ** (1 + call / 4), normal)
+    return np.split(drawn.astype(np.float32), [SIZES[0]])
 
 
 def given(data, replica, replicas, call):
