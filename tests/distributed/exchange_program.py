@@ -1,6 +1,7 @@
 """Run by every worker of tests/distributed/test_exchange.py: compressed and exact reductions, written to a file.
 
-Arguments: output folder, replicas per worker, then compressor specs, each with `@` and a topology behind it.
+Arguments: output folder, replicas per worker, then for each channel `number=spec@topology`: the draw of the updates,
+the compressor, how it is sent.
 """
 
 import pathlib
@@ -9,8 +10,10 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from tests.distributed import exchange_cases
 
-def main(folder, replicas_per_worker, *specs):
+
+def main(folder, replicas_per_worker, *channels):
     replicas_per_worker = int(replicas_per_worker)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas_per_worker)
@@ -23,20 +26,22 @@ def main(folder, replicas_per_worker, *specs):
     assert isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     board = MessageBoard(strategy.worker_index, strategy.num_workers)
     results = {}
-    for spec in specs:
-        text, _, topology = spec.partition("@")
-        vectors = (("first", 1000, ((25, 40),)), ("second", 33, ((33,),)))
-        segments = [Segment(name, size, compressors.get(text), shapes) for name, size, shapes in vectors]
-        channel = strategy.open_channel(spec, segments, error_feedback=True, topology=topology)
-        results |= reductions(strategy, channel, spec)
+    for argument in channels:
+        data, _, name = argument.partition("=")
+        spec, _, topology = name.partition("@")
+        vectors = zip(("first", "second"), exchange_cases.SIZES, exchange_cases.MATRICES, strict=True)
+        segments = [Segment(part, size, compressors.get(spec), shapes) for part, size, shapes in vectors]
+        channel = strategy.open_channel(name, segments, topology=topology, allow_non_contractive=True)
+        results |= reductions(strategy, channel, name, int(data))
+        strategy.close_channel(name)
     results["board"] = board.exchange("hello", f"worker {strategy.worker_index}")
     np.savez(pathlib.Path(folder) / f"worker_{strategy.worker_index}.npz", **results)
     board.exchange("end", "")
 
 
-def reductions(strategy, channel, spec, rounds=3):
-    """Sends `inputs(replica, round)` through the channel and, beside it, through an exact reduction."""
-    ids = strategy.local_replica_ids
+def reductions(strategy, channel, name, data):
+    """Sends the updates of all calls through the channel and, beside it, through an exact reduction."""
+    ids, replicas = strategy.local_replica_ids, strategy.num_replicas_in_sync
 
     def replica_fn(first, second, tag):
         context = tf.distribute.get_replica_context()
@@ -46,22 +51,21 @@ def reductions(strategy, channel, spec, rounds=3):
         sent = context.all_reduce("mean", [first, second], options=tag)
         return exact, sent
 
-    @tf.function
+    @tf.function(autograph=False)
     def reduce_once(first, second):
         return strategy.run(replica_fn, args=(first, second), kwargs={"tag": channel.options})
 
     results = {}
-    for number in range(rounds):
-        per_replica = [inputs(replica, number) for replica in ids]
+    for call in range(exchange_cases.CALLS):
+        per_replica = [exchange_cases.given(data, replica, replicas, call) for replica in ids]
         exact, sent = reduce_once(*(distribute(strategy, [pair[i] for pair in per_replica]) for i in range(2)))
-        for index in range(2):
-            for kind, values in (("exact", exact), ("sent", sent)):
-                local = [v.numpy() for v in strategy.experimental_local_results(values[index])]
-                for replica, value in zip(ids, local, strict=True):
-                    results[f"{spec}/{number}/{kind}/{index}/{replica}"] = value
-    for index, residual in enumerate(channel.residuals):
-        for replica, variable in zip(ids, residual.variables, strict=True):
-            results[f"{spec}/residual/{index}/{replica}"] = variable.numpy()
+        for local, replica in enumerate(ids):
+            for index in range(2):
+                place = f"{index}/{replica}"
+                results[f"{name}/{call}/exact/{place}"] = strategy.experimental_local_results(exact[index])[local]
+                results[f"{name}/{call}/sent/{place}"] = strategy.experimental_local_results(sent[index])[local]
+                results[f"{name}/{call}/residual/{place}"] = channel.residuals[index].variables[local].numpy()
+            results[f"{name}/{call}/accepted/{replica}"] = channel.accepted.variables[local].numpy()
     return results
 
 
@@ -71,12 +75,6 @@ def distribute(strategy, values):
     return strategy.experimental_distribute_values_from_function(
         lambda context: values[context.replica_id_in_sync_group - first]
     )
-
-
-def inputs(replica, number):
-    """Two float32 vectors that differ between replicas and rounds."""
-    random = np.random.RandomState(1000 * number + replica)
-    return random.randn(1000).astype(np.float32), (1e-3 * random.randn(33)).astype(np.float32)
 
 
 if __name__ == "__main__":

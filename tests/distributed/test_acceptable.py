@@ -31,7 +31,7 @@ N = 300
 @functools.cache
 def decider(spec):
     compressor = compressors.get(spec)
-    return tf.function(lambda x, seed: acceptable(compressor, compressor.encode(x, seed), N), jit_compile=True)
+    return tf.function(lambda x, seed: acceptable(compressor, compressor.encode(x, seed), N), autograph=False)
 
 
 def is_acceptable(spec, vector):

@@ -3,90 +3,115 @@
 import numpy as np
 import pytest
 
-from dqgan_tf import compressors
-from tests.distributed import cluster, exchange_program
+from tests.distributed import cluster, exchange_cases
+from tests.distributed.exchange_cases import CALLS, POISONED, SPECS, Case
 
-pytestmark = pytest.mark.timeout(1200)  # four replicas compile every compressor on two cores
-COMPRESSORS = ["linear:bits=4,bucket=64", "sign:bucket=64", "topk:fraction=0.05"]
-ONE_STEP = [f"{spec}@all_gather" for spec in COMPRESSORS]
-BETWEEN_HOSTS = ["sign:bucket=64@hierarchical", "powersgd:rank=2@hierarchical"]
-LEARNING = ["adaptive:bits=3,bucket=64@two_step", "powersgd:rank=2@auto"]
-SPECS = ["none@auto", *ONE_STEP, *(f"{spec}@two_step" for spec in COMPRESSORS), *BETWEEN_HOSTS, *LEARNING]
+pytestmark = pytest.mark.timeout(1200)  # the slow jobs compile every compressor in every process, on two cores
+SOME = ["none@auto", "linear:bits=4,bucket=32@all_gather", "sign:bucket=32@two_step"]
+SOME += ["randomk:fraction=0.1@all_gather", "adaptive:bits=3,bucket=32@two_step", "powersgd:rank=2,explore=1@auto"]
+BETWEEN_HOSTS = ["sign:bucket=32@hierarchical", "powersgd:rank=2,explore=1@hierarchical"]
+QUICK = [*SOME, *BETWEEN_HOSTS]
+# `auto` is the one way in which those travel that have no other.
+ALL = ["none@auto", "powersgd:rank=2,explore=1@auto"]
+ALL += [str(case) for case in exchange_cases.cases() if case.topology in ("all_gather", "two_step")]
+HOSTS = [*SOME, *(f"{spec}@hierarchical" for spec in SPECS)]
+JOBS = {"2x1": (2, 1, QUICK), "all-2x1": (2, 1, ALL), "all-3x1": (3, 1, ALL), "2x2": (2, 2, HOSTS)}
+
+
+class Job:
+    """What all workers of one job wrote, under every replica's global id, and how its channels were to travel."""
+
+    def __init__(self, folder, num_workers, per_worker, names):
+        self.names, self.replicas = names, num_workers * per_worker
+        self.oracles = {name: self._oracle(name, num_workers, per_worker) for name in names}
+        channels = [f"{self.oracles[name].data}={name}" for name in names]
+        program = ["-m", "tests.distributed.exchange_program", str(folder), str(per_worker), *channels]
+        cluster.run(program, folder, num_workers, timeout=1100)
+        workers = [dict(np.load(folder / f"worker_{i}.npz")) for i in range(num_workers)]
+        boards = [worker.pop("board").tolist() for worker in workers]
+        assert boards == [[f"worker {i}" for i in range(num_workers)]] * num_workers
+        self._results = {key: value for worker in workers for key, value in worker.items()}
+
+    def _oracle(self, name, num_workers, per_worker):
+        spec, _, topology = name.partition("@")
+        hosts = topology in ("auto", "hierarchical") and not spec.startswith("none")
+        ways = exchange_cases.topologies(spec)
+        case = Case(spec, topology if topology in ways else ways[0])
+        if hosts:
+            return exchange_cases.expected(case, num_workers, per_host=per_worker)
+        return exchange_cases.expected(case, self.replicas)
+
+    def rows(self, name, call, kind, index=None):
+        """One row for each replica."""
+        place = "" if index is None else f"{index}/"
+        return np.stack([self._results[f"{name}/{call}/{kind}/{place}{r}"] for r in range(self.replicas)])
+
+    def given(self, name, call, index):
+        data = self.oracles[name].data
+        return np.stack([exchange_cases.given(data, r, self.replicas, call)[index] for r in range(self.replicas)])
 
 
 @pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param((2, 1), id="2x1"),
-        pytest.param((2, 2), id="2x2", marks=pytest.mark.slow),
-        pytest.param((3, 1), id="3x1", marks=pytest.mark.slow),
-    ],
+    scope="module", params=[pytest.param(job, marks=[] if job == "2x1" else pytest.mark.slow) for job in JOBS]
 )
-def exchanged(request, tmp_path_factory):
-    """Results of all workers, merged: every replica's tensors under its global id."""
-    num_workers, replicas_per_worker = request.param
-    folder = tmp_path_factory.mktemp("exchange")
-    program = ["-m", "tests.distributed.exchange_program", str(folder), str(replicas_per_worker), *SPECS]
-    cluster.run(program, folder, num_workers, timeout=900)
-    workers = [dict(np.load(folder / f"worker_{i}.npz")) for i in range(num_workers)]
-    boards = [worker.pop("board").tolist() for worker in workers]
-    assert boards == [[f"worker {i}" for i in range(num_workers)]] * num_workers
-    return {key: value for worker in workers for key, value in worker.items()}, num_workers * replicas_per_worker
+def job(request, tmp_path_factory):
+    return Job(tmp_path_factory.mktemp("exchange"), *JOBS[request.param])
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_every_replica_of_every_process_receives_the_same_bits(exchanged, spec):
-    results, replicas = exchanged
-    for number in range(3):
-        for kind in ("exact", "sent"):
+def test_every_replica_of_every_process_receives_the_same_bits(job):
+    for name in job.names:
+        for call in range(CALLS):
+            for kind in ("exact", "sent"):
+                for index in range(2):
+                    rows = [row.tobytes() for row in job.rows(name, call, kind, index)]
+                    assert rows.count(rows[0]) == len(rows), (name, call, kind, index)
+
+
+def test_without_the_tag_a_reduction_is_the_exact_mean(job):
+    for name in job.names:
+        for call in set(range(CALLS)) - {POISONED}:
             for index in range(2):
-                rows = [results[f"{spec}/{number}/{kind}/{index}/{r}"] for r in range(replicas)]
-                for row in rows[1:]:
-                    assert row.tobytes() == rows[0].tobytes(), (number, kind, index)
+                expected = np.mean(job.given(name, call, index), 0, np.float64)
+                # Tolerance: a float32 sum of at most four values of magnitude up to 10, each rounded once.
+                np.testing.assert_allclose(job.rows(name, call, "exact", index)[0], expected, rtol=1e-6, atol=2e-6)
 
 
-def test_without_the_tag_a_reduction_is_the_exact_mean(exchanged):
-    results, replicas = exchanged
-    for number in range(3):
+def test_none_equals_the_dense_all_reduce_bit_for_bit(job):
+    for call in range(CALLS):
         for index in range(2):
-            expected = np.mean([exchange_program.inputs(r, number)[index] for r in range(replicas)], 0, np.float64)
-            received = results[f"{SPECS[1]}/{number}/exact/{index}/0"]
-            # Tolerance: a float32 sum of at most four values of magnitude up to 4, each rounded once.
-            np.testing.assert_allclose(received, expected, rtol=1e-6, atol=1e-6)
+            sent, exact = (job.rows("none@auto", call, kind, index)[0].tobytes() for kind in ("sent", "exact"))
+            assert sent == exact, (call, index)
 
 
-def test_none_equals_the_dense_all_reduce_bit_for_bit(exchanged):
-    results, _ = exchanged
-    for number in range(3):
+def test_means_and_residuals_are_the_oracles(job):
+    """Three calls, the second of which is refused by all since one replica's update is infinite."""
+    for name in job.names:
+        before = 0.0
+        for call, outcomes in enumerate(job.oracles[name].calls):
+            assert job.rows(name, call, "accepted").tolist() == [outcomes is not None] * job.replicas, (name, call)
+            for index in range(2):
+                residuals = job.rows(name, call, "residual", index)
+                if outcomes is None:
+                    np.testing.assert_array_equal(residuals, before[index], err_msg=name)
+                    continue
+                expected, place = outcomes[index], f"{name}, call {call}, segment {index}"
+                # Tolerance: see tests/distributed/test_topologies.py.
+                sent = job.rows(name, call, "sent", index)[0]
+                np.testing.assert_allclose(sent, expected.mean, rtol=0, atol=1e-5, err_msg=place)
+                kept = np.repeat(expected.residuals, job.replicas // len(expected.residuals), axis=0)
+                np.testing.assert_allclose(residuals, kept, rtol=0, atol=1e-5, err_msg=place)
+            before = [job.rows(name, call, "residual", index) for index in range(2)]
+
+
+def test_nothing_is_lost_only_delayed(job):
+    """Telescoping, in all topologies: sum_t q_t + mean_m e_T^m = mean_m sum_t x_t^m (Karimireddy et al. 2019)."""
+    accepted = set(range(CALLS)) - {POISONED}
+    for name in job.names:
         for index in range(2):
-            sent, exact = (results[f"none@auto/{number}/{kind}/{index}/0"] for kind in ("sent", "exact"))
-            assert sent.tobytes() == exact.tobytes()
-
-
-@pytest.mark.parametrize("spec", SPECS[1:])
-def test_nothing_is_lost_only_delayed(exchanged, spec):
-    """Telescoping, in both topologies: sum_t q_t + mean_m e_T^m = mean_m sum_t x_t^m (Karimireddy et al. 2019)."""
-    results, replicas = exchanged
-    for index in range(2):
-        received = np.sum([results[f"{spec}/{n}/sent/{index}/0"] for n in range(3)], 0, np.float64)
-        kept = np.mean([results[f"{spec}/residual/{index}/{r}"] for r in range(replicas)], 0, np.float64)
-        given = [exchange_program.inputs(r, n)[index] for r in range(replicas) for n in range(3)]
-        expected = np.sum(given, 0, np.float64) / replicas
-        exact = spec.startswith("powersgd") and index == 1  # a vector is no matrix
-        assert exact or np.abs(kept).max() > 1e-5  # the compressor did drop something
-        # Tolerance: 3 rounds of float32 rounding at the vectors' magnitude, about 4.
-        np.testing.assert_allclose(received + kept, expected, atol=5e-6)
-
-
-@pytest.mark.parametrize("spec", ONE_STEP)
-def test_the_first_mean_is_the_mean_of_what_each_worker_decodes(exchanged, spec):
-    results, replicas = exchanged
-    compressor = compressors.get(spec.partition("@")[0])
-    decoded = []
-    for replica in range(replicas):
-        value = exchange_program.inputs(replica, 0)[0]
-        decoded.append(compressor.decode(compressor.encode(value, [0, 0]), 1000).numpy())
-    expected = np.mean(decoded, 0, np.float64)
-    # Tolerance: the float32 sum of at most four terms. A code at a rounding boundary may fall either way in XLA, which
-    # moves one value by a whole level: none does for these inputs.
-    np.testing.assert_allclose(results[f"{spec}/0/sent/0/0"], expected, atol=1e-6)
+            received = sum(job.rows(name, call, "sent", index)[0].astype(np.float64) for call in accepted)
+            kept = np.mean(job.rows(name, CALLS - 1, "residual", index), 0, np.float64)
+            expected = sum(np.mean(job.given(name, call, index), 0, np.float64) for call in accepted)
+            exact = name.startswith("none") or (name.startswith("powersgd") and index == 1)  # a vector is no matrix
+            assert exact or np.abs(kept).max() > 1e-5, name  # the compressor did drop something
+            # Tolerance: 2 rounds of float32 rounding at the vectors' magnitude, about 10, and M times it at an owner.
+            np.testing.assert_allclose(received + kept, expected, atol=1e-5, err_msg=name)

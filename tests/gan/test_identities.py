@@ -121,7 +121,8 @@ ALL = [
 ]
 
 
-SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec[:4] in ("topk", "line"))) for spec in ALL]
+QUICK = ("sign:bucket=32", "adaptive:bits=3,bucket=32")
+SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for spec in ALL]
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
+from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.segment import Segment
-from tests.gan.local_strategy import local_strategy
+from tests.distributed import lockstep
 from tests.oracles import dqgan_numpy as oracle
 from tests.oracles import quantizers_numpy
 
@@ -23,9 +24,12 @@ QUANTIZERS = {
 TOLERANCE = 2e-5
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    return local_strategy(REPLICAS)
+@pytest.fixture(autouse=True)
+def eager():
+    """The equations alone: what is compiled is followed in tests/distributed and by the models here."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def vectors(sizes):
@@ -35,25 +39,30 @@ def vectors(sizes):
     return (rng.standard_normal((STEPS, REPLICAS, n)) + rng.standard_normal((1, REPLICAS, n))).astype(np.float32)
 
 
-def exchanged(strategy, spec, sizes, given, error_feedback=True):
+def exchanged(spec, sizes, given, error_feedback=True):
     """Yields (what every replica received, residuals), both float64 [M, n], after each of the real exchanges."""
     segments = [Segment(f"part_{i}", size, compressors.get(spec)) for i, size in enumerate(sizes)]
-    channel = strategy.open_channel("two", segments, topology="two_step", error_feedback=error_feedback)
-
-    def replica(vector):
-        parts = tf.split(vector, sizes)
-        means = tf.distribute.get_replica_context().all_reduce("mean", parts, options=channel.options)
-        return tf.concat(means, 0)
-
-    run = tf.function(lambda value: strategy.run(replica, args=(value,)), autograph=False)
-    for values in given:
-        distributed = strategy.experimental_distribute_values_from_function(
-            lambda context, values=values: tf.constant(values[context.replica_id_in_sync_group])
+    (topology,) = topologies.build("two_step", segments, REPLICAS, topologies.Encoder(error_feedback, block=None))
+    residuals = [[tf.zeros([size]) for size in sizes]] * REPLICAS
+    for call, values in enumerate(given):
+        reduced = lockstep.reduce(
+            topology,
+            [
+                topologies.Given(
+                    values=tf.split(tf.constant(x), sizes),
+                    residuals=residuals[rank],
+                    states=[None] * len(sizes),
+                    seed=tf.constant([rank, call]),
+                    common_seed=tf.constant([-1, call]),
+                    rank=tf.constant(rank),
+                )
+                for rank, x in enumerate(values)
+            ],
         )
-        received = np.array([v.numpy() for v in run(distributed).values], np.float64)
-        parts = zip(*[residual.variables for residual in channel.residuals], strict=True)
-        yield received, np.array([np.concatenate([v.numpy() for v in part]) for part in parts], np.float64)
-    strategy.close_channel("two")
+        assert all(one.finite for one in reduced)
+        residuals = [one.residuals for one in reduced]
+        received = np.array([np.concatenate(one.means) for one in reduced], np.float64)
+        yield received, np.array([np.concatenate(own) for own in residuals], np.float64)
 
 
 QUICK = ("sign:bucket=32", "linear:bits=2,bucket=32")
@@ -62,7 +71,7 @@ SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for 
 
 @pytest.mark.parametrize("error_feedback", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", SPECS)
-def test_follows_the_oracle(strategy, spec, error_feedback):
+def test_follows_the_oracle(spec, error_feedback):
     sizes, given = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
     parts = oracle.players(("part_0", 96), ("part_1", 192))
     buckets = oracle.dealt(parts, 32, REPLICAS) if "bucket" in spec else oracle.shards(parts, REPLICAS)
@@ -74,7 +83,7 @@ def test_follows_the_oracle(strategy, spec, error_feedback):
         two_step=True,
     )
     expected = oracle.run(lambda w, step, worker: given[step - 1, worker], np.zeros(288), REPLICAS, settings, STEPS)
-    run = exchanged(strategy, spec, sizes, given, error_feedback)
+    run = exchanged(spec, sizes, given, error_feedback)
     for (received, residual), state in zip(run, expected, strict=True):
         assert np.all(received == received[0])
         np.testing.assert_allclose(received[0], state.q, atol=TOLERANCE)
@@ -82,10 +91,10 @@ def test_follows_the_oracle(strategy, spec, error_feedback):
 
 
 @pytest.mark.parametrize("spec", [pytest.param(s, marks=[pytest.mark.slow] * (s[:4] != "sign")) for s in QUANTIZERS])
-def test_nothing_is_lost_when_shards_are_padded(strategy, spec):
+def test_nothing_is_lost_when_shards_are_padded(spec):
     # sum_t q_t + mean_m e_T = sum_t mean_m x_t; 70 and 38 values in shards of 32: the last are padding, in part or all.
     given = vectors((70, 38))
-    received, residuals = map(np.array, zip(*exchanged(strategy, spec, (70, 38), given), strict=True))
+    received, residuals = map(np.array, zip(*exchanged(spec, (70, 38), given), strict=True))
     assert np.all(received == received[:, :1])
     kept = residuals[-1].mean(0)
     np.testing.assert_allclose(received[:, 0].sum(0) + kept, given.mean(1).sum(0), atol=TOLERANCE)

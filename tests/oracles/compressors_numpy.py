@@ -36,6 +36,17 @@ def linear_nearest(x, bits, bucket):
     return np.concatenate(decoded), np.concatenate(margins)
 
 
+def linear_stochastic(x, u, bits, bucket):
+    """floor(x / step + u) step, the step as in `linear_step`; also the distance to a jump. Both float64."""
+    decoded, margins = [], []
+    for piece, draws in zip(buckets(x, bucket), buckets(u, bucket), strict=True):
+        step = linear_step(piece, bits)
+        shifted = piece.astype(np.float64) / step + draws
+        decoded.append(np.floor(shifted) * step)
+        margins.append(np.abs(shifted - np.rint(shifted)))
+    return np.concatenate(decoded), np.concatenate(margins)
+
+
 def ternary(x, bucket):
     """The nearest of -s, 0, s to each x, s = max |x| of its bucket; 0 at ties."""
     decoded = []

@@ -119,7 +119,9 @@ def _average(codings, encoder, group_size):
             payloads = [wire.from_wire(row[index], spec) for row in rows]
             mean = mean_of_payloads(compressor, payloads, shards.size)
             # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
-            means.append(tf.where(shards.positions(rank) < coding.size, mean, 0.0))
+            # What is not finite stays: a poisoned shard may have sent nothing else, where values are drawn at random.
+            keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)
+            means.append(tf.where(keep, mean, 0.0))
         return means
 
     return average
