@@ -43,7 +43,7 @@ def encode_with_feedback(
 
     Args:
       compressor: how p is encoded.
-      update: float32 [n], in units of parameters.
+      update: float32 [n], in units of parameters, or a `blocks.Window` of a longer vector.
       residual: float32 [n], what the calls before this one have not sent.
       seed: int32 [2], of stochastic rounding.
       block: encode about this many values at a time (whole buckets), so that all passes over them hit the cache. Faster
@@ -67,6 +67,7 @@ def _encode(compressor, update, residual, seed, asked):
     n, block = update.shape[0], effective_block(compressor, asked)
     if block:
         return _encode_in_blocks(compressor, update, residual, seed, block)
+    update = blocks.whole(update)
     payload, error = compressor.encode_and_error(_compensated(update, residual), seed)
     kept = tf.zeros([n]) if residual is None else error
     return Encoded(payload, kept, _statistics_in_blocks(update, residual, error, asked))

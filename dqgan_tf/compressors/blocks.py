@@ -1,5 +1,7 @@
 """Flat vectors worked on one cache-sized block after the other, inside one XLA computation."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
@@ -49,8 +51,34 @@ def for_each_block(write, buffers, n: int, block: int):
     return write(count, last, *buffers) if last else tuple(buffers)
 
 
-def read(tensor: tf.Tensor, start, size: int) -> tf.Tensor:
-    """Returns the rows [start, start + size) of a tensor of any rank >= 1; `size` is static, `start` need not be."""
+class Window(NamedTuple):
+    """The `size` values of a vector from `start` on, of which blocks are read without a copy of them all.
+
+    vector: [n]. start: int32 scalar. size: static.
+    """
+
+    vector: tf.Tensor
+    start: tf.Tensor
+    size: int
+
+    @property
+    def shape(self) -> tf.TensorShape:
+        """[size]."""
+        return tf.TensorShape([self.size])
+
+
+def whole(vector) -> tf.Tensor:
+    """Returns a vector as it is, and the values of a `Window`."""
+    return read(vector, 0, vector.size) if isinstance(vector, Window) else vector
+
+
+def read(tensor, start, size: int) -> tf.Tensor:
+    """Returns the rows [start, start + size) of a tensor of any rank >= 1; `size` is static, `start` need not be.
+
+    Of a `Window`, positions count from its start.
+    """
+    if isinstance(tensor, Window):
+        tensor, start = tensor.vector, tensor.start + start
     rest = tensor.shape[1:]
     rows = tf.slice(tensor, tf.stack([start] + [0] * rest.rank), [size, *rest])
     return tf.ensure_shape(rows, [size, *rest])

@@ -6,7 +6,7 @@ from dqgan_tf.compressors import wire
 from dqgan_tf.compressors.averaging import mean_of_payloads
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
-from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, read, starts
+from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, window
 
 
 class AllGather(Topology):
@@ -52,7 +52,7 @@ def _encode(codings, encoder):
         for coding, vector, residual, state, seed, start in zip(
             codings, values, residuals, states, seeds, starts, strict=True
         ):
-            compressor, value = bound(coding.compressor, state), read(vector, start, coding.size)
+            compressor, value = bound(coding.compressor, state), window(vector, start, coding.size)
             encoded.append(encoder.encode(compressor, value, residual, seed))
             samples.append(encoder.samples(compressor, value, residual))
         words = tf.concat([wire.to_wire(one.payload) for one in encoded], 0)

@@ -24,7 +24,10 @@ class Encoder:
     block: int | None
 
     def encode(self, compressor: Compressor, value, residual, seed) -> Encoded:
-        """Returns the encoding of p = value + residual, float32 [n] each. In a compiled function."""
+        """Returns the encoding of p = value + residual, float32 [n] each, the value perhaps a window of a longer vector.
+
+        In a compiled function.
+        """
         if not self.error_feedback:
             return encode_without_feedback(compressor, value, seed, block=self.block)
         return encode_with_feedback(compressor, value, residual, seed, block=self.block)
@@ -40,6 +43,7 @@ class Encoder:
         """Returns what the compressor learns from this replica's p, or None if it learns nothing."""
         if compressor.initial_state(value.shape[0]) is None:
             return None
+        value = blocks.whole(value)
         return compressor.statistics(value + residual if self.error_feedback else value)
 
 
@@ -48,9 +52,9 @@ def bound(compressor: Compressor, state: tf.Tensor | None) -> Compressor:
     return compressor if state is None else compressor.bind(state)
 
 
-def read(vector: tf.Tensor, start: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the values [start, start + size) of a vector, without a copy inside a compiled function."""
-    return vector if vector.shape[0] == size else tf.ensure_shape(tf.slice(vector, [start], [size]), [size])
+def window(vector: tf.Tensor, start: tf.Tensor, size: int):
+    """Returns the values [start, start + size) of a vector as a `blocks.Window`, or the vector if these are all."""
+    return vector if vector.shape[0] == size else blocks.Window(vector, start, size)
 
 
 def starts(parts) -> list[tf.Tensor]:

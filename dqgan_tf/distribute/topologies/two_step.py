@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import wire
+from dqgan_tf.compressors import blocks, wire
 from dqgan_tf.compressors.averaging import mean_of_payloads
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
-from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, read, starts
+from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, window
 from dqgan_tf.distribute.topologies.shards import Shards
 
 _SHARD_STREAM = 0x51ED270B  # shard k of a worker draws from stream k times this,
@@ -78,10 +78,10 @@ def _encode(codings, encoder, group_size):
         for (coding, shards, _), vector, residual, state, seed, start in zip(
             _layout(codings, group_size), values, residuals, states, seeds, starts, strict=True
         ):
-            compressor, value = bound(coding.compressor, state), read(vector, start, coding.size)
+            compressor, value = bound(coding.compressor, state), window(vector, start, coding.size)
             samples.append(encoder.samples(compressor, value, residual))
             encode_all = _encode_buckets if shards.bucket else _encode_ranges
-            one = encode_all(encoder, compressor, shards, shards.pad(value), shards.pad(residual), seed)
+            one = encode_all(encoder, compressor, shards, shards.pad(blocks.whole(value)), shards.pad(residual), seed)
             rows.append(one[0])
             kept.append(one[1][: coding.size])
             statistics.append(one[2])
