@@ -34,6 +34,7 @@ def encode_with_feedback(
     seed: tf.Tensor,
     *,
     block: int | None = None,
+    buffer: tf.Tensor | None = None,
 ) -> Encoded:
     """Compensates, encodes and remembers. Pure; may be called eagerly, in a graph or jit-compiled.
 
@@ -49,8 +50,10 @@ def encode_with_feedback(
       block: encode about this many values at a time (whole buckets), so that all passes over them hit the cache. Faster
         on a CPU (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at
         once.
+      buffer: float32 [n], where blocks of the new residual are written; what it held does not matter. The value of a
+        variable that is then assigned the residual is written in place. None: new memory.
     """
-    return _encode(compressor, update, residual, seed, block)
+    return _encode(compressor, update, residual, seed, block, buffer)
 
 
 def encode_without_feedback(
@@ -60,20 +63,20 @@ def encode_without_feedback(
 
     Args as `encode_with_feedback`.
     """
-    return _encode(compressor, update, None, seed, block)
+    return _encode(compressor, update, None, seed, block, None)
 
 
-def _encode(compressor, update, residual, seed, asked):
+def _encode(compressor, update, residual, seed, asked, buffer):
     n, block = update.shape[0], effective_block(compressor, asked)
     if block:
-        return _encode_in_blocks(compressor, update, residual, seed, block)
+        return _encode_in_blocks(compressor, update, residual, seed, block, buffer)
     update = blocks.whole(update)
     payload, error = compressor.encode_and_error(_compensated(update, residual), seed)
     kept = tf.zeros([n]) if residual is None else error
     return Encoded(payload, kept, _statistics_in_blocks(update, residual, error, asked))
 
 
-def _encode_in_blocks(compressor, update, residual, seed, block):
+def _encode_in_blocks(compressor, update, residual, seed, block, buffer):
     n, spec = update.shape[0], compressor.payload_spec(update.shape[0])
 
     def write(index, size, payload, kept, total):
@@ -91,7 +94,8 @@ def _encode_in_blocks(compressor, update, residual, seed, block):
         return type(payload)(*fields), kept, total + _statistics(compensated, before, error)
 
     payload = tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), spec)
-    return Encoded(*blocks.for_each_block(write, (payload, tf.zeros([n]), tf.zeros([3])), n, block))
+    buffer = tf.zeros([n]) if buffer is None else buffer
+    return Encoded(*blocks.for_each_block(write, (payload, buffer, tf.zeros([3])), n, block))
 
 
 def _statistics_in_blocks(update, residual, error, block):

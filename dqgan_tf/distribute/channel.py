@@ -80,6 +80,16 @@ class Channel:
             Joined([r for r, part in zip(self._residuals, self._parts, strict=True) if part.segment == index])
             for index in range(len(self.segments))
         ]
+        self._buffers = [
+            ReplicaLocal(devices, [part.size], "buffer") if buffered else None
+            for reduction in self.reductions
+            for part, buffered in zip(reduction.parts, reduction.buffered, strict=True)
+        ]
+        self._means = {
+            index: ReplicaLocal(devices, [segment.size], f"mean_{segment.name}")
+            for index, segment in enumerate(self.segments)
+            if sum(part.segment == index for r in self.reductions if r.writes_means for part in r.parts) > 1
+        }
         self._learned = {index: _learned(segment, devices) for index, segment in enumerate(self.segments)}
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
@@ -140,20 +150,36 @@ class Channel:
         )
         accepted = tf.reduce_all(tf.stack([one.finite for one in reduced]))
         if self.error_feedback:
-            residuals = [residual for one in reduced for residual in one.residuals]
-            _assign_if(accepted, [r.variables[replica] for r in self._residuals], residuals)
+            self._keep_residuals([residual for one in reduced for residual in one.residuals], accepted, replica)
         self._learn(reduced, accepted, replica, group, options)
         self.accepted.variables[replica].assign(accepted)
         self.statistics.variables[replica].assign(
             self._by_segment([row for one in reduced for row in tf.unstack(one.statistics)], tf.add_n)
         )
         self.seconds.variables[replica].assign(seconds)
-        return self._by_segment([mean for one in reduced for mean in one.means], _concatenated)
+        means = self._by_segment([mean for one in reduced for mean in one.means], _concatenated)
+        return [
+            self._means[index].variables[replica].read_value() if index in self._means else mean
+            for index, mean in enumerate(means)
+        ]
+
+    def _keep_residuals(self, new, accepted, replica):
+        """Residual and buffer change places: the memory of the old residual is what the next call writes into."""
+        variables, values = [], []
+        for residual, buffer, value in zip(self._residuals, self._buffers, new, strict=True):
+            variables.append(residual.variables[replica])
+            values.append(value)
+            if buffer is not None:
+                variables.append(buffer.variables[replica])
+                values.append(residual.variables[replica].read_value())
+        _assign_if(accepted, variables, values)
 
     def _given(self, values, replica) -> list[topologies.Given]:
         own, common = self._next_seeds(replica)
         states = {i: None if s is None else s.variables[replica].read_value() for i, s in self._learned.items()}
         residuals = iter(residual.variables[replica].read_value() for residual in self._residuals)
+        buffers = iter(None if buffer is None else buffer.variables[replica] for buffer in self._buffers)
+        means = {index: mean.variables[replica] for index, mean in self._means.items()}
         return [
             topologies.Given(
                 values=[values[part.segment] for part in reduction.parts],
@@ -162,6 +188,8 @@ class Channel:
                 seed=own,
                 common_seed=common,
                 rank=tf.constant(self._groups[replica].rank),
+                buffers=[next(buffers) for _ in reduction.parts],
+                means=[means.get(part.segment) for part in reduction.parts],
             )
             for reduction in self.reductions
         ]
@@ -219,6 +247,8 @@ def _learned(segment, devices):
 
 
 def _concatenated(vectors):
+    if vectors[0] is None:
+        return None
     return vectors[0] if len(vectors) == 1 else tf.concat(vectors, 0)
 
 

@@ -51,7 +51,7 @@ def run(reductions: Sequence[Generator], inputs: Sequence[tf.Tensor], group, opt
             request = generator.send(value)
         except StopIteration as finished:
             results[index] = finished.value
-            stopwatch.computed(index, finished.value.means, phase)
+            stopwatch.computed(index, [finished.value.finite], phase)
             return []
         sent = tf.nest.flatten(request.value)
         stopwatch.computed(index, sent, phase)

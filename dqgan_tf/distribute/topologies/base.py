@@ -20,6 +20,10 @@ class Given(NamedTuple):
     seed: int32 [2], of stochastic rounding, this replica's own.
     common_seed: int32 [2], equal on all replicas.
     rank: int32 scalar, of this replica in the group.
+    buffers: variables [size] that new residuals may be written into, in place; None: there is none. What they hold does
+      not matter, before or after.
+    means: variables [n], one for the segment, that the part of the mean is written into, in place; None: it is
+      returned.
     """
 
     values: list
@@ -28,12 +32,14 @@ class Given(NamedTuple):
     seed: tf.Tensor
     common_seed: tf.Tensor
     rank: tf.Tensor
+    buffers: list | None = None
+    means: list | None = None
 
 
 class Reduced(NamedTuple):
     """What one reduction gives on one replica.
 
-    means: q, one float32 [size] vector per part, bit-identical on all replicas.
+    means: q, one float32 [size] vector per part, bit-identical on all replicas; None where it is in `Given.means`.
     residuals: e, the same shapes; to be kept only if `finite`.
     statistics: float32 [parts, 3], see `error_feedback.Encoded`.
     finite: bool scalar, equal on all replicas: every replica's update was finite; see `acceptable`.
@@ -87,6 +93,16 @@ class Topology(abc.ABC):
     @abc.abstractmethod
     def sent_bytes(self) -> int:
         """Bytes that one replica sends in one reduction, all phases together."""
+
+    @property
+    def buffered(self) -> tuple[bool, ...]:
+        """Which parts' new residuals are written into `Given.buffers`."""
+        return (False,) * len(self.parts)
+
+    @property
+    def writes_means(self) -> bool:
+        """Whether parts of the mean are written into `Given.means`."""
+        return False
 
     @abc.abstractmethod
     def reduce(self, given: Given) -> Generator:

@@ -23,14 +23,23 @@ class Encoder:
     error_feedback: bool
     block: int | None
 
-    def encode(self, compressor: Compressor, value, residual, seed) -> Encoded:
-        """Returns the encoding of p = value + residual, float32 [n] each, the value perhaps a window of a longer vector.
+    def encode(self, compressor: Compressor, value, residual, seed, buffer=None) -> Encoded:
+        """Returns the encoding of p = value + residual, float32 [n] each, `value` perhaps a window of a longer vector.
 
-        In a compiled function.
+        In a compiled function. With a `buffer`, a variable [n] or None, see `writes_into_buffers`, the residual is
+        written into it.
         """
         if not self.error_feedback:
             return encode_without_feedback(compressor, value, seed, block=self.block)
-        return encode_with_feedback(compressor, value, residual, seed, block=self.block)
+        if buffer is None:
+            return encode_with_feedback(compressor, value, residual, seed, block=self.block)
+        one = encode_with_feedback(compressor, value, residual, seed, block=self.block, buffer=buffer.read_value())
+        buffer.assign(one.residual)
+        return one
+
+    def writes_into_buffers(self, compressor: Compressor) -> bool:
+        """Returns whether residuals are written block by block: a buffer then saves the memory that each call takes."""
+        return self.error_feedback and blocks.effective_block(compressor, self.block) is not None
 
     def seed(self, compressor: Compressor, seed, segment: int, start: int) -> tf.Tensor:
         """Returns the int32 [2] seed of the values from `start` on: block by block that of the whole segment."""
@@ -55,6 +64,19 @@ def bound(compressor: Compressor, state: tf.Tensor | None) -> Compressor:
 def window(vector: tf.Tensor, start: tf.Tensor, size: int):
     """Returns the values [start, start + size) of a vector as a `blocks.Window`, or the vector if these are all."""
     return vector if vector.shape[0] == size else blocks.Window(vector, start, size)
+
+
+def kept(residuals: list, buffers: list) -> list[tf.Tensor]:
+    """Returns new residuals: those in buffers, where `residuals` holds None, and the others."""
+    return [r if b is None else b.read_value() for r, b in zip(residuals, buffers, strict=True)]
+
+
+def write_mean(target: tf.Variable | None, mean: tf.Tensor, start: tf.Tensor) -> tf.Tensor | None:
+    """Writes a part of the mean to its place in a variable; without one returns it. In a compiled function."""
+    if target is None:
+        return mean
+    target.assign(blocks.write(target.read_value(), mean, start))
+    return None
 
 
 def starts(parts) -> list[tf.Tensor]:

@@ -6,7 +6,7 @@ from dqgan_tf.compressors import blocks, wire
 from dqgan_tf.compressors.averaging import mean_of_payloads
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
-from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, window
+from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, window, write_mean
 from dqgan_tf.distribute.topologies.shards import Shards
 
 _SHARD_STREAM = 0x51ED270B  # shard k of a worker draws from stream k times this,
@@ -48,16 +48,21 @@ class TwoStep(Topology):
     def sent_bytes(self) -> int:
         return 2 * (self.group_size - 1) * 4 * self._words
 
+    @property
+    def writes_means(self):
+        return True
+
     def reduce(self, given: Given):
+        places, targets = starts(self.parts), given.means or [None] * len(self.parts)
         rows, kept, statistics, samples = self._encode(
-            given.values, given.residuals, given.states, self._seeds(given.seed, 1), starts(self.parts)
+            given.values, given.residuals, given.states, self._seeds(given.seed, 1), places
         )
         received = yield Request("all_to_all", rows)
         seeds = self._seeds(given.seed + [_OWNER_STREAM, 0], self.group_size)
         averages = self._average(received, given.states, given.rank)
         words, errors = self._encode_again(averages, given.states, seeds)
         gathered = yield Request("all_gather", words)
-        means, residuals, finite = self._decode(gathered, given.states, kept, errors, given.rank)
+        means, residuals, finite = self._decode(gathered, given.states, kept, errors, given.rank, places, targets)
         return Reduced(means, residuals, statistics, finite, given.states, samples)
 
     def _seeds(self, seed, owners):
@@ -155,13 +160,14 @@ def _decode(codings, encoder, group_size):
     layout = _layout(codings, group_size)
     sizes = [wire.wire_words(spec) for _, _, spec in layout]
 
-    def decode(gathered, states, residuals, errors, rank):
+    def decode(gathered, states, residuals, errors, rank, starts, targets):
         means, folded, accepted = [], [], []
         rows = [tf.split(gathered[k], sizes) for k in range(group_size)]
         for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
             compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(row[index], spec) for row in rows]
-            means.append(shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size])
+            mean = shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size]
+            means.append(write_mean(targets[index], mean, starts[index]))
             residual = residuals[index]
             folded.append(_fold(residual, errors[index], shards, rank) if encoder.error_feedback else residual)
             accepted += [acceptable(compressor, one, shards.size) for one in payloads]
