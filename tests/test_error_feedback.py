@@ -179,6 +179,13 @@ def test_a_block_is_rounded_to_whole_buckets(block):
     np.testing.assert_array_equal(blocked.payload.scales, whole.payload.scales)
 
 
+@pytest.mark.parametrize("n, block", [(100, None), (1, 32), (64, 32), (100, 32)])
+def test_energy(n, block):
+    vector = updates(1, n)[0]
+    found = tf.function(lambda v: error_feedback.energy(v, block), jit_compile=True)(vector)
+    np.testing.assert_allclose(found, np.sum(vector.astype(np.float64) ** 2), rtol=1e-6)
+
+
 def test_default_block_suits_the_default_bucket():
     assert blocks.CPU_BLOCK % 512 == 0
 
