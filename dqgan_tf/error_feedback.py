@@ -116,6 +116,17 @@ def _statistics(compensated, residual, error):
     return statistics(compensated, tf.zeros([0]) if residual is None else residual, error)
 
 
+def energy(vector: tf.Tensor, block: int | None) -> tf.Tensor:
+    """Returns ||vector||^2, a float32 scalar. XLA reads the vector in blocks, without them it may compute it again."""
+    if not block:
+        return reductions.sum_of_squares(vector)
+
+    def add(index, size, total):
+        return (total + reductions.sum_of_squares(blocks.read(vector, index * block, size)),)
+
+    return blocks.for_each_block(add, (tf.zeros([]),), vector.shape[0], block)[0]
+
+
 def statistics(compensated: tf.Tensor, residual: tf.Tensor, error: tf.Tensor) -> tf.Tensor:
     """Returns float32 [3], the squared norms of p_t, e_{t-1} and p_t - decode(payload_t), float32 [n] each."""
     return tf.stack([reductions.sum_of_squares(part) for part in (compensated, residual, error)])

@@ -148,7 +148,7 @@ def test_blocks_without_feedback():
     encode = tf.function(error_feedback.encode_without_feedback, jit_compile=True)
     whole = encode(compressor, update, tf.constant([0, 0]))
     blocked = encode(compressor, update, tf.constant([0, 0]), block=512)
-    np.testing.assert_array_equal(whole.payload.words, blocked.payload.words)
+    np.testing.assert_array_equal(whole.payload.words4, blocked.payload.words4)
     np.testing.assert_allclose(whole.statistics, blocked.statistics, rtol=1e-5)
     assert not blocked.residual.numpy().any()
 
@@ -164,7 +164,7 @@ def test_stochastic_blocks_draw_different_numbers():
     update = np.tile(updates(1, 512)[0], 4)
     compressor = compressors.get("linear:bits=4,bucket=512,rounding=stochastic")
     encoded, decoded = make_step(compressor, block=512)(update, tf.zeros(2048), tf.constant([0, 0]))
-    words = encoded.payload.words.numpy()
+    words = encoded.payload.words4.numpy()
     assert len({row.tobytes() for row in words}) == 4
     np.testing.assert_array_equal(decoded.numpy() != 0, (update - encoded.residual.numpy()) != 0)
 
@@ -175,8 +175,15 @@ def test_a_block_is_rounded_to_whole_buckets(block):
     update, residual = updates(2)
     whole, _ = make_step(compressors.get("sign:bucket=512"), block=None)(update, residual, tf.constant([0, 0]))
     blocked, _ = make_step(compressors.get("sign:bucket=512"), block=block)(update, residual, tf.constant([0, 0]))
-    np.testing.assert_array_equal(blocked.payload.words, whole.payload.words)
+    np.testing.assert_array_equal(blocked.payload.words1, whole.payload.words1)
     np.testing.assert_array_equal(blocked.payload.scales, whole.payload.scales)
+
+
+@pytest.mark.parametrize("n, block", [(100, None), (1, 32), (64, 32), (100, 32)])
+def test_energy(n, block):
+    vector = updates(1, n)[0]
+    found = tf.function(lambda v: error_feedback.energy(v, block), jit_compile=True)(vector)
+    np.testing.assert_allclose(found, np.sum(vector.astype(np.float64) ** 2), rtol=1e-6)
 
 
 def test_default_block_suits_the_default_bucket():

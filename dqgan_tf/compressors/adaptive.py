@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.compressors import adaptive_levels, buckets, float_bits, reductions
+from dqgan_tf.compressors import adaptive_levels, buckets, float_bits, reductions, search_tree
 from dqgan_tf.compressors.base import ROUNDING_SLACK
 from dqgan_tf.compressors.quantizer import BucketQuantizer
 
@@ -102,16 +102,14 @@ class Adaptive(BucketQuantizer):
         largest = tf.bitcast(top, tf.float32)
         rounded = tf.minimum(float_bits.round_up(largest, _SCALE_DROPPED_BITS), _LARGEST_SCALE)
         scales = float_bits.poison(float_bits.is_finite(top), tf.where(largest < float_bits.TINY, 0.0, rounded))
-        level, magnitude, levels = 0, tf.bitcast(bits, tf.float32), self.levels()
-        for lower, upper in zip(levels, levels[1:], strict=False):
-            level += tf.cast(magnitude > (0.5 * (lower + upper) * scales)[:, None], tf.int32)
+        scales = float_bits.once(scales, top)
+        levels = self.levels()
+        between = [(0.5 * (a + b) * scales)[:, None] for a, b in zip(levels, levels[1:], strict=False)]
+        level = search_tree.count_below(tf.bitcast(bits, tf.float32), between)
         sign = tf.bitwise.right_shift(tf.bitcast(rows, tf.int32), 32 - self.bits)
         return tf.bitwise.bitwise_or(level, tf.bitwise.bitwise_and(sign, self.num_levels)), scales
 
     def _dequantize_rows(self, codes, scales):
-        numbers = tf.bitwise.bitwise_and(codes, self.num_levels - 1)
-        values = 0.0
-        for number, level in enumerate(self.levels()):
-            values = tf.where(numbers == number, (level * scales)[:, None], values)
+        values = search_tree.choose(codes, self.levels()) * scales[:, None]
         sign = tf.bitwise.left_shift(tf.bitwise.right_shift(codes, self.bits - 1), 31)
         return tf.bitcast(tf.bitwise.bitwise_or(tf.bitcast(values, tf.int32), sign), tf.float32)

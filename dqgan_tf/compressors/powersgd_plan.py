@@ -33,13 +33,14 @@ class PowerSGDPlan:
 
     With state the queries Q, equal on all workers, and seed int32 [2], equal on all workers and new at each step:
 
-        first^m  = plan.project(x^m, state)                 P^m = M^m Q, then what is sent exactly
+        t^m      = plan.tensors(x^m)                        apart, so that every product reads its matrix in place
+        first^m  = plan.project(t^m, state)                 P^m = M^m Q, then what is sent exactly
         first    = mean over workers of first^m             all-reduce
         bases    = plan.bases(first, seed)                  B = orthonormalise([P, random columns])
-        second^m = plan.coefficients(x^m, bases)            C^m = (M^m)^T B
+        second^m = plan.coefficients(t^m, bases)            C^m = (M^m)^T B
         second   = mean over workers of second^m            all-reduce
-        q        = plan.decode(first, bases, second)        the result, with the same bits everywhere
-        e^m      = x^m - plan.decode(first^m, bases, second^m)          error feedback
+        q        = plan.decode(first, bases, second)        the result's tensors, with the same bits everywhere
+        e^m      = t^m - plan.decode(first^m, bases, second^m)          error feedback
         state    = plan.next_state(second)                  warm start of the next step
 
     `q` is the mean of the workers' decodes. If any worker's x is not finite, `first` or `second` is not, on all
@@ -95,11 +96,15 @@ class PowerSGDPlan:
         size = sum(self.rank * view.cols for view in self.matrices)
         return np.random.default_rng(_START_SEED).standard_normal(size, np.float32)
 
-    def project(self, vector: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+    def tensors(self, vector: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the float32 [size] tensors whose concatenation is the float32 [n] vector."""
+        return tf.split(vector, self._sizes)
+
+    def project(self, tensors: Sequence[tf.Tensor], state: tf.Tensor) -> tf.Tensor:
         """Returns float32 [first_size]: M Q of every matrix, then the values sent exactly."""
         queries = _split(state, [(view.cols, self.rank) for view in self.matrices])
-        products = [tf.matmul(m, q) for m, q in zip(self._to_matrices(vector), queries, strict=True)]
-        return _flatten([*products, *self._exact(vector)])
+        products = [_product(tensors[view.tensor], view, q) for view, q in zip(self.matrices, queries, strict=True)]
+        return _flatten([*products, *(tensors[index] for index in self._exact_indices)])
 
     def bases(self, first: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns the float32 [rows, rank + explore] basis of every matrix, orthonormal.
@@ -119,18 +124,18 @@ class PowerSGDPlan:
         bases = low_rank.orthonormalise(tf.concat([given, explored], 2), spare)
         return [basis[:count] for basis, count in zip(tf.unstack(bases), rows, strict=True)]
 
-    def coefficients(self, vector: tf.Tensor, bases: Sequence[tf.Tensor]) -> tf.Tensor:
+    def coefficients(self, tensors: Sequence[tf.Tensor], bases: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns float32 [second_size]: M^T B of every matrix."""
-        matrices = self._to_matrices(vector)
-        return _flatten([tf.matmul(m, b, transpose_a=True) for m, b in zip(matrices, bases, strict=True)])
+        views = zip(self.matrices, bases, strict=True)
+        return _flatten([_product(tensors[view.tensor], view, basis, adjoint=True) for view, basis in views])
 
-    def decode(self, first: tf.Tensor, bases: Sequence[tf.Tensor], second: tf.Tensor) -> tf.Tensor:
-        """Returns float32 [n], B C^T and the exact values: of one worker's first and second, or of their means."""
+    def decode(self, first: tf.Tensor, bases: Sequence[tf.Tensor], second: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the tensors, B C^T and the exact values: of one worker's first and second, or of their means."""
         parts = dict(zip(self._exact_indices, self._split_first(first)[1], strict=True))
         for view, basis, part in zip(self.matrices, bases, self._split_second(second), strict=True):
             left, right = (part, basis) if view.transposed else (basis, part)
-            parts[view.tensor] = tf.matmul(left, right, transpose_b=True)
-        return _flatten([parts[index] for index in range(len(self.shapes))])
+            parts[view.tensor] = tf.reshape(low_rank.outer(left, right), [-1])
+        return [parts[index] for index in range(len(self.shapes))]
 
     def next_state(self, second: tf.Tensor) -> tf.Tensor:
         """Returns float32 [s]: of each matrix's mean C the `rank` columns of largest norm, as unit vectors."""
@@ -140,15 +145,6 @@ class PowerSGDPlan:
         shape = self.shapes[index]
         tall, wide = math.prod(shape[:-1]), shape[-1]
         return _Matrix(index, min(tall, wide), max(tall, wide), transposed=tall > wide)
-
-    def _to_matrices(self, vector):
-        """Returns float32 [rows, cols] of every matrix."""
-        parts = tf.split(vector, self._sizes)
-        return [_oriented(parts[view.tensor], view) for view in self.matrices]
-
-    def _exact(self, vector):
-        parts = tf.split(vector, self._sizes)
-        return [parts[index] for index in self._exact_indices]
 
     @property
     def _exact_indices(self):
@@ -162,17 +158,33 @@ class PowerSGDPlan:
     def _split_first(self, first):
         """Returns ([rows, rank] of every matrix, [size] of every exact tensor)."""
         exact = [(self._sizes[index],) for index in self._exact_indices]
-        parts = _split(first, [(view.rows, self.rank) for view in self.matrices] + exact)
-        return parts[: len(self.matrices)], parts[len(self.matrices) :]
+        products = sum(self.rank * view.rows for view in self.matrices)
+        rows = [view.rows for view in self.matrices]
+        return _split_products(first[:products], self.matrices, self.rank, rows), _split(first[products:], exact)
 
     def _split_second(self, second):
-        return _split(second, [(view.cols, self.basis_columns) for view in self.matrices])
+        cols = [view.cols for view in self.matrices]
+        return _split_products(second, self.matrices, self.basis_columns, cols, adjoint=True)
 
 
-def _oriented(flat, view):
-    if view.transposed:
-        return tf.transpose(tf.reshape(flat, [view.cols, view.rows]))
-    return tf.reshape(flat, [view.rows, view.cols])
+def _product(tensor, view, columns, adjoint=False):
+    """Returns M columns, or M^T columns, of the matrix M in a flat tensor; see `_split_products`.
+
+    The transpose, columns^T M, where the tensor's last axis is not the one that is summed: the product is three times
+    slower otherwise, even if its result alone is transposed, because XLA then transposes the tensor.
+    """
+    stored = tf.reshape(tensor, [view.cols, view.rows] if view.transposed else [view.rows, view.cols])
+    if view.transposed != adjoint:
+        return tf.matmul(columns, stored, transpose_a=True)
+    return tf.matmul(stored, columns)
+
+
+def _split_products(vector, views, columns, rows, adjoint=False):
+    """Returns [rows, columns] of every product of `_product` in a vector of them."""
+    turned = [view.transposed != adjoint for view in views]
+    shapes = [(columns, count) if turn else (count, columns) for turn, count in zip(turned, rows, strict=True)]
+    parts = _split(vector, shapes)
+    return [tf.transpose(part) if turn else part for turn, part in zip(turned, parts, strict=True)]
 
 
 def _split(vector, shapes):

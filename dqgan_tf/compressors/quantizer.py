@@ -1,6 +1,8 @@
 """What quantizers have in common: every value has a code, and the error is known before the codes are packed."""
 
 import abc
+import collections
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -46,11 +48,15 @@ class Quantizer(Compressor):
         """
 
 
-class BucketPayload(NamedTuple):
-    """words: int32 [rows, width * bits / 32], packed codes. scales: float32 [rows], one a bucket."""
+@functools.cache
+def payload_type(bits: int) -> type:
+    """Returns the NamedTuple of the payload of buckets with codes of so many bits.
 
-    words: tf.Tensor
-    scales: tf.Tensor
+    words1, words2, words4, words8, words16: int32 [rows, words], the planes of the codes; see `packing`. Only those of
+    which `bits` is the sum, widest first.
+    scales: float32 [rows], one a bucket.
+    """
+    return collections.namedtuple("BucketPayload", [*(f"words{width}" for width in packing.planes(bits)), "scales"])
 
 
 class BucketQuantizer(Quantizer):
@@ -68,8 +74,9 @@ class BucketQuantizer(Quantizer):
 
     def payload_spec(self, n):
         rows, width = buckets.shape(n, self.bucket)
-        words = packing.words_per_row(self.bits, width)
-        return BucketPayload(tf.TensorSpec([rows, words], tf.int32), tf.TensorSpec([rows], tf.float32))
+        words = [packing.words_per_row(plane, width) for plane in packing.planes(self.bits)]
+        planes = [tf.TensorSpec([rows, count], tf.int32) for count in words]
+        return payload_type(self.bits)(*planes, tf.TensorSpec([rows], tf.float32))
 
     @abc.abstractmethod
     def _quantize_rows(self, rows, n: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
@@ -86,10 +93,10 @@ class BucketQuantizer(Quantizer):
         return self._quantize_rows(buckets.split(vector, self.bucket), vector.shape[0], seed)
 
     def _pack(self, codes, scales):
-        return BucketPayload(packing.pack(codes, self.bits), scales)
+        return payload_type(self.bits)(*packing.pack_planes(codes, self.bits), scales)
 
     def _unpack(self, payload, n):
-        return packing.unpack(payload.words, self.bits), payload.scales
+        return packing.unpack_planes(payload[:-1], self.bits), payload.scales
 
     def _dequantize(self, codes, scales, n):
         return buckets.join(self._dequantize_rows(codes, scales), n)

@@ -83,3 +83,12 @@ def test_leading_by_hand():
     given = np.float32([[3, 0, 0, 5], [4, 0, 1, 12]])
     np.testing.assert_allclose(low_rank.leading(tf.constant(given), 2), np.float32([[5 / 13, 0.6], [12 / 13, 0.8]]))
     np.testing.assert_array_equal(low_rank.leading(tf.zeros([5, 3]), 2), np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 20])
+def test_outer_is_the_product(columns):
+    """float32 against float64: each of up to 20 terms is rounded once and added with one more rounding."""
+    rng = np.random.default_rng(columns)
+    left, right = (rng.standard_normal((size, columns)).astype(np.float32) for size in (5, 7))
+    found = tf.function(low_rank.outer, jit_compile=True)(left, right)
+    np.testing.assert_allclose(found, left.astype(np.float64) @ right.T.astype(np.float64), atol=1e-5)

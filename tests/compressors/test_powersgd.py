@@ -20,13 +20,14 @@ def simulate(plan):
 
     @tf.function(jit_compile=True)
     def step(vectors, state, seed):
-        firsts = [plan.project(vector, state) for vector in tf.unstack(vectors)]
+        tensors = [plan.tensors(vector) for vector in tf.unstack(vectors)]
+        firsts = [plan.project(one, state) for one in tensors]
         first = tf.add_n(firsts) / len(firsts)
         bases = plan.bases(first, seed)
-        seconds = [plan.coefficients(vector, bases) for vector in tf.unstack(vectors)]
+        seconds = [plan.coefficients(one, bases) for one in tensors]
         second = tf.add_n(seconds) / len(seconds)
-        decoded = [plan.decode(f, bases, s) for f, s in zip(firsts, seconds, strict=True)]
-        return tf.stack(decoded), plan.decode(first, bases, second), plan.next_state(second)
+        decoded = [tf.concat(plan.decode(f, bases, s), 0) for f, s in zip(firsts, seconds, strict=True)]
+        return tf.stack(decoded), tf.concat(plan.decode(first, bases, second), 0), plan.next_state(second)
 
     return step
 
@@ -183,7 +184,7 @@ def test_warm_start_finds_the_best_approximation():
 
 def test_bases_follow_the_seed():
     """Equal for equal seeds; with another one the span of the queries' product stays and the random column is new."""
-    first = PLAN.project(tf.constant(updates(steps=1)[0, 0]), PLAN.initial_state())
+    first = PLAN.project(PLAN.tensors(tf.constant(updates(steps=1)[0, 0])), PLAN.initial_state())
     one, again, other = ([b.numpy() for b in PLAN.bases(first, tf.constant(seed))] for seed in ((1, 1), (1, 1), (1, 2)))
     for a, b, c in zip(one, again, other, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -197,7 +198,7 @@ def test_sizes_by_hand():
     assert (PLAN.first_size, PLAN.second_size, PLAN.wire_bytes) == (42 + 13, 150, 4 * 205)
     assert PLAN.initial_state().shape == (2 * 50,) and PLAN.initial_state().dtype == np.float32
     assert PLAN.delta == pytest.approx(1 / 10, abs=2e-6)
-    assert PLAN.project(tf.zeros([SIZE]), PLAN.initial_state()).shape == [55]
+    assert PLAN.project(PLAN.tensors(tf.zeros([SIZE])), PLAN.initial_state()).shape == [55]
 
 
 def test_delta_holds_for_any_shapes():

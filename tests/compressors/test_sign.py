@@ -24,7 +24,7 @@ def test_partial_bucket_divides_by_its_real_count():
 def test_bit_order_by_hand():
     x = np.ones(32, np.float32)
     x[[0, 5, 31]] = -1.0
-    assert encode(Sign(), x).words.numpy().view(np.uint32).tolist() == [[(1 << 0) | (1 << 5) | (1 << 31)]]
+    assert encode(Sign(), x).words1.numpy().view(np.uint32).tolist() == [[(1 << 0) | (1 << 5) | (1 << 31)]]
 
 
 def test_delta_is_one_over_d_and_tight():
