@@ -1,5 +1,7 @@
 """Error feedback: nothing is lost, only delayed."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,6 +24,12 @@ EXACT = [spec for spec in SPECS if "stochastic" not in spec and "sign" not in sp
 
 
 def make_step(compressor, jit=True, block=None):
+    """Returns (update, residual, seed) -> (`Encoded`, what it decodes to), compiled once for all tests."""
+    return _made_once(compressor, jit, block)
+
+
+@functools.cache
+def _made_once(compressor, jit, block):
     def step(update, residual, seed):
         encoded = error_feedback.encode_with_feedback(compressor, update, residual, seed, block=block)
         return encoded, compressor.decode(encoded.payload, update.shape[0])

@@ -13,7 +13,8 @@ from tests.oracles import compressors_numpy as oracle
 def test_equals_the_oracle(n, fraction, block, m):
     x = oracle.distributions(n)["student_t3"]
     assert BlockTopK(fraction, block).chosen == m
-    np.testing.assert_array_equal(round_trip(BlockTopK(fraction, block), x), oracle.block_topk(x, block, m))
+    mode = "xla" if n == 1100 else "eager"  # the contract has short vectors in XLA
+    np.testing.assert_array_equal(round_trip(BlockTopK(fraction, block), x, mode=mode), oracle.block_topk(x, block, m))
 
 
 def test_indices_by_hand():

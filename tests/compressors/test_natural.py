@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf.compressors import NUQSGD, Natural, hash_random
-from tests.contracts.compressor_contract import SEED, encode, round_trip
+from tests.contracts.compressor_contract import SEED, N, encode, round_trip
 from tests.oracles import compressors_numpy as oracle
 
 FLT_MAX = np.finfo(np.float32).max
@@ -26,10 +26,10 @@ def assert_equals_oracle(compressor, x, u, scale_of):
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize("name", ["gaussian", "student_t3", "zeros_90"])
 def test_equals_the_oracle(name, bits):
-    x = oracle.distributions(1024)[name]
-    assert_equals_oracle(Natural(bits, 512, "nearest"), x, np.full(1024, 0.5), oracle.power_of_two_above)
-    assert_equals_oracle(Natural(bits, 512), x, uniform(1024), oracle.power_of_two_above)
-    assert_equals_oracle(NUQSGD(bits, 512), x, uniform(1024), oracle.norm)
+    x = oracle.distributions(N)[name]  # the contract's length: compiled once for both
+    assert_equals_oracle(Natural(bits, 512, "nearest"), x, np.full(N, 0.5), oracle.power_of_two_above)
+    assert_equals_oracle(Natural(bits, 512), x, uniform(N), oracle.power_of_two_above)
+    assert_equals_oracle(NUQSGD(bits, 512), x, uniform(N), oracle.norm)
 
 
 def test_nearest_by_hand():

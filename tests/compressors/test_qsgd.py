@@ -7,15 +7,15 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf.compressors import QSGD, hash_random, reductions
-from tests.contracts.compressor_contract import SEED, encode, round_trip
+from tests.contracts.compressor_contract import SEED, N, encode, round_trip
 from tests.oracles import compressors_numpy as oracle
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
 @pytest.mark.parametrize("name", ["gaussian", "student_t3", "zeros_90"])
 def test_equals_the_oracle(bits, name):
-    x = oracle.distributions(1024)[name]
-    u = hash_random.uniform(tf.range(1024), tf.constant(SEED)).numpy().astype(np.float64)
+    x = oracle.distributions(N)[name]  # the contract's length: compiled once for both
+    u = hash_random.uniform(tf.range(N), tf.constant(SEED)).numpy().astype(np.float64)
     expected, margins = oracle.qsgd(x, u, bits, 512)
     # The norm of 512 float32 squares, and its rounding to 25 - bits bits, may differ in the last place.
     clear = margins > 2.0 ** (bits - 21)

@@ -20,7 +20,8 @@ from tests.oracles import compressors_numpy as oracle
 def test_equals_the_oracle(fraction, n, k):
     x = oracle.distributions(n)["student_t3"]
     assert TopK(fraction).k(n) == k
-    np.testing.assert_array_equal(round_trip(TopK(fraction), x), oracle.topk(x, k))
+    mode = "xla" if n == 1100 else "graph"  # the contract has short vectors in XLA
+    np.testing.assert_array_equal(round_trip(TopK(fraction), x, mode=mode), oracle.topk(x, k))
 
 
 def test_indices_are_distinct_even_among_equals():

@@ -32,6 +32,7 @@ def main(folder, replicas_per_worker, *channels):
         vectors = zip(("first", "second"), exchange_cases.SIZES, exchange_cases.MATRICES, strict=True)
         segments = [Segment(part, size, compressors.get(spec), shapes) for part, size, shapes in vectors]
         channel = strategy.open_channel(name, segments, topology=topology, allow_non_contractive=True)
+        print(name, flush=True)  # where a worker was if it fails
         results |= reductions(strategy, channel, name, int(data))
         strategy.close_channel(name)
     results["board"] = board.exchange("hello", f"worker {strategy.worker_index}")

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 
+from tests.contracts.small_compressors import SPECS
 from tests.distributed import cluster, exchange_cases
-from tests.distributed.exchange_cases import CALLS, POISONED, SPECS, Case
+from tests.distributed.exchange_cases import CALLS, POISONED, Case
 
-pytestmark = pytest.mark.timeout(1200)  # the slow jobs compile every compressor in every process, on two cores
+pytestmark = pytest.mark.timeout(2400)  # the slow jobs compile every compressor in every process, on two cores
 SOME = ["none@auto", "linear:bits=4,bucket=32@all_gather", "sign:bucket=32@two_step"]
 SOME += ["randomk:fraction=0.1@all_gather", "adaptive:bits=3,bucket=32@two_step", "powersgd:rank=2,explore=1@auto"]
 BETWEEN_HOSTS = ["sign:bucket=32@hierarchical", "powersgd:rank=2,explore=1@hierarchical"]
 QUICK = [*SOME, *BETWEEN_HOSTS]
 # `auto` is the one way in which those travel that have no other.
 ALL = ["none@auto", "powersgd:rank=2,explore=1@auto"]
-ALL += [str(case) for case in exchange_cases.cases() if case.topology in ("all_gather", "two_step")]
+ALL += [str(case) for case in exchange_cases.cases(SPECS) if case.topology in ("all_gather", "two_step")]
 HOSTS = [*SOME, *(f"{spec}@hierarchical" for spec in SPECS)]
 JOBS = {"2x1": (2, 1, QUICK), "all-2x1": (2, 1, ALL), "all-3x1": (3, 1, ALL), "2x2": (2, 2, HOSTS)}
 
@@ -26,7 +27,7 @@ class Job:
         self.oracles = {name: self._oracle(name, num_workers, per_worker) for name in names}
         channels = [f"{self.oracles[name].data}={name}" for name in names]
         program = ["-m", "tests.distributed.exchange_program", str(folder), str(per_worker), *channels]
-        cluster.run(program, folder, num_workers, timeout=1100)
+        cluster.run(program, folder, num_workers, timeout=2200)
         workers = [dict(np.load(folder / f"worker_{i}.npz")) for i in range(num_workers)]
         boards = [worker.pop("board").tolist() for worker in workers]
         assert boards == [[f"worker {i}" for i in range(num_workers)]] * num_workers

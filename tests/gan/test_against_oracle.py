@@ -137,8 +137,8 @@ def assert_follows_oracle(strategy, optimizer, compression, schedule=lambda t: 1
 @pytest.mark.parametrize(
     "optimizer, compressor",
     [
-        (SGD, SIGN),
         (ADAM, LINEAR),
+        pytest.param(SGD, SIGN, marks=pytest.mark.slow),
         pytest.param(SGD, "none", marks=pytest.mark.slow),
         pytest.param(SGD, LINEAR, marks=pytest.mark.slow),
         pytest.param(SGD, TOPK, marks=pytest.mark.slow),
