@@ -128,6 +128,7 @@ def test_a_killed_peer_ends_the_others_with_one_line(tmp_path):
     both.kill(1)
     assert both.wait(timeout=60) == [4, -signal.SIGKILL], both.output()
     assert "lost another worker" in both.output(0)
+    assert "worker 1 is gone" in both.output(0)
     assert "Traceback" not in both.output(0)
 
 
@@ -152,3 +153,4 @@ def test_a_frozen_peer_ends_the_others(tmp_path):
     finally:
         both.kill()
     assert "lost another worker" in both.output(0)
+    assert "worker 1 gave no sign of life for 15 s" in both.output(0)

@@ -27,6 +27,13 @@ BARRIER = (
     "Barrier failed because: task is set to ERROR: UNAVAILABLE: Task /job:worker/replica:0/task:1 heartbeat timeout. "
     "[type.googleapis.com/tensorflow.CoordinationServiceError=''].\n\nRPC: /tensorflow.CoordinationService/Barrier"
 )
+SOCKETS_OF_OUR_OWN = (
+    "{{function_node __inference_run_steps_504}} LostConnectionError: worker 1 is gone: Connection reset by peer\n"
+    'Traceback (most recent call last):\n\n  File "/x/script_ops.py", line 269, in __call__\n'
+    "    ret = func(*args)\n\n"
+    "dqgan_tf.distribute.sockets.connection.LostConnectionError: worker 1 is gone: Connection reset by peer\n\n\n"
+    "\t [[{{node PyFunc_1}}]]"
+)
 TIMEOUT = "GetKeyValue() timed out with key: dqgan/1/b/1 and duration: 40s"
 OWN = STACK.format(node="while/MatMul", cause="XLA: out of registers")
 
@@ -37,6 +44,7 @@ OWN = STACK.format(node="while/MatMul", cause="XLA: out of registers")
         ("UnavailableError", KILLED, "Collective ops is aborted by: recvmsg:Connection reset by peer"),
         ("InternalError", KILLED, "Collective ops is aborted by: recvmsg:Connection reset by peer"),
         ("UnavailableError", SOCKET, "Socket closed"),
+        ("UnknownError", SOCKETS_OF_OUR_OWN, "worker 1 is gone: Connection reset by peer"),
         ("CancelledError", SOCKET, "Socket closed"),
         ("DeadlineExceededError", TIMEOUT, TIMEOUT),
         ("InternalError", BARRIER, "Barrier failed because: task is set to ERROR"),
