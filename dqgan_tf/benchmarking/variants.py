@@ -11,6 +11,8 @@ from dqgan_tf.distribute.strategy import CompressedStrategy
 
 DEFAULT = (
     *DENSE,
+    "none",
+    "fp16",
     *(f"linear:bits={bits},bucket=512" for bits in (8, 4, 2)),
     "ternary:bucket=512",
     "sign:bucket=512",
@@ -68,7 +70,7 @@ def check(name: str, num_workers: int) -> None:
         sent_bytes(name, 1 << 16, num_workers)
     except ValueError as error:
         working = (
-            f"{', '.join(DENSE)}, or a compressor and, if you like, topology and bucket_mb: {DEFAULT[2]}@two_step@4"
+            f"{', '.join(DENSE)}, or a compressor and, if you like, topology and bucket_mb: {DEFAULT[4]}@two_step@4"
         )
         raise ValueError(f"A variant is {working}. Received: {name!r}. {error}") from error
 
