@@ -20,7 +20,9 @@ def uniform(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 def bits(positions: tf.Tensor, seed: tf.Tensor, count: int) -> tf.Tensor:
     """Returns int32 in [0, 2^count), count 1 to 31; see `uniform`."""
-    return tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(32 - count)), tf.int32)
+    drawn = tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(32 - count)), tf.int32)
+    # XLA copies what is cheap into every consumer, and takes a division for expensive. LLVM knows that it is by one.
+    return tf.truncatediv(drawn, tf.where(drawn < 0, 2, 1))
 
 
 def integers(positions: tf.Tensor, seed: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,7 @@ from dqgan_tf.compressors import hash_random
 _INDEPENDENT = 1e-4
 """A unit column with less than this outside the span of the columns before it is rounding noise there."""
 _FEW = 16
+"""Columns up to which a product is written as a sum of outer products; more would be long to compile."""
 
 
 def orthonormalise(columns: tf.Tensor, spare: tf.Tensor) -> tf.Tensor:
