@@ -12,11 +12,13 @@ SOME = ["none@auto", "linear:bits=4,bucket=32@all_gather", "sign:bucket=32@two_s
 SOME += ["randomk:fraction=0.1@all_gather", "adaptive:bits=3,bucket=32@two_step", "powersgd:rank=2,explore=1@auto"]
 BETWEEN_HOSTS = ["sign:bucket=32@hierarchical", "powersgd:rank=2,explore=1@hierarchical"]
 QUICK = [*SOME, *BETWEEN_HOSTS]
-# `auto` is the one way in which those travel that have no other.
-ALL = ["none@auto", "powersgd:rank=2,explore=1@auto"]
-ALL += [str(case) for case in exchange_cases.cases(SPECS) if case.topology in ("all_gather", "two_step")]
 HOSTS = [*SOME, *(f"{spec}@hierarchical" for spec in SPECS)]
-JOBS = {"2x1": (2, 1, QUICK), "all-2x1": (2, 1, ALL), "all-3x1": (3, 1, ALL), "2x2": (2, 2, HOSTS)}
+JOBS = {"2x1": (2, 1, QUICK), "2x2": (2, 2, HOSTS)}
+for kind in ("all_gather", "two_step"):
+    # `auto` is the one way in which those travel that have no other.
+    names = ["none@auto", "powersgd:rank=2,explore=1@auto"]
+    names += [str(case) for case in exchange_cases.cases(SPECS) if case.topology == kind]
+    JOBS |= {f"{kind}-{workers}x1": (workers, 1, names) for workers in (2, 3)}
 
 
 class Job:
