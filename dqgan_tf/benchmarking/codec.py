@@ -2,8 +2,9 @@
 
     python -m dqgan_tf.benchmarking.codec [--values=6342272] [--rounds=20] [--json=FILE] [SPEC ...]
 
-One thread on the last core. Every round runs every function once; minima of CPU time are reported. The copy is XLA's
-own, into a new tensor, as the codec's outputs are; "memory" is numpy's, into old memory, for comparison.
+One thread on the last core. Every round runs every function once; minima of CPU time are reported. The codec is what
+the exchange runs: a residual that is written block by block goes into a variable, in place, other outputs into new
+tensors. The copy is XLA's own, into a new tensor; "memory" is numpy's, into old memory, for comparison.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf import compressors, error_feedback
+from dqgan_tf import compressors
 from dqgan_tf.compressors import averaging, blocks
+from dqgan_tf.distribute import topologies
 
 SPECS = (
     *(f"linear:bits={bits}" for bits in range(2, 9)),
     *("linear:bits=4,rounding=stochastic", "sign", "ternary", "natural", "qsgd", "nuqsgd", "fp16", "bf16"),
     *("topk:fraction=0.01", "topk:fraction=0.01+linear:bits=8", "randomk:fraction=0.01", "blocktopk:fraction=0.01"),
+    *(f"adaptive:bits={bits}" for bits in (3, 4, 5)),
 )
 _COPY, _MEMORY = "copy", "memory"
 
@@ -54,15 +57,25 @@ def measure(specs, n: int, rounds: int) -> list[dict]:
 
 
 def codec(compressor, n: int):
-    """Returns compiled (update, residual, seed) -> `Encoded` and (payload, payload) -> mean."""
+    """Returns (update, residual, seed) -> `Encoded`, whose residual the next call overwrites, and (payload, payload) ->
+    mean, both compiled."""
+    encoder = topologies.Encoder(error_feedback=True, block=blocks.CPU_BLOCK)
+    buffer = tf.Variable(tf.zeros([n])) if encoder.writes_into_buffers(compressor) else None
 
+    @_compiled
     def encode(update, residual, seed):
-        return error_feedback.encode_with_feedback(compressor, update, residual, seed, block=blocks.CPU_BLOCK)
+        one = encoder.encode(compressor, update, residual, seed, buffer)
+        return one if buffer is None else one._replace(residual=None)
 
+    @_compiled
     def decode(*payloads):
         return averaging.mean_of_payloads(compressor, payloads, n)
 
-    return _compiled(encode), _compiled(decode)
+    def encode_and_read(*arguments):
+        one = encode(*arguments)
+        return one if buffer is None else one._replace(residual=buffer.read_value())
+
+    return encode_and_read, decode
 
 
 def table(entries: list[dict]) -> str:

@@ -14,7 +14,7 @@ _STYLE = {
     "font.size": 9,
     "path.simplify": False,
 }
-_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # C7 is grey
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "goldenrod", "darkgreen")  # C7 is grey
 _DASHES = ("-", "--", ":", "-.")
 _BEYOND = 4.0  # loopback stands at this multiple of the highest rate
 
