@@ -151,6 +151,37 @@ def test_blocks_change_nothing(spec, n):
     np.testing.assert_allclose(whole.statistics, blocked.statistics, rtol=1e-5)
 
 
+@pytest.mark.parametrize("spec", ["linear:bits=4,bucket=64", "sign:bucket=64"])
+def test_a_window_into_a_buffer_changes_nothing(spec):
+    """A piece in the middle of a longer vector, its residual written over what a variable held."""
+    compressor, size, start = compressors.get(spec), 700, 192
+    longer, residual = updates(2, n=1000)
+    update = longer[start : start + size]
+    buffer = tf.Variable(tf.fill([size], np.float32(np.nan)))
+
+    @functools.partial(tf.function, jit_compile=True)
+    def into_buffer(vector, position, before, seed):
+        window = blocks.Window(vector, position, size)
+        one = error_feedback.encode_with_feedback(
+            compressor, window, before, seed, block=128, buffer=buffer.read_value()
+        )
+        buffer.assign(one.residual)
+        return one.payload, one.statistics
+
+    expected, _ = make_step(compressor, block=128)(update, residual[:size], tf.constant([0, 3]))
+    payload, statistics = into_buffer(longer, tf.constant(start), residual[:size], tf.constant([0, 3]))
+    tf.nest.map_structure(np.testing.assert_array_equal, payload, expected.payload)
+    np.testing.assert_array_equal(buffer, expected.residual)
+    np.testing.assert_array_equal(statistics, expected.statistics)
+
+
+def test_a_window_without_blocks():
+    compressor, longer = compressors.get("none"), updates(1, n=100)[0]
+    window = blocks.Window(tf.constant(longer), tf.constant(10), 50)
+    encoded = error_feedback.encode_with_feedback(compressor, window, tf.ones([50]), tf.constant([0, 0]))
+    np.testing.assert_array_equal(compressor.decode(encoded.payload, 50), longer[10:60] + 1.0)
+
+
 def test_blocks_without_feedback():
     compressor, update = compressors.get("linear:bits=4,bucket=512"), tf.constant(updates(1, 3000)[0])
     encode = tf.function(error_feedback.encode_without_feedback, jit_compile=True)
