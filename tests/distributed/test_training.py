@@ -153,4 +153,3 @@ def test_a_frozen_peer_ends_the_others(tmp_path):
     finally:
         both.kill()
     assert "lost another worker" in both.output(0)
-    assert "worker 1 gave no sign of life for 15 s" in both.output(0)
