@@ -48,7 +48,7 @@ define(
     CompressionConfig,
     "communication",
     "What carries packets between processes: sockets of our own, TensorFlow's ring over gRPC, or NCCL; auto means "
-    "sockets on CPUs and the ring on GPUs: ask for nccl there.",
+    "sockets where a process has one replica, on a CPU, else the ring: ask for nccl on GPUs.",
     choices=("auto", "sockets", "ring", "nccl"),
 )
 validate("compressor", compressors.get)

@@ -1,9 +1,7 @@
 """Who exchanges packets with whom, and what carries them."""
 
-import os
 from collections.abc import Mapping, Sequence
 
-import tensorflow as tf
 from absl import logging
 from tensorflow.python.distribute import cross_device_utils
 from tensorflow.python.distribute.collective_util import CommunicationImplementation
@@ -15,8 +13,8 @@ from dqgan_tf.distribute.sockets.group import SocketGroup
 
 TRANSPORTS = ("auto", "sockets", "collectives")
 """What carries packets between processes: `sockets`, TCP connections of our own on ports that the system chooses;
-`collectives`, TensorFlow's; `auto`: sockets on CPUs, unless the strategy's communication options name an
-implementation. Inside a process it is always TensorFlow's collectives."""
+`collectives`, TensorFlow's; `auto`: sockets where every process has one replica, on a CPU, unless the strategy's
+communication options name an implementation."""
 
 _FIRST_GROUP_KEY = 1 << 20  # far from the keys that TensorFlow counts up from 1
 
@@ -50,16 +48,16 @@ class Groups:
         self._ranks, self._worker_index = ranks, worker_index
         self._of_host: list[Group] = []
         self._across_hosts: list[Group] = []
-        self._sockets: dict[int, SocketGroup] = {}
+        self._sockets: SocketGroup | None = None
 
     def flat(self, transport: str) -> list[Collectives]:
-        """Returns the group of all replicas, for every local one. Several in one process use TensorFlow's collectives.
+        """Returns the group of all replicas, for every local one.
 
         Raises:
           ValueError: see `uses_sockets`.
         """
-        if self.uses_sockets(transport) and len(self._devices) == 1:
-            return [self._socket_group(0)]
+        if self.uses_sockets(transport):
+            return [self._socket_group()]
         size = len(self._devices) * max(1, len(self._addresses))
         return [Group(launcher, size, rank) for launcher, rank in zip(self._launchers, self._ranks.all, strict=True)]
 
@@ -71,41 +69,40 @@ class Groups:
         """
         if not self._of_host:
             self._launch_groups_of_hosts()
-        sockets = self.uses_sockets(transport)
-        across = [self._socket_group(i) for i in range(len(self._devices))] if sockets else self._across_hosts
+        across = [self._socket_group()] if self.uses_sockets(transport) else self._across_hosts
         return [HostGroup(local, other) for local, other in zip(self._of_host, across, strict=True)]
 
     def uses_sockets(self, transport: str) -> bool:
         """Returns whether packets between processes travel over sockets.
 
-        A replica that waits for packets holds one of the threads that run operations, so there must be one for each.
+        Not those of several replicas in one process: TensorFlow runs operations in Python one after the other in the
+        order in which a function was traced, replica by replica, and the second of a replica's collectives needs the
+        first of the others'.
 
         Raises:
-          ValueError: unknown transport, or too few threads for the sockets that are asked for.
+          ValueError: unknown transport, or sockets are asked for with several local replicas.
         """
         if transport not in TRANSPORTS:
             raise ValueError(f"`transport` must be one of {', '.join(TRANSPORTS)}. Received: transport={transport}")
         if transport == "collectives" or len(self._addresses) < 2:
             return False
-        enough = _inter_op_threads() >= len(self._devices)
-        if transport == "sockets" and not enough:
+        alone = len(self._devices) == 1
+        if transport == "sockets" and not alone:
             raise ValueError(
-                f"{len(self._devices)} replicas that wait for packets need as many threads between operations, "
-                f"{_inter_op_threads()} are there: set TF_NUM_INTEROP_THREADS={len(self._devices)}."
+                f"Sockets carry the packets of one replica per process, this one has {len(self._devices)}: use the "
+                "transport collectives (--communication=ring)."
             )
         unnamed = self._options.implementation == CommunicationImplementation.AUTO
-        on_cpus = all("GPU" not in device for device in self._devices)
-        chosen = transport == "sockets" or (unnamed and on_cpus and enough)
+        on_cpu = "GPU" not in self._devices[0]
+        chosen = transport == "sockets" or (alone and unnamed and on_cpu)
         logging.info("Transport %s: %s.", transport, "sockets" if chosen else "TensorFlow's collectives")
         return chosen
 
-    def _socket_group(self, replica):
-        """The group of this local index in all processes."""
-        if replica not in self._sockets:
+    def _socket_group(self):
+        if self._sockets is None:
             own = endpoint.of_process(self._addresses, self._worker_index)
-            rank = self._workers.index(self._worker_index)
-            self._sockets[replica] = SocketGroup(own, self._workers, rank, replica)
-        return self._sockets[replica]
+            self._sockets = SocketGroup(own, self._workers, self._workers.index(self._worker_index))
+        return self._sockets
 
     def _launch_groups_of_hosts(self):
         hosts, count = max(1, len(self._addresses)), len(self._devices)
@@ -120,9 +117,3 @@ class Groups:
         instances = self._keys._instance_key_table.setdefault(key, {})
         instances.setdefault(device, cross_device_utils.INSTANCE_KEY_START_NUMBER)
         return cross_device_utils.CollectiveReplicaLauncher(key, size, self._keys, device, self._options)
-
-
-def _inter_op_threads():
-    """TensorFlow's own rule (read at 2.21.0): what is configured, else the environment, else the processors."""
-    configured = tf.config.threading.get_inter_op_parallelism_threads()
-    return configured or int(os.environ.get("TF_NUM_INTEROP_THREADS") or 0) or len(os.sched_getaffinity(0))

@@ -1,7 +1,6 @@
 """Which transport is chosen, and which groups that makes."""
 
 import pytest
-import tensorflow as tf
 from tensorflow.python.distribute.collective_util import CommunicationImplementation
 
 from dqgan_tf.distribute import groups
@@ -24,18 +23,11 @@ def made(devices, cluster=None, implementation="AUTO"):
     return groups.Groups(devices, launchers, None, options, cluster, ranks(cluster, task, devices), index)
 
 
-@pytest.fixture(autouse=True)
-def two_threads(monkeypatch):
-    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "2")
-    assert tf.config.threading.get_inter_op_parallelism_threads() == 0  # the environment decides
-
-
 @pytest.mark.parametrize(
     ("arguments", "transport", "expected"),
     [
         ((CPUS[:1],), "auto", True),
-        ((CPUS[:2],), "auto", True),
-        ((CPUS,), "auto", False),  # three replicas and two threads
+        ((CPUS[:2],), "auto", False),
         ((GPUS[:1],), "auto", False),
         ((GPUS[:1],), "sockets", True),
         ((CPUS[:1],), "collectives", False),
@@ -56,8 +48,8 @@ def test_unknown_transport():
         made(CPUS[:1]).uses_sockets("udp")
 
 
-def test_sockets_need_a_thread_for_every_replica_that_waits():
-    with pytest.raises(ValueError, match="set TF_NUM_INTEROP_THREADS=3"):
+def test_sockets_are_for_one_replica_a_process():
+    with pytest.raises(ValueError, match="this one has 3: use the transport collectives"):
         made(CPUS).uses_sockets("sockets")
 
 

@@ -17,7 +17,7 @@ _SMALL_BYTES = 1 << 16  # up to here an all-reduce sends everything to everybody
 
 
 class SocketGroup(Collectives):
-    """As `group.Group`, for one replica in each of several processes, on CPUs.
+    """As `group.Group`, for the only replica in each of several processes, on CPUs.
 
     Sending takes no time of the graph: `begin` hands the words over and returns, a thread sends them, and what it
     returns waits for the others'. Nothing is copied between TensorFlow and the socket. Every call of `begin` while a
@@ -27,18 +27,17 @@ class SocketGroup(Collectives):
       endpoint: of this process.
       workers: the process of every rank.
       rank: of this replica.
-      stream: number of the group among those of the endpoint, the same on all processes, below 2**16.
     """
 
     prefix = ""
     shares = 1
 
-    def __init__(self, endpoint: Endpoint, workers: Sequence[int], rank: int, stream: int):
+    def __init__(self, endpoint: Endpoint, workers: Sequence[int], rank: int):
         self.size = len(workers)
         self.rank = rank
         self._endpoint = endpoint
         self._peers = [(k % self.size, workers[k % self.size]) for k in range(rank + 1, rank + self.size)]
-        self._tags = itertools.count(stream << 32)
+        self._tags = itertools.count()
         self._last = weakref.WeakKeyDictionary()  # graph -> name of the operation that the next one waits for
 
     def gather_input(self, values: Sequence[tf.Tensor], options) -> list[tf.Tensor]:
@@ -125,7 +124,8 @@ class SocketGroup(Collectives):
         """Calls a Python function, which returns `count` float32 arrays, as an operation after the one before it.
 
         All processes wait in one order: with few threads one could otherwise wait for what another one, waiting
-        itself, has not sent.
+        itself, has not sent. Several replicas of one process would be put into one order too, by TensorFlow's automatic
+        control dependencies (2.21.0), and wait for each other: a process has one `SocketGroup`.
         """
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         last = [graph.get_operation_by_name(self._last[graph])] if graph is not None and graph in self._last else []

@@ -40,7 +40,7 @@ def _connected(count, stack):
     workers = WORKERS[count]
     for one in endpoints:
         stack.callback(one.close)
-    return [SocketGroup(endpoints[workers[rank]], workers, rank, stream=3) for rank in range(count)]
+    return [SocketGroup(endpoints[workers[rank]], workers, rank) for rank in range(count)]
 
 
 def together(groups, act):
