@@ -1,11 +1,13 @@
 """Short texts between the workers, outside the collectives: agreement, barriers, reasons to stop."""
 
+import contextlib
+import threading
 import time
 
 from tensorflow.python.eager import context
 from tensorflow.python.framework import errors
 
-_READING_SECONDS = 1.0
+_ANSWERING_SECONDS = 0.2  # in which the answers to the last calls leave
 
 
 class MessageBoard:
@@ -53,19 +55,33 @@ class MessageBoard:
         texts = [service.get_config_key_value(key, int(1e3 * timeout_seconds)) for key in keys]
         return ["" if received == " " else received for received in texts]
 
-    def part(self, timeout_seconds: float = 5.0) -> None:
-        """Waits until everybody has read what came before, when all are about to leave over an error.
+    def part(self, timeout_seconds: float = 10.0) -> None:
+        """Says that this worker needs the board no longer; in worker 0, where the service lives, waits for the others.
 
-        The service lives in worker 0: were it to leave at once, the others would report a lost peer and not the error.
+        The last call before a worker ends: were worker 0 to end while another one still reads, that one would wait for
+        ever or report a lost peer instead of its own error.
+
+        Args:
+          timeout_seconds: how long to wait for the others, or for worker 0's answer.
         """
         if self._num_workers == 1:
             return
-        try:
-            self.exchange("part", "", timeout_seconds)
-        except errors.OpError:
-            return  # not everybody came here: there is nothing more to wait for
-        if self._worker_index == 0:
-            time.sleep(_READING_SECONDS)
+        if self._worker_index:
+            # A thread, since worker 0 may end before it has answered: the call would never return.
+            saying = threading.Thread(target=self._say_parted, daemon=True)
+            saying.start()
+            saying.join(timeout_seconds)
+            return
+        end = time.monotonic() + timeout_seconds
+        for index in range(1, self._num_workers):
+            with contextlib.suppress(errors.OpError):  # it is gone already, or will not come here
+                left_ms = max(1, int(1e3 * (end - time.monotonic())))
+                context.context().get_config_key_value(f"dqgan/{self._name}/parted/{index}", left_ms)
+        time.sleep(_ANSWERING_SECONDS)
+
+    def _say_parted(self):
+        with contextlib.suppress(errors.OpError):
+            context.context().set_config_key_value(f"dqgan/{self._name}/parted/{self._worker_index}", " ")
 
     def _forget(self, service, prefix):
         """Deletes this worker's text of two exchanges ago: to be here, every worker has read it."""

@@ -6,8 +6,9 @@ from dqgan_tf import compressors
 from tests.contracts.compressor_contract import CompressorContract, StochasticContract
 
 
-def _linear(bits):
-    return type(f"TestLinear{bits}", (CompressorContract,), {"compressor": compressors.get(f"linear:bits={bits}")})
+def _linear(bits, contract=CompressorContract, rounding="nearest"):
+    compressor = compressors.get(f"linear:bits={bits},rounding={rounding}")
+    return type(f"TestLinear{bits}{rounding}", (contract,), {"compressor": compressor})
 
 
 TestLinear2, TestLinear3, TestLinear4 = _linear(2), _linear(3), _linear(4)
@@ -21,13 +22,10 @@ class TestLinearBucket96(CompressorContract):
     bucket = 96
 
 
-@pytest.mark.slow
-class TestStochastic4(StochasticContract):
-    compressor = compressors.get("linear:bits=4,rounding=stochastic")
-
-
-class TestStochastic8(StochasticContract):
-    compressor = compressors.get("linear:bits=8,rounding=stochastic")
+TestStochastic2, TestStochastic3, TestStochastic4, TestStochastic5, TestStochastic6, TestStochastic7 = (
+    pytest.mark.slow(_linear(bits, StochasticContract, "stochastic")) for bits in range(2, 8)
+)
+TestStochastic8 = _linear(8, StochasticContract, "stochastic")
 
 
 class TestSign(CompressorContract):
@@ -130,3 +128,20 @@ class TestBlockTopK(CompressorContract):
 class TestBlockTopKSign(CompressorContract):
     compressor = compressors.get("blocktopk:fraction=0.1,block=64+sign:bucket=32")
     bucket = None
+
+
+class TestAdaptive(CompressorContract):
+    compressor = compressors.get("adaptive:bits=3,bucket=512")
+
+
+@pytest.mark.slow
+class TestAdaptive5Bucket96(CompressorContract):
+    compressor = compressors.get("adaptive:bits=5,bucket=96")
+    bucket = 96
+
+
+def test_no_compressor_is_left_out():
+    tested = {value.compressor.name for name, value in globals().items() if name.startswith("Test")}
+    registered = {spec.partition(":")[0] for spec in compressors.available()}
+    # Matrices travel in two rounds of an all-reduce, not as one payload: tests/compressors/test_powersgd.py.
+    assert registered - tested == {"powersgd"}

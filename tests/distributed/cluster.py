@@ -13,6 +13,7 @@ import time
 from dqgan_tf.training import launcher
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+_SECONDS_FOR_STACKS = 5
 
 
 class Cluster:
@@ -47,11 +48,13 @@ class Cluster:
             self.processes.append(process)
 
     def wait(self, timeout=240):
-        """Returns the exit codes; kills all and fails when `timeout` seconds pass."""
+        """Returns the exit codes; when `timeout` seconds pass, kills all and fails with the stacks of their threads."""
         end = time.monotonic() + timeout
         try:
             return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
         except subprocess.TimeoutExpired:
+            self.kill(number=signal.SIGABRT)
+            time.sleep(_SECONDS_FOR_STACKS)
             self.kill()
             raise AssertionError("workers did not end:\n" + self.output()) from None
 
@@ -104,6 +107,7 @@ def _environment(ports, index):
         TF_NUM_INTRAOP_THREADS="1",
         TF_NUM_INTEROP_THREADS="2",
         OMP_NUM_THREADS="1",
+        PYTHONFAULTHANDLER="1",
         PYTHONPATH=str(ROOT),
     )
     variables.pop("TF_CONFIG", None)

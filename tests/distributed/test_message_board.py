@@ -1,0 +1,72 @@
+"""Unit test of leaving the message board: nobody needs worker 0 after it has gone, and nobody waits for ever."""
+
+import threading
+import time
+
+import pytest
+from tensorflow.python.eager import context
+from tensorflow.python.framework import errors
+
+from dqgan_tf.distribute.message_board import MessageBoard
+
+
+class Service:
+    """Stands in for the coordination service, which needs several processes: keys, and reads that wait for them."""
+
+    def __init__(self):
+        self.keys, self._changed = {}, threading.Condition()
+
+    def set_config_key_value(self, key, value):
+        with self._changed:
+            self.keys[key] = value
+            self._changed.notify_all()
+
+    def get_config_key_value(self, key, timeout_in_ms):
+        with self._changed:
+            if not self._changed.wait_for(lambda: key in self.keys, timeout_in_ms / 1e3):
+                raise errors.DeadlineExceededError(None, None, key)
+            return self.keys[key]
+
+
+@pytest.fixture
+def service(monkeypatch):
+    service = Service()
+    monkeypatch.setattr(context, "context", lambda: service)
+    return service
+
+
+def seconds_to_part(index, num_workers, timeout_seconds):
+    start = time.monotonic()
+    MessageBoard(index, num_workers).part(timeout_seconds)
+    return time.monotonic() - start
+
+
+def test_worker_0_waits_for_every_other_worker(service):
+    for index, seconds in ((1, 0.1), (2, 1.0)):
+        threading.Timer(seconds, MessageBoard(index, 3).part).start()
+    assert 1.0 <= seconds_to_part(0, 3, timeout_seconds=60.0) < 30.0
+    assert len(service.keys) == 2
+
+
+def test_worker_0_does_not_wait_for_the_dead(service):
+    MessageBoard(2, 3).part()
+    assert 0.5 <= seconds_to_part(0, 3, timeout_seconds=0.5) < 10.0
+
+
+def test_a_worker_does_not_wait_for_an_answer_that_never_comes(service, monkeypatch):
+    monkeypatch.setattr(service, "set_config_key_value", lambda key, value: threading.Event().wait())
+    assert 0.5 <= seconds_to_part(1, 2, timeout_seconds=0.5) < 10.0
+
+
+def test_a_service_that_is_gone_is_no_error(service, monkeypatch):
+    def gone(*_):
+        raise errors.UnavailableError(None, None, "gone")
+
+    monkeypatch.setattr(service, "set_config_key_value", gone)
+    monkeypatch.setattr(service, "get_config_key_value", gone)
+    assert seconds_to_part(0, 2, timeout_seconds=30.0) < 10.0
+    assert seconds_to_part(1, 2, timeout_seconds=30.0) < 10.0
+
+
+def test_a_single_worker_has_nobody_to_wait_for():
+    assert seconds_to_part(0, 1, timeout_seconds=30.0) < 10.0
