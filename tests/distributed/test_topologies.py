@@ -61,6 +61,18 @@ def test_compiled(case, replicas):
     check(case, replicas, topologies.Encoder(error_feedback=True, block=blocks.CPU_BLOCK))
 
 
+def test_the_mean_of_what_is_not_compressed_is_the_quotient_to_the_bit():
+    """Compiled; by three, whose reciprocal is no float32."""
+    segments = [Segment("only", 1000, compressors.get("none"), ((1000,),))]
+    (topology,) = topologies.build("auto", segments, 3, topologies.Encoder(error_feedback=True, block=blocks.CPU_BLOCK))
+    values = np.random.default_rng(4).standard_normal([3, 1000]).astype(np.float32)
+    common = {"residuals": [tf.zeros([1000])], "states": [None], "seed": tf.zeros([2], tf.int32)}
+    common |= {"common_seed": tf.zeros([2], tf.int32)}
+    given = [topologies.Given(values=[tf.constant(v)], rank=tf.constant(i), **common) for i, v in enumerate(values)]
+    for reduced in lockstep.reduce(topology, given):
+        np.testing.assert_array_equal(reduced.means[0], (values[0] + values[1] + values[2]) / np.float32(3))
+
+
 @pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("case", [Case(spec, topology) for spec in WITHOUT for topology in ("all_gather", "two_step")])
 def test_without_feedback(eager, case, replicas):
