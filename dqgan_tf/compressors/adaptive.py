@@ -71,12 +71,15 @@ class Adaptive(BucketQuantizer):
     def bind(self, state):
         return dataclasses.replace(self, state=state)
 
-    def statistics(self, vector):
+    def sampling(self, n):
+        return 2 ** (max(1, n // _SAMPLED).bit_length() - 1)
+
+    def statistics(self, vector, every=None):
         n = vector.shape[0]
-        stride = max(1, n // _SAMPLED)
-        if stride > 1 and n > self.bucket:
+        every = self.sampling(n) if every is None else every
+        if every > 1 and n > self.bucket:
             vector = vector[: n - n % self.bucket]  # padding the last bucket would copy all the others
-        rows = buckets.split(vector, self.bucket)[::stride]
+        rows = buckets.split(vector, self.bucket)[::every]
         bits = float_bits.magnitude(rows)
         top = reductions.row_max(bits)
         largest = tf.bitcast(top, tf.float32)

@@ -86,8 +86,19 @@ class Compressor(Compression):
         """Returns an equal compressor that encodes and decodes by `state`; unbound, by the initial one."""
         return self
 
-    def statistics(self, vector: tf.Tensor) -> tf.Tensor:
-        """Returns float32 [k], whose sum over the replicas says how to fit: whole numbers, so that it is exact."""
+    def sampling(self, n: int) -> int:
+        """Returns of how many buckets `statistics` looks at one, for vectors of n values."""
+        return 1
+
+    def statistics(self, vector: tf.Tensor, every: int | None = None) -> tf.Tensor:
+        """Returns float32 [k], whose sum over the replicas says how to fit: whole numbers, so that it is exact.
+
+        The sum over pieces, each but the last a multiple of `every` buckets long, is what the whole vector gives.
+
+        Args:
+          vector: float32 [n].
+          every: of how many buckets one is looked at, the first and so on; None: `sampling(n)`.
+        """
         return tf.zeros([0])
 
     def next_state(self, state: tf.Tensor, total: tf.Tensor) -> tf.Tensor:

@@ -38,6 +38,11 @@ class Segment(NamedTuple):
         """The compressor's proven bound for this vector; see `Compression`."""
         return self._plan().delta if self.is_low_rank else self.compressor.delta(self.size)
 
+    @property
+    def sampling(self) -> int:
+        """Of how many buckets the compressor's statistics look at one."""
+        return 1 if self.is_low_rank else self.compressor.sampling(self.size)
+
     def initial_state(self) -> np.ndarray | None:
         """Returns what the compressor starts from, float32 [s], equal on all replicas; None: it has no state."""
         return self._plan().initial_state() if self.is_low_rank else self.compressor.initial_state(self.size)
@@ -51,11 +56,13 @@ class Coding(NamedTuple):
 
     size: number of values.
     compressor, shapes: the segment's; shapes only where the part is the whole segment.
+    sampling: the segment's.
     """
 
     size: int
     compressor: Compression
     shapes: tuple[tuple[int, ...], ...] = ()
+    sampling: int = 1
 
 
 class Part(NamedTuple):
@@ -100,7 +107,7 @@ def cut(segments: Sequence[Segment], bucket_bytes: float, granules: Sequence[int
                 buckets.append([])
                 room = limit
             shapes = segment.shapes if size == segment.size else ()
-            buckets[-1].append(Part(index, start, Coding(size, segment.compressor, shapes)))
+            buckets[-1].append(Part(index, start, Coding(size, segment.compressor, shapes, segment.sampling)))
             room -= size
     return buckets
 

@@ -169,11 +169,19 @@ def test_statistics_add_over_replicas():
 
 
 def test_long_vectors_are_sampled():
-    """640 buckets are five times 65,536 values: every fifth bucket, without a partial one at the end."""
+    """640 buckets are five times 65,536 values: every fourth bucket, without a partial one at the end."""
     x = oracle.distributions(512 * 640)["gaussian"]
     counts = Adaptive(3).statistics(tf.constant(np.append(x, np.float32(9.0)))).numpy()
-    assert counts.sum() == 128 * 511
-    np.testing.assert_array_equal(counts, Adaptive(3).statistics(tf.constant(x.reshape(640, 512)[::5].ravel())))
+    assert counts.sum() == 160 * 511
+    np.testing.assert_array_equal(counts, Adaptive(3).statistics(tf.constant(x.reshape(640, 512)[::4].ravel())))
+
+
+def test_pieces_look_at_the_buckets_that_the_whole_looks_at():
+    compressor, x = Adaptive(3), oracle.distributions(512 * 640 + 17)["student_t3"]
+    whole = compressor.statistics(tf.constant(x))
+    every = compressor.sampling(len(x))
+    pieces = [compressor.statistics(tf.constant(p), every) for p in np.split(x, [512 * 64, 512 * 128, 512 * 500])]
+    np.testing.assert_array_equal(sum(pieces), whole)
 
 
 @pytest.mark.parametrize("x", [np.zeros(1000), np.ones(1000), np.full(1000, np.nan), np.float32([1e-35])])

@@ -17,9 +17,12 @@ LINEAR, STOCHASTIC, TOPK = (
     "linear:bits=2,bucket=64,rounding=stochastic",
     "topk:fraction=0.01",
 )
+ADAPTIVE = "adaptive:bits=3,bucket=512"
 CASES = [
     pytest.param(*case, marks=pytest.mark.slow)
     for case in [
+        (ADAPTIVE, "all_gather", 7),
+        (ADAPTIVE, "two_step", 5),
         (LINEAR, "two_step", 5),
         (LINEAR, "all_gather", 7),
         (STOCHASTIC, "two_step", 5),

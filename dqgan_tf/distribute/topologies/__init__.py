@@ -1,5 +1,6 @@
 """Ways of computing the compressed mean of all replicas' vectors, behind one interface."""
 
+import math
 from collections.abc import Sequence
 
 from absl import logging
@@ -60,7 +61,7 @@ def build(
 
 def _packets(kind, segments, indices, group_size, encoder, bucket_bytes):
     owners = group_size if kind == "two_step" else 1
-    granules = [_granule(segments[index].compressor, encoder.block, owners) for index in indices]
+    granules = [_granule(segments[index], encoder.block, owners) for index in indices]
     return [_KINDS[kind](parts, group_size, encoder) for parts in _buckets(segments, indices, granules, bucket_bytes)]
 
 
@@ -70,9 +71,13 @@ def _buckets(segments, indices, granules, bucket_bytes):
     return [[part._replace(segment=indices[part.segment]) for part in parts] for parts in buckets]
 
 
-def _granule(compressor, block, owners):
-    """Of how many values a cut must be a multiple, so that it changes no bit: whole blocks, as many for every owner."""
+def _granule(segment, block, owners):
+    """Of how many values a cut must be a multiple, so that it changes no bit: whole blocks, as many for every owner, of
+    which statistics look at the same ones."""
+    compressor = segment.compressor
     if compressor.is_identity:
         return _DENSE_GRANULE * owners
+    if compressor.block_multiple is None:
+        return None
     block = blocks.effective_block(compressor, block) or compressor.block_multiple
-    return None if block is None else block * owners
+    return math.lcm(block * owners, compressor.block_multiple * segment.sampling)

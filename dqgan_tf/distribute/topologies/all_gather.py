@@ -66,7 +66,7 @@ def _encode(codings, encoder):
         ):
             compressor, value = bound(coding.compressor, state), window(vector, start, coding.size)
             encoded.append(encoder.encode(compressor, value, residual, seed, buffer))
-            samples.append(encoder.samples(compressor, value, residual))
+            samples.append(encoder.samples(coding, value, residual))
         words = tf.concat([wire.to_wire(one.payload) for one in encoded], 0)
         residuals = [one.residual if b is None else None for one, b in zip(encoded, buffers, strict=True)]
         return words, residuals, tf.stack([one.statistics for one in encoded]), samples

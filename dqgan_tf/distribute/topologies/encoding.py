@@ -48,12 +48,12 @@ class Encoder:
             return blocks.block_seed(seed, start // block) + [0, segment]
         return seed + [start * _STREAM % 2**31, segment]
 
-    def samples(self, compressor: Compressor, value, residual) -> tf.Tensor | None:
-        """Returns what the compressor learns from this replica's p, or None if it learns nothing."""
-        if compressor.initial_state(value.shape[0]) is None:
+    def samples(self, coding, value, residual) -> tf.Tensor | None:
+        """Returns what the compressor of a `segment.Coding` learns from this replica's p; None: it learns nothing."""
+        if coding.compressor.initial_state(coding.size) is None:
             return None
         value = blocks.whole(value)
-        return compressor.statistics(value + residual if self.error_feedback else value)
+        return coding.compressor.statistics(value + residual if self.error_feedback else value, coding.sampling)
 
 
 def bound(compressor: Compressor, state: tf.Tensor | None) -> Compressor:

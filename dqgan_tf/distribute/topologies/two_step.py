@@ -84,7 +84,7 @@ def _encode(codings, encoder, group_size):
             _layout(codings, group_size), values, residuals, states, seeds, starts, strict=True
         ):
             compressor, value = bound(coding.compressor, state), window(vector, start, coding.size)
-            samples.append(encoder.samples(compressor, value, residual))
+            samples.append(encoder.samples(coding, value, residual))
             encode_all = _encode_buckets if shards.bucket else _encode_ranges
             one = encode_all(encoder, compressor, shards, shards.pad(blocks.whole(value)), shards.pad(residual), seed)
             rows.append(one[0])
