@@ -25,12 +25,17 @@ class Compressor(Compression):
     A compressor may fit itself to the data. Its state is a vector that all replicas hold with the same bits; a channel
     owns it and, each step, encodes and decodes by `bind(state)`, adds up `statistics` over the replicas and takes
     `next_state(state, total)` if the step is accepted. Bound or not, equal parameters are equal: only unbound
-    compressors are keys.
+    compressors are keys. One that `draws_in_common` has no such state and is bound to a seed.
     """
 
     @property
     def is_identity(self) -> bool:
         """Whether decode(encode(x)) = x bit for bit."""
+        return False
+
+    @property
+    def draws_in_common(self) -> bool:
+        """Whether replicas draw alike: `bind` then takes int32 [2], a seed that is equal on all of them."""
         return False
 
     @property

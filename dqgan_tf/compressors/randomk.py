@@ -27,12 +27,15 @@ class RandomK(Sparse):
 
     The circle of n values is cut into k arcs of n / k values, rounded, turned by a random number of places, and one
     value of each arc is sent: each with the probability k/n, hence delta = k/n in expectation, times that of the
-    second. The seed travels, in 8 bytes: replicas may draw from different streams. Values are sent as they are, not
-    times n / k, so that the compressor is contractive and biased. Stich et al. 2018, arXiv 1809.07599.
+    second. The seed travels, in 8 bytes. Replicas of a channel draw the same indices (`bind`): their mean has k values
+    too, which an owner sends on without loss, where indices of their own would leave it k/n of every replica's k/n.
+    Values are sent as they are, not times n / k, so that the compressor is contractive and biased. Stich et al. 2018,
+    arXiv 1809.07599.
     """
 
     fraction: float = 0.01
     values: Compressor = Identity()
+    draws: tf.Tensor | None = dataclasses.field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "randomk"
 
@@ -40,14 +43,22 @@ class RandomK(Sparse):
     def unbiased(self) -> bool:
         return self.fraction == 1.0 and self.values.unbiased
 
+    @property
+    def draws_in_common(self) -> bool:
+        return True
+
+    def bind(self, state):
+        return dataclasses.replace(self, draws=state)
+
     def encode_sparse(self, vector, seed):
         n = vector.shape[0]
-        indices = draw(seed, n, self.k(n))
+        draws = seed if self.draws is None else self.draws
+        indices = draw(draws, n, self.k(n))
         # What is not finite may not have been drawn.
         finite = reductions.count(float_bits.is_finite(float_bits.magnitude(vector))) == n
         sent = float_bits.poison(finite, tf.gather(vector, indices))
         words, decoded = self._encode_values(sent, seed + [_VALUES_STREAM, 0])
-        return RandomKPayload(tf.identity(seed), words), decoded, indices
+        return RandomKPayload(tf.identity(draws), words), decoded, indices
 
     def decode_sparse(self, payload, n):
         return self._decode_values(payload.values, self.k(n)), draw(payload.seed, n, self.k(n))

@@ -73,6 +73,33 @@ def test_the_mean_of_what_is_not_compressed_is_the_quotient_to_the_bit():
         np.testing.assert_array_equal(reduced.means[0], (values[0] + values[1] + values[2]) / np.float32(3))
 
 
+def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
+    """All replicas and the owner draw the same tenth: the mean holds that tenth of the exact mean, and nothing less."""
+    replicas, n = 4, 1280
+    segments = [Segment("only", n, compressors.get("randomk:fraction=0.1"), ((n,),))]
+    (topology,) = topologies.build("two_step", segments, replicas, topologies.Encoder(error_feedback=True, block=None))
+    values = np.random.default_rng(5).standard_normal([replicas, n]).astype(np.float32)
+    given = [
+        topologies.Given(
+            values=[tf.constant(value)],
+            residuals=[tf.zeros([n])],
+            states=[None],
+            seed=tf.constant([rank, 3]),
+            common_seed=tf.constant([99, 3]),
+            rank=tf.constant(rank),
+        )
+        for rank, value in enumerate(values)
+    ]
+    for rank, reduced in enumerate(lockstep.reduce(topology, given)):
+        mean = reduced.means[0].numpy()
+        drawn = np.flatnonzero(mean)
+        assert len(drawn) == n // 10
+        np.testing.assert_allclose(mean[drawn], values.mean(0)[drawn], rtol=0, atol=1e-6)
+        kept = values[rank].copy()
+        kept[drawn] = 0.0
+        np.testing.assert_array_equal(reduced.residuals[0], kept)
+
+
 @pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("case", [Case(spec, topology) for spec in WITHOUT for topology in ("all_gather", "two_step")])
 def test_without_feedback(eager, case, replicas):

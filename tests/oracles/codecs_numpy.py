@@ -41,10 +41,10 @@ def parse(spec):
     return Spec(name, dict(pair.split("=") for pair in pairs.split(",") if pair), inner)
 
 
-def quantize(spec, x, seed, levels=None):
-    """Returns (decode(encode(x)) as float32 [n], margin)."""
+def quantize(spec, x, seed, shared=None):
+    """Returns (decode(encode(x)) as float32 [n], margin). `shared`: levels of `adaptive`, seed of `randomk`'s draws."""
     one = parse(spec)
-    decoded, margin = _CODECS[one.name](one, np.asarray(x, np.float32), seed, levels)
+    decoded, margin = _CODECS[one.name](one, np.asarray(x, np.float32), seed, shared)
     return np.asarray(decoded).astype(np.float32), float(np.min(margin, initial=np.inf))
 
 
@@ -154,9 +154,9 @@ def _block_topk(spec, x, seed, levels):
     return _send(spec, x, np.concatenate(chosen), seed, min(margins))
 
 
-def _random_k(spec, x, seed, levels):
+def _random_k(spec, x, seed, common_seed):
     k = max(1, math.ceil(float(spec.parameters["fraction"]) * len(x)))
-    chosen = hash_numpy.one_of_each_arc(len(x), k, seed)
+    chosen = hash_numpy.one_of_each_arc(len(x), k, seed if common_seed is None else common_seed)
     return _send(spec, x, chosen, (seed[0] + VALUES_STREAM, seed[1]), np.inf)
 
 

@@ -55,11 +55,13 @@ def exchange(segment, index, topology, updates, residuals, state, seeds, common_
     seeds = [(a, b + index) for a, b in seeds]
     if topology == "dense":
         return _dense(updates, residuals)
+    common_seed = common_seed[0], common_seed[1] + index
     if topology == "low_rank":
-        own = _low_rank(segment, p, state, (common_seed[0], common_seed[1] + index))
+        mean, kept, errors, state, margin = _low_rank(segment, p, state, common_seed)
     else:
-        own = {"all_gather": _all_gather, "two_step": _two_step}[topology](segment, p, state, seeds)
-    mean, kept, errors, state, margin = own
+        reduce = {"all_gather": _all_gather, "two_step": _two_step}[topology]
+        draws_in_common = codecs_numpy.parse(segment.spec).name == "randomk"
+        mean, kept, errors, margin = reduce(segment, p, (common_seed,) if draws_in_common else state, seeds)
     before = residuals if error_feedback else np.zeros_like(residuals)
     energies = [[_energy(one) for one in row] for row in zip(p, before, errors, strict=True)]
     if state is not None and topology != "low_rank":
@@ -90,7 +92,7 @@ def _dense(updates, residuals):
 
 def _all_gather(segment, p, state, seeds):
     decoded, margins = _quantize_rows(segment.spec, p, seeds, state)
-    return _mean(decoded), p - decoded, p - decoded, state, min(margins)
+    return _mean(decoded), p - decoded, p - decoded, min(margins)
 
 
 def _two_step(segment, p, state, seeds):
@@ -114,7 +116,7 @@ def _two_step(segment, p, state, seeds):
         kept[owner, places] += np.float32(workers) * (mean[places] - again)
         mean[places] = again
         margins.append(margin)
-    return mean[:n], kept[:, :n], errors, state, min(margins)
+    return mean[:n], kept[:, :n], errors, min(margins)
 
 
 def shards(spec, n, workers):

@@ -6,7 +6,16 @@ from dqgan_tf.compressors import wire
 from dqgan_tf.compressors.averaging import mean_of_payloads
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
-from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, kept, starts, window, write_mean
+from dqgan_tf.distribute.topologies.encoding import (
+    Encoder,
+    bound,
+    compiled,
+    kept,
+    starts,
+    states_of,
+    window,
+    write_mean,
+)
 
 
 class AllGather(Topology):
@@ -45,14 +54,14 @@ class AllGather(Topology):
 
     def reduce(self, given: Given):
         seeds = [self._encoder.seed(p.compressor, given.seed, p.segment, p.start) for p in self.parts]
-        places = starts(self.parts)
+        places, states = starts(self.parts), states_of(self.parts, given)
         buffers, means = (variables or [None] * len(self.parts) for variables in (given.buffers, given.means))
         words, residuals, statistics, samples = self._encode(
-            given.values, given.residuals, given.states, seeds, places, buffers
+            given.values, given.residuals, states, seeds, places, buffers
         )
         residuals = kept(residuals, buffers)
         gathered = yield Request("all_gather", words)
-        means, finite = self._decode(gathered, given.states, places, means)
+        means, finite = self._decode(gathered, states, places, means)
         return Reduced(means, residuals, statistics, finite, given.states, samples)
 
 

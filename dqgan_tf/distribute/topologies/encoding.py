@@ -56,8 +56,16 @@ class Encoder:
         return coding.compressor.statistics(value + residual if self.error_feedback else value, coding.sampling)
 
 
+def states_of(parts, given) -> list[tf.Tensor | None]:
+    """Returns what every part's compressor is to be bound to: what it has learned, or the seed of common draws."""
+    return [
+        given.common_seed + [0, part.segment] if part.compressor.draws_in_common else state
+        for part, state in zip(parts, given.states, strict=True)
+    ]
+
+
 def bound(compressor: Compressor, state: tf.Tensor | None) -> Compressor:
-    """Returns the compressor with what it has learned."""
+    """Returns the compressor bound to one of `states_of`."""
     return compressor if state is None else compressor.bind(state)
 
 

@@ -6,7 +6,7 @@ from dqgan_tf.compressors import blocks, wire
 from dqgan_tf.compressors.averaging import mean_of_payloads
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
-from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, window, write_mean
+from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, states_of, window, write_mean
 from dqgan_tf.distribute.topologies.shards import Shards
 
 _SHARD_STREAM = 0x51ED270B  # shard k of a worker draws from stream k times this,
@@ -54,15 +54,16 @@ class TwoStep(Topology):
 
     def reduce(self, given: Given):
         places, targets = starts(self.parts), given.means or [None] * len(self.parts)
+        states = states_of(self.parts, given)
         rows, kept, statistics, samples = self._encode(
-            given.values, given.residuals, given.states, self._seeds(given.seed, 1), places
+            given.values, given.residuals, states, self._seeds(given.seed, 1), places
         )
         received = yield Request("all_to_all", rows)
         seeds = self._seeds(given.seed + [_OWNER_STREAM, 0], self.group_size)
-        averages = self._average(received, given.states, given.rank)
-        words, errors = self._encode_again(averages, given.states, seeds)
+        averages = self._average(received, states, given.rank)
+        words, errors = self._encode_again(averages, states, seeds)
         gathered = yield Request("all_gather", words)
-        means, residuals, finite = self._decode(gathered, given.states, kept, errors, given.rank, places, targets)
+        means, residuals, finite = self._decode(gathered, states, kept, errors, given.rank, places, targets)
         return Reduced(means, residuals, statistics, finite, given.states, samples)
 
     def _seeds(self, seed, owners):
