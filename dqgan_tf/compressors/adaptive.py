@@ -71,6 +71,10 @@ class Adaptive(BucketQuantizer):
     def bind(self, state):
         return dataclasses.replace(self, state=state)
 
+    @property
+    def num_statistics(self) -> int:
+        return adaptive_levels.BINS
+
     def sampling(self, n):
         return 2 ** (max(1, n // _SAMPLED).bit_length() - 1)
 

@@ -91,6 +91,11 @@ class Compressor(Compression):
         """Returns an equal compressor that encodes and decodes by `state`; unbound, by the initial one."""
         return self
 
+    @property
+    def num_statistics(self) -> int:
+        """k of `statistics`, float32 numbers that replicas add up in each step."""
+        return 0
+
     def sampling(self, n: int) -> int:
         """Returns of how many buckets `statistics` looks at one, for vectors of n values."""
         return 1

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import tensorflow as tf
+from absl import logging
 
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute import pipeline, topologies
@@ -70,7 +71,10 @@ class Channel:
         self.error_feedback = error_feedback
         self.options = (options or CompressionOptions()).merge(CompressionOptions(channel=name))
         encoder = topologies.Encoder(error_feedback, blocks.CPU_BLOCK if "CPU" in devices[0] else None)
+        self._choice = topologies.choose(topology, segments, groups[0].size, encoder)
         self.reductions = topologies.build(topology, segments, groups[0].size, encoder, bucket_mb * 2**20)
+        if self._choice.reason:
+            logging.info("Channel %s travels by %s: %s", name, self._choice.kind, self._choice.reason)
         self._groups, self._streams, self._seed = tuple(groups), tuple(streams), seed
         self._parts = [part for reduction in self.reductions for part in reduction.parts]
         self._residuals = [
@@ -103,6 +107,11 @@ class Channel:
         return self._groups[0].prefix + self.reductions[-1].name
 
     @property
+    def reason(self) -> str:
+        """Why `auto` chose this topology; empty where there was no choice."""
+        return self._choice.reason
+
+    @property
     def dense_bytes(self) -> int:
         """Bytes of one replica's vectors in float32."""
         return sum(reduction.dense_bytes for reduction in self.reductions)
@@ -115,8 +124,10 @@ class Channel:
     @property
     def sent_bytes(self) -> int:
         """Bytes that one replica sends in one reduction, all phases together; between hosts only, where they add up
-        inside."""
-        return -(-sum(reduction.sent_bytes for reduction in self.reductions) // self._groups[0].shares)
+        inside. With what compressors learn from, which is all-reduced."""
+        packets, size = sum(reduction.sent_bytes for reduction in self.reductions), self._groups[0].size
+        statistics = 2 * (size - 1) * sum(segment.statistics_bytes for segment in self.segments) // size
+        return -(-(packets + statistics) // self._groups[0].shares)
 
     @property
     def dense_sent_bytes(self) -> int:

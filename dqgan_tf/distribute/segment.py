@@ -43,6 +43,11 @@ class Segment(NamedTuple):
         """Of how many buckets the compressor's statistics look at one."""
         return 1 if self.is_low_rank else self.compressor.sampling(self.size)
 
+    @property
+    def statistics_bytes(self) -> int:
+        """Of what replicas add up for the compressor to learn from."""
+        return 0 if self.is_low_rank else 4 * self.compressor.num_statistics
+
     def initial_state(self) -> np.ndarray | None:
         """Returns what the compressor starts from, float32 [s], equal on all replicas; None: it has no state."""
         return self._plan().initial_state() if self.is_low_rank else self.compressor.initial_state(self.size)

@@ -204,5 +204,6 @@ def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
     channel = job.model.channel
     what = f"{channel.wire_bytes:,} bytes per update instead of {channel.dense_bytes:,}"
     verb = f"Resuming from step {start_step} of" if start_step else "Training"
-    how = f"{config.compression.compressor} by {channel.topology.replace('_', '-')}"
-    return f"{verb} {config.train.steps} steps in {config.model_dir} on {where}: {how}, {what}."
+    how = f"{config.compression.compressor} by {channel.topology}"
+    why = f" ({channel.reason})" if channel.reason else ""
+    return f"{verb} {config.train.steps} steps in {config.model_dir} on {where}: {how}{why}, {what}."

@@ -2,7 +2,10 @@
 
 import pytest
 
+from dqgan_tf import compressors
 from dqgan_tf.benchmarking import volume
+from dqgan_tf.distribute import topologies
+from dqgan_tf.distribute.segment import Segment
 
 VALUES = 6_342_272  # DCGAN-64, both players
 EIGHT_BIT = "linear:bits=8,bucket=512"
@@ -31,6 +34,35 @@ def test_two_step_is_flat_in_the_number_of_workers():
         # 2 (M-1)/M payloads; every shard is filled up to whole buckets.
         assert sent == pytest.approx(2 * (workers - 1) / workers * payload, rel=0.005)
         assert sent < 2 * payload
+
+
+@pytest.mark.parametrize(
+    "values, workers, kind",
+    [
+        (VALUES, 2, "all_gather"),  # both send one payload
+        (VALUES, 3, "two_step"),  # 2 payloads against 4/3
+        (10_000, 3, "all_gather"),  # 20 KiB against 14
+        (10_000, 8, "two_step"),
+        (32, 64, "all_gather"),
+    ],
+)
+def test_auto_chooses_by_size_and_workers(values, workers, kind):
+    sent = {name: volume.sent_bytes(f"{EIGHT_BIT}@{name}", values, workers) for name in ("all_gather", "two_step")}
+    assert volume.sent_bytes(f"{EIGHT_BIT}@auto", values, workers) == sent[kind]
+    segment = Segment("only", values, compressors.get(EIGHT_BIT))
+    choice = topologies.choose("auto", [segment], workers, topologies.Encoder(True, None))
+    assert choice.kind == kind
+    assert f"{sent['all_gather']:,} bytes" in choice.reason and f"{sent['two_step']:,}" in choice.reason
+
+
+def test_auto_chooses_by_bits():
+    """1 bit saves less than 16 KiB where 8 bits save more."""
+    encoder = topologies.Encoder(True, None)
+    kinds = [
+        topologies.choose("auto", [Segment("only", 30_000, compressors.get(spec))], 4, encoder).kind
+        for spec in ("sign", "linear:bits=8")
+    ]
+    assert kinds == ["all_gather", "two_step"]
 
 
 def test_a_compressor_without_a_topology_stands_under_every_one():

@@ -166,6 +166,7 @@ def test_statistics_add_over_replicas():
     total = sum(compressor.statistics(tf.constant(part)) for part in parts)
     np.testing.assert_array_equal(total, compressor.statistics(tf.constant(parts.ravel())))
     assert total.numpy().sum() == 3 * 40 * 511
+    assert total.shape == [compressor.num_statistics]
 
 
 def test_long_vectors_are_sampled():

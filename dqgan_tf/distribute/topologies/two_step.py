@@ -23,7 +23,8 @@ class TwoStep(Topology):
 
     The last line folds the second compression's error into the owner's own residual: mean_m e^m then contains both
     errors, the virtual iterate w - mean_m e^m still obeys exact optimistic mirror descent, and there is no second
-    residual to keep. Every replica sends (M-1)/M payloads in either phase: below two payloads for any M.
+    residual to keep. Every replica sends (M-1)/M payloads in either phase, below two for any M, of a vector that is
+    filled up to whole buckets for every owner: less than M buckets, which count where n / M is a few of them.
 
     Args:
       parts, group_size: see `Topology`.
