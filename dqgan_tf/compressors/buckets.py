@@ -4,11 +4,14 @@ import tensorflow as tf
 
 from dqgan_tf.compressors.packing import LANE
 
+_BUCKET_MAX = 1 << 24
+"""Some bound: a wider bucket has one scale for more values than a layer of a GAN has."""
+
 
 def check_bucket(bucket) -> None:
-    """Raises ValueError unless `bucket` is a positive multiple of 32."""
-    if type(bucket) is not int or bucket <= 0 or bucket % LANE:
-        raise ValueError(f"`bucket` must be a positive multiple of {LANE}. Received: bucket={bucket}")
+    """Raises ValueError unless `bucket` is a multiple of 32 from 32 to 2^24."""
+    if type(bucket) is not int or not 0 < bucket <= _BUCKET_MAX or bucket % LANE:
+        raise ValueError(f"`bucket` must be a multiple of {LANE} up to {_BUCKET_MAX}. Received: bucket={bucket}")
 
 
 def shape(n: int, bucket: int) -> tuple[int, int]:

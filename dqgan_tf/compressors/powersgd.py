@@ -8,6 +8,9 @@ from dqgan_tf.compressors.base import ROUNDING_SLACK
 from dqgan_tf.compressors.compression import Compression
 from dqgan_tf.compressors.powersgd_plan import PowerSGDPlan
 
+_COLUMNS_MAX = 1024
+"""The side of a wide layer: with more columns every matrix would be sent as it is, without a word."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PowerSGD(Compression):
@@ -34,10 +37,10 @@ class PowerSGD(Compression):
     name: ClassVar[str] = "powersgd"
 
     def __post_init__(self):
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank}")
-        if type(self.explore) is not int or self.explore < 0:
-            raise ValueError(f"`explore` must be 0 or a positive integer. Received: explore={self.explore}")
+        if type(self.rank) is not int or not 1 <= self.rank <= _COLUMNS_MAX:
+            raise ValueError(f"`rank` must be an integer from 1 to {_COLUMNS_MAX}. Received: rank={self.rank}")
+        if type(self.explore) is not int or not 0 <= self.explore <= _COLUMNS_MAX:
+            raise ValueError(f"`explore` must be an integer from 0 to {_COLUMNS_MAX}. Received: explore={self.explore}")
 
     @property
     def unbiased(self) -> bool:

@@ -1,5 +1,6 @@
 """Compressors by text, as they stand in a configuration: `name:key=value,key=value[+name:...]`."""
 
+from dqgan_tf.compressors import plain_numbers
 from dqgan_tf.compressors.adaptive import Adaptive
 from dqgan_tf.compressors.blocktopk import BlockTopK
 from dqgan_tf.compressors.casts import BFloat16, Float16
@@ -38,18 +39,24 @@ def get(spec: str) -> Compression:
     `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: what the first sends, by the second.
 
     Raises:
-      ValueError: unknown name, unknown or repeated parameter, a value out of range, or a second compressor after one
-        that sends everything; with a spec that works.
+      ValueError: no text, unknown name, unknown or repeated parameter, a value out of range, or a second compressor
+        after one that sends everything; with a spec that works.
     """
+    if not isinstance(spec, str):
+        raise _unlike(spec)
     first, joined, second = spec.partition(JOIN)
     name, colon, rest = first.partition(":")
     if name not in _CLASSES or (colon and not rest):
-        raise ValueError(f"The compressor must be like one of {', '.join(available())}. Received: {spec!r}")
+        raise _unlike(spec)
     cls = _CLASSES[name]
     try:
         return _build(cls, rest.split(",") if rest else [], second if joined else None)
     except ValueError as error:
         raise ValueError(f"{error}. A spec that works is {cls().spec!r}. Received: {spec!r}") from error
+
+
+def _unlike(spec):
+    return ValueError(f"The compressor must be like one of {', '.join(available())}. Received: {spec!r}")
 
 
 def _build(cls, pairs, second):
@@ -70,12 +77,5 @@ def _parameters(cls, pairs):
             raise ValueError(f"`{cls.name}` has the parameters ({', '.join(types)}). Received: {pair!r}")
         if key in parameters:
             raise ValueError(f"`{key}` must be given once")
-        parameters[key] = _value(key, text, types[key])
+        parameters[key] = text if types[key] is str else plain_numbers.read(key, text, types[key])
     return parameters
-
-
-def _value(key, text, kind):
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"`{key}` must be of type {kind.__name__}. Received: {key}={text}") from None

@@ -8,6 +8,7 @@ from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.registry import get
 
 EXAMPLE = "bias|gamma|beta=none;discriminator/=sign:bucket=512"
+_SHOWN = 4  # names at either end of a long list
 
 
 class Group(NamedTuple):
@@ -34,9 +35,28 @@ def parse(text: str) -> tuple[Rule, ...]:
     """Returns the rules of a text such as `bias|gamma|beta=none;discriminator/=sign:bucket=512`.
 
     Raises:
-      ValueError: a rule without a pattern or spec, a pattern that is no regular expression, or see `registry.get`.
+      ValueError: a rule without a pattern or spec, a pattern that is no regular expression or that occurs in every
+        name as nothing, such as `gamma|`, or see `registry.get`.
     """
-    return tuple(_rule(rule) for rule in text.split(";") if rule.strip())
+    if not isinstance(text, str):
+        raise ValueError(f"The rules must be a text such as {EXAMPLE!r}. Received: {text!r}")
+    return tuple(map(_rule, text.split(";"))) if text else ()
+
+
+def check_names(names: Sequence[str], rules: Sequence[Rule]) -> None:
+    """Refuses rules that would be forgotten in silence; `names` are those of the weights of all players.
+
+    A rule whose weights all belong to earlier ones is none of these: the first wins.
+
+    Raises:
+      ValueError: a pattern that occurs in no name, with names that exist.
+    """
+    for rule in rules:
+        if not any(map(rule.pattern.search, names)):
+            raise ValueError(
+                f"{rule.pattern.pattern!r} of the rules of compressors occurs in no weight's name. The names are "
+                f"{_some(names)}. A rule that works is {EXAMPLE}"
+            )
 
 
 def assign(names: Sequence[str], default: Compressor, rules: Sequence[Rule]) -> list[Group]:
@@ -62,9 +82,27 @@ def _rule(text):
     if not (pattern and equals and spec):
         raise ValueError(f"A rule is PATTERN=SPEC, several are joined by `;`: {EXAMPLE}. Received: {text!r}")
     try:
-        return Rule(re.compile(pattern), get(spec))
+        rule = Rule(re.compile(pattern), get(spec))
     except re.error as error:
         raise ValueError(f"{pattern!r} is no regular expression ({error}). A rule that works is {EXAMPLE}") from None
+    if _is_everywhere(rule.pattern):
+        raise ValueError(
+            f"{pattern!r} occurs in every name, because it matches nothing at all too. A rule that works is {EXAMPLE}; "
+            "for all weights it is `.*=none`"
+        )
+    return rule
+
+
+def _is_everywhere(pattern):
+    """Returns whether a pattern occurs in every name as an empty text, which nobody means: lookarounds alone are so."""
+    found = pattern.search("/")
+    return found is not None and not found.group() and "(?" not in pattern.pattern
+
+
+def _some(names):
+    if len(names) <= 2 * _SHOWN:
+        return ", ".join(names)
+    return ", ".join([*names[:_SHOWN], "...", *names[-_SHOWN:]]) + f" ({len(names)} in all)"
 
 
 def _first(name, rules):

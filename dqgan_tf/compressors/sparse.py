@@ -28,6 +28,11 @@ class Sparse(Compressor):
             raise ValueError(f"`fraction` must be in (0, 1]. Received: fraction={self.fraction}")
         if not isinstance(self.values, Compressor):
             raise ValueError(f"`values` must be a compressor. Received: values={self.values!r}")
+        if isinstance(self.values, Sparse):
+            raise ValueError(
+                f"`values` must send every value, as in '{super().spec}{JOIN}linear:bits=8,bucket=512'. "
+                f"Received: values={self.values.spec}"
+            )
         if self.values.initial_state(1) is not None:
             raise ValueError(f"`values` must have no state, which nobody would update. Received: {self.values.spec}")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dqgan_tf import compressors
-from dqgan_tf.compressors import Identity, Linear, Sign, TopK
+from dqgan_tf.compressors import Identity, Linear, PowerSGD, Sign, TopK
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,10 @@ from dqgan_tf.compressors import Identity, Linear, Sign, TopK
         ("topk:fraction=1e-3", TopK(0.001)),
         ("topk:fraction=0.01+linear:bits=8,bucket=64", TopK(0.01, Linear(8, 64))),
         ("topk+sign", TopK(0.01, Sign())),
+        ("topk:fraction=1.5E-2", TopK(0.015)),
+        ("topk:fraction=1", TopK(1.0)),
+        ("sign:bucket=16777216", Sign(1 << 24)),
+        ("powersgd:rank=1024,explore=0", PowerSGD(1024, 0)),
     ],
 )
 def test_get(spec, compressor):
@@ -49,10 +53,14 @@ def test_what_is_available_works(spec):
     [
         ("", "must be like one of none, .*linear:bits=4,bucket=512"),
         ("power", "Received: 'power'"),
-        ("powersgd:rank=0", "`rank` must be a positive integer. Received: rank=0.* 'powersgd:rank=2,explore=1'"),
-        ("powersgd:explore=-1", "`explore` must be 0 or a positive integer. Received: explore=-1"),
+        ("powersgd:rank=0", "`rank` must be an integer from 1 to 1024. Received: rank=0.* 'powersgd:rank=2,explore=1'"),
+        ("powersgd:explore=-1", "`explore` must be an integer from 0 to 1024. Received: explore=-1"),
+        ("powersgd:rank=1000000000000", "`rank` must be an integer from 1 to 1024.* 'powersgd:rank=2,explore=1'"),
+        ("powersgd:explore=1025", "`explore` must be an integer from 0 to 1024.* 'powersgd:rank=2,explore=1'"),
         ("powersgd+linear", "`powersgd` sends every value: nothing may follow it"),
         ("topk+powersgd", "`values` must be a compressor. Received: values=PowerSGD"),
+        ("topk+topk+topk", r"`values` must send every value, .* 'topk:fraction=0.01\+linear:bits=8,bucket=512'"),
+        ("blocktopk+randomk", r"'blocktopk:fraction=0.01,block=256\+linear:.*Received: values=randomk"),
         ("qsgd:rounding=nearest", r"`qsgd` has the parameters \(bits, bucket\)"),
         (
             "linear:bits=4+sign",
@@ -67,15 +75,35 @@ def test_what_is_available_works(spec):
         ("blocktopk:block=8", "`block` must be a multiple of 32 up to 256. Received: block=8"),
         ("linear:", "Received: 'linear:'"),
         ("linear:bits=9", "`bits` must be 2 to 8 or 16. Received: bits=9.* 'linear:bits=4,bucket=512'"),
-        ("linear:bits=4.5", "`bits` must be of type int. Received: bits=4.5"),
-        ("linear:bits", "`bits` must be of type int. Received: bits="),
+        ("linear:bits=4.5", "`bits` must be a whole number in plain digits. Received: bits=4.5"),
+        ("linear:bits", "`bits` must be a whole number in plain digits. Received: bits="),
+        ("linear:bits=\u0664", "`bits` must be a whole number in plain digits.* 'linear:bits=4,bucket=512'"),
+        ("linear:bits=0_4", "`bits` must be a whole number in plain digits"),
+        ("linear:bits=+4", "`bits` must be a whole number in plain digits"),
+        ("linear:bits= 4", "`bits` must be a whole number in plain digits"),
+        ("linear:bits=4 ", "`bits` must be a whole number in plain digits"),
+        ("linear:bits=4\n", "`bits` must be a whole number in plain digits"),
+        ("linear:bits=4e0", "`bits` must be a whole number in plain digits"),
         ("linear:level=4", r"`linear` has the parameters \(bits, bucket, rounding\). Received: 'level=4'"),
         ("linear:bits=4,bits=8", "`bits` must be given once"),
         ("linear:bits=4,", "Received: ''"),
         ("none:bits=4", "has the parameters"),
         ("topk:fraction=0", r"`fraction` must be in \(0, 1\]"),
-        ("topk:fraction=nan", r"`fraction` must be in \(0, 1\]"),
+        ("topk:fraction=-0.1", r"`fraction` must be in \(0, 1\]"),
+        ("topk:fraction=nan", "`fraction` must be a number in plain digits.* 'topk:fraction=0.01'"),
+        ("topk:fraction=0_1.0", "`fraction` must be a number in plain digits"),
+        ("topk:fraction=\u0660.\u0661", "`fraction` must be a number in plain digits"),
+        ("topk:fraction= 0.1", "`fraction` must be a number in plain digits"),
+        ("topk:fraction=+0.1", "`fraction` must be a number in plain digits"),
+        ("topk:fraction=.", "`fraction` must be a number in plain digits"),
+        ("topk:fraction=1e", "`fraction` must be a number in plain digits"),
         ("sign:bucket=0", "'sign:bucket=512'"),
+        ("sign:bucket=99999999999999999999968", "`bucket` must be a multiple of 32 up to 16777216.* 'sign:buck"),
+        ("terngrad:bucket=16777248", "`bucket` must be a multiple of 32 up to 16777216"),
+        (f"sign:bucket={'9' * 5000}", "`bucket` must be"),
+        (None, "must be like one of none, .*linear:bits=4,bucket=512.*Received: None"),
+        (4, "must be like one of none, .*linear:bits=4,bucket=512.*Received: 4"),
+        (Sign(), r"must be like one of none, .*Received: Sign\(bucket=512\)"),
     ],
 )
 def test_refuses_and_says_what_works(spec, message):

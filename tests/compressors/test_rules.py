@@ -44,9 +44,45 @@ def test_equal_compressors_of_two_rules_stay_two_groups():
         ("(=none", "no regular expression"),
         ("bias=linear:bits=99", "`bits` must be"),
         ("bias=quantum", "The compressor must be like one of"),
+        (";", "A rule is PATTERN=SPEC"),
+        (" ", "A rule is PATTERN=SPEC"),
+        ("bias=none;", "A rule is PATTERN=SPEC.* Received: ''"),
+        ("bias=none;;gamma=none", "A rule is PATTERN=SPEC"),
+        ("gamma|=none", r"'gamma\|' occurs in every name, because it matches nothing at all too"),
+        ("|gamma=none", "occurs in every name"),
+        ("bias||gamma=none", "occurs in every name"),
+        ("(gamma|)=none", "occurs in every name"),
+        ("b*=none", "occurs in every name"),
+        ("^=none", "occurs in every name"),
+        (None, "The rules must be a text such as .*Received: None"),
     ],
 )
 def test_a_bad_rule_is_refused_with_a_good_one(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         rules.parse(text)
     assert "=none" in str(caught.value) or "linear:bits=4,bucket=512" in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["(batch_)?norm/gamma|beta", ".*", "^(?!discriminator/)", r"dense(_\d+)?/bias$"])
+def test_a_pattern_with_a_part_that_may_be_missing_is_none_that_matches_nothing(pattern):
+    assert rules.parse(f"{pattern}=none")[0].pattern.pattern == pattern
+
+
+def test_a_pattern_that_names_no_weight_is_refused_with_weights_that_exist():
+    with pytest.raises(ValueError, match="'biass' of the rules of compressors occurs in no weight's name") as caught:
+        rules.check_names(NAMES, rules.parse("kernel=sign;biass=none"))
+    assert "generator/dense/kernel" in str(caught.value) and "discriminator/dense/bias" in str(caught.value)
+    assert "kernel=sign" not in str(caught.value)
+
+
+def test_the_names_shown_are_few_and_of_both_players():
+    names = [f"{player}/dense_{i}/kernel" for player in ("generator", "discriminator") for i in range(40)]
+    with pytest.raises(ValueError) as caught:
+        rules.check_names(names, rules.parse("biass=none"))
+    assert "generator/dense_0/kernel" in str(caught.value) and "discriminator/dense_39/kernel" in str(caught.value)
+    assert ", ..., " in str(caught.value) and "(80 in all)" in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["", "generator/.*bias=none", "discriminator/=sign", "bias=none;bias|kernel=sign"])
+def test_a_pattern_of_one_player_or_of_what_another_rule_has_taken_is_fine(text):
+    rules.check_names(NAMES, rules.parse(text))
