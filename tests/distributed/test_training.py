@@ -89,6 +89,19 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compressi
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("compressor", ["linear:bits=4,bucket=512", "adaptive:bits=3,bucket=512"])
+def test_weights_do_not_depend_on_the_size_of_buckets(tmp_path, compressor):
+    """Of 200,000 weights, in pieces of 32,768 values for every owner."""
+    weights = set()
+    for bucket_mb in (0, 0.25):
+        model_dir = tmp_path / f"buckets_{bucket_mb}"
+        more = ["--width=256", f"--compressor={compressor}", "--topology=two_step", f"--bucket_mb={bucket_mb}"]
+        cluster.run(command(model_dir, 20, *more), model_dir / "logs")
+        weights.add(summary(model_dir)["weights_sha256"])
+    assert len(weights) == 1
+
+
+@pytest.mark.slow
 def test_resume_with_fewer_workers_conserves_what_the_residuals_owe(tmp_path):
     """The virtual iterate w - mean(e) continues where it was when two workers become one."""
     model_dir = tmp_path / "run"

@@ -10,9 +10,11 @@ import pytest
 
 from tests.distributed import cluster
 
+pytestmark = pytest.mark.timeout(900)
 COUNTERS = pathlib.Path("/proc/net/dev")
-VALUES, STEPS, WORKERS, IDLE_SECONDS = 2_000_000, 50, 2, 3.0
-SPECS = ("linear:bits=4,bucket=512", "sign:bucket=512", "none")
+VALUES, STEPS, IDLE_SECONDS = 2_000_000, 50, 3.0
+LINEAR, SIGN = "linear:bits=4,bucket=512@all_gather", "sign:bucket=512@all_gather"
+SPECS = (LINEAR, SIGN, "none@auto", "ternary:bucket=512@two_step", "adaptive:bits=3,bucket=512@two_step")
 # TCP, HTTP/2 and gRPC put headers of some 100 bytes on segments of up to 64 kB, and acknowledge them.
 OVERHEAD = 0.02
 
@@ -33,13 +35,13 @@ def countable():
         return False
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+@pytest.fixture(scope="module", params=[2, 3])
+def measured(request, tmp_path_factory):
     """{spec: (bytes counted, without those of an idle cluster; bytes reported)}."""
     if not countable():
         pytest.skip(f"no counters of the interface lo in {COUNTERS}")
     folder = tmp_path_factory.mktemp("wire")
-    cluster.run(["-m", "tests.distributed.test_wire_bytes", str(folder)], folder / "logs", WORKERS)
+    cluster.run(["-m", "tests.distributed.test_wire_bytes", str(folder)], folder / "logs", request.param, timeout=800)
     return json.loads((folder / "measured.json").read_text())
 
 
@@ -55,9 +57,11 @@ def test_the_kernel_counts_what_the_channel_reports(measured, spec):
 @pytest.mark.slow
 def test_compression_is_what_it_says(measured):
     """4 + 32/512 and 1 + 32/512 bits a value instead of 32."""
-    dense = measured["none"][0]
-    assert dense / measured["linear:bits=4,bucket=512"][0] == pytest.approx(32 / (4 + 32 / 512), rel=2 * OVERHEAD)
-    assert dense / measured["sign:bucket=512"][0] == pytest.approx(32 / (1 + 32 / 512), rel=2 * OVERHEAD)
+    dense, workers = measured["none@auto"][0], measured["workers"]
+    for spec, bits in ((LINEAR, 4), (SIGN, 1)):
+        # A ring sends each worker's vector 2 (M-1)/M times, an all-gather the packet M-1 times.
+        ratio = 2 / workers * 32 / (bits + 32 / 512)
+        assert dense / measured[spec][0] == pytest.approx(ratio, rel=2 * OVERHEAD)
 
 
 def main(folder):
@@ -68,9 +72,10 @@ def main(folder):
 
     strategy = CompressedStrategy()
     board = MessageBoard(strategy.worker_index, strategy.num_workers)
-    figures = {}
+    figures = {"workers": strategy.num_workers}
     for spec in SPECS:
-        channel = strategy.open_channel(spec, [Segment("values", VALUES, compressors.get(spec))])
+        name, _, topology = spec.partition("@")
+        channel = strategy.open_channel(spec, [Segment("values", VALUES, compressors.get(name))], topology=topology)
         exchange = exchange_function(strategy, channel)
         exchange(1)  # traces, connects
         idle, idle_seconds = count(board, lambda: time.sleep(IDLE_SECONDS))
