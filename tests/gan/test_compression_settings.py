@@ -61,6 +61,7 @@ class TestRules:
         # One step of Adam moves a weight by about 0.02; weights in a wrong order would draw something else entirely.
         assert 0 < np.max(np.abs(averaged - raw)) < 0.2
 
+
 @pytest.mark.parametrize("rules", ["biass=none", "bias=none;generator/.*gamma=none"])
 def test_a_rule_that_names_no_weight_of_any_player_is_refused(strategy, rules):
     with pytest.raises(ValueError, match="occurs in no weight's name. The names are generator/seq") as caught:
