@@ -7,6 +7,7 @@ compare at start: two configurations with the same fingerprint compute the same 
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any, get_type_hints
 
 
@@ -85,6 +86,16 @@ class OptimizerConfig:
     half_step: bool = True
 
 
+def check_bucket_mb(value: float) -> None:
+    """Raises ValueError unless `value` is a number of MiB: finite, 0 or more."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise ValueError(
+            "`bucket_mb` must be 0, which sends everything at once, or a positive number of MiB. A value that works is "
+            f"bucket_mb=4.0. Received: bucket_mb={value!r}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class CompressionConfig:
     """How updates travel.
@@ -96,7 +107,8 @@ class CompressionConfig:
     residual_in_half_step: let the half step contain the residual (False is an ablation).
     allow_non_contractive: permit error feedback with a compressor that proves no contraction.
     topology: `auto`, `all_gather`, `two_step` or `hierarchical`: how packets travel.
-    bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result.
+    bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result. Checked here, since
+        others would end in arithmetic far away.
     communication: `auto`, `sockets`, `ring` or `nccl`: what carries packets between processes; see
         `distribute.groups`. `ring` and `nccl` are TensorFlow's collectives.
     """
@@ -110,6 +122,9 @@ class CompressionConfig:
     topology: str = "auto"
     bucket_mb: float = 0.0
     communication: str = "auto"
+
+    def __post_init__(self):
+        check_bucket_mb(self.bucket_mb)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +202,7 @@ def from_json(text: str) -> RunConfig:
     """Inverse of `RunConfig.to_json`.
 
     Raises:
-      ValueError: a key is unknown, with the key's name.
+      ValueError: a key is unknown, with the key's name, or a value is refused by its dataclass.
     """
     return _build(RunConfig, json.loads(text), prefix="")
 

@@ -43,6 +43,7 @@ define(
     "Encode and send so many float32 MiB at a time, one bucket while the next is encoded; 0: all at once. Changes "
     "no bit of what compressors with local scales send.",
     lower=0.0,
+    works=4.0,
 )
 define(
     CompressionConfig,

@@ -6,7 +6,8 @@ import numpy as np
 
 from dqgan_tf import compressors
 from dqgan_tf.benchmarking import torch_baselines
-from dqgan_tf.compressors import blocks
+from dqgan_tf.compressors import blocks, plain_numbers
+from dqgan_tf.config import check_bucket_mb
 from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.segment import Segment
 
@@ -40,13 +41,16 @@ def channel_of(name: str, values: int) -> tuple[Segment, str, float]:
     128.
 
     Raises:
-      ValueError: unknown spec, or a bucket size that is no number.
+      ValueError: unknown spec, a bucket size that is no number of MiB, or something after it.
     """
-    spec, *rest = name.split("@")
-    topology, bucket_mb = [*rest, "auto", "0"][:2] if len(rest) != 1 else [rest[0], "0"]
+    spec, topology, bucket, *more = [*name.split("@"), *("auto", "0")[name.count("@") :]]
+    if more:
+        raise ValueError(f"Nothing may follow the bucket_mb. Received: {'@'.join(['', *more])}")
+    bucket_mb = plain_numbers.read("bucket_mb", bucket, float)
+    check_bucket_mb(bucket_mb)
     whole, left = divmod(values, 2048 * 512)
     shapes = [(2048, 512)] * whole + [(left // 128, 128)] * (left >= 128) + [(left % 128,)] * (left % 128 > 0)
-    return Segment("vector", values, compressors.get(spec), tuple(shapes)), topology, float(bucket_mb)
+    return Segment("vector", values, compressors.get(spec), tuple(shapes)), topology, bucket_mb
 
 
 def curves(names: Sequence[str], values: int, workers: Sequence[int] = WORKERS) -> dict[str, list[int]]:

@@ -9,9 +9,11 @@ _BUCKET_MAX = 1 << 24
 
 
 def check_bucket(bucket) -> None:
-    """Raises ValueError unless `bucket` is a multiple of 32 from 32 to 2^24."""
+    """Raises ValueError unless `bucket` is a positive multiple of 32 up to 2^24."""
     if type(bucket) is not int or not 0 < bucket <= _BUCKET_MAX or bucket % LANE:
-        raise ValueError(f"`bucket` must be a multiple of {LANE} up to {_BUCKET_MAX}. Received: bucket={bucket}")
+        raise ValueError(
+            f"`bucket` must be a positive multiple of {LANE} up to {_BUCKET_MAX}. Received: bucket={bucket}"
+        )
 
 
 def shape(n: int, bucket: int) -> tuple[int, int]:

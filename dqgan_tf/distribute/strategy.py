@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy, distribute_lib
 
+from dqgan_tf.config import check_bucket_mb
 from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.cross_device_ops import CompressedAllReduce, plain_options
@@ -54,6 +55,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
         Must be called eagerly, before the function that uses it is traced, on every worker in the same order.
         """
+        check_bucket_mb(bucket_mb)
         return self.extended._cross_device_ops.open_channel(
             name,
             segments,

@@ -95,20 +95,23 @@ class DQGAN(Fit):
           steps_per_execution: steps inside one call of the compiled function.
 
         Raises:
-          ValueError: a setting is out of range, or error feedback with a compressor that is not contractive.
+          ValueError: a setting is out of range, a rule of compressors that names no weight, or error feedback with a
+            compressor that is not contractive.
         """
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
         if not isinstance(optimizer, OptimizerConfig):
             raise ValueError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        compressor, by_name = compressors.get(compression.compressor), rules.parse(compression.compressor_rules)
+        rules.check_names([name for player in self._players for name in player.weight_names], by_name)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
             player.compile(
                 self._direction,
-                compressors.get(compression.compressor),
-                rules.parse(compression.compressor_rules),
+                compressor,
+                by_name,
                 half_step=optimizer.half_step,
                 residual_in_half_step=compression.residual_in_half_step,
                 clip_value=clip_value,

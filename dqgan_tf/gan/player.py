@@ -54,6 +54,11 @@ class Player:
         self.slots: dict[str, ReplicaLocal] = {}
         self._devices = devices
 
+    @property
+    def weight_names(self) -> list[str]:
+        """What rules of compressors look at, e.g. `generator/dense_1/kernel`, one per trainable weight."""
+        return [f"{self.name}/{variable.path}" for variable in self.network.trainable_variables]
+
     def compile(
         self,
         direction,
@@ -65,7 +70,7 @@ class Player:
         clip_value: float | None,
     ) -> None:
         """Takes direction and compressors and creates the state that belongs to them; previous state is forgotten."""
-        groups = assign([f"{self.name}/{v.path}" for v in self.network.trainable_variables], compressor, rules)
+        groups = assign(self.weight_names, compressor, rules)
         order = [index for group in groups for index in group.members] if len(groups) > 1 else ()
         self.layout = FlatLayout.of(self.network.trainable_variables, order)
         self.segments = [self._segment(group) for group in groups]

@@ -39,7 +39,7 @@ def run(config: RunConfig) -> int:
             code = _run(config, strategy, board, stop)
             board.part()
             return code
-        except (UsageError, TrainingError):
+        except (UsageError, TrainingError, ValueError):
             board.part()
             raise
         except LostConnectionError as error:  # while connecting

@@ -7,12 +7,19 @@ import pytest
 from dqgan_tf.benchmarking import step_program, torch_baselines, variants
 
 
-@pytest.mark.parametrize("name", [*variants.DEFAULT, "sign@two_step", "topk:fraction=0.1@all_gather"])
+@pytest.mark.parametrize(
+    "name", [*variants.DEFAULT, "sign@two_step", "topk:fraction=0.1@all_gather", "sign@auto@0.5", "sign@auto@0"]
+)
 def test_accepted(name):
     assert variants.check(name, 3) is None
 
 
-@pytest.mark.parametrize("name", ["float64", "linear:bits=99", "sign@ring", "sign:bucket", ""])
+BAD_BUCKETS = [
+    f"sign@two_step@{text}" for text in ("-1", "inf", "nan", "1e999", "4@5", "", "x", "0_4", "+4", " 4", "\u0664")
+]
+
+
+@pytest.mark.parametrize("name", ["float64", "linear:bits=99", "sign@ring", "sign@", "sign:bucket", "", *BAD_BUCKETS])
 def test_refused_with_one_that_works(name):
     with pytest.raises(ValueError, match="linear:bits=8,bucket=512@two_step") as caught:
         variants.check(name, 2)

@@ -98,8 +98,11 @@ def test_what_is_available_works(spec):
         ("topk:fraction=.", "`fraction` must be a number in plain digits"),
         ("topk:fraction=1e", "`fraction` must be a number in plain digits"),
         ("sign:bucket=0", "'sign:bucket=512'"),
-        ("sign:bucket=99999999999999999999968", "`bucket` must be a multiple of 32 up to 16777216.* 'sign:buck"),
-        ("terngrad:bucket=16777248", "`bucket` must be a multiple of 32 up to 16777216"),
+        (
+            "sign:bucket=99999999999999999999968",
+            "`bucket` must be a positive multiple of 32 up to 16777216.* 'sign:buck",
+        ),
+        ("terngrad:bucket=16777248", "`bucket` must be a positive multiple of 32 up to 16777216"),
         (f"sign:bucket={'9' * 5000}", "`bucket` must be"),
         (None, "must be like one of none, .*linear:bits=4,bucket=512.*Received: None"),
         (4, "must be like one of none, .*linear:bits=4,bucket=512.*Received: 4"),

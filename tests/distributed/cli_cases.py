@@ -62,6 +62,10 @@ CASES = {
     "stochastic_error_feedback": Case(
         TRAIN + "--compressor=linear:bits=4,rounding=stochastic", "contractive compressor: .*allow_non_contractive"
     ),
+    "rule_of_no_weight": Case(
+        TRAIN + "--compressor_rules=biass=none",
+        "'biass' .* no weight's name. The names are generator/.*discriminator/.*bias.gamma.beta=none",
+    ),
     "another_run": Case(RESUME + "{run} --width=32", "--width=16, this run asks for --width=32"),
     "another_seed": Case(RESUME + "{run} --seed=1", "--seed=0, this run asks for --seed=1"),
     "damaged_run": Case(RESUME + "{damaged}", "worker_0.index is missing; remove this folder"),

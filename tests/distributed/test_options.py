@@ -102,6 +102,11 @@ class TestReductions:
         strategy.open_channel("again", segments)
         strategy.close_channel("again")
 
+    @pytest.mark.parametrize("bucket_mb", [-1.0, float("nan"), float("inf")])
+    def test_a_bucket_of_no_size_is_refused(self, strategy, bucket_mb):
+        with pytest.raises(ValueError, match="`bucket_mb` must be .* A value that works is bucket_mb=4.0"):
+            strategy.open_channel("other", [Segment("w", 4, compressors.get("none"))], bucket_mb=bucket_mb)
+
 
 class TestOneReplica:
     def test_the_tag_compresses_and_its_absence_does_not(self):

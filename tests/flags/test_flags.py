@@ -61,6 +61,15 @@ def test_model_dir_is_the_one_flag_without_a_group():
     assert {field.name for field in dataclasses.fields(RunConfig)} == {"model_dir", *FILES}
 
 
+def test_every_number_is_refused_with_one_that_works(capsys):
+    numbers = [field.name for group in groups() for field in dataclasses.fields(group.default)]
+    numbers = [name for name in numbers if FLAGS[name].flag_type() in ("int", "float")]
+    assert len(numbers) > 20
+    for name in numbers:
+        works = refusal(capsys, f"--{name}=x").partition("A value that works is ")[2].split()[0].rstrip(".")
+        assert works.startswith(f"--{name}=") and parsed("--model_dir=m", works)
+
+
 @pytest.mark.parametrize("group", groups(), ids=lambda field: field.name)
 def test_defaults_stand_in_the_dataclass(group):
     for name, default in dataclasses.asdict(group.default).items():
@@ -106,6 +115,21 @@ def test_every_kind_of_value_arrives():
         ("--learning_rate_schedule=step", ("learning_rate_schedule", "constant|linear|cosine")),
         ("--second_moment=none", ("second_moment", "local|averaged|guarded")),
         ("--communication=mpi", ("communication", "auto|sockets|ring|nccl")),
+        ("--bucket_mb=nan", ("`bucket_mb` must be finite", "nan", "A value that works is --bucket_mb=4")),
+        ("--bucket_mb=inf", ("`bucket_mb` must be finite", "inf", "A value that works is --bucket_mb=4")),
+        ("--bucket_mb=-1", ("bucket_mb", "-1", "A value that works is --bucket_mb=4")),
+        ("--compressor_rules=;", ("PATTERN=SPEC", "=none")),
+        ("--start_step=x", ("start_step", "'x'", "A value that works is --start_step=0")),
+        ("--start_step=-1", ("start_step", "-1", "A value that works is --start_step=0")),
+        ("--width=wide", ("width", "'wide'", "A value that works is --width=64")),
+        ("--width=0", ("width", "A value that works is --width=64")),
+        ("--learning_rate_g=fast", ("learning_rate_g", "'fast'", "A value that works is --learning_rate_g=0.001")),
+        (
+            "--learning_rate_d=-1",
+            ("`learning_rate_d` must be positive", "A value that works is --learning_rate_d=0.001"),
+        ),
+        ("--r1_gamma=inf", ("`r1_gamma` must be finite", "A value that works is --r1_gamma=0.1")),
+        ("--ema_decay=2", ("`ema_decay`", "A value that works is --ema_decay=0.999")),
         ("--half_step=maybe", ("half_step", "maybe")),
         ("--compresor=none", ("Unknown command line flag 'compresor'", "compressor")),
         ("--flagfile=no_such_file.flags", ("no_such_file.flags",)),
