@@ -1,6 +1,8 @@
 """One TCP connection between two workers: tagged messages both ways, in the background."""
 
 import collections
+import contextlib
+import math
 import socket
 import struct
 import threading
@@ -9,9 +11,12 @@ import time
 import numpy as np
 
 _HEADER = struct.Struct("<QQ")  # tag, bytes that follow
+_TIME = struct.Struct("@ll")  # seconds, microseconds: a timeval
 _ALIVE = (1 << 64) - 1  # the tag of a message that only says so
-_CHUNK = 1 << 18  # bytes read at a time: on a slow link a long message keeps saying that its sender lives
+_CHUNK = 1 << 18  # bytes read at a time; fewer where fewer come within a tick: each is a sign of life
+_MOST_BYTES = 1 << 40  # of a message: more is none of ours
 _TICK_SECONDS = 1.0  # between two signs of life
+_HANG_UP_SECONDS = 1.0  # for the threads to see that the socket is shut down
 _ALIGNMENT = 64  # TensorFlow takes an array over without a copy if it is aligned like this (read at 2.21.0)
 
 
@@ -29,7 +34,7 @@ class Connection:
     Args:
       connected: a connected stream socket, which belongs to this object from now on.
       peer: the other worker's index, for messages.
-      silence_seconds: how long a receiver waits for any sign of life.
+      silence_seconds: how long a receiver waits for any sign of life; parts of a message are some, however slow.
     """
 
     def __init__(self, connected: socket.socket, peer: int, silence_seconds: float = 15.0):
@@ -44,7 +49,12 @@ class Connection:
         self._unsent = collections.deque()
         self._closing = False
         connected.setblocking(True)
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._write)]
+        # The kernel's timeout, of reading alone: Python's holds for sending, too, and asks before every read.
+        tick = _TIME.pack(int(_TICK_SECONDS), int(_TICK_SECONDS % 1.0 * 1e6))
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+        works = self._read, self._write
+        self._working = len(works)  # threads that use the socket
+        self._threads = [threading.Thread(target=self._run, args=[work], daemon=True) for work in works]
         for thread in self._threads:
             thread.start()
 
@@ -77,23 +87,26 @@ class Connection:
           LostConnectionError: the other worker closed the connection, gave no sign of life for `silence_seconds`, did
             not send in time or sent another number of bytes.
         """
-        silent, signs, start = 0, self._signs, time.monotonic()
         with self._arrived:
+            now = time.monotonic()
+            end, tick = now + (timeout_seconds or math.inf), now + _TICK_SECONDS
+            silent, signs = 0, self._signs
             while not self._mail[tag]:
                 if self._lost:
                     raise LostConnectionError(self._lost)
-                if self._arrived.wait(_TICK_SECONDS):
-                    continue
-                # Whole ticks are counted, not time: after this process was stopped and continued, the time is long
-                # but nobody else is to blame.
-                silent = silent + 1 if signs == self._signs else 0
-                signs = self._signs
+                now = time.monotonic()
+                if now >= tick:
+                    # Whole ticks are counted, not time: after this process was stopped and continued, the time is long
+                    # but nobody else is to blame.
+                    silent = silent + 1 if signs == self._signs else 0
+                    signs, tick = self._signs, now + _TICK_SECONDS
                 if silent * _TICK_SECONDS >= self._silence_seconds:
                     raise LostConnectionError(
                         f"worker {self._peer} gave no sign of life for {self._silence_seconds:g} s"
                     )
-                if timeout_seconds and time.monotonic() - start > timeout_seconds:
+                if now >= end:
                     raise LostConnectionError(f"worker {self._peer} did not send within {timeout_seconds:g} s")
+                self._arrived.wait(min(tick, end) - now)  # ends early for messages of other tags, too
             message = self._mail[tag].popleft()
         if message.nbytes != nbytes:
             raise LostConnectionError(
@@ -109,9 +122,13 @@ class Connection:
             self._handed.notify()
 
     def join(self, deadline: float) -> None:
-        """Waits until both sides have closed, or until `deadline`, a `time.monotonic()`."""
+        """Waits until both sides have closed, or until `deadline`, a `time.monotonic()`: then it hangs up."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        with self._handed, contextlib.suppress(OSError):  # it is closed, or the other side has closed it
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the threads, the last of which closes it
+        for thread in self._threads:
+            thread.join(_HANG_UP_SECONDS)
 
     def _send_now(self, pieces):
         """Gives the kernel what it takes without waiting; returns the rest."""
@@ -129,46 +146,56 @@ class Connection:
             sent = max(0, sent - piece.nbytes)
         return rest
 
+    def _run(self, work):
+        """A thread: reads or writes. The last one closes the socket, whose number may belong to another one then."""
+        try:
+            work()
+        except Exception as error:
+            self._lose(error)
+        self.close()  # nobody is there to read
+        with self._handed:
+            self._working -= 1
+            if not self._working:
+                self._socket.close()
+
     def _write(self):
         alive = [memoryview(_HEADER.pack(_ALIVE, 0))]
-        try:
-            while True:
-                with self._handed:
-                    if not self._unsent and not self._closing and not self._handed.wait(_TICK_SECONDS):
-                        self._unsent.append(alive)
-                    if not self._unsent:
-                        if self._closing:
-                            break
-                        continue
-                    pieces = self._unsent[0]  # stays there while it is sent, so that nothing overtakes it
-                for piece in pieces:
-                    self._socket.sendall(piece)
-                with self._handed:
-                    self._unsent.popleft()
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self._lose(error)
+        while True:
+            with self._handed:
+                if not self._unsent and not self._closing and not self._handed.wait(_TICK_SECONDS):
+                    self._unsent.append(alive)
+                if not self._unsent:
+                    if self._closing:
+                        break
+                    continue
+                pieces = self._unsent[0]  # stays there while it is sent, so that nothing overtakes it
+            for piece in pieces:
+                self._socket.sendall(piece)
+            with self._handed:
+                self._unsent.popleft()
+        self._socket.shutdown(socket.SHUT_WR)
 
     def _read(self):
         header = bytearray(_HEADER.size)
-        try:
-            while True:
-                self._fill(memoryview(header))
-                tag, nbytes = _HEADER.unpack(header)
-                if tag == _ALIVE:
-                    continue
-                message = aligned(nbytes)
-                self._fill(memoryview(message))
-                with self._arrived:
-                    self._mail[tag].append(message)
-                    self._arrived.notify_all()
-        except (OSError, EOFError) as error:
-            self._lose(error)
-            self.close()  # nobody is there to read
+        while True:
+            self._fill(memoryview(header))
+            tag, nbytes = _HEADER.unpack(header)
+            if tag == _ALIVE:
+                continue
+            if nbytes > _MOST_BYTES:
+                raise ValueError(f"it sent what was not expected, a message of {nbytes} bytes")
+            message = aligned(nbytes)
+            self._fill(memoryview(message))
+            with self._arrived:
+                self._mail[tag].append(message)
+                self._arrived.notify_all()
 
     def _fill(self, view):
         while view.nbytes:
-            received = self._socket.recv_into(view, min(view.nbytes, _CHUNK), socket.MSG_WAITALL)
+            try:
+                received = self._socket.recv_into(view, min(view.nbytes, _CHUNK), socket.MSG_WAITALL)
+            except BlockingIOError:  # nothing came within a tick
+                continue
             if not received:
                 raise EOFError("it closed the connection")
             self._signs += 1
@@ -176,7 +203,8 @@ class Connection:
 
     def _lose(self, error):
         with self._arrived:
-            self._lost = self._lost or f"worker {self._peer} is gone: {getattr(error, 'strerror', None) or error}"
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            self._lost = self._lost or f"worker {self._peer} is gone: {reason}"
             self._arrived.notify_all()
 
 

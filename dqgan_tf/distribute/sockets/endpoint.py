@@ -77,7 +77,7 @@ def connect(
       board: where the ports are posted.
       addresses: every worker's, `host:port`.
       worker_index: of this process.
-      timeout_seconds: for all connections together.
+      timeout_seconds: for all connections together, once all workers are there.
 
     Raises:
       LostConnectionError: a connection did not come about, with its two ends; on all workers.
@@ -85,17 +85,17 @@ def connect(
     """
     token = secrets.token_bytes(_TOKEN_BYTES)
     host = _host(addresses[worker_index])
-    deadline = time.monotonic() + timeout_seconds
-    with contextlib.closing(_listen(host)) as listener:
+    with contextlib.closing(_listen(host)) as listener, contextlib.ExitStack() as opened:
         own = {"host": host, "port": listener.getsockname()[1], "token": token.hex()}
         places = [json.loads(text) for text in board.exchange("address", json.dumps(own))]
+        deadline = time.monotonic() + timeout_seconds
         sockets, trouble = {}, ""
         try:
             for worker in range(worker_index):
-                sockets[worker] = _call(places[worker], worker_index, deadline)
+                sockets[worker] = opened.enter_context(_call(places[worker], worker_index, deadline))
             while len(sockets) < len(addresses) - 1:
                 worker, connected = _answer(listener, token, deadline)
-                sockets[worker] = connected
+                sockets[worker] = opened.enter_context(connected)
             for connected in sockets.values():
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
@@ -108,6 +108,7 @@ def connect(
         for text in board.exchange("connected", trouble):
             if text:
                 raise LostConnectionError(text)
+        opened.pop_all()  # they stay open
     return Endpoint({worker: Connection(connected, worker) for worker, connected in sockets.items()})
 
 
@@ -128,7 +129,11 @@ def _listen(host):
 
 def _call(place, own_index, deadline):
     connected = socket.create_connection((place["host"], place["port"]), _left(deadline))
-    connected.sendall(bytes.fromhex(place["token"]) + _INDEX.pack(own_index))
+    try:
+        connected.sendall(bytes.fromhex(place["token"]) + _INDEX.pack(own_index))
+    except OSError:
+        connected.close()
+        raise
     return connected
 
 

@@ -2,14 +2,17 @@
 
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
+from dqgan_tf.distribute.sockets import connection as connection_module
 from dqgan_tf.distribute.sockets.connection import Connection, LostConnectionError, aligned
 
 
@@ -21,6 +24,16 @@ def ends():
     yield made
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def alone():
+    """A `Connection` of worker 0, and the bare socket of its peer, worker 1."""
+    first, second = socket.socketpair()
+    connection = Connection(first, 1, silence_seconds=2.0)
+    with second:
+        yield connection, second
+    connection.close()
 
 
 def _random(seed, size, dtype=np.float32):
@@ -76,6 +89,97 @@ class TestMessages:
         np.testing.assert_array_equal(ends[1].receive(4, 8, 20.0).view(np.float32), [1.0, 1.0])
 
 
+class TestTime:
+    def test_a_message_on_a_slow_link_is_a_sign_of_life(self, alone):
+        connection, peer = alone
+        message = bytes(range(250))
+
+        def trickle():
+            peer.sendall(struct.pack("<QQ", 4, len(message)))
+            for start in range(0, len(message), 25):
+                peer.sendall(message[start : start + 25])
+                time.sleep(0.35)  # 3.5 s together, longer than the silence that is allowed
+
+        sender = threading.Thread(target=trickle)
+        sender.start()
+        assert connection.receive(4, len(message)).tobytes() == message
+        sender.join()
+
+    def test_a_message_that_stops_halfway_is_silence(self, alone):
+        connection, peer = alone
+        peer.sendall(struct.pack("<QQ", 4, 250) + bytes(100))
+        with pytest.raises(LostConnectionError, match="worker 1 gave no sign of life for 2 s"):
+            connection.receive(4, 250, 20.0)
+
+    def test_time_runs_out_although_other_tags_arrive(self, ends):
+        enough = threading.Event()
+
+        def chatter():
+            for _ in range(50):
+                ends[0].send(9, np.zeros(1, np.float32))
+                if enough.wait(0.1):
+                    break
+
+        sender = threading.Thread(target=chatter)
+        sender.start()
+        start = time.monotonic()
+        with pytest.raises(LostConnectionError, match="worker 0 did not send within 0.5 s"):
+            ends[1].receive(0, 4, 0.5)
+        taken = time.monotonic() - start
+        enough.set()
+        sender.join()
+        assert 0.5 <= taken < 2.0
+
+    def test_a_receiver_that_was_stopped_blames_nobody(self, ends, monkeypatch):
+        clock = types.SimpleNamespace(stopped=0.0)
+        clock.monotonic = lambda: time.monotonic() + clock.stopped
+        monkeypatch.setattr(connection_module, "time", clock)
+
+        def stop():
+            clock.stopped = 100.0
+            ends[0].send(9, np.zeros(1, np.float32))  # wakes the receiver
+
+        timers = [threading.Timer(0.2, stop), threading.Timer(1.5, ends[0].send, (4, np.ones(2, np.float32)))]
+        for timer in timers:
+            timer.start()
+        np.testing.assert_array_equal(ends[1].receive(4, 8).view(np.float32), [1.0, 1.0])
+
+    def test_a_message_longer_than_a_tick_is_still_sent(self, alone):
+        connection, peer = alone
+        array = _random(0, 4_000_000)
+        connection.send(0, array)
+        time.sleep(1.5)  # the kernel takes no more: only reading may end after a tick
+        received = bytearray(16 + array.nbytes)
+        view = memoryview(received)
+        while view.nbytes:
+            count = peer.recv_into(view, view.nbytes, socket.MSG_WAITALL)
+            assert count
+            view = view[count:]
+        assert received[16:] == array.tobytes()
+
+
+class TestClosing:
+    def test_both_have_closed(self):
+        sockets = socket.socketpair()
+        made = [Connection(one, 1 - index) for index, one in enumerate(sockets)]
+        for one in made:
+            one.close()
+        for one in made:
+            one.join(time.monotonic() + 10.0)
+        assert [one.fileno() for one in sockets] == [-1, -1]
+
+    def test_the_other_does_not_close(self):
+        ours, theirs = socket.socketpair()
+        connection = Connection(ours, 1)
+        connection.send(0, _random(0, 4_000_000))  # more than the kernel takes
+        connection.close()
+        with theirs:
+            connection.join(time.monotonic() + 0.1)
+            assert ours.fileno() == -1
+        with pytest.raises(LostConnectionError):
+            connection.send(0, np.zeros(1, np.float32))
+
+
 class TestLoss:
     def test_closed_by_the_other(self, ends):
         ends[0].close()
@@ -103,6 +207,29 @@ class TestLoss:
         ends[0].send(0, np.zeros(3, np.float32))
         with pytest.raises(LostConnectionError, match="sent 12 bytes where 16 were expected"):
             ends[1].receive(0, 16, 20.0)
+
+    def test_absurd_length_is_refused(self, alone):
+        connection, peer = alone
+        peer.sendall(struct.pack("<QQ", 0, 1 << 62))
+        with pytest.raises(LostConnectionError, match=f"worker 1 is gone: it sent what was not .* {1 << 62} bytes"):
+            connection.receive(0, 4, 20.0)
+
+    @pytest.mark.parametrize("error, reason", [(MemoryError(), "MemoryError"), (ValueError("no such"), "no such")])
+    def test_whatever_ends_the_reader_is_named(self, alone, monkeypatch, error, reason):
+        def fail(nbytes):
+            raise error
+
+        connection, peer = alone
+        monkeypatch.setattr(connection_module, "aligned", fail)
+        peer.sendall(struct.pack("<QQ", 0, 4))
+        with pytest.raises(LostConnectionError, match=f"worker 1 is gone: {reason}"):
+            connection.receive(0, 4, 20.0)
+
+    def test_a_reader_that_ends_hangs_up(self, alone):
+        connection, peer = alone
+        peer.sendall(struct.pack("<QQ", 0, 1 << 62))
+        peer.settimeout(5.0)
+        assert peer.recv(1) == b""  # before the first sign of life
 
     def test_time_runs_out_although_the_other_lives(self, ends):
         with pytest.raises(LostConnectionError, match="worker 0 did not send within 0.5 s"):

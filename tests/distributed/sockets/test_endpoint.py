@@ -3,8 +3,11 @@
 import concurrent.futures
 import contextlib
 import json
+import os
 import socket
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
@@ -99,6 +102,49 @@ def test_a_worker_that_cannot_be_reached_is_named_by_all():
         assert "has no connection to worker" in str(error) and "--communication=ring" in str(error)
 
 
+def test_the_time_begins_when_all_workers_are_there(closing, monkeypatch):
+    clock = types.SimpleNamespace(late=0.0)
+    clock.monotonic = lambda: time.monotonic() + clock.late
+
+    def wait(worker, topic, text):
+        if topic == "address":
+            clock.late += 300.0
+        return text
+
+    monkeypatch.setattr(endpoint, "time", clock)
+    ends = closing(connect(Boards(2, wait), 2, timeout=60.0))
+    ends[0].send(1, 0, np.ones(1, np.float32))
+    assert ends[1].receive(0, 0, 4, 20.0).view(np.float32)[0] == 1.0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists the open files of Linux")
+def test_what_was_opened_is_closed_if_one_connection_fails():
+    def misdirect(worker, topic, text):
+        if topic != "address" or worker != 1:
+            return text
+        with socket.create_server(("127.0.0.1", 0)) as closed:  # 2 reaches 0 but not 1
+            return json.dumps(json.loads(text) | {"port": closed.getsockname()[1]})
+
+    before = _open_sockets()
+    errors = connect(Boards(3, misdirect), 3, timeout=1.0)
+    assert all(isinstance(error, LostConnectionError) for error in errors)  # whose frames keep what is in them
+    assert _open_sockets() <= before
+
+
+def test_what_was_opened_is_closed_if_a_worker_dies(monkeypatch):
+    opened = []
+    call = endpoint._call
+
+    def die(worker, topic, text):
+        if topic == "connected":
+            raise RuntimeError("the board is gone")
+        return text
+
+    monkeypatch.setattr(endpoint, "_call", lambda *args: opened.append(call(*args)) or opened[-1])
+    assert [type(error) for error in connect(Boards(2, die), 2)] == [RuntimeError, RuntimeError]
+    assert [one.fileno() for one in opened] == [-1]
+
+
 def test_a_host_that_is_not_this_machine_still_listens(closing):
     """Behind a gateway the name in TF_CONFIG is no address of the machine."""
     seen = {}
@@ -113,6 +159,14 @@ def test_a_host_that_is_not_this_machine_still_listens(closing):
     assert {place["host"] for place in seen.values()} == {"192.0.2.1"}
     ends[0].send(1, 0, np.ones(1, np.float32))
     assert ends[1].receive(0, 0, 4, 20.0).view(np.float32)[0] == 1.0
+
+
+def _open_sockets():
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {one for one in found if one.startswith("socket:")}
 
 
 def _has_ipv6():
