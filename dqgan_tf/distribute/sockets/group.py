@@ -13,7 +13,8 @@ from dqgan_tf.distribute.sockets.endpoint import Endpoint
 
 _NOTHING = np.float32(0)  # an operation must return something
 _PIECE = 1 << 18  # values that an all-reduce adds up at a time, 1 MiB
-_SMALL_BYTES = 1 << 16  # up to here an all-reduce sends everything to everybody: one trip instead of two
+_SMALL_BYTES = 1 << 12  # up to here an all-reduce sends everything to everybody: one trip instead of two, more bytes
+_SMALL_BYTES_OF_TWO = 1 << 16  # two workers send the same number of bytes either way
 
 
 class SocketGroup(Collectives):
@@ -74,12 +75,14 @@ class SocketGroup(Collectives):
     def _begin_all_reduce(self, tag, timeout, values):
         """Small vectors go to everybody, who adds them up; of others each rank adds up a range and sends the sums.
 
+        Of S bytes a worker sends 2 (M - 1) / M S; (M - 1) S where they are small.
+
         Sums are formed in the order of the ranks, piece by piece: what is added up leaves while more arrives.
         """
         shapes = [value.shape for value in values]
         values = [tf.reshape(value, [-1]) for value in values]
         sizes = [value.shape[0] for value in values]
-        scatter = 4 * sum(sizes) > _SMALL_BYTES
+        scatter = 4 * sum(sizes) > (_SMALL_BYTES_OF_TWO if self.size == 2 else _SMALL_BYTES)
         pieces = [[_pieces(n, k, self.size) if scatter else [slice(0, n)] for k in range(self.size)] for n in sizes]
 
         def send(*arrays):
@@ -93,9 +96,10 @@ class SocketGroup(Collectives):
             sums = [aligned(4 * array.size).view(np.float32) for array in arrays]
             for array, total, of_ranks in zip(arrays, sums, pieces, strict=True):
                 for piece in of_ranks[self.rank]:
-                    self._add(array[piece], total[piece], tag, timeout)
+                    added = self._add(array[piece], tag, timeout)
                     for _, worker in self._peers if scatter else ():
-                        self._endpoint.send(worker, tag, total[piece])
+                        self._endpoint.send(worker, tag, added)
+                    total[piece] = added  # a copy: TensorFlow may write to what is returned before all has left
             for total, of_ranks in zip(sums, pieces, strict=True) if scatter else ():
                 for rank, worker in self._peers:
                     for piece in of_ranks[rank]:
@@ -109,13 +113,15 @@ class SocketGroup(Collectives):
         self._run(send, values, 1)
         return finish
 
-    def _add(self, own, total, tag, timeout):
-        """Writes to `total` the sum over ranks of what they have sent for `own`."""
+    def _add(self, own, tag, timeout):
+        """Returns the sum over ranks of what they have sent for `own`, in memory that nobody else has."""
         parts = {rank: self._receive(worker, tag, own.size, timeout) for rank, worker in self._peers}
         parts[self.rank] = own
+        total = parts[1 if self.rank == 0 else 0]  # received, thus free to write to
         np.add(parts[0], parts[1], out=total)
         for rank in range(2, self.size):
             total += parts[rank]
+        return total
 
     def _receive(self, worker, tag, count, timeout):
         return self._endpoint.receive(worker, tag, 4 * count, timeout).view(np.float32)

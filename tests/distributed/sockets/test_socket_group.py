@@ -43,6 +43,17 @@ def _connected(count, stack):
     return [SocketGroup(endpoints[workers[rank]], workers, rank) for rank in range(count)]
 
 
+def _record(group, monkeypatch, note):
+    """Calls `note` with every array that the group sends."""
+    endpoint = group._endpoint
+    plain = endpoint.send
+    monkeypatch.setattr(endpoint, "send", lambda worker, tag, array: [note(array), plain(worker, tag, array)])
+
+
+def _add_at(counted, index, number):
+    counted[index] += number
+
+
 def together(groups, act):
     """Returns `act(group)` of every rank, all at once."""
     with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
@@ -68,7 +79,7 @@ def test_all_to_all_transposes(groups):
         np.testing.assert_array_equal(np.stack(rows), given[:, rank])
 
 
-@pytest.mark.parametrize("sizes", [(1,), (5, 700), (900_001, 3), (300_000, 300_000)])
+@pytest.mark.parametrize("sizes", [(1,), (2, 700), (2, 30_000, 1), (900_001, 3), (300_000, 300_000)])
 def test_all_reduce_adds_in_order_of_rank(groups, sizes):
     given = [vectors(len(groups), size, seed) for seed, size in enumerate(sizes)]
     expected = [one[0].copy() for one in given]
@@ -86,6 +97,46 @@ def test_all_reduce_keeps_shapes(groups):
     for (total,) in together(groups, lambda g: g.all_reduce([tf.constant(given[g.rank])], None)):
         np.testing.assert_allclose(total, given.sum(0), rtol=1e-5)
         assert total.shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "count, sizes, sent",
+    [
+        (2, (1, 16_383), 4 * 16_384),
+        (2, (2, 16_383), 4 * 16_385),
+        (3, (1, 2, 1021), 2 * 4 * 1024),  # directly: M - 1 times all bytes
+        (3, (3, 2, 1021), 4 * 4 * 1026 // 3),  # 2 (M - 1) / M times
+        (3, (2, 2, 1022), 4 * 4 * 1026 // 3),  # vectors with less values than ranks
+    ],
+)
+def test_all_reduce_sends_no_more_than_it_must(count, sizes, sent, monkeypatch):
+    counted = [0] * count
+    with contextlib.ExitStack() as stack:
+        groups = _connected(count, stack)
+        for group in groups:
+            _record(group, monkeypatch, lambda array, rank=group.rank: _add_at(counted, rank, array.nbytes))
+        given = [vectors(count, size, seed) for seed, size in enumerate(sizes)]
+        results = together(groups, lambda g: g.all_reduce([tf.constant(one[g.rank]) for one in given], None))
+    for sums in results:
+        for total, one in zip(sums, given, strict=True):
+            np.testing.assert_allclose(total, one.sum(0), rtol=1e-4, atol=1e-5)
+    assert sum(counted) == count * sent  # ranges differ by a value
+
+
+def test_what_is_sent_is_not_what_is_returned(two_groups, monkeypatch):
+    """TensorFlow may write its next result to the memory of a sum while the sum still waits to be sent."""
+    given, arrays = vectors(2, 600_000), []
+    for group in two_groups:
+        _record(group, monkeypatch, arrays.append)
+
+    def act(group):
+        step = tf.function(lambda vector: group.all_reduce([vector], None), autograph=False)  # takes arrays over
+        return step(tf.constant(given[group.rank]))
+
+    results = together(two_groups, act)
+    assert len(arrays) == 2 * 2 * 2
+    for (total,) in results:
+        assert not any(np.shares_memory(np.asarray(memoryview(total)), array) for array in arrays)
 
 
 def test_in_graphs_all_begin_before_any_result_is_awaited(two_groups):
