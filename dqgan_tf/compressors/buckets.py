@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from dqgan_tf.compressors.packing import LANE
 
+_USUAL = 512
 _BUCKET_MAX = 1 << 24
 """Some bound: a wider bucket has one scale for more values than a layer of a GAN has."""
 
@@ -14,6 +15,11 @@ def check_bucket(bucket) -> None:
         raise ValueError(
             f"`bucket` must be a positive multiple of {LANE} up to {_BUCKET_MAX}. Received: bucket={bucket}"
         )
+
+
+def narrow(bucket: int) -> int:
+    """Returns a bucket, the usual one at most, in which compressors prove more than in a wider one."""
+    return min(bucket, _USUAL)
 
 
 def shape(n: int, bucket: int) -> tuple[int, int]:

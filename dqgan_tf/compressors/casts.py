@@ -71,6 +71,9 @@ class Float16(_Cast):
     def delta(self, n):
         return 0.0
 
+    def contracting(self):
+        return BFloat16()
+
     def _narrow(self, rows):
         finite = float_bits.is_finite(float_bits.magnitude(rows))
         halves = tf.cast(tf.where(finite, tf.clip_by_value(rows, -_HALF_MAX, _HALF_MAX), rows), tf.float16)

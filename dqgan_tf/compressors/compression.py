@@ -37,6 +37,6 @@ class Compression(abc.ABC):
     def delta(self, n: int) -> float:
         """Returns a proven lower bound of delta for vectors of n values; 0.0 when none is proven."""
 
-    def contractive(self, n: int) -> bool:
-        """Returns whether error feedback is proven to converge: delta(n) > 0."""
-        return self.delta(n) > 0.0
+    def contracting(self) -> "Compression":
+        """Returns the nearest relative that proves a contraction where this one may not; itself if it knows none."""
+        return self

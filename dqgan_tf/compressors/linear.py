@@ -57,6 +57,9 @@ class Linear(BucketQuantizer):
     def unbiased(self) -> bool:
         return self.rounding == "stochastic"
 
+    def contracting(self):
+        return dataclasses.replace(super().contracting(), rounding="nearest")
+
     def delta(self, n):
         others = min(self.bucket, n) - 1
         square = (uniform_levels.top_level(self.bits) / (1.0 + 2.0 ** (self.bits - 24))) ** 2

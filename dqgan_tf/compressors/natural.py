@@ -26,6 +26,9 @@ class _Exponential(BucketQuantizer):
     def unbiased(self) -> bool:
         return True
 
+    def contracting(self):
+        return dataclasses.replace(super().contracting(), bits=max(4, self.bits))
+
     def _quantize_rows(self, rows, n, seed):
         top = reductions.row_max(float_bits.magnitude(rows))
         tiny = tf.bitcast(top, tf.float32) < float_bits.TINY

@@ -49,6 +49,9 @@ class PowerSGD(Compression):
     def delta(self, n):
         return max(0.0, min(1.0, self.explore / math.isqrt(n)) - ROUNDING_SLACK)
 
+    def contracting(self):
+        return dataclasses.replace(self, explore=max(1, self.explore))
+
     def plan(self, shapes) -> PowerSGDPlan:
         """Returns how a flat vector that consists of tensors of these static shapes, in order, is sent."""
         return PowerSGDPlan(tuple(map(tuple, shapes)), self.rank, self.explore)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.compressors import reductions, uniform_levels
+from dqgan_tf.compressors import buckets, reductions, uniform_levels
 from dqgan_tf.compressors.base import ROUNDING_SLACK
 from dqgan_tf.compressors.linear import Linear
 
@@ -26,6 +26,9 @@ class QSGD(Linear):
     rounding: str = dataclasses.field(default="stochastic", init=False, repr=False)
 
     name: ClassVar[str] = "qsgd"
+
+    def contracting(self):
+        return QSGD(max(8, self.bits), buckets.narrow(self.bucket))
 
     def delta(self, n):
         count = min(self.bucket, n)

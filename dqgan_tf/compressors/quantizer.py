@@ -2,6 +2,7 @@
 
 import abc
 import collections
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -71,6 +72,9 @@ class BucketQuantizer(Quantizer):
     @property
     def block_multiple(self) -> int:
         return self.bucket
+
+    def contracting(self):
+        return dataclasses.replace(self, bucket=buckets.narrow(self.bucket))
 
     def payload_spec(self, n):
         rows, width = buckets.shape(n, self.bucket)

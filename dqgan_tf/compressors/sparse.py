@@ -1,6 +1,7 @@
 """What compressors have in common that send few of the values: a fraction, and another compressor for those sent."""
 
 import abc
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from dqgan_tf.compressors import wire
 from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
 
 JOIN = "+"
+_FRACTION = 1e-3  # of which every compressor of the values proves more than what rounding may cost
 
 
 class Sparse(Compressor):
@@ -39,6 +41,9 @@ class Sparse(Compressor):
     @property
     def spec(self) -> str:
         return super().spec if self.values.is_identity else super().spec + JOIN + self.values.spec
+
+    def contracting(self):
+        return dataclasses.replace(self, fraction=max(_FRACTION, self.fraction), values=self.values.contracting())
 
     def k(self, n: int) -> int:
         """Returns how many of n values are sent."""

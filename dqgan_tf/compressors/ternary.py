@@ -31,6 +31,9 @@ class _Ternary(Quantizer):
     def block_multiple(self) -> int:
         return _GROUP * self.bucket
 
+    def contracting(self):
+        return Ternary(buckets.narrow(self.bucket))
+
     def payload_spec(self, n):
         groups, group, width = self._shape(n)
         words = base_three.words_per_row(group * width)

@@ -56,6 +56,24 @@ class Segment(NamedTuple):
         return self.compressor.plan(self.shapes or ((self.size,),))
 
 
+def check_contraction(segments: Sequence[Segment]) -> None:
+    """Refuses what error feedback is not proven to converge with.
+
+    Raises:
+      ValueError: a segment whose delta is 0, with a compressor that contracts it where the segment's own knows one.
+    """
+    for segment in segments:
+        if segment.delta > 0:
+            continue
+        other = segment._replace(compressor=segment.compressor.contracting())
+        advice = f"take {other.compressor.spec!r}, " if other.delta > 0 else ""
+        raise ValueError(
+            f"Error feedback needs a contractive compressor: {segment.compressor.spec!r} proves no contraction on the "
+            f"{segment.size} values of {segment.name!r}, so residuals may grow without bound. Turn error feedback off, "
+            f"{advice}or set allow_non_contractive to accept the risk."
+        )
+
+
 class Coding(NamedTuple):
     """What decides how a part is encoded: parts with equal ones share their compiled functions.
 

@@ -132,7 +132,7 @@ def test_contracts_for_every_worker():
 def test_without_exploration_a_worker_may_be_lost():
     published = PowerSGD(rank=2, explore=0).plan([(12, 20)])
     mean, _ = loss(simulate(published), hidden_worker(), published.initial_state(), 2)
-    assert published.delta == 0.0 and not PowerSGD(explore=0).contractive(240)
+    assert published.delta == 0.0 and PowerSGD(explore=0).delta(240) == 0.0
     assert mean[2] > 0.9999 and (mean[:2] < 1e-4).all()
 
 

@@ -40,8 +40,8 @@ def test_delta_is_the_smaller_of_two_bounds(bits, d):
 
 
 def test_four_bits_prove_nothing_in_a_wide_bucket():
-    assert not QSGD(4, 512).contractive(10**6)
-    assert QSGD(8, 512).contractive(10**6)
+    assert QSGD(4, 512).delta(10**6) == 0.0
+    assert QSGD(8, 512).delta(10**6) > 0.0
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-10, 1.0, 1e30, 3e38])

@@ -50,7 +50,7 @@ def test_stochastic_delta_is_the_worst_fraction(d):
 
 
 def test_stochastic_proves_nothing_from_nine_values_on():
-    assert TernGrad().contractive(8) and not TernGrad().contractive(9)
+    assert TernGrad().delta(8) > 0.0 and TernGrad().delta(9) == 0.0
 
 
 def test_stochastic_is_unbiased():

@@ -3,7 +3,7 @@
 import pytest
 
 from dqgan_tf import compressors
-from dqgan_tf.distribute.segment import Segment, cut
+from dqgan_tf.distribute.segment import Segment, check_contraction, cut
 
 
 def segments(*sizes):
@@ -43,3 +43,27 @@ def test_what_may_not_be_cut_stays_whole():
 def test_a_part_that_is_a_whole_segment_knows_its_shapes():
     segment = Segment("matrix", 12, compressors.get("sign"), ((3, 4),))
     assert cut([segment], 0, [None])[0][0].coding.shapes == ((3, 4),)
+
+
+@pytest.mark.parametrize(
+    ("spec", "advice"),
+    [
+        ("powersgd:rank=2,explore=0", "powersgd:rank=2,explore=1"),
+        ("linear:bits=4,bucket=512,rounding=stochastic", "linear:bits=4,bucket=512"),
+        ("fp16", "bf16"),
+        ("qsgd:bits=4,bucket=512", "qsgd:bits=8,bucket=512"),
+        ("nuqsgd:bits=3,bucket=512", "nuqsgd:bits=4,bucket=512"),
+        ("natural:bits=3,bucket=1024,rounding=nearest", "natural:bits=4,bucket=512,rounding=nearest"),
+        ("terngrad:bucket=512", "ternary:bucket=512"),
+        ("sign:bucket=16777216", "sign:bucket=512"),
+        ("topk:fraction=0.01+terngrad:bucket=64", "topk:fraction=0.01+ternary:bucket=64"),
+        ("randomk:fraction=1e-08", "randomk:fraction=0.001"),
+    ],
+)
+def test_what_proves_no_contraction_is_refused_with_a_relative_that_does(spec, advice):
+    segment = Segment("w", 4096 * 2048, compressors.get(spec), ((4096, 2048),))
+    with pytest.raises(ValueError, match="contractive compressor: .*'w'.* allow_non_contractive") as caught:
+        check_contraction([segment])
+    assert repr(spec) in str(caught.value) and f"take {advice!r}" in str(caught.value)
+    assert "nearest rounding" not in str(caught.value)
+    check_contraction([segment._replace(compressor=compressors.get(advice))])

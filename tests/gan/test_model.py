@@ -283,8 +283,10 @@ class TestErrors:
             generator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(200)])
             discriminator = keras.Sequential([keras.Input((200,)), keras.layers.Dense(1)])
             model = DQGAN(generator, discriminator)
-        with pytest.raises(ValueError, match="contractive compressor: 'linear:.*allow_non_contractive"):
+        with pytest.raises(ValueError, match="contractive compressor: 'linear:.*take 'linear:.*allow_non_contractive"):
             model.compile(compression=CompressionConfig(compressor=stochastic))
+        with pytest.raises(ValueError, match="take 'powersgd:rank=1,explore=1'.*allow_non_contractive"):
+            model.compile(compression=CompressionConfig(compressor="powersgd:rank=1,explore=0"))
         model.compile(compression=CompressionConfig(compressor=stochastic, allow_non_contractive=True))
         assert model.channel.error_feedback
         model.compile(compression=CompressionConfig(compressor=stochastic, error_feedback=False))
