@@ -10,7 +10,7 @@ from dqgan_tf.distribute import pipeline, topologies
 from dqgan_tf.distribute.options import CompressionOptions
 from dqgan_tf.distribute.pipeline import TIMES
 from dqgan_tf.distribute.replica_local import Joined, ReplicaLocal
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.segment import Segment, check_contraction
 
 STATISTICS = ("update_energy", "residual_energy", "error_energy")
 
@@ -282,9 +282,5 @@ def _check(name, segments, error_feedback_on, allow_non_contractive):
     for segment in segments:
         if segment.size < 1:
             raise ValueError(f"Segment {segment.name!r} must hold at least one value. Received: size={segment.size}")
-        if error_feedback_on and not segment.delta > 0 and not allow_non_contractive:
-            raise ValueError(
-                f"Error feedback needs a contractive compressor: {segment.compressor.spec!r} proves no contraction on "
-                f"the {segment.size} values of {segment.name!r}, so residuals may grow without bound. Turn error "
-                "feedback off, use nearest rounding, or set allow_non_contractive to accept the risk."
-            )
+    if error_feedback_on and not allow_non_contractive:
+        check_contraction(segments)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dqgan_tf import compressors
 from dqgan_tf.config import CompressionConfig
 from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.segment import check_contraction
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.gan.player import Player
 
@@ -23,7 +22,7 @@ class UpdateChannels:
       seed: of stochastic rounding.
 
     Raises:
-      ValueError: error feedback with a compressor that is not contractive; see `check_contraction`.
+      ValueError: error feedback with a compressor that is not contractive; see `Channel`.
     """
 
     def __init__(
@@ -31,8 +30,6 @@ class UpdateChannels:
     ):
         self._strategy, self._players = strategy, players
         segments = [segment for player in players for segment in player.segments]
-        if config.error_feedback and not config.allow_non_contractive:
-            check_contraction(segments)
         transport = "collectives" if config.communication in ("ring", "nccl") else config.communication
         self.compressed: Channel = strategy.open_channel(
             f"{name}/updates",
