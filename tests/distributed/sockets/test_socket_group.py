@@ -123,6 +123,15 @@ def test_all_reduce_sends_no_more_than_it_must(count, sizes, sent, monkeypatch):
     assert sum(counted) == count * sent  # ranges differ by a value
 
 
+@pytest.mark.parametrize("size, messages", [(16_384, 1), (16_385, 2)])
+def test_two_ranks_save_a_trip_up_to_64_kib(two_groups, monkeypatch, size, messages):
+    arrays = []
+    for group in two_groups:
+        _record(group, monkeypatch, arrays.append)
+    together(two_groups, lambda g: g.all_reduce([tf.zeros([size])], None))
+    assert len(arrays) == 2 * messages
+
+
 def test_what_is_sent_is_not_what_is_returned(two_groups, monkeypatch):
     """TensorFlow may write its next result to the memory of a sum while the sum still waits to be sent."""
     given, arrays = vectors(2, 600_000), []
