@@ -96,8 +96,6 @@ def connect(
             while len(sockets) < len(addresses) - 1:
                 worker, connected = _answer(listener, token, deadline)
                 sockets[worker] = opened.enter_context(connected)
-            for connected in sockets.values():
-                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             missing = [worker for worker in range(len(addresses)) if worker not in (worker_index, *sockets)]
             trouble = (
@@ -130,6 +128,7 @@ def _listen(host):
 def _call(place, own_index, deadline):
     connected = socket.create_connection((place["host"], place["port"]), _left(deadline))
     try:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.sendall(bytes.fromhex(place["token"]) + _INDEX.pack(own_index))
     except OSError:
         connected.close()
@@ -143,6 +142,7 @@ def _answer(listener, token, deadline):
         listener.settimeout(_left(deadline))
         connected, _ = listener.accept()
         try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.settimeout(min(5.0, _left(deadline)))
             shown = _exactly(connected, _TOKEN_BYTES + _INDEX.size)
         except OSError:
