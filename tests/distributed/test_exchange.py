@@ -88,7 +88,7 @@ def test_what_is_not_compressed_is_exact_to_the_bit(job):
             sent = job.rows("none@auto", call, "sent", index)[0]
             expected = job.rows("none@auto", call, "exact", index)[0]
             if job.per_worker == 1:
-                expected = functools.reduce(np.add, job.given("none@auto", call, index)) / np.float32(job.replicas)
+                expected = functools.reduce(np.add, job.given("none@auto", call, index)) * np.float32(1 / job.replicas)
             assert sent.dtype == expected.dtype and sent.tobytes() == expected.tobytes(), (call, index)
 
 

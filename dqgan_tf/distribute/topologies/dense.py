@@ -24,17 +24,15 @@ class Dense(Topology):
     def reduce(self, given: Given):
         values = [v[part.start : part.start + part.size] for part, v in zip(self.parts, given.values, strict=True)]
         sums = yield Request("all_reduce", values)
-        means, statistics, finite = _decode(self.codings)(values, list(sums), tf.constant(self.group_size, tf.float32))
+        means, statistics, finite = _decode(self.group_size)(values, list(sums))
         return Reduced(means, given.residuals, statistics, finite, given.states, [None] * len(values))
 
 
 @compiled
-def _decode(codings):
-    del codings
-
-    def decode(values, sums, divisor):
-        # Not a constant: XLA would multiply by its reciprocal, which is not the quotient to the bit (TensorFlow 2.21).
-        means = [total / divisor for total in sums]
+def _decode(group_size):
+    def decode(values, sums):
+        # Not a quotient: TensorFlow's dense mean has the bits of this product (seen at 2.21.0, three replicas).
+        means = [total * (1.0 / group_size) for total in sums]
         energies = [tf.stack([reductions.sum_of_squares(value), 0.0, 0.0]) for value in values]
         return means, tf.stack(energies), all_finite(means)
 
