@@ -11,9 +11,10 @@ def _linear(bits, contract=CompressorContract, rounding="nearest"):
     return type(f"TestLinear{bits}{rounding}", (contract,), {"compressor": compressor})
 
 
-TestLinear2, TestLinear3, TestLinear4 = _linear(2), _linear(3), _linear(4)
-TestLinear8, TestLinear16 = _linear(8), _linear(16)
-TestLinear5, TestLinear6, TestLinear7 = (pytest.mark.slow(_linear(bits)) for bits in (5, 6, 7))
+TestLinear3, TestLinear4, TestLinear8 = _linear(3), _linear(4), _linear(8)
+TestLinear2, TestLinear5, TestLinear6, TestLinear7, TestLinear16 = (
+    pytest.mark.slow(_linear(bits)) for bits in (2, 5, 6, 7, 16)
+)
 
 
 @pytest.mark.slow
@@ -104,6 +105,7 @@ class TestQSGDUnproven(StochasticContract):
     bucket = 96
 
 
+@pytest.mark.slow  # levels as `natural`'s, norms as `qsgd`'s
 class TestNUQSGD(StochasticContract):
     compressor = compressors.get("nuqsgd:bits=4,bucket=512")
 

@@ -21,8 +21,6 @@ FOUR = ("linear:bits=4,bucket=32", "randomk:fraction=0.1", "none", "powersgd:ran
 WITHOUT = ("linear:bits=4,bucket=32", "sign:bucket=32")
 COMPILED = {
     (Case("linear:bits=4,bucket=32", "two_step"), 4),
-    (Case("sign:bucket=32", "all_gather"), 3),
-    (Case("adaptive:bits=3,bucket=32", "two_step"), 2),
     (Case("powersgd:rank=2,explore=1", "low_rank"), 3),
 }
 
