@@ -8,11 +8,12 @@ import pytest
 
 from dqgan_tf.benchmarking import links
 
+PROBE = f"dqgan-probe-{os.getpid()}"  # another process of the tests may ask at the same time
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0
     or shutil.which("ip") is None
-    or subprocess.run(["ip", "netns", "add", "dqgan-probe"], capture_output=True, check=False).returncode != 0
-    or subprocess.run(["ip", "netns", "del", "dqgan-probe"], capture_output=True, check=False).returncode != 0,
+    or subprocess.run(["ip", "netns", "add", PROBE], capture_output=True, check=False).returncode != 0
+    or subprocess.run(["ip", "netns", "del", PROBE], capture_output=True, check=False).returncode != 0,
     reason="needs root and the right to make network namespaces",
 )
 
