@@ -72,7 +72,8 @@ class Channel:
         self.options = (options or CompressionOptions()).merge(CompressionOptions(channel=name))
         encoder = topologies.Encoder(error_feedback, blocks.CPU_BLOCK if "CPU" in devices[0] else None)
         self._choice = topologies.choose(topology, segments, groups[0].size, encoder)
-        self.reductions = topologies.build(topology, segments, groups[0].size, encoder, bucket_mb * 2**20)
+        kind = self._choice.kind or topology  # chosen once
+        self.reductions = topologies.build(kind, segments, groups[0].size, encoder, bucket_mb * 2**20)
         if self._choice.reason:
             logging.info("Channel %s travels by %s: %s", name, self._choice.kind, self._choice.reason)
         self._groups, self._streams, self._seed = tuple(groups), tuple(streams), seed

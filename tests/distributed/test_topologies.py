@@ -51,12 +51,12 @@ def by_replicas(quick):
 
 @pytest.mark.parametrize("case, replicas", by_replicas(quick))
 def test_equations(eager, case, replicas):
-    check(case, replicas, topologies.Encoder(error_feedback=True, block=None))
+    assert_follows_oracle(case, replicas, topologies.Encoder(error_feedback=True, block=None))
 
 
 @pytest.mark.parametrize("case, replicas", by_replicas(lambda *case: case in COMPILED))
 def test_compiled(case, replicas):
-    check(case, replicas, topologies.Encoder(error_feedback=True, block=blocks.CPU_BLOCK))
+    assert_follows_oracle(case, replicas, topologies.Encoder(error_feedback=True, block=blocks.CPU_BLOCK))
 
 
 def test_the_mean_of_what_is_not_compressed_is_the_sum_times_the_reciprocal_to_the_bit():
@@ -101,10 +101,10 @@ def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
 @pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("case", [Case(spec, topology) for spec in WITHOUT for topology in ("all_gather", "two_step")])
 def test_without_feedback(eager, case, replicas):
-    check(case, replicas, topologies.Encoder(error_feedback=False, block=None))
+    assert_follows_oracle(case, replicas, topologies.Encoder(error_feedback=False, block=None))
 
 
-def check(case, replicas, encoder):
+def assert_follows_oracle(case, replicas, encoder):
     """Compares three reductions with the oracle, as a channel would run them."""
     expected = exchange_cases.expected(case, replicas, encoder.error_feedback)
     names = ("first", "second")
@@ -131,7 +131,7 @@ def check(case, replicas, encoder):
         assert [bool(one.finite) for one in reduced] == [call != POISONED] * replicas
         if call == POISONED:
             continue
-        compare(reduced, expected.calls[call])
+        assert_equal_to(reduced, expected.calls[call])
         residuals = [one.residuals for one in reduced]
         states = learned(compressor, reduced, states)
         for state, outcome in zip(states, expected.calls[call], strict=True):
@@ -139,7 +139,7 @@ def check(case, replicas, encoder):
                 np.testing.assert_array_equal(state[: len(outcome.state[0])], outcome.state[0])
 
 
-def compare(reduced, outcomes):
+def assert_equal_to(reduced, outcomes):
     for index, outcome in enumerate(outcomes):
         means = [one.means[index].numpy() for one in reduced]
         assert all(mean.tobytes() == means[0].tobytes() for mean in means), "all replicas receive the same bits"
