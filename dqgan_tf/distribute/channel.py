@@ -158,7 +158,10 @@ class Channel:
         values = group.gather_input(values, options)
         given = self._given(values, replica)
         reduced, seconds = pipeline.run(
-            [r.reduce(g) for r, g in zip(self.reductions, given, strict=True)], values, group, options
+            [r.reduce(g) for r, g in zip(self.reductions, given, strict=True)],
+            [one.values for one in given],
+            group,
+            options,
         )
         accepted = tf.reduce_all(tf.stack([one.finite for one in reduced]))
         if self.error_feedback:

@@ -17,7 +17,7 @@ PHASES = ("encode", "exchange", "decode")
 """Parts of a reduction. With several buckets they overlap, and each contains waiting for the others."""
 
 TIMES = (*PHASES, "reduction")
-"""What a reduction measures: the time in each phase, and the whole from the first input to the last mean."""
+"""What a reduction measures: the time in each phase, and the whole from the last input to the last mean."""
 
 
 class Request(NamedTuple):
@@ -31,16 +31,18 @@ class Request(NamedTuple):
     value: object
 
 
-def run(reductions: Sequence[Generator], inputs: Sequence[tf.Tensor], group, options) -> tuple[list, tf.Tensor]:
+def run(
+    reductions: Sequence[Generator], inputs: Sequence[Sequence[tf.Tensor]], group, options
+) -> tuple[list, tf.Tensor]:
     """Returns what every reduction returns, and the seconds spent, float64 [len(TIMES)].
 
     All first collectives are launched before the result of any is awaited, so that the link is busy while later
-    buckets are encoded and earlier ones averaged or decoded. Encodings are chained: the first packet leaves before the
-    last is encoded.
+    buckets are computed and encoded and earlier ones averaged or decoded. Encodings are chained: the first packet
+    leaves before the last is encoded, and as soon as its own inputs exist.
 
     Args:
-      reductions: not started yet.
-      inputs: what they read; the clock starts when it exists.
+      reductions: not started yet, in the order in which their inputs come to exist.
+      inputs: what each of them reads.
       group: whose collectives are called.
       options: communication options.
     """
@@ -52,21 +54,22 @@ def run(reductions: Sequence[Generator], inputs: Sequence[tf.Tensor], group, opt
         except StopIteration as finished:
             results[index] = finished.value
             stopwatch.computed(index, [finished.value.finite], phase)
-            return []
+            return [finished.value.finite]
         sent = tf.nest.flatten(request.value)
         stopwatch.computed(index, sent, phase)
         waiting.append((index, generator, group.begin(request.kind, request.value, options)))
         return sent
 
-    encoded = []
+    encoded, computed = [], []
     for index, generator in enumerate(reductions):
         with tf.control_dependencies(encoded):
             encoded = advance(index, generator, None, "encode")
     while waiting:
         index, generator, finish = waiting.popleft()
-        received = finish()
+        with tf.control_dependencies(computed):  # a thread that waits for a packet computes nothing
+            received = finish()
         stopwatch.received(index, tf.nest.flatten(received))
-        advance(index, generator, received, "decode")
+        computed = advance(index, generator, received, "decode")
     return [results[index] for index in range(len(reductions))], stopwatch.seconds()
 
 
@@ -74,22 +77,21 @@ class _Stopwatch:
     """Reads the clock around every stage; a stage begins when its input exists and the one before it has ended."""
 
     def __init__(self, inputs):
-        self._start = clock.now(inputs)
-        self._ended = {phase: self._start for phase in PHASES}
+        self._available = {index: clock.now(read) for index, read in enumerate(inputs)}
+        self._start = _latest(self._available)
+        self._ended = {phase: self._available[0] for phase in PHASES}
         self._spent = {phase: tf.zeros([], tf.float64) for phase in TIMES}
-        self._available: dict[int, tf.Tensor] = {}
 
     def computed(self, index, tensors, phase):
         """`tensors` of reduction `index` have been computed, in `phase`."""
-        self._available[index] = self._end(phase, self._available.get(index, self._start), tensors)
+        self._available[index] = self._end(phase, self._available[index], tensors)
 
     def received(self, index, tensors):
         """`tensors` of reduction `index` have arrived."""
         self._available[index] = self._end("exchange", self._available[index], tensors)
 
     def seconds(self):
-        last = tf.reduce_max(tf.stack(list(self._available.values())))
-        self._spent["reduction"] = last - self._start
+        self._spent["reduction"] = _latest(self._available) - self._start
         return tf.stack([self._spent[phase] for phase in TIMES])
 
     def _end(self, phase, available, tensors):
@@ -97,3 +99,7 @@ class _Stopwatch:
         self._spent[phase] += tf.maximum(now - tf.maximum(available, self._ended[phase]), 0.0)
         self._ended[phase] = now
         return now
+
+
+def _latest(times):
+    return tf.reduce_max(tf.stack(list(times.values())))

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value
+from dqgan_tf.gan.flat import flatten
 from dqgan_tf.gan.player import Player
 
 
@@ -27,13 +28,13 @@ class AveragedGenerator:
         """Sets the average to the generator's weights."""
         weights = [first_local_value(v) for v in self._player.network.trainable_variables]
         for variable in self.variables.variables:
-            variable.assign(self._player.own_order.flatten(weights))
+            variable.assign(flatten(weights))
 
     def update(self, weights: tf.Tensor, count: tf.Tensor, accepted: tf.Tensor) -> None:
         """Takes one step, or none if it was not accepted. Replica context.
 
         Args:
-          weights: w_t, float32 [n], by the player's `own_order`.
+          weights: w_t, float32 [n], by the player's `layout`.
           count: t, accepted steps including this one, float32 scalar.
           accepted: bool scalar.
         """
@@ -44,4 +45,4 @@ class AveragedGenerator:
 
     def weights(self) -> list[tf.Tensor]:
         """Returns the average as tensors shaped like the generator's trainable weights. Cross-replica context."""
-        return self._player.own_order.unflatten(self.variables.variables[0].read_value())
+        return self._player.layout.unflatten(self.variables.variables[0].read_value())

@@ -12,6 +12,7 @@ from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.gan import batches, digest, losses, noise, step_kinds, step_metrics
 from dqgan_tf.gan.averaged_generator import AveragedGenerator
 from dqgan_tf.gan.fit import Fit
+from dqgan_tf.gan.flat import flatten
 from dqgan_tf.gan.gradients import simultaneous_gradients
 from dqgan_tf.gan.player import Player
 from dqgan_tf.gan.step_kinds import StepKind
@@ -230,7 +231,7 @@ class DQGAN(Fit):
         weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
         evaluation = self._evaluate(weights, real, step)
         count = tf.cast(step - self.skipped.value, tf.float32)
-        exact_mean = (lambda value: context.all_reduce("mean", value)) if kind.average else None
+        exact_mean = (lambda values: context.all_reduce("mean", values)) if kind.average else None
         proposals = [
             player.propose(gradients, statistics, eta, count, exact_mean)
             for player, gradients, statistics, eta in zip(
@@ -286,7 +287,7 @@ class DQGAN(Fit):
         return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
 
     def _replica_digest(self):
-        flats = [p.layout.flatten([v.value for v in p.network.trainable_variables]) for p in self._players]
+        flats = [flatten([v.value for v in p.network.trainable_variables]) for p in self._players]
         return tf.distribute.get_replica_context().all_gather(digest.digest(tf.concat(flats, 0))[tf.newaxis], axis=0)
 
     def _first_local(self, value):

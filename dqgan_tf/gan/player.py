@@ -1,6 +1,5 @@
 """One player of the game: its network, its per-replica state and its half of the step."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,32 +8,36 @@ import tensorflow as tf
 
 from dqgan_tf.compressors import Compressor
 from dqgan_tf.compressors.rules import Rule, assign
-from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.distribute.replica_local import Joined, ReplicaLocal
 from dqgan_tf.distribute.segment import Segment
 from dqgan_tf.distribute.topologies.base import LARGEST_SCALE
-from dqgan_tf.gan.flat import FlatLayout
+from dqgan_tf.gan.flat import FlatLayout, flatten
+from dqgan_tf.gan.stages import stages
 from dqgan_tf.optimizers.half_step import half_step_point
 
 
 class Proposal(NamedTuple):
     """What a replica would change if the step is accepted.
 
-    updates: eta u_t in units of parameters, one float32 [size] per segment: what is compressed.
-    direction: u_t, float32 [n]; NaN where a slot is not finite, and all of it where the network's statistics are not.
-    slots: the direction's state after this gradient.
+    One tensor or dict of tensors per segment:
+      updates: eta u_t in units of parameters, float32 [size]: what is compressed.
+      directions: u_t, float32 [size]; NaN where a slot is not finite, and all of it where the network's statistics are
+        not.
+      slots: the direction's state after this gradient.
     gradient_energy: ||g_t||^2, float32 scalar.
     """
 
     updates: list[tf.Tensor]
-    direction: tf.Tensor
-    slots: dict[str, tf.Tensor]
+    directions: list[tf.Tensor]
+    slots: list[dict[str, tf.Tensor]]
     gradient_energy: tf.Tensor
 
 
 class Player:
-    """A network with flat weights and the state that DQGAN keeps for it on every replica.
+    """A network, whose weights make flat segments, and the state that DQGAN keeps for it on every replica.
 
-    Its flat vector is its segments one after the other: groups of weights with a compressor each.
+    A segment is a group of weights with one compressor, or a stage of it; see `stages`. Nothing but `advance` looks at
+    two segments at once: a segment's update exists as soon as its weights' gradients do.
 
     Args:
       name: `generator` or `discriminator`.
@@ -49,9 +52,8 @@ class Player:
         _check(name, network)
         self.name = name
         self.network = network
-        self.layout = self.own_order = FlatLayout.of(network.trainable_variables)
+        self.layout = FlatLayout.of(network.trainable_variables)
         self.segments: list[Segment] = []
-        self.slots: dict[str, ReplicaLocal] = {}
         self._devices = devices
 
     @property
@@ -70,28 +72,25 @@ class Player:
         clip_value: float | None,
     ) -> None:
         """Takes direction and compressors and creates the state that belongs to them; previous state is forgotten."""
-        groups = assign(self.weight_names, compressor, rules)
-        order = [index for group in groups for index in group.members] if len(groups) > 1 else ()
-        self.layout = FlatLayout.of(self.network.trainable_variables, order)
+        groups = stages(assign(self.weight_names, compressor, rules), self.layout.shapes)
         self.segments = [self._segment(group) for group in groups]
+        self._members = [group.members for group in groups]
+        self._layouts = [FlatLayout(segment.shapes) for segment in self.segments]
         self._direction = direction
         self._half_step = half_step
         self._residual_in_half_step = residual_in_half_step
         self._clip_value = clip_value
-        self.previous = ReplicaLocal(self._devices, [self.layout.size], f"{self.name}_previous_direction")
-        self.slots = {
-            slot: ReplicaLocal(self._devices, [self.layout.size], f"{self.name}_{slot}") for slot in direction.slots
-        }
+        self._previous = self._per_segment("previous_direction")
+        self._slots = {slot: self._per_segment(slot) for slot in direction.slots}
         self._evaluation_point = tf.function(self._evaluation_point_implementation, jit_compile=True, autograph=False)
         self._accumulate = tf.function(self._accumulate_implementation, jit_compile=True, autograph=False)
         self._update = tf.function(self._update_implementation, jit_compile=True, autograph=False)
         self._advance = tf.function(self._advance_implementation, jit_compile=True, autograph=False)
 
     def state(self) -> dict[str, ReplicaLocal]:
-        """Returns the per-replica state by name."""
-        return {f"previous_direction/{self.name}": self.previous} | {
-            f"{slot}/{self.name}": variables for slot, variables in self.slots.items()
-        }
+        """Returns the per-replica state by name: vectors [n], segment after segment."""
+        named = {"previous_direction": self._previous} | self._slots
+        return {f"{name}/{self.name}": Joined(pieces) for name, pieces in named.items()}
 
     def evaluation_point(self, residuals: list[tf.Tensor], learning_rate: tf.Tensor) -> list[tf.Tensor]:
         """Returns the weights at which this replica takes its gradient; see `half_step_point`. Replica context.
@@ -101,7 +100,7 @@ class Player:
           learning_rate: eta_t, float32 scalar.
         """
         weights = [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
-        return self._evaluation_point(weights, self.previous.local().read_value(), residuals, learning_rate)
+        return self._evaluation_point(weights, _read(self._previous), residuals, learning_rate)
 
     def propose(self, gradients, statistics, learning_rate: tf.Tensor, count: tf.Tensor, average) -> Proposal:
         """Returns what this replica sends and remembers. Replica context.
@@ -111,15 +110,25 @@ class Player:
           statistics: what `keep_statistics` takes afterwards, a list of tensors.
           learning_rate: eta_t, float32 scalar.
           count: t, accepted steps including this one, float32 scalar.
-          average: None, or the exact mean over all replicas: float32 [n] -> float32 [n].
+          average: None, or the exact mean over all replicas, of a list of tensors.
         """
-        old = {name: variables.local().read_value() for name, variables in self.slots.items()}
-        gradient, slots, energy = self._accumulate(gradients, old)
+        accumulated = [
+            self._accumulate(of_segment, old)
+            for of_segment, old in zip(self._by_segment(gradients), self._read_slots(), strict=True)
+        ]
+        slots = [one[1] for one in accumulated]
         if average is not None and self._direction.averaged_slot:
-            slots = dict(slots, **{self._direction.averaged_slot: average(self._direction.corrected(slots, count))})
+            means = average([self._direction.corrected(one, count) for one in slots])
+            slots = [one | {self._direction.averaged_slot: mean} for one, mean in zip(slots, means, strict=True)]
         statistics = [value for value in statistics if value.dtype.is_floating]
-        updates, direction = self._update(gradient, slots, statistics, count, learning_rate)
-        return Proposal(updates, direction, slots, energy)
+        updates, directions = zip(
+            *[
+                self._update(gradient, one, statistics, count, learning_rate)
+                for (gradient, _, _), one in zip(accumulated, slots, strict=True)
+            ],
+            strict=True,
+        )
+        return Proposal(list(updates), list(directions), slots, tf.add_n([energy for _, _, energy in accumulated]))
 
     def advance(self, proposal: Proposal, means: list[tf.Tensor], accepted: tf.Tensor) -> tf.Tensor:
         """Applies w_t = w_{t-1} - q_t and remembers the proposal, or changes nothing. Replica context.
@@ -130,19 +139,18 @@ class Player:
           accepted: bool scalar, equal on all replicas.
 
         Returns:
-          The new weights, float32 [n], by `own_order`.
+          The new weights, float32 [n], by `layout`.
         """
         weights = [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
-        old = {name: variables.local().read_value() for name, variables in self.slots.items()}
-        previous = self.previous.local()
-        new_weights, flat, direction, slots = self._advance(
-            weights, means, accepted, previous.read_value(), proposal.direction, old, proposal.slots
+        new_weights, flat, directions, slots = self._advance(
+            weights, means, accepted, _read(self._previous), proposal.directions, self._read_slots(), proposal.slots
         )
         for variable, value in zip(self.network.trainable_variables, new_weights, strict=True):
             variable.assign(value)
-        previous.assign(direction)
-        for name, variables in self.slots.items():
-            variables.local().assign(slots[name])
+        for index, direction in enumerate(directions):
+            self._previous[index].local().assign(direction)
+            for name, pieces in self._slots.items():
+                pieces[index].local().assign(slots[index][name])
         return flat
 
     def keep_statistics(self, values: Sequence[tf.Tensor], accepted: tf.Tensor) -> None:
@@ -166,17 +174,39 @@ class Player:
     def _segment(self, group):
         shapes = tuple(self.layout.shapes[index] for index in group.members)
         name = f"{self.name}.{group.label}" if group.label else self.name
-        return Segment(name, sum(math.prod(shape) for shape in shapes), group.compressor, shapes)
+        return Segment(name, FlatLayout(shapes).size, group.compressor, shapes)
+
+    def _per_segment(self, name):
+        return [ReplicaLocal(self._devices, [one.size], f"{one.name}_{name}") for one in self.segments]
+
+    def _by_segment(self, tensors):
+        return [[tensors[index] for index in members] for members in self._members]
+
+    def _read_slots(self):
+        return [
+            {name: pieces[index].local().read_value() for name, pieces in self._slots.items()}
+            for index in range(len(self.segments))
+        ]
+
+    def _weights_of(self, flats):
+        """One flat vector per segment -> tensors shaped like the weights, in their order."""
+        tensors = [one for layout, flat in zip(self._layouts, flats, strict=True) for one in layout.unflatten(flat)]
+        places = [index for members in self._members for index in members]
+        return [tensor for _, tensor in sorted(zip(places, tensors, strict=True), key=lambda pair: pair[0])]
 
     def _evaluation_point_implementation(self, weights, previous, residuals, learning_rate):
         if not self._half_step:
             return weights
-        residual = _joined(residuals) if self._residual_in_half_step else tf.zeros_like(previous)
-        flat = self.layout.flatten(weights)
-        return self.layout.unflatten(half_step_point(flat, previous, residual, learning_rate))
+        if not self._residual_in_half_step:
+            residuals = [tf.zeros_like(residual) for residual in residuals]
+        points = [
+            half_step_point(flatten(of_segment), direction, residual, learning_rate)
+            for of_segment, direction, residual in zip(self._by_segment(weights), previous, residuals, strict=True)
+        ]
+        return self._weights_of(points)
 
     def _accumulate_implementation(self, gradients, slots):
-        gradient = self.layout.flatten(gradients)
+        gradient = flatten(gradients)
         return gradient, self._direction.accumulate(gradient, slots), tf.reduce_sum(gradient * gradient)
 
     def _update_implementation(self, gradient, slots, statistics, count, learning_rate):
@@ -188,24 +218,25 @@ class Player:
         for value in statistics:
             summable = tf.reduce_all(tf.abs(value) < LARGEST_SCALE)  # over all replicas
             direction = tf.where(summable, direction, float("nan"))
-        sizes = [segment.size for segment in self.segments]
-        return tf.split(learning_rate * direction, sizes), direction
+        return learning_rate * direction, direction
 
-    def _advance_implementation(self, weights, means, accepted, previous, direction, old, new):
-        before = self.layout.flatten(weights)
-        flat = before - _joined(means)
-        if self._clip_value is not None:
-            flat = tf.clip_by_value(flat, -self._clip_value, self._clip_value)
-        flat = tf.where(accepted, flat, before)
-        slots = {name: tf.where(accepted, new[name], old[name]) for name in new}
-        new_weights = self.layout.unflatten(flat)
-        if self.layout.order:
-            flat = self.own_order.flatten(new_weights)
-        return new_weights, flat, tf.where(accepted, direction, previous), slots
+    def _advance_implementation(self, weights, means, accepted, previous, directions, old, new):
+        flats = []
+        for of_segment, mean in zip(self._by_segment(weights), means, strict=True):
+            before = flatten(of_segment)
+            flat = before - mean
+            if self._clip_value is not None:
+                flat = tf.clip_by_value(flat, -self._clip_value, self._clip_value)
+            flats.append(tf.where(accepted, flat, before))
+        new_weights = self._weights_of(flats)
+        kept_directions, kept_slots = tf.nest.map_structure(
+            lambda proposed, present: tf.where(accepted, proposed, present), (directions, new), (previous, old)
+        )
+        return new_weights, flatten(new_weights), kept_directions, kept_slots
 
 
-def _joined(vectors):
-    return vectors[0] if len(vectors) == 1 else tf.concat(vectors, 0)
+def _read(per_segment):
+    return [variables.local().read_value() for variables in per_segment]
 
 
 def _check(name, network):

@@ -135,9 +135,10 @@ def test_workers_with_different_flags_all_refuse_and_name_the_flag(tmp_path):
 
 
 def test_a_killed_peer_ends_the_others_with_one_line(tmp_path):
-    both = cluster.Cluster(command(tmp_path / "run", 10**6, "--checkpoint_every=20"), tmp_path / "logs")
-    commit = tmp_path / "run" / "checkpoints" / "step_00000020" / "COMMIT"
-    cluster.wait_for(commit.exists, what="the first checkpoint")
+    # No checkpoint is near: its barrier tells of the death in other words.
+    both = cluster.Cluster(command(tmp_path / "run", 10**6, "--checkpoint_every=1000000"), tmp_path / "logs")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    cluster.wait_for(lambda: metrics.exists() and metrics.stat().st_size, what="the first figures")
     both.kill(1)
     assert both.wait(timeout=60) == [4, -signal.SIGKILL], both.output()
     assert "lost another worker" in both.output(0)

@@ -36,8 +36,8 @@ class TestRules:
     def test_every_group_is_a_segment_with_its_compressor(self, model):
         found = [(s.name, s.size, s.compressor.name) for s in model.channel.segments]
         assert found == [
-            ("generator", 30, "sign"),
             ("generator.1", 8, "none"),
+            ("generator", 30, "sign"),
             ("discriminator.1", 9, "none"),
             ("discriminator.2", 24, "linear"),
         ]

@@ -7,6 +7,7 @@ import tensorflow as tf
 from dqgan_tf import compressors
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
 from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.gan.flat import flatten
 from tests.gan import tiny_gan
 from tests.gan.local_strategy import local_strategy
 
@@ -39,7 +40,7 @@ def evaluation_points(strategy, model):
         flat = []
         for player, residual, rate in zip(model._players, model.channel.residuals, (0.02, 0.01), strict=True):
             weights = player.evaluation_point([residual.local().read_value()], tf.constant(rate))
-            flat.append(player.layout.flatten(weights))
+            flat.append(flatten(weights))
         return tf.concat(flat, 0)
 
     compiled = tf.function(lambda: strategy.run(point), autograph=False)
