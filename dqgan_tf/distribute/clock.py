@@ -1,24 +1,30 @@
 """Wall time inside a compiled function."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import config as framework_config
 
 
-def now(after: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns seconds since the epoch, float64 scalar, once the tensors `after` exist; none of them may be empty.
+def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
+    """Returns seconds since the epoch, float64 scalar, once the tensors `after` exist.
 
-    The operation is stateless for TensorFlow: it would otherwise be put into one order with everything else that has
-    state, as packets that are sent, which would then wait for all that is computed (`tf.timestamp` does, and refuses to
-    run where operations must be deterministic; TensorFlow 2.21.0). It reads a value, for one without inputs could be
-    taken for a constant.
+    Nothing but what reads the time waits for it. On a GPU a tensor exists when its kernel is enqueued: there the phases
+    of a step are for a profiler to tell.
     """
     with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
-        first = tf.reshape(after[0], [-1])[0]
-        return tf.ensure_shape(tf.numpy_function(_read_clock, [first], tf.float64, stateful=False), [])
+        if framework_config.is_op_determinism_enabled():
+            # tf.timestamp refuses to run then (TensorFlow 2.21.0); only figures depend on the time, never weights.
+            seconds = tf.numpy_function(_read_clock, [], tf.float64)
+        else:
+            seconds = tf.timestamp()
+        if not tf.executing_eagerly():
+            # All operations with state are put into one order otherwise: packets would wait for all that is computed.
+            tf.compat.v1.get_default_graph().experimental_acd_manager.run_independently(seconds.op)
+        return tf.ensure_shape(seconds, [])
 
 
-def _read_clock(_):
+def _read_clock():
     return np.float64(time.time())

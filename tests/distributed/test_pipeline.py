@@ -2,6 +2,7 @@
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as framework_config
 
 from dqgan_tf import compressors
 from dqgan_tf.distribute import clock
@@ -38,6 +39,11 @@ def graph_of(topology):
     return mean.get_concrete_function(*[tf.TensorSpec([N])] * 2).graph
 
 
+def sockets_of(graph):
+    """The operations of sockets, in order; a clock gives a float64."""
+    return [one for one in graph.get_operations() if one.type == "PyFunc" and one.outputs[0].dtype == tf.float32]
+
+
 def waits_for(operation):
     """The names of all operations that run before this one."""
     seen, todo = set(), [operation]
@@ -49,9 +55,17 @@ def waits_for(operation):
     return seen
 
 
+@pytest.fixture(params=[False, True], ids=["timestamp", "deterministic"])
+def deterministic(monkeypatch, request):
+    """Other operations read the clock then."""
+    monkeypatch.setattr(framework_config, "is_op_determinism_enabled", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("topology", ["all_gather", "two_step"])
 def test_a_packet_leaves_before_later_values_exist(topology):
-    packets = [one for one in graph_of(topology).get_operations() if one.type == "PyFunc"]
+    packets = sockets_of(graph_of(topology))
     first, second = packets[0], packets[1]
     assert "early" in waits_for(first) and "late" not in waits_for(first)
     assert {"early", "late", first.name} <= waits_for(second)
@@ -59,6 +73,6 @@ def test_a_packet_leaves_before_later_values_exist(topology):
 
 
 def test_what_has_arrived_is_decoded_before_the_next_packet_is_awaited():
-    *_, last = (one for one in graph_of("all_gather").get_operations() if one.type == "PyFunc")
+    *_, last = sockets_of(graph_of("all_gather"))
     kernels = [name for name in waits_for(last) if "PartitionedCall" in name]
     assert len(kernels) == 3, "two encodings and the first decoding"
