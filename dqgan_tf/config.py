@@ -120,7 +120,7 @@ class CompressionConfig:
     residual_in_half_step: bool = True
     allow_non_contractive: bool = False
     topology: str = "auto"
-    bucket_mb: float = 0.0
+    bucket_mb: float = 4.0
     communication: str = "auto"
 
     def __post_init__(self):

@@ -40,8 +40,8 @@ define(
 define(
     CompressionConfig,
     "bucket_mb",
-    "Encode and send so many float32 MiB at a time, one bucket while the next is encoded; 0: all at once. Changes "
-    "no bit of what compressors with local scales send.",
+    "Encode and send so many float32 MiB at a time, last layers first: one bucket travels while gradients are still "
+    "computed and the next is encoded; 0: all at once. Changes no bit of what compressors with local scales send.",
     lower=0.0,
     works=4.0,
 )

@@ -60,16 +60,18 @@ def run(
         waiting.append((index, generator, group.begin(request.kind, request.value, options)))
         return sent
 
-    encoded, computed = [], []
+    encoded = []
     for index, generator in enumerate(reductions):
         with tf.control_dependencies(encoded):
             encoded = advance(index, generator, None, "encode")
+    computed = encoded
     while waiting:
         index, generator, finish = waiting.popleft()
-        with tf.control_dependencies(computed):  # a thread that waits for a packet computes nothing
+        # In one order too: a thread that waits for a packet computes nothing, and what can be sent goes first.
+        with tf.control_dependencies(computed):
             received = finish()
-        stopwatch.received(index, tf.nest.flatten(received))
-        computed = advance(index, generator, received, "decode")
+            stopwatch.received(index, tf.nest.flatten(received))
+            computed = advance(index, generator, received, "decode")
     return [results[index] for index in range(len(reductions))], stopwatch.seconds()
 
 
