@@ -1,6 +1,7 @@
 """The benchmark as a command: what a user gives becomes a plan, what fails one line and exit code 2."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,20 @@ EXIT_USAGE = 2
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turns what is the user's or the machine's to mend into a line on stderr and exit code 2."""
+    """Turns what is the user's or the machine's to mend into a line on stderr and exit code 2.
+
+    SIGTERM unwinds the stack as Ctrl-C does: network namespaces and workers outlive nobody.
+    """
     logging.set_verbosity(logging.WARNING)
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     except subprocess.CalledProcessError as error:
         _leave(f"{' '.join(error.cmd)} failed: {' '.join((error.stderr or '').split())}")
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         _leave(str(error))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def plan(names: Sequence[str] | None, num_workers: int, rounds: int, rate: str, *, whole_step: bool) -> run.Plan:

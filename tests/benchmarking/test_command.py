@@ -1,8 +1,11 @@
 """System: what the user reads when something is not as it should be; the slow tests run the whole benchmark."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -26,6 +29,18 @@ def test_an_error_is_one_line_and_code_2(error, line, capsys):
         raise error
     assert caught.value.code == 2
     assert capsys.readouterr().err == line
+
+
+def test_sigterm_unwinds_so_that_namespaces_and_workers_end():
+    before, unwound = signal.getsignal(signal.SIGTERM), False
+    with pytest.raises(SystemExit) as left, command.errors_in_one_line():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            unwound = True
+    assert unwound and left.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_default_plan_is_all_variants_and_pytorch_where_it_is(monkeypatch):
