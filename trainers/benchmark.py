@@ -31,6 +31,12 @@ _VARIANTS = flags.DEFINE_multi_string(
 _WHOLE_STEP = flags.DEFINE_boolean("whole_step", False, "Measure training steps of DCGAN-64 instead of exchanges.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per worker and whole step.", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("width", None, "Filters of the whole step's widest-resolution layer; default: 64.", 1)
+_PROFILE = flags.DEFINE_string(
+    "profile",
+    None,
+    "Folder for a TensorFlow profile of one more step of every variant, on worker 0; "
+    "`python -m dqgan_tf.benchmarking.timeline FOLDER` tells what happened when.",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON lines are appended to this file.")
 _REPORT = flags.DEFINE_string("report", None, "Measure nothing: make tables and figures from this file.")
 _FIGURES = flags.DEFINE_string("figures", None, "Folder for the tables and figures of --report.")
@@ -46,7 +52,12 @@ def main(argv):
             print(command.make_report(_REPORT.value, _FIGURES.value))
             return
         plan = command.plan(
-            _VARIANTS.value, _NUM_WORKERS.value, _ROUNDS.value, _RATE.value, whole_step=_WHOLE_STEP.value
+            _VARIANTS.value,
+            _NUM_WORKERS.value,
+            _ROUNDS.value,
+            _RATE.value,
+            _PROFILE.value,
+            whole_step=_WHOLE_STEP.value,
         )
         said = shlex.join(["python", "-m", "trainers.benchmark", *sys.argv[1:]])
         if _WHOLE_STEP.value:

@@ -32,7 +32,15 @@ def errors_in_one_line() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def plan(names: Sequence[str] | None, num_workers: int, rounds: int, rate: str, *, whole_step: bool) -> run.Plan:
+def plan(
+    names: Sequence[str] | None,
+    num_workers: int,
+    rounds: int,
+    rate: str,
+    profile: str | None = None,
+    *,
+    whole_step: bool,
+) -> run.Plan:
     """Returns what is to be measured; without names the default variants, and PyTorch's where torch is installed.
 
     Raises:
@@ -40,7 +48,7 @@ def plan(names: Sequence[str] | None, num_workers: int, rounds: int, rate: str, 
     """
     rates.bits_per_second(rate)
     torch = () if whole_step else torch_baselines.available()
-    return run.Plan(tuple(dict.fromkeys(names or (*variants.DEFAULT, *torch))), num_workers, rounds, rate)
+    return run.Plan(tuple(dict.fromkeys(names or (*variants.DEFAULT, *torch))), num_workers, rounds, rate, profile)
 
 
 def recorded(entries: list[dict], said: str, output: str | None) -> str:

@@ -1,6 +1,7 @@
 """Runs the benchmark: all variants in turn, round after round, one at a time in all its worker processes."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,12 +24,14 @@ class Plan(NamedTuple):
     num_workers: processes of each program.
     rounds: timed steps of every variant.
     rate: of every worker's link; see `links.places`.
+    profile: folder for a TensorFlow profile of a further step of every variant but PyTorch's; None: no profile.
     """
 
     names: tuple[str, ...]
     num_workers: int
     rounds: int
     rate: str
+    profile: str | None = None
 
 
 def exchange(plan: Plan, values: int, say: Callable[[str], None] = print) -> list[dict]:
@@ -109,7 +112,16 @@ def _measure(plan, programs, arguments, warm_up, say):
             for one in series:
                 _step(one)
             say(f"round {number + 1} of {plan.rounds}")
+        if plan.profile:
+            _profile(plan, series)
     return series
+
+
+def _profile(plan, series):
+    for name in plan.names:
+        if not name.startswith(torch_baselines.PREFIX):
+            one = next(one for one in series if one.name == name)  # the first of its name: not the one alone
+            one.crew.ask(f"profile {one.index} {os.path.abspath(os.path.join(plan.profile, name))}")
 
 
 def _warmed_up(crew, names, warm_up, say):

@@ -5,8 +5,10 @@ A request is a line on stdin, its answer a line of JSON in a pipe of its own, wh
     describe   a list with {"declared_bytes": ..., ...} of every variant
     step K     one step of variant K: {"total": ms, phase: ms, ...}
     bytes      what the interface has sent so far
+    profile K FOLDER   one step of variant K, which worker 0 writes a TensorFlow profile of: {"total": ms, ...}
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -38,9 +40,12 @@ def serve(measured: Sequence[Measured], arguments: Mapping[str, Any]) -> None:
     """
     answers = os.fdopen(arguments["answers"], "w", encoding="utf-8")
     for line in sys.stdin:
-        request, _, index = line.strip().partition(" ")
+        request, *given = line.strip().split(" ", 2)
         if request == "step":
-            answer = _timed(measured[int(index)])
+            answer = _timed(measured[int(given[0])])
+        elif request == "profile":
+            with _profile(given[1]) if arguments["index"] == 0 else contextlib.nullcontext():
+                answer = _timed(measured[int(given[0])])
         elif request == "bytes":
             answer = sent_bytes(arguments["interface"])
         else:
@@ -59,6 +64,12 @@ def sent_bytes(interface: str) -> int:
         if name.strip() == interface:
             return int(counters.split()[8])
     raise ValueError(f"There is no interface {interface!r}.")
+
+
+def _profile(folder):
+    import tensorflow as tf  # PyTorch's workers have none
+
+    return tf.profiler.experimental.Profile(folder)
 
 
 def _timed(measured):

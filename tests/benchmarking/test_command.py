@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dqgan_tf.benchmarking import command, variants
+from dqgan_tf.benchmarking import command, timeline, variants
 from tests.distributed import cluster
 
 
@@ -95,7 +95,9 @@ def test_exchanges_are_measured_recorded_and_reported(tmp_path):
 def test_whole_steps_are_measured(tmp_path):
     runs = tmp_path / "runs.jsonl"
     arguments = ("--whole_step", "--width=4", "--batch_size=2", "--rounds=1", "--variant=sign:bucket=512")
-    shown = benchmark(*arguments, f"--output={runs}")
+    shown = benchmark(*arguments, f"--output={runs}", f"--profile={tmp_path / 'profile'}")
+    [profile] = (tmp_path / "profile").rglob("*.xplane.pb")  # of worker 0
+    assert {"compiled by XLA", "PyFunc:PyFunc"} & {event.name for event in timeline.events(profile)}
     [entry] = [json.loads(line) for line in runs.read_text().splitlines()]
     assert (entry["kind"], entry["batch_size"], entry["variant"]) == ("whole_step", 2, "sign:bucket=512")
     assert 0 < entry["alone_milliseconds_median"]
