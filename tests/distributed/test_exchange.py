@@ -10,6 +10,7 @@ from tests.distributed import cluster, exchange_cases
 from tests.distributed.exchange_cases import CALLS, POISONED, Case
 
 pytestmark = pytest.mark.timeout(2400)  # the slow jobs compile every compressor in every process, on two cores
+COMPOSED = "topk:fraction=0.1+linear:bits=4,bucket=32"
 SOME = ["none@auto", "linear:bits=4,bucket=32@all_gather", "sign:bucket=32@two_step"]
 SOME += ["randomk:fraction=0.1@all_gather", "adaptive:bits=3,bucket=32@two_step", "powersgd:rank=2,explore=1@auto"]
 BETWEEN_HOSTS = ["sign:bucket=32@hierarchical", "powersgd:rank=2,explore=1@hierarchical"]
@@ -19,7 +20,7 @@ JOBS = {"2x1": (2, 1, QUICK), "2x2": (2, 2, HOSTS)}
 for kind in ("all_gather", "two_step"):
     # `auto` is the one way in which those travel that have no other.
     names = ["none@auto", "powersgd:rank=2,explore=1@auto"]
-    names += [str(case) for case in exchange_cases.cases(SPECS) if case.topology == kind]
+    names += [str(case) for case in exchange_cases.cases([*SPECS, COMPOSED]) if case.topology == kind]
     JOBS |= {f"{kind}-{workers}x1": (workers, 1, names) for workers in (2, 3)}
 
 
