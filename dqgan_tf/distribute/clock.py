@@ -21,8 +21,10 @@ def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
         else:
             seconds = tf.timestamp()
         if not tf.executing_eagerly():
-            # All operations with state are put into one order otherwise: packets would wait for all that is computed.
-            tf.compat.v1.get_default_graph().experimental_acd_manager.run_independently(seconds.op)
+            manager = getattr(tf.compat.v1.get_default_graph(), "experimental_acd_manager", None)
+            if manager is not None:
+                # It puts all that has state into one order otherwise: packets would wait for all that is computed.
+                manager.run_independently(seconds.op)
         return tf.ensure_shape(seconds, [])
 
 
