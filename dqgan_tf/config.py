@@ -86,13 +86,13 @@ class OptimizerConfig:
     half_step: bool = True
 
 
-def check_bucket_mb(value: float) -> None:
+def check_packet_mb(value: float) -> None:
     """Raises ValueError unless `value` is a number of MiB: finite, 0 or more."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
         raise ValueError(
-            "`bucket_mb` must be 0, which sends everything at once, or a positive number of MiB. A value that works is "
-            f"bucket_mb=4.0. Received: bucket_mb={value!r}"
+            "`packet_mb` must be 0, which sends everything at once, or a positive number of MiB. A value that works is "
+            f"packet_mb=4.0. Received: packet_mb={value!r}"
         )
 
 
@@ -107,9 +107,9 @@ class CompressionConfig:
     residual_in_half_step: let the half step contain the residual (False is an ablation).
     allow_non_contractive: permit error feedback with a compressor that proves no contraction.
     topology: `auto`, `all_gather`, `two_step` or `hierarchical`: how packets travel.
-    bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result. Checked here, since
+    packet_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result. Checked here, since
         others would end in arithmetic far away.
-    communication: `auto`, `sockets`, `ring` or `nccl`: what carries packets between processes; see
+    transport: `auto`, `sockets`, `ring` or `nccl`: what carries packets between processes; see
         `distribute.groups`. `ring` and `nccl` are TensorFlow's collectives.
     """
 
@@ -120,11 +120,11 @@ class CompressionConfig:
     residual_in_half_step: bool = True
     allow_non_contractive: bool = False
     topology: str = "auto"
-    bucket_mb: float = 4.0
-    communication: str = "auto"
+    packet_mb: float = 4.0
+    transport: str = "auto"
 
     def __post_init__(self):
-        check_bucket_mb(self.bucket_mb)
+        check_packet_mb(self.packet_mb)
 
 
 @dataclasses.dataclass(frozen=True)

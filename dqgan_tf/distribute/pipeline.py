@@ -11,7 +11,8 @@ from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import config as framework_config
+
+from dqgan_tf import private_tensorflow
 
 PHASES = ("encode", "exchange", "decode")
 """Parts of a reduction. With several packets they overlap, and each contains waiting for the others."""
@@ -95,15 +96,12 @@ def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
     the phases of a step.
     """
     with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
-        if framework_config.is_op_determinism_enabled():
+        if private_tensorflow.is_op_determinism_enabled():
             # tf.timestamp refuses to run then (TensorFlow 2.21.0); only figures depend on the time, never weights.
             seconds = tf.numpy_function(lambda: np.float64(time.time()), [], tf.float64)
         else:
             seconds = tf.timestamp()
         if not tf.executing_eagerly():
-            manager = getattr(tf.compat.v1.get_default_graph(), "experimental_acd_manager", None)
-            if manager is not None:
-                # Automatic control dependencies put all stateful operations into one order: packets would wait for all
-                # that is computed.
-                manager.run_independently(seconds.op)
+            # Packets would wait for all that is computed, otherwise.
+            private_tensorflow.run_independently(seconds.op)
         return tf.ensure_shape(seconds, [])

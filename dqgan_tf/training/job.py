@@ -81,8 +81,8 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
     if place is not None and place.num_workers > 1:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
-    named = config.compression.communication in ("ring", "nccl")
-    implementation = config.compression.communication.upper() if named else "AUTO"
+    named = config.compression.transport in ("ring", "nccl")
+    implementation = config.compression.transport.upper() if named else "AUTO"
     return CompressedStrategy(
         cluster_resolver=None if place else no_cluster(),
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
