@@ -7,20 +7,24 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.distribute.cross_device_ops import plain_options
-from dqgan_tf.distribute.options import CompressionOptions
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.channel import CompressionOptions
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.strategy import plain_options
 from tests.gan.local_strategy import local_strategy
 
 RING = tf.distribute.experimental.CommunicationImplementation.RING
 NCCL = tf.distribute.experimental.CommunicationImplementation.NCCL
 
 
+def vector(spec):
+    return Vector("w", compressors.get(spec), ((4,),), (0,))
+
+
 @pytest.fixture(scope="module")
 def strategy():
     """Two replicas with one open channel, `sign`, of 4 values."""
     strategy = local_strategy(2)
-    strategy.open_channel("sign", [Segment("w", 4, compressors.get("sign:bucket=32"))], error_feedback=False)
+    strategy.open_channel("sign", [vector("sign:bucket=32")], error_feedback=False)
     return strategy
 
 
@@ -62,10 +66,10 @@ def reduce(strategy, kind, options, values=((1.0, 2.0, 3.0, 10.0), (2.0, 4.0, 6.
     def replica(value):
         return tf.distribute.get_replica_context().all_reduce(kind, [tf.identity(value)], options=options)[0]
 
-    given = strategy.experimental_distribute_values_from_function(
+    rows = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(values[context.replica_id_in_sync_group])
     )
-    results = tf.function(lambda: strategy.run(replica, args=(given,)), autograph=False)()
+    results = tf.function(lambda: strategy.run(replica, args=(rows,)), autograph=False)()
     return np.array([value.numpy() for value in strategy.experimental_local_results(results)])
 
 
@@ -89,29 +93,61 @@ class TestReductions:
 
     def test_a_vector_of_another_size_is_refused(self, strategy):
         with pytest.raises(
-            ValueError, match=r"'sign' sends float32 vectors of shapes \[\(4,\)\]. Received: \[\(3,\)\]"
+            ValueError, match=r"'sign' sends float32 values of shapes \[\(4,\)\]. Received: \[\(3,\)\]"
         ):
             reduce(strategy, "mean", CompressionOptions("sign"), values=np.ones((2, 3), np.float32))
 
     def test_a_name_opens_once(self, strategy):
-        segments = [Segment("w", 4, compressors.get("none"))]
+        vectors = [vector("none")]
         with pytest.raises(ValueError, match="'sign' is open already"):
-            strategy.open_channel("sign", segments)
-        strategy.open_channel("again", segments)
+            strategy.open_channel("sign", vectors)
+        strategy.open_channel("again", vectors)
         strategy.close_channel("again")
-        strategy.open_channel("again", segments)
+        strategy.open_channel("again", vectors)
         strategy.close_channel("again")
 
-    @pytest.mark.parametrize("bucket_mb", [-1.0, float("nan"), float("inf")])
-    def test_a_bucket_of_no_size_is_refused(self, strategy, bucket_mb):
-        with pytest.raises(ValueError, match="`bucket_mb` must be .* A value that works is bucket_mb=4.0"):
-            strategy.open_channel("other", [Segment("w", 4, compressors.get("none"))], bucket_mb=bucket_mb)
+    @pytest.mark.parametrize("packet_mb", [-1.0, float("nan"), float("inf")])
+    def test_a_packet_of_no_size_is_refused(self, strategy, packet_mb):
+        with pytest.raises(ValueError, match="`packet_mb` must be .* A value that works is packet_mb=4.0"):
+            strategy.open_channel("other", [vector("none")], packet_mb=packet_mb)
+
+    @pytest.mark.parametrize(
+        ("vectors", "message"),
+        [
+            ([], "'other' needs at least one vector"),
+            ([vector("none")._replace(shapes=((0, 4),))], r"'w' must hold at least one value. Received: shapes=\(\(0,"),
+            ([vector("none"), vector("none")], r"must hold each weight once. Received: \[0, 0\]"),
+            ([vector("none")._replace(weights=(1,))], r"must hold each weight once. Received: \[1\]"),
+        ],
+    )
+    def test_vectors_that_do_not_fit_are_refused(self, strategy, vectors, message):
+        with pytest.raises(ValueError, match=message):
+            strategy.open_channel("other", vectors)
+
+    def test_values_keep_their_shapes(self, strategy):
+        """Two weights in one vector, in an order that is not theirs."""
+        vectors = [Vector("w", compressors.get("none"), ((3,), (2, 2)), (1, 0))]
+        channel = strategy.open_channel("shapes", vectors)
+        values = np.arange(14, dtype=np.float32).reshape(2, 7)
+
+        def replica(row):
+            matrix, vector = tf.reshape(row[:4], [2, 2]), row[4:]
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce("mean", [matrix, vector], options=channel.options)
+
+        rows = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(values[context.replica_id_in_sync_group])
+        )
+        matrix, row = tf.function(lambda: strategy.run(replica, args=(rows,)), autograph=False)()
+        strategy.close_channel("shapes")
+        np.testing.assert_array_equal(matrix.values[1], values.mean(0)[:4].reshape(2, 2))
+        np.testing.assert_array_equal(row.values[1], values.mean(0)[4:])
 
 
 class TestOneReplica:
     def test_the_tag_compresses_and_its_absence_does_not(self):
         strategy = local_strategy(1)
-        channel = strategy.open_channel("sign", [Segment("w", 4, compressors.get("sign:bucket=32"))])
+        channel = strategy.open_channel("sign", [vector("sign:bucket=32")])
         np.testing.assert_array_equal(reduce(strategy, "mean", channel.options), np.full((1, 4), 4.0))
         np.testing.assert_array_equal(reduce(strategy, "mean", None), [[1.0, 2.0, 3.0, 10.0]])
         with pytest.raises(ValueError, match="means only"):
