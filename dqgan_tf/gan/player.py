@@ -82,7 +82,7 @@ class Player:
         self._runs = _runs([math.prod(shape) for shape in self.shapes])
         self._previous = self._per_weight("previous_direction")
         self._slots = {slot: self._per_weight(slot) for slot in direction.slots}
-        for name in ("_evaluation_points", "_accumulate", "_update", "_usable", "_subtract"):
+        for name in ("_evaluation_points", "_flat_moments", "_propose", "_usable", "_subtract"):
             setattr(self, f"{name}_compiled", tf.function(getattr(self, name), jit_compile=True, autograph=False))
 
     def state(self) -> dict[str, ReplicaLocal]:
@@ -105,6 +105,9 @@ class Player:
             return self._weights()
         if not self._residual_in_half_step:
             residuals = [None] * len(residuals)
+        else:
+            # As an argument: XLA would fuse a constant zero away and round eta u once less than with a residual.
+            residuals = [tf.zeros(w) if e is None else e for w, e in zip(self.shapes, residuals, strict=True)]
         return self._evaluation_points_compiled(self._weights(), read_local(self._previous), residuals, learning_rate)
 
     def propose(
@@ -127,20 +130,17 @@ class Player:
           average: at an averaging step, the exact mean over all replicas of a tensor; None at others.
         """
         old = [{name: slot[i].local().read_value() for name, slot in self._slots.items()} for i in range(len(gradients))]
-        slots, directions, updates, energies = dict(), dict(), dict(), []
         floating = [value for value in statistics if value.dtype.is_floating]
         usable = self._usable_compiled(floating) if floating else tf.constant(True)
-        for run in self._runs:
-            accumulated, energy = self._accumulate_compiled([gradients[i] for i in run], [old[i] for i in run])
-            slots |= dict(zip(run, accumulated, strict=True))
-            energies.append(energy)
         if average is not None and self._direction.averaged_slot:
-            self._average(slots, count, average)
+            old = self._average(gradients, old, count, average)
+        updates, directions, slots, energies = {}, {}, {}, []
         for run in self._runs:
-            tensors = [gradients[i] for i in run], [slots[i] for i in run]
-            results = self._update_compiled(*tensors, usable, count, learning_rate)
-            for into, per_weight in zip((updates, directions), results, strict=True):
-                into |= dict(zip(run, per_weight, strict=True))
+            tensors = [gradients[i] for i in run], [old[i] for i in run]
+            *results, energy = self._propose_compiled(*tensors, usable, count, learning_rate)
+            energies.append(energy)
+            for by_weight, tensors in zip((updates, directions, slots), results, strict=True):
+                by_weight |= dict(zip(run, tensors, strict=True))
         ordered = [[by_weight[i] for i in range(len(gradients))] for by_weight in (updates, directions, slots)]
         return Proposal(*ordered, tf.add_n(energies))
 
@@ -181,13 +181,16 @@ class Player:
     def _per_weight(self, name):
         return [ReplicaLocal(self._devices, shape, f"{self.name}_{name}") for shape in self.shapes]
 
-    def _average(self, slots, count, average):
-        """Puts the exact mean over the replicas into the averaged slots: one collective for all weights."""
-        corrected = [self._direction.corrected(slots[i], count) for i in range(len(slots))]
-        flat = average(tf.concat([tf.reshape(value, [-1]) for value in corrected], 0))
+    def _average(self, gradients, slots, count, average):
+        """Returns the slots with the exact mean over the replicas in the averaged one: one collective for all weights."""
+        flat = average(self._flat_moments_compiled(gradients, slots, count))
         parts = tf.split(flat, [math.prod(shape) for shape in self.shapes])
-        for index, (part, shape) in enumerate(zip(parts, self.shapes, strict=True)):
-            slots[index] = slots[index] | {self._direction.averaged_slot: tf.reshape(part, shape)}
+        means = [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [slot | {self._direction.averaged_slot: mean} for slot, mean in zip(slots, means, strict=True)]
+
+    def _flat_moments(self, gradients, slots, count):
+        after = [self._direction.accumulate(g, slot) for g, slot in zip(gradients, slots, strict=True)]
+        return tf.concat([tf.reshape(self._direction.corrected(slot, count), [-1]) for slot in after], 0)
 
     def _evaluation_points(self, weights, previous, residuals, learning_rate):
         return [
@@ -195,27 +198,25 @@ class Player:
             for w, u, e in zip(weights, previous, residuals, strict=True)
         ]
 
-    def _accumulate(self, gradients, slots):
-        accumulated = [self._direction.accumulate(g, slot) for g, slot in zip(gradients, slots, strict=True)]
-        return accumulated, tf.add_n([tf.reduce_sum(g * g) for g in gradients])
-
     def _usable(self, statistics):
         """Whether statistics are finite and may be added up over all replicas, bool scalar."""
         return tf.reduce_all(tf.stack([tf.reduce_all(tf.abs(value) < LARGEST_SCALE) for value in statistics]))
 
-    def _update(self, gradients, slots, usable, count, learning_rate):
-        """Returns (updates, directions).
+    def _propose(self, gradients, slots, usable, count, learning_rate):
+        """Returns (updates, directions, slots, gradient energy) of a run of weights.
 
         State that overflows can leave the update finite: m / sqrt(inf) = 0, and a batch of infinite variance is
         normalised to 0. NaN makes all replicas refuse the step.
         """
+        slots = [self._direction.accumulate(g, slot) for g, slot in zip(gradients, slots, strict=True)]
         directions = []
         for gradient, slot in zip(gradients, slots, strict=True):
             finite = tf.fill(gradient.shape, usable)
             for state in slot.values():
                 finite &= tf.math.is_finite(state)
             directions.append(tf.where(finite, self._direction.direction(gradient, slot, count), float("nan")))
-        return [learning_rate * direction for direction in directions], directions
+        updates = [learning_rate * direction for direction in directions]
+        return updates, directions, slots, tf.add_n([tf.reduce_sum(g * g) for g in gradients])
 
     def _subtract(self, weights, means):
         weights = [w - q for w, q in zip(weights, means, strict=True)]
