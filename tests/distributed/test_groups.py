@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf.distribute import groups
+from dqgan_tf.distribute.channel import CompressionOptions
 from dqgan_tf.distribute.group import Group
 from dqgan_tf.distribute.group_ranks import ranks
-from dqgan_tf.distribute.channel import CompressionOptions
 
 TWO_WORKERS = {"worker": ["a:1", "b:1"]}
 CPUS = [f"/job:worker/replica:0/task:1/device:CPU:{i}" for i in range(3)]

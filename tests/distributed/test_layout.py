@@ -154,7 +154,8 @@ class TestGranules:
         assert self.slices([vector(1024)], threads=8) == [[(0, 0, 512), (0, 512, 512)]]
 
     def test_whole_blocks(self):
-        assert self.slices([vector(1024)], packet_values=200) == [[(0, 192 * i, 192)] for i in range(5)] + [[(0, 960, 64)]]
+        packets = self.slices([vector(1024)], packet_values=200)
+        assert packets == [*[[(0, 192 * i, 192)] for i in range(5)], [(0, 960, 64)]]
 
     def test_as_many_blocks_for_every_owner(self):
         """Three owners: a cut is a multiple of 192."""

@@ -92,9 +92,7 @@ class TestReductions:
             reduce(strategy, "sum", CompressionOptions("sign"))
 
     def test_a_vector_of_another_size_is_refused(self, strategy):
-        with pytest.raises(
-            ValueError, match=r"'sign' sends float32 values of shapes \[\(4,\)\]. Received: \[\(3,\)\]"
-        ):
+        with pytest.raises(ValueError, match=r"'sign' sends float32 values of shapes \[\(4,\)\]. Received: \[\(3,\)\]"):
             reduce(strategy, "mean", CompressionOptions("sign"), values=np.ones((2, 3), np.float32))
 
     def test_a_name_opens_once(self, strategy):

@@ -145,9 +145,7 @@ def assert_follows_oracle(case, replicas, *, error_feedback=True, block=None):
         learn(packet, states, outcomes)
         for place, part in enumerate(packet.slices):
             energies = np.stack([outcome.energies[place] for outcome in outcomes])
-            assert_equal_to(
-                expected.calls[call][part.vector], states[part.vector], packet.residuals[place], energies
-            )
+            assert_equal_to(expected.calls[call][part.vector], states[part.vector], packet.residuals[place], energies)
 
 
 def assert_equal_to(expected, state, residual, energies):
@@ -166,7 +164,7 @@ def assert_equal_to(expected, state, residual, energies):
 
 
 def learn(packet, states, outcomes):
-    """What a channel does: states are fitted to the histograms of all replicas, or are those that the packet returned."""
+    """As a channel: states are fitted to the histograms of all replicas, or are those that the packet returned."""
     for place, part in enumerate(packet.slices):
         learned, histograms = states[part.vector].learned, [outcome.histograms[place] for outcome in outcomes]
         for replica, variable in enumerate(learned.variables if learned else []):

@@ -75,7 +75,9 @@ def main(folder):
     figures = {"workers": strategy.num_workers}
     for spec in SPECS:
         name, _, topology = spec.partition("@")
-        channel = strategy.open_channel(spec, [Vector("values", compressors.get(name), ((VALUES,),), (0,))], topology=topology)
+        channel = strategy.open_channel(
+            spec, [Vector("values", compressors.get(name), ((VALUES,),), (0,))], topology=topology
+        )
         exchange = exchange_function(strategy, channel)
         exchange(1)  # traces, connects
         idle, idle_seconds = count(board, lambda: time.sleep(IDLE_SECONDS))

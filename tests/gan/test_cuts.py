@@ -58,7 +58,8 @@ def config(topology, name):
 
 
 def dense(units, activation=None, **options):
-    return keras.layers.Dense(units, activation, bias_initializer=keras.initializers.RandomNormal(stddev=0.3), **options)
+    biases = keras.initializers.RandomNormal(stddev=0.3)
+    return keras.layers.Dense(units, activation, bias_initializer=biases, **options)
 
 
 class Run:
@@ -117,8 +118,7 @@ def test_the_cuts_are_those_that_are_meant(runs):
     assert {vector.name: vector.size for vector in channel.vectors} == SIZES
     assert runs["whole"].slices == [["generator.1", "generator", "discriminator.2", "discriminator.1"]]
     (only,) = runs["slices"].slices
-    assert [only.count(name) for name in SIZES] == [1, only.count("generator"), only.count("discriminator.2"), only.count("discriminator.1")]
-    assert only.count("generator") > 1
+    assert only.count("generator.1") == 1 and all(only.count(name) > 1 for name in SIZES if name != "generator.1")
     packets, both = runs["packets"].slices, runs["packets of slices"].slices
     assert len(packets) > 4 and all(names.count(name) <= 1 for names in packets for name in SIZES)
     assert any(names.count("generator") > 1 for names in both) and len(both) > 4

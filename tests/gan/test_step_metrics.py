@@ -162,7 +162,7 @@ class TestGame:
         return tiny_gan.replica_state(model, "residual")
 
     def energies(self, model, before):
-        """{player: mean over replicas of (|g|^2, |p|^2, |e|^2, |error|^2)}; u is g, and the error is the new residual."""
+        """{player: mean over replicas of (|g|^2, |p|^2, |e|^2, |error|^2)}; u is g, the error is the new residual."""
         gradient, after = tiny_gan.replica_state(model, "previous_direction"), self.residuals(model)
         named, start = {}, 0
         for player, size in tiny_gan.SIZES:
