@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
 
 def encode(
     compressor: Compressor,
-    update: tf.Tensor,
+    update: tf.Tensor | blocks.Window,
     residual: tf.Tensor | None,
     seed: tf.Tensor,
     *,
@@ -44,7 +44,7 @@ def encode(
 
     Args:
       compressor: how p_t is encoded.
-      update: float32 [n], in units of parameters.
+      update: float32 [n], in units of parameters, or a window of a longer vector.
       residual: e_{t-1}, float32 [n]; None: no error feedback, p_t = update_t.
       seed: int32 [2], of stochastic rounding.
       block: values that are encoded at a time, rounded to whole buckets, so that all passes over a block hit the cache.
@@ -55,6 +55,7 @@ def encode(
     """
     if blocks.effective_block(compressor, block):
         return _encode_in_blocks(compressor, update, residual, seed, block, memory)
+    update = blocks.whole(update)
     payload, _, error = _equations(compressor, update, residual, seed)
     return Encoded(payload, None if residual is None else error, energies(update, residual, error, block))
 

@@ -173,7 +173,7 @@ class Channel:
                 packet.reduce(inputs, replica, group.rank, seeds)
                 for packet, inputs in zip(self.packets, updates, strict=True)
             ],
-            updates,
+            [[update.vector for update in inputs] for inputs in updates],
             group,
             options,
         )
@@ -224,14 +224,17 @@ class Channel:
         return [residual for _, residual in sorted(kept, key=lambda pair: pair[0])]
 
     def _update(self, part, values):
-        """Returns float32 [size], the values of a slice."""
+        """Returns the values of a slice as a window: of its weight, which is not copied, or of its weights in a row."""
         pieces, stop = [], part.start + part.size
         for weight, size, _, start in _weights(self.vectors[part.vector]):
             first, last = max(part.start - start, 0), min(stop - start, size)
             if first < last:
-                flat = tf.reshape(values[weight], [-1])
-                pieces.append(flat if (first, last) == (0, size) else flat[first:last])
-        return _concatenated(pieces)
+                pieces.append((tf.reshape(values[weight], [-1]), first, last))
+        if len(pieces) == 1:
+            flat, first, _ = pieces[0]
+            return blocks.Window(flat, tf.constant(first), part.size)
+        whole = tf.concat([flat[first:last] for flat, first, last in pieces], 0)
+        return blocks.Window(whole, tf.constant(0), part.size)
 
     def _split_means(self, replica):
         return self._split([state.mean.variables[replica].read_value() for state in self._states])

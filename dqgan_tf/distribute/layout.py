@@ -158,7 +158,8 @@ def packets(
     slices = []
     limit = packet_values or sum(vector.size for vector in vectors)
     for index, (vector, granule) in enumerate(zip(vectors, granules, strict=True)):
-        slices += [Slice(index, start, size) for start, size in _ranges(vector.size, min(limit, slice_values), granule)]
+        size = min(limit, -(-slice_values // (granule or 1)) * (granule or 1))
+        slices += [Slice(index, start, length) for start, length in _ranges(vector.size, size, granule)]
     slices.sort(key=lambda part: (vectors[part.vector].turn, -_first_weight(vectors[part.vector], part.start)))
     filled, room = [[]], limit
     for part in slices:
@@ -171,14 +172,16 @@ def packets(
 
 
 def _ranges(size, limit, granule):
-    """Cuts [0, size) at multiples of `granule` into ranges of at most `limit`.
+    """Cuts [0, size) at multiples of `granule` into ranges of at most `limit`, as equal as that allows.
 
     The last range holds a whole granule besides the tail: a tail alone would be encoded as one short block, which has
     another order of sums than behind a granule.
     """
     if granule is None or size <= max(limit, 2 * granule):
         return [(0, size)]
-    step = max(granule, limit // granule * granule)
+    count = -(-size // limit)
+    balanced = -(-size // (count * granule)) * granule
+    step = balanced if balanced <= limit else max(granule, limit // granule * granule)
     starts = list(range(0, size, step))
     if size - starts[-1] < granule:
         starts.pop()

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from dqgan_tf import error_feedback
-from dqgan_tf.compressors import wire
+from dqgan_tf.compressors import blocks, wire
 from dqgan_tf.compressors.averaging import mean_of_payloads
 from dqgan_tf.distribute.topologies.packet import (
     Outcome,
@@ -64,10 +64,11 @@ def _encode(coding, block):
     return encode
 
 
-def histogram(coding, update: tf.Tensor, residual: tf.Tensor | None) -> tf.Tensor | None:
+def histogram(coding, update: tf.Tensor | blocks.Window, residual: tf.Tensor | None) -> tf.Tensor | None:
     """Returns what the compressor learns from this replica's p, float32 [k]; None if it does not learn."""
     if coding.compressor.initial_state(coding.size) is None:
         return None
+    update = blocks.whole(update)
     return coding.compressor.statistics(update if residual is None else update + residual, coding.stride)
 
 

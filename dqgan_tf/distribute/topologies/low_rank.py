@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from dqgan_tf import error_feedback
+from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.topologies.packet import LARGEST_SCALE, Outcome, Packet, Request, Volume, compiled, write_means
 
 
@@ -21,6 +22,7 @@ class LowRank(Packet):
 
     def reduce(self, updates, replica, rank, seeds):
         size, residuals = self.setting.group_size, self._read(self.residuals, replica)
+        updates = [blocks.whole(update) for update in updates]
         own_first, tensors = _project(self.codings)(updates, residuals, self._read(self._learned, replica))
         first = yield Request("all_reduce", own_first)
         seeds = [seeds.common + [0, part.vector] for part in self.slices]

@@ -172,14 +172,14 @@ class Packet(abc.ABC):
 
     @abc.abstractmethod
     def reduce(
-        self, updates: Sequence[tf.Tensor], replica: int, rank: int, seeds: Seeds
+        self, updates: Sequence[tf.Tensor | blocks.Window], replica: int, rank: int, seeds: Seeds
     ) -> Generator[Request, object, Outcome]:
         """Computes the compressed mean over M replicas and writes it into the vectors' `mean`.
 
         Runs while a graph is built. Yields a `Request` for each collective and is sent its result.
 
         Args:
-          updates: float32 [size] per slice.
+          updates: float32 [size] per slice, or windows of longer vectors.
           replica: index of the local replica.
           rank: of this replica among the M.
           seeds: of this call.
@@ -243,7 +243,8 @@ class Exact(Packet):
         return Volume(dense, 2 * (group_size - 1) * dense // group_size)
 
     def reduce(self, updates, replica, rank, seeds):
-        sums = yield Request("all_reduce", list(updates))
+        updates = [blocks.whole(update) for update in updates]
+        sums = yield Request("all_reduce", updates)
         means = self._local(self._means, replica)
         finite = _divide(self.codings, self._places, self.setting.group_size)(list(sums), self._starts, means)
         energies = [_energies(update) for update in updates]

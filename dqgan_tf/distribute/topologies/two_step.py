@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from dqgan_tf import error_feedback
-from dqgan_tf.compressors import wire
+from dqgan_tf.compressors import blocks, wire
 from dqgan_tf.compressors.averaging import mean_of_payloads
 from dqgan_tf.distribute.topologies.all_gather import histogram
 from dqgan_tf.distribute.topologies.packet import (
@@ -131,7 +131,7 @@ def _encode(coding, block, group_size):
 
     def encode(update, residual, state, seed):
         """Returns (float32 [M, W] words, row k for the owner of shard k; residual; energies; histogram)."""
-        compressor = bound(coding.compressor, state)
+        update, compressor = blocks.whole(update), bound(coding.compressor, state)
         encode_shards = _encode_buckets if shards.bucket else _encode_ranges
         rows, kept, energies = encode_shards(compressor, shards, shards.pad(update), shards.pad(residual), seed, block)
         kept = None if kept is None else kept[: coding.size]
