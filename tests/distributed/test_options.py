@@ -109,38 +109,6 @@ class TestReductions:
         with pytest.raises(ValueError, match="`packet_mb` must be .* A value that works is packet_mb=4.0"):
             strategy.open_channel("other", [vector("none")], packet_mb=packet_mb)
 
-    @pytest.mark.parametrize(
-        ("vectors", "message"),
-        [
-            ([], "'other' needs at least one vector"),
-            ([vector("none")._replace(shapes=((0, 4),))], r"'w' must hold at least one value. Received: shapes=\(\(0,"),
-            ([vector("none"), vector("none")], r"must hold each weight once. Received: \[0, 0\]"),
-            ([vector("none")._replace(weights=(1,))], r"must hold each weight once. Received: \[1\]"),
-        ],
-    )
-    def test_vectors_that_do_not_fit_are_refused(self, strategy, vectors, message):
-        with pytest.raises(ValueError, match=message):
-            strategy.open_channel("other", vectors)
-
-    def test_values_keep_their_shapes(self, strategy):
-        """Two weights in one vector, in an order that is not theirs."""
-        vectors = [Vector("w", compressors.get("none"), ((3,), (2, 2)), (1, 0))]
-        channel = strategy.open_channel("shapes", vectors)
-        values = np.arange(14, dtype=np.float32).reshape(2, 7)
-
-        def replica(row):
-            matrix, vector = tf.reshape(row[:4], [2, 2]), row[4:]
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce("mean", [matrix, vector], options=channel.options)
-
-        rows = strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(values[context.replica_id_in_sync_group])
-        )
-        matrix, row = tf.function(lambda: strategy.run(replica, args=(rows,)), autograph=False)()
-        strategy.close_channel("shapes")
-        np.testing.assert_array_equal(matrix.values[1], values.mean(0)[:4].reshape(2, 2))
-        np.testing.assert_array_equal(row.values[1], values.mean(0)[4:])
-
 
 class TestOneReplica:
     def test_the_tag_compresses_and_its_absence_does_not(self):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.compressors import blocks
+from dqgan_tf.compressors import adaptive, blocks
 from dqgan_tf.config import CompressionConfig, OptimizerConfig, RunConfig
 from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.message_board import MessageBoard
@@ -44,6 +44,7 @@ def cut(name):
     _, threads, run_values = CUTS[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CPU_BLOCK", BLOCK)
+        patch.setattr(adaptive, "_SAMPLED", 200)  # the histogram counts every fourth bucket
         patch.setattr(topologies, "_SMALLEST_SLICE", 1)
         patch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda: threads * REPLICAS)
         patch.setattr(player, "_RUN_VALUES", run_values)
@@ -116,6 +117,8 @@ def runs(strategy, request, tmp_path_factory):
 def test_the_cuts_are_those_that_are_meant(runs):
     channel = runs["whole"].model.channel
     assert {vector.name: vector.size for vector in channel.vectors} == SIZES
+    strides = {coding.stride for packet in runs["slices"].model.channel.packets for coding in packet.codings}
+    assert strides == {1, 4}
     assert runs["whole"].slices == [["generator.1", "generator", "discriminator.2", "discriminator.1"]]
     (only,) = runs["slices"].slices
     assert only.count("generator.1") == 1 and all(only.count(name) > 1 for name in SIZES if name != "generator.1")
