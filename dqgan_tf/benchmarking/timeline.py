@@ -7,9 +7,8 @@ import pathlib
 import sys
 from typing import NamedTuple
 
-from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
 from dqgan_tf.benchmarking.table import markdown
+from dqgan_tf.private_tensorflow import XSpace
 
 LEAST_MILLISECONDS = 0.3
 _COMPILED = "CpuExecutable::ExecuteAsyncOnStream"
@@ -29,7 +28,7 @@ def events(path: pathlib.Path) -> list[Event]:
 
     Operations of TensorFlow are told as `NAME:TYPE`; a Python function that waits for a packet waits in its `PyFunc`.
     """
-    space = xplane_pb2.XSpace()
+    space = XSpace()
     space.ParseFromString(path.read_bytes())
     found = [
         (

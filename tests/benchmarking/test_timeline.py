@@ -1,9 +1,9 @@
 """Against a profile made by hand."""
 
 import pytest
-from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from dqgan_tf.benchmarking import timeline
+from dqgan_tf.private_tensorflow import XSpace
 
 MS = 10**9  # picoseconds
 
@@ -11,7 +11,7 @@ MS = 10**9  # picoseconds
 @pytest.fixture
 def folder(tmp_path):
     """Two threads; the second one's clock begins 2 ms later."""
-    space = xplane_pb2.XSpace()
+    space = XSpace()
     plane = space.planes.add(name="/host:CPU")
     names = [
         "run_steps",
