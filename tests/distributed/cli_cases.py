@@ -12,8 +12,8 @@ class Case:
     """A command and what must come of it.
 
     arguments: behind `python -m`; `{new}` is a fresh folder's name, `{file}` a file, `{empty}` an empty folder,
-      `{run}`, `{damaged}` and `{truncated}` runs of 10 steps, `{sets}` data sets: `own` of images, `flat` of vectors. The home
-      folder is the one in which they lie.
+      `{run}`, `{damaged}` and `{truncated}` runs of 10 steps, `{sets}` data sets: `own` of images, `flat` of vectors.
+      The home folder is the one in which they lie.
     message: pattern of the one line on stderr; None where the command succeeds.
     code: exit code.
     tf_config: value of TF_CONFIG.
