@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import Compressor, blocks, reductions
+from dqgan_tf.compressors import Compressor, blocks, float_bits
 from dqgan_tf.compressors.blocks import effective_block
 
 
@@ -119,14 +119,14 @@ def _statistics(compensated, residual, error):
 def energy(vector: tf.Tensor, block: int | None) -> tf.Tensor:
     """Returns ||vector||^2, a float32 scalar. XLA reads the vector in blocks, without them it may compute it again."""
     if not block:
-        return reductions.sum_of_squares(vector)
+        return float_bits.sum_of_squares(vector)
 
     def add(index, size, total):
-        return (total + reductions.sum_of_squares(blocks.read(vector, index * block, size)),)
+        return (total + float_bits.sum_of_squares(blocks.read(vector, index * block, size)),)
 
     return blocks.for_each_block(add, (tf.zeros([]),), vector.shape[0], block)[0]
 
 
 def statistics(compensated: tf.Tensor, residual: tf.Tensor, error: tf.Tensor) -> tf.Tensor:
     """Returns float32 [3], the squared norms of p_t, e_{t-1} and p_t - decode(payload_t), float32 [n] each."""
-    return tf.stack([reductions.sum_of_squares(part) for part in (compensated, residual, error)])
+    return tf.stack([float_bits.sum_of_squares(part) for part in (compensated, residual, error)])

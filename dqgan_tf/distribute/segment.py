@@ -41,12 +41,12 @@ class Segment(NamedTuple):
     @property
     def sampling(self) -> int:
         """Of how many buckets the compressor's statistics look at one."""
-        return 1 if self.is_low_rank else self.compressor.sampling(self.size)
+        return 1 if self.is_low_rank else self.compressor.histogram_stride(self.size)
 
     @property
     def statistics_bytes(self) -> int:
         """Of what replicas add up for the compressor to learn from."""
-        return 0 if self.is_low_rank else 4 * self.compressor.num_statistics
+        return 0 if self.is_low_rank else 4 * self.compressor.histogram_size
 
     def initial_state(self) -> np.ndarray | None:
         """Returns what the compressor starts from, float32 [s], equal on all replicas; None: it has no state."""
@@ -65,7 +65,7 @@ def check_contraction(segments: Sequence[Segment]) -> None:
     for segment in segments:
         if segment.delta > 0:
             continue
-        other = segment._replace(compressor=segment.compressor.contracting())
+        other = segment._replace(compressor=segment.compressor.contractive_variant())
         advice = f"take {other.compressor.spec!r}, " if other.delta > 0 else ""
         raise ValueError(
             f"Error feedback needs a contractive compressor: {segment.compressor.spec!r} proves no contraction on the "

@@ -61,7 +61,7 @@ def test_a_batch_that_does_not_divide(tmp_path):
 
 def test_a_rule_that_names_no_weight(tmp_path):
     both = cluster.Cluster([*command(tmp_path / "run", 20), "--compressor_rules=biass=none"], tmp_path / "logs")
-    ends_all(both, 2, "'biass' of the rules of compressors occurs in no weight's name")
+    ends_all(both, 2, "'biass' of the compressor rules matches no weight's name")
     assert not list((tmp_path / "run").iterdir())
 
 

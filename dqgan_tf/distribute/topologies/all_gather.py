@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import wire
-from dqgan_tf.compressors.averaging import mean_of_payloads
+from dqgan_tf.compressors import base as wire
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
 from dqgan_tf.distribute.topologies.encoding import (
@@ -95,7 +94,7 @@ def _decode(codings, encoder, group_size):
         for index, (coding, spec, state) in enumerate(zip(codings, specs, states, strict=True)):
             compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(row[index], spec) for row in rows]
-            mean = mean_of_payloads(compressor, payloads, coding.size)
+            mean = compressor.mean_of_payloads(payloads, coding.size)
             means.append(write_mean(targets[index], mean, starts[index]))
             accepted += [acceptable(compressor, one, coding.size) for one in payloads]
         return means, tf.reduce_all(tf.stack(accepted))

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import reductions
+from dqgan_tf.compressors import float_bits
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, all_finite
 from dqgan_tf.distribute.topologies.encoding import compiled
@@ -33,7 +33,7 @@ def _decode(group_size):
     def decode(values, sums):
         # Not a quotient: TensorFlow's dense mean has the bits of this product (seen at 2.21.0, three replicas).
         means = [total * (1.0 / group_size) for total in sums]
-        energies = [tf.stack([reductions.sum_of_squares(value), 0.0, 0.0]) for value in values]
+        energies = [tf.stack([float_bits.sum_of_squares(value), 0.0, 0.0]) for value in values]
         return means, tf.stack(energies), all_finite(means)
 
     return decode

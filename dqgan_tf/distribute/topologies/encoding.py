@@ -53,13 +53,13 @@ class Encoder:
         if coding.compressor.initial_state(coding.size) is None:
             return None
         value = blocks.whole(value)
-        return coding.compressor.statistics(value + residual if self.error_feedback else value, coding.sampling)
+        return coding.compressor.histogram(value + residual if self.error_feedback else value, coding.sampling)
 
 
 def states_of(parts, given) -> list[tf.Tensor | None]:
     """Returns what every part's compressor is to be bound to: what it has learned, or the seed of common draws."""
     return [
-        given.common_seed + [0, part.segment] if part.compressor.draws_in_common else state
+        given.common_seed + [0, part.segment] if part.compressor.uses_common_seed else state
         for part, state in zip(parts, given.states, strict=True)
     ]
 

@@ -9,7 +9,7 @@ from dqgan_tf.error_feedback import energy
 
 
 class LowRank(Topology):
-    """See `compressors.powersgd_plan.PowerSGDPlan` for the steps, with p^m = x^m + e^m in place of x^m.
+    """See `compressors.contrib.powersgd.PowerSGDPlan` for the steps, with p^m = x^m + e^m in place of x^m.
 
     Args:
       parts: whole segments, compressed by `PowerSGD`.

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import blocks, wire
-from dqgan_tf.compressors.averaging import mean_of_payloads
+from dqgan_tf.compressors import base as wire
+from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.pipeline import Request
 from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
 from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, states_of, window, write_mean
@@ -124,7 +124,7 @@ def _average(codings, encoder, group_size):
         for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
             compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(row[index], spec) for row in rows]
-            mean = mean_of_payloads(compressor, payloads, shards.size)
+            mean = compressor.mean_of_payloads(payloads, shards.size)
             # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
             # What is not finite stays: a poisoned shard may have sent nothing else, where values are drawn at random.
             keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)
