@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import Compressor, blocks, reductions
+from dqgan_tf.compressors import Compressor, blocks, float_bits
 
 
 class Encoded(NamedTuple):
@@ -63,8 +63,8 @@ def encode(
 def _equations(compressor, update, residual, seed):
     """Returns (c_t, p_t, e_t)."""
     p = update if residual is None else update + residual
-    payload, error = compressor.encode_and_error(p, seed)
-    return payload, p, error
+    payload, decoded = compressor.encode_and_decode(p, seed)
+    return payload, p, p - decoded
 
 
 def _encode_in_blocks(compressor, update, residual, seed, block, memory):
@@ -108,14 +108,14 @@ def energies(update: tf.Tensor, residual: tf.Tensor | None, error: tf.Tensor, bl
 def energy(vector: tf.Tensor, block: int | None) -> tf.Tensor:
     """Returns ||vector||^2, float32 scalar, read block by block where `block` is given."""
     if not block:
-        return reductions.sum_of_squares(vector)
+        return float_bits.sum_of_squares(vector)
 
     def add(index, size, total):
-        return (total + reductions.sum_of_squares(blocks.read(vector, index * block, size)),)
+        return (total + float_bits.sum_of_squares(blocks.read(vector, index * block, size)),)
 
     return blocks.for_each_block(add, (tf.zeros([]),), vector.shape[0], block)[0]
 
 
 def _energies(p, residual, error):
     residual = tf.zeros([0]) if residual is None else residual
-    return tf.stack([reductions.sum_of_squares(vector) for vector in (p, residual, error)])
+    return tf.stack([float_bits.sum_of_squares(vector) for vector in (p, residual, error)])

@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The table of docs/design.md. The longest prefix of a module's name decides.
 LEVELS = {
     "dqgan_tf.errors": 0,
+    "dqgan_tf.lazy_tensorflow": 0,
     "dqgan_tf.private_tensorflow": 0,
     "dqgan_tf.private_keras": 0,
     "dqgan_tf.config": 0,

@@ -9,13 +9,12 @@ All variants run in turn, one thread each; medians and minima are over the round
 torch is installed.
 """
 
-import os
 import shlex
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from absl import flags
 
-from absl import app, flags
+from dqgan_tf.training import command as binary
 
 _VALUES = flags.DEFINE_integer("values", 6342272, "Length of the float32 vector (DCGAN-64, both players).", 1)
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes.", lower_bound=2, upper_bound=200)
@@ -31,23 +30,21 @@ _VARIANTS = flags.DEFINE_multi_string(
 _WHOLE_STEP = flags.DEFINE_boolean("whole_step", False, "Measure training steps of DCGAN-64 instead of exchanges.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per worker and whole step.", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("width", None, "Filters of the whole step's widest-resolution layer; default: 64.", 1)
-_PROFILE = flags.DEFINE_string(
+_PROFILE = binary.define_path(
     "profile",
-    None,
     "Folder for a TensorFlow profile of one more step of every variant, on worker 0; "
     "`python -m dqgan_tf.benchmarking.timeline FOLDER` tells what happened when.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON lines are appended to this file.")
-_REPORT = flags.DEFINE_string("report", None, "Measure nothing: make tables and figures from this file.")
-_FIGURES = flags.DEFINE_string("figures", None, "Folder for the tables and figures of --report.")
+_OUTPUT = binary.define_path("output", "JSON lines are appended to this file.")
+_REPORT = binary.define_path("report", "Measure nothing: make tables and figures from this file.")
+_FIGURES = binary.define_path("figures", "Folder for the tables and figures of --report.")
 
 
-def main(argv):
+def main(arguments):
+    del arguments
     from dqgan_tf.benchmarking import command
 
     with command.errors_in_one_line():
-        if len(argv) > 1:
-            raise ValueError(f"Unexpected argument {argv[1]!r}.")
         if _REPORT.value:
             print(command.make_report(_REPORT.value, _FIGURES.value))
             return
@@ -68,4 +65,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    binary.run(main)

@@ -5,19 +5,15 @@
 Runs that results/ring/runs.jsonl holds already are not run again: remove the file to start anew.
 """
 
-from absl import app, flags
-
 from dqgan_tf.benchmarking import comparison
-from dqgan_tf.training import command_line
+from dqgan_tf.training import command
 
-_RESULTS = flags.DEFINE_string(
-    "results", None, "Folder with variants.json; runs.jsonl is written there.", required=True
-)
-_DOCUMENT = flags.DEFINE_string("document", None, "Markdown file with a place for the table; default: only print it.")
+_RESULTS = command.define_path("results", "Folder with variants.json; runs.jsonl is written there.", required=True)
+_DOCUMENT = command.define_path("document", "Markdown file with a place for the table. Default: only print it.")
 
 
-def main(argv):
-    del argv
+def main(arguments):
+    del arguments
     for line in comparison.run(_RESULTS.value):
         print(line, flush=True)
     print(comparison.table(_RESULTS.value))
@@ -26,4 +22,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command_line.parse)
+    command.run(main)

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.compressors import averaging, blocks
+from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute import topologies
 
 SPECS = (
@@ -69,7 +69,7 @@ def codec(compressor, n: int):
 
     @_compiled
     def decode(*payloads):
-        return averaging.mean_of_payloads(compressor, payloads, n)
+        return compressor.mean_of_payloads(payloads, n)
 
     def encode_and_read(*arguments):
         one = encode(*arguments)

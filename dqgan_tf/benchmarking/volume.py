@@ -6,7 +6,7 @@ import numpy as np
 
 from dqgan_tf import compressors
 from dqgan_tf.benchmarking import torch_baselines
-from dqgan_tf.compressors import blocks, plain_numbers
+from dqgan_tf.compressors import blocks, registry
 from dqgan_tf.config import check_bucket_mb
 from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.segment import Segment
@@ -46,7 +46,7 @@ def channel_of(name: str, values: int) -> tuple[Segment, str, float]:
     spec, topology, bucket, *more = [*name.split("@"), *("auto", "0")[name.count("@") :]]
     if more:
         raise ValueError(f"Nothing may follow the bucket_mb. Received: {'@'.join(['', *more])}")
-    bucket_mb = plain_numbers.read("bucket_mb", bucket, float)
+    bucket_mb = registry.read_number("bucket_mb", bucket, float)
     check_bucket_mb(bucket_mb)
     whole, left = divmod(values, 2048 * 512)
     shapes = [(2048, 512)] * whole + [(left // 128, 128)] * (left >= 128) + [(left % 128,)] * (left % 128 > 0)

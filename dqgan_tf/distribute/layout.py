@@ -65,12 +65,12 @@ class Vector(NamedTuple):
     @property
     def stride(self) -> int:
         """Sampling stride: the histogram counts every k-th bucket."""
-        return 1 if self.is_low_rank else self.compressor.sampling(self.size)
+        return 1 if self.is_low_rank else self.compressor.histogram_stride(self.size)
 
     @property
     def histogram_bytes(self) -> int:
         """Bytes of the histogram that replicas add up for the compressor to learn from; 0 if it does not learn."""
-        return 0 if self.is_low_rank else 4 * self.compressor.num_statistics
+        return 0 if self.is_low_rank else 4 * self.compressor.histogram_size
 
     def initial_state(self) -> np.ndarray | None:
         """Returns the compressor's first state, float32 [s], equal on all replicas; None: it has no state."""
@@ -132,7 +132,7 @@ def check_contraction(vectors: Sequence[Vector]) -> None:
     for vector in vectors:
         if vector.delta > 0:
             continue
-        variant = vector._replace(compressor=vector.compressor.contracting())
+        variant = vector._replace(compressor=vector.compressor.contractive_variant())
         advice = f"take {variant.compressor.spec!r}, " if variant.delta > 0 else ""
         raise UsageError(
             f"Error feedback needs a contractive compressor: {vector.compressor.spec!r} proves no contraction on the "

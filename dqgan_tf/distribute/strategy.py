@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from dqgan_tf import private_tensorflow
-from dqgan_tf.config import check_packet_mb
+from dqgan_tf import config, private_tensorflow
 from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.channel import Channel, CompressionOptions
 from dqgan_tf.distribute.group_ranks import Ranks
@@ -58,7 +57,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
         Must be called eagerly, before the function that uses it is traced, on every worker in the same order.
         """
-        check_packet_mb(packet_mb)
+        config.check(config.settings()["compression.packet_mb"], packet_mb)
         return self.extended._cross_device_ops.open_channel(
             name,
             vectors,

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import dqgan_tf
-from dqgan_tf.config import RunConfig, flatten
+from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.telemetry import atomic
 from dqgan_tf.training import tensor_file
@@ -26,25 +26,6 @@ from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 FORMAT = 2
 _WRITERS = {1: "0.1", 2: "0.2 or later"}
 """Versions of this library that write each format."""
-# What may differ between a run and its continuation; docs/operations.md says what of it can change the weights.
-FREE_FIELDS = frozenset(
-    {
-        "model_dir",
-        "data.data_dir",
-        "compression.packet_mb",
-        "compression.transport",
-        "train.steps",
-        "train.steps_per_call",
-        "train.replicas_per_worker",
-        "train.log_every",
-        "train.sample_every",
-        "train.checkpoint_every",
-        "train.weight_check_every",
-        "train.max_skipped_in_row",
-        "train.keep_checkpoints",
-        "train.deterministic",
-    }
-)
 
 
 class Restored(NamedTuple):

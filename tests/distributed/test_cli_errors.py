@@ -60,7 +60,8 @@ def results(tmp_path_factory):
         subprocess.run(["cp", "-a", template, folders[name]], check=True)
         places = {place: folders[name] / place for place in PLACES}
         arguments = case.arguments.format(**places).split()
-        environment = ENVIRONMENT | {"TF_CONFIG": case.tf_config}
+        home = {"HOME": str(folders[name])} if "~" in case.arguments else {}
+        environment = ENVIRONMENT | {"TF_CONFIG": case.tf_config} | home
         requests.append({"arguments": arguments, "environment": environment, "log": f"{folders[name]}.log"})
     before = contents(template)
     forked = {name: request for name, request in zip(CASES, requests, strict=True) if name not in AS_A_USER}

@@ -67,7 +67,7 @@ class TestRules:
 
 @pytest.mark.parametrize("rules", ["biass=none", "bias=none;generator/.*gamma=none"])
 def test_a_rule_that_names_no_weight_of_any_player_is_refused(strategy, rules):
-    with pytest.raises(ValueError, match="occurs in no weight's name. The names are generator/seq") as caught:
+    with pytest.raises(ValueError, match="matches no weight's name. The names are generator/seq") as caught:
         tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(compressor_rules=rules))
     assert repr(rules.split(";")[-1].partition("=")[0]) in str(caught.value)
     assert "discriminator/seq" in str(caught.value)

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from dqgan_tf import error_feedback
-from dqgan_tf.compressors import blocks, wire
-from dqgan_tf.compressors.averaging import mean_of_payloads
+from dqgan_tf.compressors import base as wire
+from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.topologies.packet import (
     Outcome,
     Packet,
@@ -69,7 +69,7 @@ def histogram(coding, update: tf.Tensor | blocks.Window, residual: tf.Tensor | N
     if coding.compressor.initial_state(coding.size) is None:
         return None
     update = blocks.whole(update)
-    return coding.compressor.statistics(update if residual is None else update + residual, coding.stride)
+    return coding.compressor.histogram(update if residual is None else update + residual, coding.stride)
 
 
 @compiled
@@ -84,7 +84,7 @@ def _decode(codings, places, group_size):
         for index, (coding, spec, state) in enumerate(zip(codings, specs, states, strict=True)):
             compressor = bound(coding.compressor, state)
             payloads = [wire.from_wire(words[m][index], spec) for m in range(group_size)]
-            means.append(mean_of_payloads(compressor, payloads, coding.size))
+            means.append(compressor.mean_of_payloads(payloads, coding.size))
             accepted += [acceptable(compressor, payload, coding.size) for payload in payloads]
         write_means(targets, places, means, starts)
         return tf.reduce_all(tf.stack(accepted))

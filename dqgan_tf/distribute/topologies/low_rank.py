@@ -8,7 +8,7 @@ from dqgan_tf.distribute.topologies.packet import LARGEST_SCALE, Outcome, Packet
 
 
 class LowRank(Packet):
-    """See `compressors.powersgd_plan.PowerSGDPlan` for the steps, with p^m = x^m + e^m in place of x^m.
+    """See `compressors.contrib.powersgd.PowerSGDPlan` for the steps, with p^m = x^m + e^m in place of x^m.
 
     Its slices are whole vectors.
     """

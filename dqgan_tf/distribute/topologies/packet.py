@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import Compression, blocks, reductions
+from dqgan_tf.compressors import Compression, blocks, float_bits
 from dqgan_tf.distribute.layout import Slice, Vector
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 
@@ -211,7 +211,7 @@ class Packet(abc.ABC):
         """Returns what each compressor is bound to: what it has learned, or the seed of draws in common; or None."""
         learned = self._read(self._learned, replica)
         return [
-            seeds.common + [0, part.vector] if draws_in_common(coding.compressor) else state
+            seeds.common + [0, part.vector] if uses_common_seed(coding.compressor) else state
             for part, coding, state in zip(self.slices, self.codings, learned, strict=True)
         ]
 
@@ -275,7 +275,7 @@ def _divide(codings, places, group_size):
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
 def _energies(update):
-    return tf.stack([reductions.sum_of_squares(update), 0.0, 0.0])
+    return tf.stack([float_bits.sum_of_squares(update), 0.0, 0.0])
 
 
 def write_means(targets: Sequence[tf.Variable], places: Sequence[int], means, starts) -> None:
@@ -295,9 +295,9 @@ def write_means(targets: Sequence[tf.Variable], places: Sequence[int], means, st
         target.assign(value)
 
 
-def draws_in_common(compressor: Compression) -> bool:
+def uses_common_seed(compressor: Compression) -> bool:
     """Returns whether replicas draw the same random numbers."""
-    return getattr(compressor, "draws_in_common", False)
+    return getattr(compressor, "uses_common_seed", False)
 
 
 def bound(compressor: Compression, state: tf.Tensor | None) -> Compression:

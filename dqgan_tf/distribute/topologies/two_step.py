@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from dqgan_tf import error_feedback
-from dqgan_tf.compressors import blocks, wire
-from dqgan_tf.compressors.averaging import mean_of_payloads
+from dqgan_tf.compressors import base as wire
+from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.topologies.all_gather import histogram
 from dqgan_tf.distribute.topologies.packet import (
     Outcome,
@@ -170,7 +170,7 @@ def _average(codings, group_size):
         words, means = [tf.split(row, sizes) for row in received], []
         for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
             payloads = [wire.from_wire(words[m][index], spec) for m in range(group_size)]
-            mean = mean_of_payloads(bound(coding.compressor, state), payloads, shards.size)
+            mean = bound(coding.compressor, state).mean_of_payloads(payloads, shards.size)
             # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
             # Values that are not finite stay: a poisoned shard may hold no other sign of it, where a compressor sends
             # values drawn at random.

@@ -1,12 +1,46 @@
-"""The mean of payloads is the mean of their decodes, bit for bit."""
+"""Payloads as flat words."""
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.compressors import averaging
+from dqgan_tf.compressors import base
 from tests.contracts.compressor_contract import bits, encode
+
+
+class Pair(NamedTuple):
+    codes: tf.Tensor
+    scales: tf.Tensor
+
+
+SPEC = Pair(tf.TensorSpec([2, 2], tf.int32), tf.TensorSpec([3], tf.float32))
+
+
+def test_order_and_bits_by_hand():
+    nan = np.uint32(0x7FC12345).view(np.float32)
+    payload = Pair(tf.constant([[1, -1], [0x7F800001, 4]]), tf.constant([1.0, -0.0, nan]))
+    words = base.to_wire(payload)
+    assert words.dtype == tf.float32
+    expected = [1, 0xFFFFFFFF, 0x7F800001, 4, 0x3F800000, 0x80000000, 0x7FC12345]
+    assert words.numpy().view(np.uint32).tolist() == expected
+    returned = base.from_wire(words, SPEC)
+    assert returned.codes.numpy().tolist() == [[1, -1], [0x7F800001, 4]]
+
+
+def test_words_are_counted():
+    assert base.wire_words(SPEC) == 7
+
+
+def test_refuses_another_size():
+    with pytest.raises(ValueError, match=r"`words` must be float32 \[7\]. Received: shape=\(8,\)"):
+        base.from_wire(tf.zeros([8]), SPEC)
+
+
+# The mean of payloads is the mean of their decodes, bit for bit.
+
 
 N = 3100
 DENSE = ["linear:bits=3,bucket=64", "sign:bucket=64", "ternary:bucket=64", "natural:bits=8,bucket=64", "bf16"]
@@ -21,7 +55,7 @@ def payloads(compressor, workers, n=N):
 
 
 def mean(compressor, parts, n=N):
-    function = tf.function(lambda *p: averaging.mean_of_payloads(compressor, p, n), jit_compile=True)
+    function = tf.function(lambda *p: compressor.mean_of_payloads(p, n), jit_compile=True)
     return function(*parts).numpy()
 
 
