@@ -110,7 +110,7 @@ class CompressionConfig:
     bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result. Checked here, since
         others would end in arithmetic far away.
     communication: `auto`, `sockets`, `ring` or `nccl`: what carries packets between processes; see
-        `distribute.groups`. `ring` and `nccl` are TensorFlow's collectives.
+        `distribute.transport`. `ring` and `nccl` are TensorFlow's collectives.
     """
 
     compressor: str = "linear:bits=4,bucket=512"

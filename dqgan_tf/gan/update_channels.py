@@ -30,7 +30,6 @@ class UpdateChannels:
     ):
         self._strategy, self._players = strategy, players
         segments = [segment for player in players for segment in player.segments]
-        transport = "collectives" if config.communication in ("ring", "nccl") else config.communication
         self.compressed: Channel = strategy.open_channel(
             f"{name}/updates",
             segments,
@@ -39,13 +38,13 @@ class UpdateChannels:
             topology=config.topology,
             bucket_mb=config.bucket_mb,
             allow_non_contractive=config.allow_non_contractive,
-            transport=transport,
+            transport=config.communication,
         )
         self._exact = None
         if config.start_step > 1:
             exact = [segment._replace(compressor=compressors.get("none")) for segment in segments]
             self._exact = strategy.open_channel(
-                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.bucket_mb, transport=transport
+                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.bucket_mb, transport=config.communication
             )
 
     def of(self, exact: bool) -> Channel:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.distribute.sockets.connection import LostConnectionError
+from dqgan_tf.errors import LostConnectionError
 from dqgan_tf.training import agreement, job, peer_errors, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.errors import PeerLostError, TrainingError, UsageError
