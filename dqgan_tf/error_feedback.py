@@ -74,9 +74,7 @@ def _encode_in_blocks(compressor, update, residual, seed, block, memory):
     def encode_block(index, size, payload, residuals, total):
         start = index * block
         e = None if residual is None else blocks.read(residual, start, size)
-        rows, p, error = _equations(
-            compressor, blocks.read(update, start, size), e, blocks.block_seed(seed, index)
-        )
+        rows, p, error = _equations(compressor, blocks.read(update, start, size), e, blocks.block_seed(seed, index))
         row = start // compressor.block_multiple
         payload = type(payload)(*[blocks.write(field, x, row) for field, x in zip(payload, rows, strict=True)])
         if residual is not None:

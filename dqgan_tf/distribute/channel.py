@@ -39,6 +39,17 @@ class CompressionOptions(private_tensorflow.CommunicationOptions):
         return merged
 
 
+def plain_options(options) -> CompressionOptions:
+    """Returns `options` (or the defaults for None) as a `CompressionOptions` without a channel."""
+    if options is None:
+        return CompressionOptions()
+    return CompressionOptions(
+        bytes_per_pack=options.bytes_per_pack,
+        timeout_seconds=options.timeout_seconds,
+        implementation=options.implementation,
+    )
+
+
 class Channel:
     """Compressed mean of all replicas' values, with error feedback.
 
@@ -60,7 +71,7 @@ class Channel:
       vectors: what one reduction consists of; see `layout`.
       error_feedback: whether residuals are kept.
       devices: the local replicas' devices.
-      groups: each local replica's `Collectives`.
+      groups: each local replica's `transport.contract.Collectives`.
       streams: per local replica, the number of its stream of random numbers.
       seed: of stochastic rounding; random numbers are a function of (seed, stream, number of calls).
       topology: one of `topologies.NAMES`.
@@ -104,9 +115,7 @@ class Channel:
         )
         self._states = [topologies.VectorState(vector, devices) for vector in vectors]
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
-        self.packets = topologies.build(
-            self._choice.kind, vectors, self._states, setting, packet_mb * 2**20, threads
-        )
+        self.packets = topologies.build(self._choice.kind, vectors, self._states, setting, packet_mb * 2**20, threads)
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.energies = ReplicaLocal(devices, [len(self.vectors), len(ENERGIES)], "energies")
@@ -116,7 +125,7 @@ class Channel:
     @property
     def topology(self) -> str:
         """How packets travel, e.g. `two_step` or `hierarchical two_step`."""
-        return self._groups[0].prefix + self.packets[-1].name
+        return ("hierarchical " if self._groups[0].is_hierarchical else "") + self.packets[-1].name
 
     @property
     def reason(self) -> str:
@@ -139,12 +148,12 @@ class Channel:
         from; between hosts only, where replicas add up inside."""
         size = self._groups[0].size
         histograms = 2 * (size - 1) * sum(vector.histogram_bytes for vector in self.vectors) // size
-        return -(-(sum(packet.sent_bytes for packet in self.packets) + histograms) // self._groups[0].shares)
+        return -(-(sum(packet.sent_bytes for packet in self.packets) + histograms) // self._groups[0].replicas_per_rank)
 
     @property
     def dense_sent_bytes(self) -> int:
         """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n; as `sent_bytes`."""
-        return -(-sum(packet.dense_sent_bytes for packet in self.packets) // self._groups[0].shares)
+        return -(-sum(packet.dense_sent_bytes for packet in self.packets) // self._groups[0].replicas_per_rank)
 
     @property
     def learned(self) -> dict[str, ReplicaLocal]:
@@ -165,7 +174,7 @@ class Channel:
         """
         self._check_values(values)
         group = self._groups[replica]
-        values = group.gather_input(values, options)
+        values = group.rank_mean(values, options)
         seeds = self._next_seeds(replica)
         updates = [[self._update(part, values) for part in packet.slices] for packet in self.packets]
         outcomes, seconds = pipeline.run(
@@ -259,10 +268,12 @@ class Channel:
     def _next_states(self, outcomes, replica, group, options):
         """Returns {index of a vector: what its compressor has learned after this call}, equal on all replicas."""
         states = self._by_vector(outcomes, "states", lambda same: same[0])
-        histograms = self._by_vector(outcomes, "histograms", lambda parts: None if parts[0] is None else tf.add_n(parts))
+        histograms = self._by_vector(
+            outcomes, "histograms", lambda parts: None if parts[0] is None else tf.add_n(parts)
+        )
         counted = [index for index, histogram in enumerate(histograms) if histogram is not None]
         if counted:
-            totals = group.all_reduce([histograms[index] for index in counted], options)
+            totals = group.exchange("all_reduce", [histograms[index] for index in counted], options)
             for index, total in zip(counted, totals, strict=True):
                 state = self._states[index].learned.variables[replica].read_value()
                 states[index] = self.vectors[index].compressor.next_state(state, total)

@@ -215,7 +215,9 @@ class DQGAN(Fit):
         return named
 
     def _replica_state(self):
-        named = {f"learned/{name}": state for name, state in self.channel.learned.items()} | {"calls": self.channel.calls}
+        named = {f"learned/{name}": state for name, state in self.channel.learned.items()} | {
+            "calls": self.channel.calls
+        }
         for player in self._players:
             named |= player.state()
         return named

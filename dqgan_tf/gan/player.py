@@ -129,7 +129,9 @@ class Player:
           count: t, accepted steps including this one, float32 scalar.
           average: at an averaging step, the exact mean over all replicas of a tensor; None at others.
         """
-        old = [{name: slot[i].local().read_value() for name, slot in self._slots.items()} for i in range(len(gradients))]
+        old = [
+            {name: slot[i].local().read_value() for name, slot in self._slots.items()} for i in range(len(gradients))
+        ]
         floating = [value for value in statistics if value.dtype.is_floating]
         usable = self._usable_compiled(floating) if floating else tf.constant(True)
         if average is not None and self._direction.averaged_slot:

@@ -51,9 +51,7 @@ def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
     if real.shape[0]:
         return real
     shape = tf.concat([[1], tf.shape(real)[1:]], 0)
-    return tf.cond(
-        tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(shape, tf.constant(float("nan"), real.dtype))
-    )
+    return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(shape, tf.constant(float("nan"), real.dtype)))
 
 
 def fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:

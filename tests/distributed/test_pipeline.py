@@ -7,7 +7,7 @@ from dqgan_tf import compressors, private_tensorflow
 from dqgan_tf.distribute import pipeline, topologies
 from dqgan_tf.distribute.channel import Channel, CompressionOptions
 from dqgan_tf.distribute.layout import Vector
-from dqgan_tf.distribute.sockets.group import SocketGroup
+from dqgan_tf.distribute.transport.sockets import SocketCollectives
 
 N = 4096
 DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"
@@ -22,7 +22,7 @@ def graph_of(topology, packet_mb=4 * N / 2**20):
         error_feedback=True,
         topology=topology,
         devices=[DEVICE],
-        groups=[SocketGroup(None, [0, 1], 0)],  # nothing is sent: the graph is built, not run
+        groups=[SocketCollectives(None, [0, 1], 0)],  # nothing is sent: the graph is built, not run
         streams=[0],
         packet_mb=packet_mb,
     )

@@ -20,7 +20,7 @@ from dqgan_tf.distribute.topologies.packet import (
 class AllGather(Packet):
     """Every replica sends its payload to all others and decodes all payloads.
 
-        p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
+    p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
     """
 
     name = "all_gather"
