@@ -20,12 +20,14 @@ LEVELS = {
     "dqgan_tf.distribute": 3,
     "dqgan_tf.gan": 4,
     "dqgan_tf.training": 5,
-    "dqgan_tf.benchmarking": 6,
+    "benchmarks": 6,
     "flags": 6,
     "trainers": 7,
 }
 ENTRANCE = "dqgan_tf"  # version and lazy names: it may be imported anywhere and itself imports nothing of the project
-SOURCES = sorted(path for folder in ("dqgan_tf", "flags", "trainers") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("benchmarks", "dqgan_tf", "flags", "trainers") for path in (ROOT / folder).rglob("*.py")
+)
 
 
 def module_name(path):
