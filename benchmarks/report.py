@@ -330,9 +330,9 @@ def events(path: pathlib.Path) -> list[Event]:
 
     Operations of TensorFlow read `NAME:TYPE`; a Python function that waits for a packet waits in its `PyFunc`.
     """
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2  # no public reader exists (TensorFlow 2.21.0)
+    from dqgan_tf.private_tensorflow import XSpace
 
-    space = xplane_pb2.XSpace()
+    space = XSpace()
     space.ParseFromString(path.read_bytes())
     spans = [
         (

@@ -27,10 +27,10 @@ import statistics
 import tokenize
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from benchmarks.provenance import ROOT, checkout, git
-from dqgan_tf.training import command_line
+from dqgan_tf.training import command
 
 _BASE = flags.DEFINE_string("base", None, "Revision or folder of another checkout, for a column of its own.")
 _VERBOSE = flags.DEFINE_boolean("verbose", False, "List the files that are counted, for this checkout.")
@@ -139,23 +139,21 @@ def _text(value):
     return value if isinstance(value, str) else f"{value:,g}"
 
 
-def main(argv):
-    del argv
+def main(arguments):
+    del arguments
     from benchmarks.report import markdown
-    from dqgan_tf.training import command
 
-    with command.errors_in_one_line():
-        columns = [_column(ROOT)]
-        if _BASE.value:
-            with checkout(_BASE.value) as tree:
-                columns.insert(0, _column(tree))
-        heading, rows, files = columns[-1]
-        cells = [[name, *(_text(row[name]) for _, row, _ in columns)] for name in rows]
-        print(markdown(["", *(title for title, _, _ in columns)], cells))
-        if _VERBOSE.value:
-            for name, counted in files.items():
-                print(f"\n{name}, {heading}:\n" + "\n".join(f"  {file}" for file in counted))
+    columns = [_column(ROOT)]
+    if _BASE.value:
+        with checkout(_BASE.value) as tree:
+            columns.insert(0, _column(tree))
+    heading, rows, files = columns[-1]
+    cells = [[name, *(_text(row[name]) for _, row, _ in columns)] for name in rows]
+    print(markdown(["", *(title for title, _, _ in columns)], cells))
+    if _VERBOSE.value:
+        for name, counted in files.items():
+            print(f"\n{name}, {heading}:\n" + "\n".join(f"  {file}" for file in counted))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command_line.parse)
+    command.run(main)

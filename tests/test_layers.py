@@ -1,13 +1,17 @@
-"""The arrows of docs/design.md, read from the imports: downwards or inside the folder, and three rules of their own."""
+"""Reads every import of the library and the binaries: levels point down, and non-public names stay in two files."""
 
 import ast
 import pathlib
+import re
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The table of docs/design.md. The longest prefix of a module's name decides.
 LEVELS = {
+    "dqgan_tf.errors": 0,
+    "dqgan_tf.private_tensorflow": 0,
+    "dqgan_tf.private_keras": 0,
     "dqgan_tf.config": 0,
     "dqgan_tf.compressors": 1,
     "dqgan_tf.optimizers": 1,
@@ -25,9 +29,13 @@ LEVELS = {
     "trainers": 7,
 }
 ENTRANCE = "dqgan_tf"  # version and lazy names: it may be imported anywhere and itself imports nothing of the project
-SOURCES = sorted(
-    path for folder in ("benchmarks", "dqgan_tf", "flags", "trainers") for path in (ROOT / folder).rglob("*.py")
+ERRORS = "dqgan_tf.errors"  # may be imported anywhere, too
+PRIVATE = ("dqgan_tf.private_tensorflow", "dqgan_tf.private_keras")
+NON_PUBLIC = re.compile(
+    r"(tensorflow|tf)(\.\w+)*\.(python|compiler|tsl|core|lite|_api|__internal__)\b|keras(\.\w+)*\.(src|_tf_keras)\b"
 )
+FOLDERS = ("dqgan_tf", "flags", "trainers", "benchmarks")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
 def module_name(path):
@@ -56,10 +64,10 @@ def refusal(importer, name):
     """Why `importer` may not import `name`, or None."""
     if name.startswith("."):
         return "imports by full name only"
-    if name.startswith("tensorflow.python") and place(importer) != "dqgan_tf.distribute":
-        return "only dqgan_tf/distribute may import tensorflow.python"
+    if NON_PUBLIC.match(name) and importer not in PRIVATE:
+        return f"only {' and '.join(PRIVATE)} may import non-public names"
     here, there = place(importer), place(name)
-    if there is None or here == there:
+    if there in (None, here, ERRORS):
         return None
     if importer == ENTRANCE:
         return "the entrance imports nothing at import"
@@ -73,6 +81,43 @@ def refusal(importer, name):
 def refused(importer, source):
     found = [(name, refusal(importer, name)) for name in imported_names(source)]
     return [f"{importer} imports {name}: {reason}" for name, reason in found if reason]
+
+
+def non_public_uses(source):
+    """Attributes such as `tf.python.eager`, and strings such as "tensorflow.python.eager", outside of docstrings."""
+    nodes = list(ast.walk(ast.parse(source)))
+    docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+    constants = [node for node in nodes if isinstance(node, ast.Constant) and node not in docstrings]
+    texts = [ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)]
+    texts += [node.value for node in constants if isinstance(node.value, str)]
+    return [text for text in texts if NON_PUBLIC.match(text)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_non_public_names_stay_in_two_files(path):
+    source = path.read_text(encoding="utf-8")
+    imported = [name for name in imported_names(source) if NON_PUBLIC.match(name)]
+    assert module_name(path) in PRIVATE or not imported + non_public_uses(source)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tf.python.eager.context.context()",
+        "x = tf.__internal__.distribute",
+        "tf.compat.v1.__internal__",
+        "keras.src.backend",
+        "__import__('tensorflow.python.eager')",
+        "sys.modules['keras.src']",
+    ],
+)
+def test_non_public_uses_are_seen(line):
+    assert non_public_uses(line)
+
+
+@pytest.mark.parametrize("line", ["tf.raw_ops.CollectiveGatherV2", "'See tensorflow.python.eager.'", "keras.Model"])
+def test_public_uses_are_not(line):
+    assert not non_public_uses(line)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
@@ -105,7 +150,12 @@ def test_no_file_is_imported_by_path(path):
         ("dqgan_tf.compressors.linear", "from dqgan_tf import optimizers"),
         ("dqgan_tf.gan.losses", "from dqgan_tf.gan import model"),
         ("dqgan_tf.error_feedback", "from dqgan_tf.distribute.channel import Channel"),
-        ("dqgan_tf.gan.model", "from tensorflow.python.eager import context"),
+        ("dqgan_tf.distribute.channel", "from tensorflow.python.eager import context"),
+        ("dqgan_tf.gan.model", "from tensorflow import python"),
+        ("dqgan_tf.compressors.blocks", "from tensorflow.compiler.tf2xla.ops import gen_xla_ops"),
+        ("dqgan_tf.telemetry.tensorboard", "from tensorflow.core.framework import summary_pb2"),
+        ("dqgan_tf.benchmarking.timeline", "import tensorflow.tsl"),
+        ("dqgan_tf.gan.fit", "from keras.src.models import model"),
         ("dqgan_tf.training.job", "from flags import run"),
         ("dqgan_tf.training.job", "def f():\n    import trainers.train"),
         ("dqgan_tf.data.stream", "from . import spec"),
@@ -122,7 +172,8 @@ def test_the_rules_refuse(importer, line):
     [
         ("dqgan_tf.gan.model", "from dqgan_tf.gan import losses"),
         ("dqgan_tf.gan.model", "from dqgan_tf.gan.flat import concat"),
-        ("dqgan_tf.distribute.channel", "from tensorflow.python.distribute import cross_device_ops"),
+        ("dqgan_tf.private_tensorflow", "from tensorflow.python.distribute import cross_device_ops"),
+        ("dqgan_tf.config", "from dqgan_tf.errors import UsageError"),
         ("trainers.train", "from flags import run as run_flags"),
         ("flags.run", "import dqgan_tf"),
     ],

@@ -8,14 +8,12 @@ python -m trainers.benchmark --against=HEAD~1 --variant=sign:bucket=512
 python -m trainers.benchmark --report=results/exchange/runs.jsonl --figures=results/exchange
 """
 
-import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from absl import flags
 
-from absl import app, flags
-
-from dqgan_tf.training import command_line
+from dqgan_tf.errors import UsageError
+from dqgan_tf.training import command
 
 _WHOLE_STEP = flags.DEFINE_boolean("whole_step", False, "Measure training steps of DCGAN, against a plain Keras step.")
 _CODEC = flags.DEFINE_boolean("codec", False, "Measure encode and decode: one worker that exchanges with nobody.")
@@ -36,13 +34,13 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per worker and step.
 _WIDTH = flags.DEFINE_integer("width", None, "Filters of DCGAN's widest-resolution layer. Default: the network's.", 1)
 _IMAGE = flags.DEFINE_enum("image", "64x64x3", ["28x28x1", "32x32x3", "64x64x3"], "Shape of the images.")
 _STEPS_PER_CALL = flags.DEFINE_integer("steps_per_call", 1, "Steps in one call of the compiled function.", 1)
-_PROFILE = flags.DEFINE_string(
-    "profile", None, "Folder for a TensorFlow profile of one more step of every variant, on worker 0; see --timeline."
+_PROFILE = command.define_path(
+    "profile", "Folder for a TensorFlow profile of one more step of every variant, on worker 0; see --timeline."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "File to which JSON lines are appended.")
-_REPORT = flags.DEFINE_string("report", None, "Measure nothing: print the tables of this file of JSON lines.")
-_FIGURES = flags.DEFINE_string("figures", None, "Folder for the tables and figures of --report.")
-_TIMELINE = flags.DEFINE_string("timeline", None, "Measure nothing: print the operations of --profile's folder.")
+_OUTPUT = command.define_path("output", "File to which JSON lines are appended.")
+_REPORT = command.define_path("report", "Measure nothing: print the tables of this file of JSON lines.")
+_FIGURES = command.define_path("figures", "Folder for the tables and figures of --report.")
+_TIMELINE = command.define_path("timeline", "Measure nothing: print the operations in the profiles of this folder.")
 flags.mark_bool_flags_as_mutual_exclusive(["whole_step", "codec"])
 flags.register_validator(
     "threads",
@@ -59,23 +57,21 @@ _FLAGS_OF = {
 }
 
 
-def main(argv):
-    del argv
+def main(arguments):
+    del arguments
+    _refuse_flags_of_other_benchmarks()
     from benchmarks import report, run
-    from dqgan_tf.training import command
 
-    with command.errors_in_one_line():
-        _refuse_flags_of_other_benchmarks()
-        if _REPORT.value:
-            entries = report.read(_REPORT.value)
-            print(report.write(entries, _FIGURES.value) if _FIGURES.value else report.table(entries))
-        elif _TIMELINE.value:
-            print(report.timeline(_TIMELINE.value))
-        else:
-            entries = _measure(run)
-            if _OUTPUT.value:
-                report.append(_OUTPUT.value, entries)
-            print(report.table(entries))
+    if _REPORT.value:
+        entries = report.read(_REPORT.value)
+        print(report.write(entries, _FIGURES.value) if _FIGURES.value else report.table(entries))
+    elif _TIMELINE.value:
+        print(report.timeline(_TIMELINE.value))
+    else:
+        entries = _measure(run)
+        if _OUTPUT.value:
+            report.append(_OUTPUT.value, entries)
+        print(report.table(entries))
 
 
 def _measure(run):
@@ -97,8 +93,6 @@ def _measure(run):
 
 
 def _refuse_flags_of_other_benchmarks():
-    from dqgan_tf.errors import UsageError
-
     modes = {"--report": _REPORT.value, "--timeline": _TIMELINE.value, "--codec": _CODEC.value}
     modes["--whole_step"] = _WHOLE_STEP.value
     mode = next((name for name, value in modes.items() if value), "an exchange")
@@ -112,4 +106,4 @@ def _say(text):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command_line.parse)
+    command.run(main)

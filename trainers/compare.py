@@ -5,28 +5,22 @@
 A run that results/ring/runs.jsonl holds is not repeated: remove the file to start anew.
 """
 
-from absl import app, flags
+from dqgan_tf.training import command
 
-from dqgan_tf.training import command_line
-
-_RESULTS = flags.DEFINE_string(
-    "results", None, "Folder with variants.json; runs.jsonl is written there.", required=True
-)
-_DOCUMENT = flags.DEFINE_string("document", None, "Markdown file with a place for the table. Default: print it only.")
+_RESULTS = command.define_path("results", "Folder with variants.json; runs.jsonl is written there.", required=True)
+_DOCUMENT = command.define_path("document", "Markdown file with a place for the table. Default: print it only.")
 
 
-def main(argv):
-    del argv
+def main(arguments):
+    del arguments
     from benchmarks import comparison
-    from dqgan_tf.training import command
 
-    with command.errors_in_one_line():
-        for line in comparison.run(_RESULTS.value):
-            print(line, flush=True)
-        print(comparison.table(_RESULTS.value))
-        if _DOCUMENT.value:
-            comparison.render(_DOCUMENT.value, _RESULTS.value)
+    for line in comparison.run(_RESULTS.value):
+        print(line, flush=True)
+    print(comparison.table(_RESULTS.value))
+    if _DOCUMENT.value:
+        comparison.render(_DOCUMENT.value, _RESULTS.value)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command_line.parse)
+    command.run(main)

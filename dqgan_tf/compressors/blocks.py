@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 CPU_BLOCK = 32768
 """Values per block that keep one block's inputs, codes and residual (about 0.5 MB) inside a core's L2 cache."""
@@ -86,4 +85,6 @@ def read(tensor, start, size: int) -> tf.Tensor:
 
 def write(tensor: tf.Tensor, rows: tf.Tensor, start) -> tf.Tensor:
     """Returns the tensor with `rows` from row `start` on, in place where it is a loop's own."""
-    return gen_xla_ops.xla_dynamic_update_slice(tensor, rows, tf.stack([start] + [0] * (tensor.shape.rank - 1)))
+    from dqgan_tf import private_tensorflow  # here, since it loads TensorFlow
+
+    return private_tensorflow.update_slice(tensor, rows, start)

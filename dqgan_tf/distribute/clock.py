@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import config as framework_config
+
+from dqgan_tf import private_tensorflow
 
 
 def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
@@ -15,16 +16,13 @@ def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
     of a step are for a profiler to tell.
     """
     with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
-        if framework_config.is_op_determinism_enabled():
+        if private_tensorflow.is_op_determinism_enabled():
             # tf.timestamp refuses to run then (TensorFlow 2.21.0); only figures depend on the time, never weights.
             seconds = tf.numpy_function(_read_clock, [], tf.float64)
         else:
             seconds = tf.timestamp()
         if not tf.executing_eagerly():
-            manager = getattr(tf.compat.v1.get_default_graph(), "experimental_acd_manager", None)
-            if manager is not None:
-                # It puts all that has state into one order otherwise: packets would wait for all that is computed.
-                manager.run_independently(seconds.op)
+            private_tensorflow.run_independently(seconds.op)  # else packets would wait for all that is computed
         return tf.ensure_shape(seconds, [])
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import tensorflow as tf
-from tensorflow.python.ops import collective_ops
+
+from dqgan_tf import private_tensorflow
 
 
 def all_gather(launcher, words: tf.Tensor, group_size: int, options) -> tf.Tensor:
@@ -16,7 +17,7 @@ def all_gather(launcher, words: tf.Tensor, group_size: int, options) -> tf.Tenso
       options: communication options.
     """
     row = words[tf.newaxis]
-    return row if group_size == 1 else launcher._all_gather(row, options)
+    return row if group_size == 1 else private_tensorflow.all_gather(launcher, row, options)
 
 
 def all_reduce(launcher, values: Sequence[tf.Tensor], group_size: int, options) -> list[tf.Tensor]:
@@ -39,18 +40,4 @@ def all_to_all(launcher, rows: tf.Tensor, group_size: int, options) -> tf.Tensor
       group_size: M; with 1 nothing is sent.
       options: communication options.
     """
-    if group_size == 1:
-        return rows
-    instance_key = launcher._next_instance_key()
-    ordering_token = launcher._get_ordering_token()
-    merged = launcher._options.merge(options)
-    with tf.device(launcher._device):
-        return collective_ops.all_to_all_v2(
-            rows,
-            launcher._group_size,
-            launcher._group_key,
-            instance_key,
-            communication_hint=merged.implementation.value,
-            timeout=merged.timeout_seconds or 0,
-            ordering_token=ordering_token,
-        )
+    return rows if group_size == 1 else private_tensorflow.all_to_all(launcher, rows, options)

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
-from tensorflow.python.distribute import cross_device_ops as cross_device_ops_lib
-from tensorflow.python.distribute import reduce_util
 
+from dqgan_tf import private_tensorflow
 from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.group_ranks import Ranks
@@ -14,7 +13,7 @@ from dqgan_tf.distribute.options import CompressionOptions
 from dqgan_tf.distribute.segment import Segment
 
 
-class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
+class CompressedAllReduce(private_tensorflow.CollectiveAllReduce):
     """`CollectiveAllReduce` in which a reduction whose options name a channel goes through that channel.
 
     Args: as `CollectiveAllReduce`, and
@@ -101,7 +100,7 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
     def batch_reduce(self, reduce_op, value_destination_pairs, options=None):
         # The base class returns early for a single replica; a tagged reduction still encodes and decodes.
         if getattr(options, "channel", None):
-            pairs = cross_device_ops_lib._normalize_value_destination_pairs(value_destination_pairs)
+            pairs = private_tensorflow.normalize_value_destination_pairs(value_destination_pairs)
             return self.batch_reduce_implementation(reduce_op, pairs, options)
         return super().batch_reduce(reduce_op, value_destination_pairs, options)
 
@@ -111,7 +110,7 @@ class CompressedAllReduce(cross_device_ops_lib.CollectiveAllReduce):
             return super()._all_reduce(reduce_op, value, replica_id, options)
         if name not in self._channels:
             raise ValueError(f"No channel {name!r} is open. Open: {sorted(self._channels)}")
-        if reduce_op != reduce_util.ReduceOp.MEAN:
+        if reduce_op != tf.distribute.ReduceOp.MEAN:
             raise ValueError(f"A channel computes means only. Received: reduce_op={reduce_op}")
         channel = self._channels[name]
         flat = tf.nest.flatten(value)

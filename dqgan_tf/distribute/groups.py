@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+import tensorflow as tf
 from absl import logging
-from tensorflow.python.distribute import cross_device_utils
-from tensorflow.python.distribute.collective_util import CommunicationImplementation
 
+from dqgan_tf import private_tensorflow
 from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.group import Collectives, Group, HostGroup
 from dqgan_tf.distribute.sockets import endpoint
@@ -92,7 +92,7 @@ class Groups:
                 f"Sockets carry the packets of one replica per process, this one has {len(self._devices)}: use the "
                 "transport collectives (--communication=ring)."
             )
-        unnamed = self._options.implementation == CommunicationImplementation.AUTO
+        unnamed = self._options.implementation == tf.distribute.experimental.CommunicationImplementation.AUTO
         on_cpu = "GPU" not in self._devices[0]
         chosen = transport == "sockets" or (alone and unnamed and on_cpu)
         logging.info("Transport %s: %s.", transport, "sockets" if chosen else "TensorFlow's collectives")
@@ -114,6 +114,4 @@ class Groups:
 
     def _launcher(self, key, size, device):
         # CollectiveKeys numbers groups in the order of creation, which differs between hosts; these are known to all.
-        instances = self._keys._instance_key_table.setdefault(key, {})
-        instances.setdefault(device, cross_device_utils.INSTANCE_KEY_START_NUMBER)
-        return cross_device_utils.CollectiveReplicaLauncher(key, size, self._keys, device, self._options)
+        return private_tensorflow.launch(key, size, self._keys, device, self._options)

@@ -4,8 +4,9 @@ import contextlib
 import threading
 import time
 
-from tensorflow.python.eager import context
-from tensorflow.python.framework import errors
+import tensorflow as tf
+
+from dqgan_tf.private_tensorflow import CoordinationService
 
 _ANSWERING_SECONDS = 0.2  # in which the answers to the last calls leave
 
@@ -44,15 +45,15 @@ class MessageBoard:
         """
         if self._num_workers == 1:
             return [text]
-        service = context.context()
+        service = CoordinationService()
         prefix = f"dqgan/{self._name}/{self._posts}/{topic}"
         self._posts += 1
-        service.set_config_key_value(f"{prefix}/{self._worker_index}", text or " ")
+        service.set(f"{prefix}/{self._worker_index}", text or " ")
         keys = [f"{prefix}/{index}" for index in range(self._num_workers)]
         # The barrier fails once a worker's heartbeat is missed; reading a key waits for a dead worker to the end.
-        service.wait_at_barrier(prefix, int(1e3 * timeout_seconds))
+        service.wait_at_barrier(prefix, timeout_seconds)
         self._forget(service, prefix)
-        texts = [service.get_config_key_value(key, int(1e3 * timeout_seconds)) for key in keys]
+        texts = [service.get(key, timeout_seconds) for key in keys]
         return ["" if received == " " else received for received in texts]
 
     def part(self, timeout_seconds: float = 10.0) -> None:
@@ -74,17 +75,16 @@ class MessageBoard:
             return
         end = time.monotonic() + timeout_seconds
         for index in range(1, self._num_workers):
-            with contextlib.suppress(errors.OpError):  # it is gone already, or will not come here
-                left_ms = max(1, int(1e3 * (end - time.monotonic())))
-                context.context().get_config_key_value(f"dqgan/{self._name}/parted/{index}", left_ms)
+            with contextlib.suppress(tf.errors.OpError):  # it is gone already, or will not come here
+                CoordinationService().get(f"dqgan/{self._name}/parted/{index}", end - time.monotonic())
         time.sleep(_ANSWERING_SECONDS)
 
     def _say_parted(self):
-        with contextlib.suppress(errors.OpError):
-            context.context().set_config_key_value(f"dqgan/{self._name}/parted/{self._worker_index}", " ")
+        with contextlib.suppress(tf.errors.OpError):
+            CoordinationService().set(f"dqgan/{self._name}/parted/{self._worker_index}", " ")
 
     def _forget(self, service, prefix):
         """Deletes this worker's text of two exchanges ago: to be here, every worker has read it."""
         self._own_keys.append(f"{prefix}/{self._worker_index}")
         if len(self._own_keys) > 2:
-            service.delete_config_key_value(self._own_keys.pop(0))
+            service.delete(self._own_keys.pop(0))

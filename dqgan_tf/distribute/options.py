@@ -1,9 +1,9 @@
 """The tag that asks for a compressed reduction."""
 
-from tensorflow.python.distribute import collective_util
+from dqgan_tf import private_tensorflow
 
 
-class CompressionOptions(collective_util.Options):
+class CompressionOptions(private_tensorflow.CommunicationOptions):
     """`tf.distribute.experimental.CommunicationOptions` that may name a channel.
 
     A reduction whose options name a channel is sent through it, compressed; every other reduction (metrics,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import tensorflow as tf
-from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+
+from dqgan_tf import private_tensorflow
 
 
 class ReplicaLocal:
@@ -27,7 +28,9 @@ class ReplicaLocal:
                 with tf.device(device):
                     zeros = tf.zeros(shape, dtype)
                     # tf.Variable in a strategy's scope would be a mirrored one, on all replicas (TensorFlow 2.21.0).
-                    self.variables.append(ResourceVariable(zeros, trainable=False, name=f"{name}_{index}"))
+                    self.variables.append(
+                        private_tensorflow.ResourceVariable(zeros, trainable=False, name=f"{name}_{index}")
+                    )
 
     def local(self) -> tf.Variable:
         """Returns the calling replica's variable. Replica context only."""
@@ -87,11 +90,11 @@ def local_replica_index() -> int:
         raise RuntimeError(
             "The state of a replica can be reached in replica context only: call it inside strategy.run."
         )
-    return context._replica_id  # local to the worker, a Python int (read at TensorFlow 2.21.0)
+    return private_tensorflow.local_replica_index(context)
 
 
 def global_replica_id(strategy) -> tf.Tensor:
     """Returns the calling replica's rank among all replicas of all workers, int32 scalar. Replica context only."""
     local_count = len(strategy.extended.worker_devices)
-    first = strategy.extended._id_in_cluster * local_count
+    first = private_tensorflow.cluster_place(strategy).worker_index * local_count
     return tf.constant(first + local_replica_index(), tf.int32)

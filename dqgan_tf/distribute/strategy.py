@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import tensorflow as tf
-from tensorflow.python.distribute import collective_all_reduce_strategy, distribute_lib
 
+from dqgan_tf import private_tensorflow
 from dqgan_tf.config import check_bucket_mb
 from dqgan_tf.distribute import group_ranks
 from dqgan_tf.distribute.channel import Channel
@@ -37,7 +37,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         extended = _CompressedExtended(
             self, cluster_resolver, plain_options(communication_options), replicas_per_worker
         )
-        distribute_lib.Strategy.__init__(self, extended)
+        private_tensorflow.initialize_strategy(self, extended)
 
     def open_channel(
         self,
@@ -74,17 +74,17 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     @property
     def is_chief(self) -> bool:
         """Whether this worker writes what the workers share."""
-        return self.extended._is_chief
+        return private_tensorflow.cluster_place(self).is_chief
 
     @property
     def worker_index(self) -> int:
         """This worker's index in the cluster."""
-        return self.extended._id_in_cluster
+        return private_tensorflow.cluster_place(self).worker_index
 
     @property
     def num_workers(self) -> int:
         """Number of workers in the cluster."""
-        return self.extended._num_workers
+        return private_tensorflow.cluster_place(self).num_workers
 
     @property
     def local_devices(self) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return [self.worker_index * count + i for i in range(count)]
 
 
-class _CompressedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
+class _CompressedExtended(private_tensorflow.CollectiveAllReduceExtended):
     def __init__(self, container_strategy, cluster_resolver, communication_options, replicas_per_worker):
         self._replicas_per_worker = replicas_per_worker
         super().__init__(container_strategy, cluster_resolver, communication_options)

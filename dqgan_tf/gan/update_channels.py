@@ -30,14 +30,14 @@ class UpdateChannels:
     ):
         self._strategy, self._players = strategy, players
         segments = [segment for player in players for segment in player.segments]
-        transport = "collectives" if config.communication in ("ring", "nccl") else config.communication
+        transport = "collectives" if config.transport in ("ring", "nccl") else config.transport
         self.compressed: Channel = strategy.open_channel(
             f"{name}/updates",
             segments,
             error_feedback=config.error_feedback,
             seed=seed,
             topology=config.topology,
-            bucket_mb=config.bucket_mb,
+            bucket_mb=config.packet_mb,
             allow_non_contractive=config.allow_non_contractive,
             transport=transport,
         )
@@ -45,7 +45,7 @@ class UpdateChannels:
         if config.start_step > 1:
             exact = [segment._replace(compressor=compressors.get("none")) for segment in segments]
             self._exact = strategy.open_channel(
-                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.bucket_mb, transport=transport
+                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.packet_mb, transport=transport
             )
 
     def of(self, exact: bool) -> Channel:

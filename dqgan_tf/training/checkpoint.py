@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.config import RunConfig, flatten
+from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.telemetry import atomic
@@ -22,25 +22,6 @@ from dqgan_tf.training import tensor_file
 from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 
 FORMAT = 1
-# What may differ between a run and its continuation; docs/operations.md says what of it can change the weights.
-FREE_FIELDS = frozenset(
-    {
-        "model_dir",
-        "data.data_dir",
-        "compression.bucket_mb",
-        "compression.communication",
-        "train.steps",
-        "train.steps_per_call",
-        "train.replicas_per_worker",
-        "train.log_every",
-        "train.sample_every",
-        "train.checkpoint_every",
-        "train.weight_check_every",
-        "train.max_skipped_in_row",
-        "train.keep_checkpoints",
-        "train.deterministic",
-    }
-)
 
 
 class Restored(NamedTuple):

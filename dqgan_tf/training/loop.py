@@ -2,19 +2,45 @@
 
 import contextlib
 import json
+import signal
 import time
 
 import numpy as np
 import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
+from dqgan_tf.errors import TrainingError
 from dqgan_tf.telemetry.throughput import peak_memory_mib
 from dqgan_tf.training import summary
 from dqgan_tf.training.checkpoint import Checkpoints
-from dqgan_tf.training.errors import TrainingError
 from dqgan_tf.training.job import Job
 from dqgan_tf.training.reporter import Reporter
-from dqgan_tf.training.stop_signal import StopSignal
+
+
+class StopSignal:
+    """Catches SIGTERM and SIGINT as a request to save and exit; the loop forwards it to all workers at its next look.
+
+    A second signal raises `KeyboardInterrupt(number)` at once. Use as a context manager in the main thread.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+        self._previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        del frame
+        if self.received is not None:
+            raise KeyboardInterrupt(number)
+        self.received = number
 
 
 class Loop:
@@ -132,7 +158,7 @@ class Loop:
                     f"Worker {index} could not write into {folder} by step {self._step}: {failure}. The last complete "
                     "checkpoint is intact."
                 )
-        return next((signal for _, signal in answers if signal), None)
+        return next((number for _, number in answers if number), None)
 
     def _summary(self):
         config, channel = self._job.config, self._model.channel

@@ -5,10 +5,10 @@ import math
 import sys
 
 import pytest
-from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from benchmarks import report
 from dqgan_tf.errors import UsageError
+from dqgan_tf.private_tensorflow import XSpace
 from tests.distributed import cluster
 
 FLOAT32 = {
@@ -251,7 +251,7 @@ MS = 10**9  # picoseconds
 @pytest.fixture
 def profiles(tmp_path):
     """Two threads; the second one's clock begins 2 ms later."""
-    space = xplane_pb2.XSpace()
+    space = XSpace()
     plane = space.planes.add(name="/host:CPU")
     names = [
         "run_steps",

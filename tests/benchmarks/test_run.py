@@ -71,6 +71,9 @@ def test_sigterm_unwinds_so_that_namespaces_worktrees_and_workers_end():
         (["--image=30x30x1"], "28x28x1"),
         (["--num_workers=0"], "num_workers"),
         (["sign"], "Unexpected argument 'sign'"),
+        (["--batch_size=4"], "--batch_size has no meaning for an exchange"),
+        (["--codec", "--rate=1gbit"], "--rate has no meaning for --codec"),
+        (["--report=x", "--rounds=3"], "--rounds has no meaning for --report"),
     ],
 )
 def test_a_bad_flag_is_refused_in_one_line(arguments, words):
@@ -93,9 +96,6 @@ def test_help_imports_no_tensorflow(binary):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--batch_size=4"], "--batch_size has no meaning for an exchange"),
-        (["--codec", "--rate=1gbit"], "--rate has no meaning for --codec"),
-        (["--report=x", "--rounds=3"], "--rounds has no meaning for --report"),
         (["--report=nothing.jsonl"], "--report must name a file"),
         (["--variant=linear:bits=99"], "A variant is"),
         (["--rate=1gb"], "like 1gbit"),

@@ -123,7 +123,9 @@ class TestStandIns:
             data.describe(stand_in("cifar10", split="train[:0]"))
 
     def test_image_size_below_one(self, stand_in):
-        with pytest.raises(data.DatasetError, match="`image_size` must be 1 or more. Received: image_size=-1"):
+        with pytest.raises(
+            ValueError, match="`image_size` must be a whole number of at least 1. Received: image_size=-1"
+        ):
             data.describe(stand_in("cifar10", image_size=-1))
 
 

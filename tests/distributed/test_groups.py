@@ -1,7 +1,7 @@
 """Which transport is chosen, and which groups that makes."""
 
 import pytest
-from tensorflow.python.distribute.collective_util import CommunicationImplementation
+import tensorflow as tf
 
 from dqgan_tf.distribute import groups
 from dqgan_tf.distribute.group import Group
@@ -15,7 +15,7 @@ GPUS = [f"/job:worker/replica:0/task:1/device:GPU:{i}" for i in range(3)]
 
 def made(devices, cluster=None, implementation="AUTO"):
     cluster = TWO_WORKERS if cluster is None else cluster
-    options = CompressionOptions(implementation=CommunicationImplementation[implementation])
+    options = CompressionOptions(implementation=tf.distribute.experimental.CommunicationImplementation[implementation])
     index = len(cluster.get("worker", [""])[:2]) - 1
     task = ("worker", index) if cluster else None
     devices = [device.replace("task:1", f"task:{index}") for device in devices]

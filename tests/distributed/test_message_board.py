@@ -4,9 +4,9 @@ import threading
 import time
 
 import pytest
-from tensorflow.python.eager import context
-from tensorflow.python.framework import errors
+import tensorflow as tf
 
+from dqgan_tf.distribute import message_board
 from dqgan_tf.distribute.message_board import MessageBoard
 
 
@@ -16,22 +16,22 @@ class Service:
     def __init__(self):
         self.keys, self._changed = {}, threading.Condition()
 
-    def set_config_key_value(self, key, value):
+    def set(self, key, value):
         with self._changed:
             self.keys[key] = value
             self._changed.notify_all()
 
-    def get_config_key_value(self, key, timeout_in_ms):
+    def get(self, key, timeout_seconds):
         with self._changed:
-            if not self._changed.wait_for(lambda: key in self.keys, timeout_in_ms / 1e3):
-                raise errors.DeadlineExceededError(None, None, key)
+            if not self._changed.wait_for(lambda: key in self.keys, timeout_seconds):
+                raise tf.errors.DeadlineExceededError(None, None, key)
             return self.keys[key]
 
 
 @pytest.fixture
 def service(monkeypatch):
     service = Service()
-    monkeypatch.setattr(context, "context", lambda: service)
+    monkeypatch.setattr(message_board, "CoordinationService", lambda: service)
     return service
 
 
@@ -54,16 +54,16 @@ def test_worker_0_does_not_wait_for_the_dead(service):
 
 
 def test_a_worker_does_not_wait_for_an_answer_that_never_comes(service, monkeypatch):
-    monkeypatch.setattr(service, "set_config_key_value", lambda key, value: threading.Event().wait())
+    monkeypatch.setattr(service, "set", lambda key, value: threading.Event().wait())
     assert 0.5 <= seconds_to_part(1, 2, timeout_seconds=0.5) < 10.0
 
 
 def test_a_service_that_is_gone_is_no_error(service, monkeypatch):
     def gone(*_):
-        raise errors.UnavailableError(None, None, "gone")
+        raise tf.errors.UnavailableError(None, None, "gone")
 
-    monkeypatch.setattr(service, "set_config_key_value", gone)
-    monkeypatch.setattr(service, "get_config_key_value", gone)
+    monkeypatch.setattr(service, "set", gone)
+    monkeypatch.setattr(service, "get", gone)
     assert seconds_to_part(0, 2, timeout_seconds=30.0) < 10.0
     assert seconds_to_part(1, 2, timeout_seconds=30.0) < 10.0
 

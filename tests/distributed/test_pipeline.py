@@ -2,9 +2,8 @@
 
 import pytest
 import tensorflow as tf
-from tensorflow.python.framework import config as framework_config
 
-from dqgan_tf import compressors
+from dqgan_tf import compressors, private_tensorflow
 from dqgan_tf.distribute import clock
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.options import CompressionOptions
@@ -58,7 +57,7 @@ def waits_for(operation):
 @pytest.fixture(params=[False, True], ids=["timestamp", "deterministic"])
 def deterministic(monkeypatch, request):
     """Other operations read the clock then."""
-    monkeypatch.setattr(framework_config, "is_op_determinism_enabled", lambda: request.param)
+    monkeypatch.setattr(private_tensorflow, "is_op_determinism_enabled", lambda: request.param)
     return request.param
 
 

@@ -91,12 +91,12 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compressi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compressor", ["linear:bits=4,bucket=512", "adaptive:bits=3,bucket=512"])
-def test_weights_do_not_depend_on_the_size_of_buckets(tmp_path, compressor):
+def test_weights_do_not_depend_on_the_size_of_packets(tmp_path, compressor):
     """Of 200,000 weights, in pieces of 32,768 values for every owner."""
     weights = set()
-    for bucket_mb in (0, 0.25):
-        model_dir = tmp_path / f"buckets_{bucket_mb}"
-        more = ["--width=256", f"--compressor={compressor}", "--topology=two_step", f"--bucket_mb={bucket_mb}"]
+    for packet_mb in (0, 0.25):
+        model_dir = tmp_path / f"packets_{packet_mb}"
+        more = ["--width=256", f"--compressor={compressor}", "--topology=two_step", f"--packet_mb={packet_mb}"]
         cluster.run(command(model_dir, 20, *more), model_dir / "logs")
         weights.add(summary(model_dir)["weights_sha256"])
     assert len(weights) == 1

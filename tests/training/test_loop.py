@@ -1,5 +1,6 @@
 """The training loop on stand-ins for model and job: when it looks, saves, stops and gives up."""
 
+import signal
 import types
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 
 from dqgan_tf.config import RunConfig, TrainConfig
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.errors import TrainingError
 from dqgan_tf.training import loop
-from dqgan_tf.training.errors import TrainingError
 
 
 class Model:
@@ -260,3 +261,12 @@ class TestStepClock:
             "steps_per_second": 2.0,
             "milliseconds_encode": expected,
         }
+
+
+def test_a_second_signal_interrupts_and_says_which():
+    with loop.StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt) as caught:
+            signal.raise_signal(signal.SIGINT)
+    assert caught.value.args == (signal.SIGINT,)
