@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The table of docs/design.md. The longest prefix of a module's name decides.
 LEVELS = {
     "dqgan_tf.config": 0,
+    "dqgan_tf.errors": 0,
     "dqgan_tf.compressors": 1,
     "dqgan_tf.optimizers": 1,
     "dqgan_tf.gan.losses": 1,

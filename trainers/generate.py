@@ -24,11 +24,11 @@ flags.register_validator("output", lambda v: not v or v.endswith((".npz", ".png"
 
 def main(argv):
     del argv
-    from dqgan_tf.training import command, export, restore
+    from dqgan_tf.training import command, restore, samples
 
     with command.errors_in_one_line():
         trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
-        export.write(_OUTPUT.value, trained, _NUM_SAMPLES.value, use_ema=_USE_EMA.value)
+        samples.write_file(_OUTPUT.value, trained, _NUM_SAMPLES.value, use_ema=_USE_EMA.value)
         print(f"{_NUM_SAMPLES.value} samples of step {trained.step} in {_OUTPUT.value}")
 
 

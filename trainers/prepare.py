@@ -22,7 +22,7 @@ def _expanded(path):
 
 def main(argv):
     del argv
-    from dqgan_tf.data.prepare import prepare
+    from dqgan_tf.data.catalogue import prepare
     from dqgan_tf.training import command
 
     with command.errors_in_one_line():
