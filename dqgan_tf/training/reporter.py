@@ -91,9 +91,11 @@ class Reporter:
             samples.write_pictures(
                 self._folder / "samples", step, self._job.data_spec, self._job.model, self._tensorboard
             )
-        except Exception:  # of any kind: a picture is never worth the run
+        except Exception as error:  # of any kind: a picture is never worth the run
             if not self._pictures_failed:
-                self.say(f"{traceback.format_exc()}The run goes on without the pictures of step {step}.")
+                by_disk = isinstance(error, (OSError, tf.errors.OpError))
+                reason = first_line(error) if by_disk else traceback.format_exc()
+                self.say(f"The run goes on without the pictures of step {step}: {reason}")
             self._pictures_failed = True
 
     def finish(self, step: int, figures: dict) -> None:

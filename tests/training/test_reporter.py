@@ -95,9 +95,8 @@ def test_a_picture_that_cannot_be_written_is_told_once(full, tmp_path, capsys):
     full(resource.RLIM_INFINITY)
     told.sample(30)
     error = capsys.readouterr().err
-    assert error.count("The run goes on without the pictures of step 10.") == 1
-    assert "File too large" in error
-    assert told.failure == "" and "step 20" not in error
+    assert error == "The run goes on without the pictures of step 10: [Errno 27] File too large\n"
+    assert told.failure == ""
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000030.png", "ema_00000030.png"}
 
 
