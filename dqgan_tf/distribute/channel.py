@@ -58,8 +58,8 @@ class Channel:
         p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
 
     A topology says how q is computed; see `topologies`. `q` has the same bits everywhere. If any replica's `p` is not
-    finite (or a scale reaches 1e30), `accepted` is False on all replicas after the call and no residual changes: callers
-    see the same value and must skip the step together.
+    finite (or a scale reaches 1e30), `accepted` is False on all replicas after the call and no residual changes: the
+    callers must skip the step together.
 
     Between groups of several local replicas each, m counts hosts: x^m is the exact mean of a host's replicas, which
     hold equal residuals.
@@ -144,8 +144,8 @@ class Channel:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that one replica sends in one reduction, all phases together, with the histograms that compressors learn
-        from; between hosts only, where replicas add up inside."""
+        """Bytes that one replica sends in one reduction, all phases and the histograms that compressors learn from; between
+        hosts only, where replicas add up inside."""
         size = self._groups[0].size
         histograms = 2 * (size - 1) * sum(vector.histogram_bytes for vector in self.vectors) // size
         return -(-(sum(packet.sent_bytes for packet in self.packets) + histograms) // self._groups[0].replicas_per_rank)

@@ -5,8 +5,8 @@
     slice    a range of a vector; it is encoded on its own and has a residual of its own
     packet   slices that travel together
 
-A packet is encoded as soon as the updates of its weights exist. Neither the size of slices nor that of packets changes a
-bit of what compressors that work bucket by bucket send: slices are cut between buckets.
+A packet is encoded as soon as the updates of its weights exist. Slices are cut between buckets: neither their size nor
+that of packets changes a bit of what a compressor sends that works bucket by bucket.
 """
 
 import math

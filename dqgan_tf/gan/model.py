@@ -190,7 +190,7 @@ class DQGAN(Fit):
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns what differs between replicas, by name: residuals, moments, directions, what compressors have learned.
+        """Returns what differs between replicas, by name: residuals, moments, directions, learned levels.
 
         Names are those of weights: no name depends on how updates are cut into packets. Eager only.
 
@@ -325,7 +325,15 @@ class DQGAN(Fit):
         penalty_seed = noise.stream_seed(self.seed, noise.PENALTY, step, replica, replicas)
         states = tuple([v.value for v in p.network.non_trainable_variables] for p in self._players)
         return simultaneous_gradients(
-            self.generator, self.discriminator, self.loss_function, weights, states, real, latent, penalty_seed
+            self.generator,
+            self.discriminator,
+            self.loss_function,
+            weights,
+            states,
+            real,
+            latent,
+            penalty_seed,
+            in_turn=replicas > 1,
         )
 
     def _rates(self, step):

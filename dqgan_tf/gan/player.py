@@ -184,7 +184,7 @@ class Player:
         return [ReplicaLocal(self._devices, shape, f"{self.name}_{name}") for shape in self.shapes]
 
     def _average(self, gradients, slots, count, average):
-        """Returns the slots with the exact mean over the replicas in the averaged one: one collective for all weights."""
+        """Returns the slots with the exact mean over the replicas in the averaged one; one collective."""
         flat = average(self._flat_moments_compiled(gradients, slots, count))
         parts = tf.split(flat, [math.prod(shape) for shape in self.shapes])
         means = [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dqgan_tf.config import NetworkConfig
+from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import networks
 
 DCGAN_SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
@@ -134,15 +135,15 @@ class TestErrors:
 
     @pytest.mark.parametrize("shape", [(48, 48, 3), (32, 64, 3)])
     def test_dcgan_size(self, shape):
-        with pytest.raises(ValueError, match=r"images of 28, 32 or 64 pixels. Received: data_shape=\(\d+, \d+, 3\)"):
+        with pytest.raises(UsageError, match=r"images of 28, 32 or 64 pixels; .* data_shape=\(\d+, \d+, 3\)"):
             networks.build(NetworkConfig(network="dcgan"), shape, 0)
 
     def test_dcgan_of_points(self):
-        with pytest.raises(ValueError, match=r"use `mlp` for points. Received: data_shape=\(2,\)"):
+        with pytest.raises(UsageError, match=r"use `mlp` for points. Received: data_shape=\(2,\)"):
             networks.build(NetworkConfig(network="dcgan"), (2,), 0)
 
     def test_mlp_of_a_matrix(self):
-        with pytest.raises(ValueError, match=r"Received: data_shape=\(4, 4\)"):
+        with pytest.raises(UsageError, match=r"Received: data_shape=\(4, 4\)"):
             networks.build(NetworkConfig(), (4, 4), 0)
 
     @pytest.mark.parametrize("field", ["width", "latent_dim"])
