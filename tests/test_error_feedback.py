@@ -172,6 +172,22 @@ def test_memory_of_any_content_takes_the_residual(spec):
     np.testing.assert_array_equal(energies, expected.energies)
 
 
+@pytest.mark.parametrize("spec", ["linear:bits=4,bucket=64", "sign:bucket=64", "none"])
+def test_a_window_is_its_values(spec):
+    """700 values in the middle of a longer vector, in blocks and, for `none`, at once."""
+    compressor, size, start = compressors.get(spec), 700, 192
+    longer, residual = updates(2, n=1000)
+    expected, _ = make_step(compressor, block=128)(longer[start : start + size], residual[:size], tf.constant([0, 3]))
+
+    @functools.partial(tf.function, jit_compile=True)
+    def encode(vector, position, residual, seed):
+        window = blocks.Window(vector, position, size)
+        return error_feedback.encode(compressor, window, residual, seed, block=128)
+
+    encoded = encode(longer, tf.constant(start), residual[:size], tf.constant([0, 3]))
+    tf.nest.map_structure(np.testing.assert_array_equal, encoded, expected)
+
+
 def test_blocks_without_feedback():
     compressor, update = compressors.get("linear:bits=4,bucket=512"), tf.constant(updates(1, 3000)[0])
     encode = tf.function(error_feedback.encode, jit_compile=True)
