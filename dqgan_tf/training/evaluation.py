@@ -5,17 +5,15 @@ import os
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 
 from dqgan_tf.data import images
 from dqgan_tf.errors import UsageError
 from dqgan_tf.evaluation import features, report, small_classifier
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.pictures import to_uint8
-from dqgan_tf.telemetry.tensorboard import TensorBoardWriter
 from dqgan_tf.training import samples
 from dqgan_tf.training.restore import Trained
-
-_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +56,7 @@ def evaluate(trained: Trained, config: EvaluationConfig) -> report.Figures:
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(config.num_samples, len(real))).astype(int)
         fake = to_uint8(samples.draw(trained.model, config.num_samples, use_ema=config.use_ema))
-        real_features, fake_features = (
-            report.extract_features(network, (array[i : i + _BATCH] for i in range(0, len(array), _BATCH)))
-            for array in (real[rows], fake)
-        )
-        figures = report.evaluate_images(network, real_features, fake_features, seed=trained.config.train.seed)
+        figures = report.evaluate_images(network, real[rows], fake, seed=trained.config.train.seed)
     return figures | {"generator": "averaged" if config.use_ema else "raw"}
 
 
@@ -84,9 +78,10 @@ def record(model_dir: str, step: int, figures: report.Figures) -> None:
     folder = pathlib.Path(model_dir)
     with JsonLinesWriter(folder / "metrics.jsonl", None) as metrics:
         metrics.write(step, figures)
-    board = TensorBoardWriter(folder / "tensorboard")
-    board.scalars(step, {f"evaluation/{k}": v for k, v in figures.items() if isinstance(v, int | float)})
-    board.close()
+    with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step):
+        for name, value in figures.items():
+            if isinstance(value, int | float):
+                tf.summary.scalar(f"evaluation/{name}", value)
 
 
 def table(figures: report.Figures) -> str:

@@ -38,16 +38,17 @@ def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
     return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples)
 
 
-def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard) -> None:
-    """Writes `raw_<step>.png` and `ema_<step>.png` into `folder`, and both to TensorBoard.
+def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard: tf.summary.SummaryWriter) -> None:
+    """Writes what the raw and the averaged generator draw from the same latents.
 
-    They show what the raw and the averaged generator draw from the same latents.
+    The files are `raw_<step>.png` and `ema_<step>.png` in `folder`. TensorBoard shows `samples/raw` and `samples/ema`.
     """
     count = POINTS_PER_PICTURE if spec.kind == "points" else IMAGES_PER_PICTURE
     for name, use_ema in (("raw", False), ("ema", True)):
         image = picture(spec, draw(model, count, use_ema=use_ema))
         pictures.write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
-        tensorboard.image(step, f"samples/{name}", image)
+        with tensorboard.as_default(step):
+            tf.summary.image(f"samples/{name}", image[np.newaxis])
 
 
 def write_file(path: str, trained, count: int, *, use_ema: bool) -> None:
