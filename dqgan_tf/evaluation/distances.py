@@ -88,7 +88,8 @@ def polynomial_mmd2(x, y) -> float:
       ValueError: the shapes disagree, or there are fewer than two rows.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    _check_pair(x, y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"Both sets of features must be [n, d]. Received: shapes={x.shape}, {y.shape}")
     if min(len(x), len(y)) < 2:
         raise ValueError(f"`x` and `y` must have at least 2 rows. Received: rows={len(x)}, {len(y)}")
     return float(_mean_off_diagonal(x) + _mean_off_diagonal(y) - 2.0 * np.mean(_kernel(x, y)))
@@ -110,7 +111,6 @@ def kernel_distance(real, fake, num_subsets: int = 100, subset_size: int = 1000,
       ValueError: the shapes disagree, there are too few rows, or a number is out of range.
     """
     real, fake = np.asarray(real), np.asarray(fake)
-    _check_pair(real, fake)
     if num_subsets < 1:
         raise ValueError(f"`num_subsets` must be at least 1. Received: num_subsets={num_subsets}")
     if not 2 <= subset_size <= min(len(real), len(fake)):
@@ -139,8 +139,3 @@ def _kernel(x, y):
 def _mean_off_diagonal(x):
     kernel = _kernel(x, x)
     return (np.sum(kernel) - np.trace(kernel)) / (len(x) * (len(x) - 1))
-
-
-def _check_pair(x, y):
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"Both sets of features must be [n, d]. Received: shapes={x.shape}, {y.shape}")

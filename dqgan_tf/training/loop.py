@@ -54,10 +54,10 @@ class Loop:
                 self._model.train_steps(iterator, count)
             self._step += count
             self._do_periodic_work(config)
-            received = self._exchange_reasons_to_stop()
-            if received:
+            signal_number = self._exchange_reasons_to_stop()
+            if signal_number:
                 self._save()
-                return received
+                return signal_number
         return None
 
     def finish(self) -> None:
@@ -132,7 +132,7 @@ class Loop:
                     f"Worker {index} could not write into {folder} by step {self._step}: {failure}. The last complete "
                     "checkpoint is intact."
                 )
-        return next((signal for _, signal in answers if signal), None)
+        return next((signal_number for _, signal_number in answers if signal_number), None)
 
     def _summary(self):
         config, channel = self._job.config, self._model.channel

@@ -95,8 +95,8 @@ class Reporter:
             )
         except Exception as error:  # of any kind: a picture is never worth the run
             if not self._pictures_failed:
-                by_disk = isinstance(error, (OSError, tf.errors.OpError))
-                reason = first_line(error) if by_disk else traceback.format_exc()
+                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
+                reason = first_line(error) if full_disk else traceback.format_exc()
                 self.say(f"The run goes on without the pictures of step {step}: {reason}")
             self._pictures_failed = True
 

@@ -11,6 +11,7 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import noise
 from dqgan_tf.telemetry import pictures
 from dqgan_tf.telemetry.json_lines import write_atomically
+from dqgan_tf.training.restore import TrainedRun
 
 IMAGES_PER_PICTURE = 64
 POINTS_PER_PICTURE = 2048
@@ -51,8 +52,8 @@ def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard: t
             tf.summary.image(f"samples/{name}", image[np.newaxis])
 
 
-def write_file(path: str, trained, count: int, *, use_ema: bool) -> None:
-    """Writes `count` samples of a `restore.Trained` to a file.
+def write_file(path: str, run: TrainedRun, count: int, *, use_ema: bool) -> None:
+    """Writes `count` samples of a run's generator to a file.
 
     X.png is one picture. X.npz holds `samples`, uint8 images or float32 points, and `step`.
 
@@ -62,12 +63,12 @@ def write_file(path: str, trained, count: int, *, use_ema: bool) -> None:
     """
     if not path.endswith((".npz", ".png")):
         raise UsageError(f"The output must be a file such as samples.npz or samples.png. Received: {path!r}")
-    samples = draw(trained.model, count, use_ema=use_ema)
+    samples = draw(run.model, count, use_ema=use_ema)
     if path.endswith(".png"):
-        pictures.write_png(path, picture(trained.data_spec, samples))
+        pictures.write_png(path, picture(run.data_spec, samples))
         return
-    if trained.data_spec.kind == "images":
+    if run.data_spec.kind == "images":
         samples = pictures.to_uint8(samples)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, samples=samples, step=np.int64(trained.step))
+    np.savez_compressed(buffer, samples=samples, step=np.int64(run.step))
     write_atomically(path, buffer.getvalue())
