@@ -1,4 +1,4 @@
-"""Compressors by weight name and a late start, on three replicas: what each weight's update goes through, and when."""
+"""Compressors by weight name and a late start, on two replicas: what each weight's update goes through, and when."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,18 @@ from tests.gan import tiny_gan
 from tests.gan.local_strategy import local_strategy
 
 OPTIMIZER = OptimizerConfig(learning_rate_g=0.02, learning_rate_d=0.01)
-STEPS = 4
+REPLICAS, STEPS = 2, 4
 
 
 @pytest.fixture(scope="module")
 def strategy():
-    return local_strategy(tiny_gan.REPLICAS)
+    return local_strategy(REPLICAS)
 
 
 def trained(strategy, steps=STEPS, **compression):
     """Yields the model after each step."""
     model = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(**compression))
-    iterator = tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(steps))
+    iterator = tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(steps)[:, :REPLICAS])
     for _ in range(steps):
         model.train_steps(iterator, 1)
         yield model
@@ -44,7 +44,7 @@ class TestRules:
         ]
 
     def test_exact_groups_keep_nothing_back(self, model):
-        for replica in range(tiny_gan.REPLICAS):
+        for replica in range(REPLICAS):
             residuals = model.channel.residuals(replica)
             assert [residual is None for residual in residuals] == [False, True] * 4  # kernel, bias
             assert all(np.any(residual) for residual in residuals[::2])
