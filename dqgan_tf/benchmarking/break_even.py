@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dqgan_tf.benchmarking.rates import LOOPBACK, bits_per_second
-from dqgan_tf.telemetry.break_even import break_even_bandwidth
+from dqgan_tf.telemetry.throughput import break_even_bandwidth
 
 
 def by_codec(dense: dict, entry: dict) -> float:
     """Returns the rate in bits per second: 8 (dense bytes - bytes) / (seconds of encode and decode); see
-    `telemetry.break_even.break_even_bandwidth`.
+    `telemetry.throughput.break_even_bandwidth`.
 
     Args:
       dense: entry of the dense all-reduce.

@@ -17,7 +17,7 @@ import tensorflow as tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.replica_local import ReplicaLocal
-from dqgan_tf.telemetry import atomic
+from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import tensor_file
 from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 
@@ -134,7 +134,7 @@ class Checkpoints:
             indent=2,
             sort_keys=True,
         )
-        atomic.write_text(folder / "COMMIT", text)
+        json_lines.write_atomically(folder / "COMMIT", text)
         self._prune()
 
     def _prune(self):

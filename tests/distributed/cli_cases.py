@@ -112,7 +112,7 @@ def make_files(folder):
 
     from dqgan_tf import data
     from dqgan_tf.config import NetworkConfig, RunConfig, TrainConfig
-    from dqgan_tf.data import prepare
+    from dqgan_tf.data import catalogue
     from dqgan_tf.distribute.message_board import MessageBoard
     from dqgan_tf.training import job
     from dqgan_tf.training.checkpoint import Checkpoints
@@ -145,5 +145,5 @@ def make_files(folder):
             disable_shuffling=True,
         )
     (folder / "idx").mkdir()
-    for name in prepare.SOURCE_FILES["mnist"]:
+    for name in catalogue.SOURCE_FILES["mnist"]:
         (folder / "idx" / name).write_bytes(b"")

@@ -120,7 +120,7 @@ def fork_all(path):
     import tensorflow  # noqa: F401
     import tensorflow_datasets  # noqa: F401
 
-    from dqgan_tf.training import evaluation, export, restore, run  # noqa: F401
+    from dqgan_tf.training import evaluation, restore, run  # noqa: F401
 
     requests, running, ends = json.loads(pathlib.Path(path).read_text()), {}, {}
     for number, request in enumerate(requests):

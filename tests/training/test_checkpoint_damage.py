@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.telemetry import atomic
+from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import tensor_file
 from dqgan_tf.training.errors import CheckpointError, TrainingError
 from tests.training.tiny_run import bits, checkpoints, fill, steps
 
 
 class TestTornWrites:
-    @pytest.mark.parametrize(("place", "name"), [(tensor_file, "write"), (atomic, "write_text")])
+    @pytest.mark.parametrize(("place", "name"), [(tensor_file, "write"), (json_lines, "write_atomically")])
     def test_a_kill_leaves_the_last_complete_one(self, two, tmp_path, monkeypatch, place, name):
         """Before the tensors are complete, and between them and COMMIT."""
         fill(two, 1)
@@ -74,7 +74,7 @@ class TestFullDisk:
             raise OSError(28, "No space left on device")
 
         checkpoints(tmp_path, two).save(7)
-        monkeypatch.setattr(atomic, "write_text", full)
+        monkeypatch.setattr(json_lines, "write_atomically", full)
         with pytest.raises(TrainingError, match="could not commit .*No space left on device.*is intact"):
             checkpoints(tmp_path, two).save(8)
         assert steps(tmp_path) == [7]

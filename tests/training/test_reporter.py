@@ -1,4 +1,4 @@
-"""The chief's files on a disk that takes no more: nothing is raised, the reason is kept for the other workers."""
+"""The chief's files: on a full disk nothing is raised and `failure` says why; a picture that fails ends nothing."""
 
 import resource
 import signal
@@ -69,7 +69,7 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("name", ["metrics", "summary"])
 def test_what_cannot_be_written_is_remembered(full, tmp_path, name):
     told = reporter(tmp_path)
     assert told.failure == ""
@@ -83,9 +83,33 @@ def test_the_first_reason_stays(full, tmp_path):
     told = reporter(tmp_path)
     told.failure = "of before"
     full(100)
-    told.sample(10)
+    told.log(10, FIGURES)
     assert told.failure == "of before"
-    assert not list((tmp_path / "samples").iterdir())
+
+
+def test_a_picture_that_cannot_be_written_is_told_once(full, tmp_path, capsys):
+    told = reporter(tmp_path)
+    full(100)
+    told.sample(10)
+    told.sample(20)
+    full(resource.RLIM_INFINITY)
+    told.sample(30)
+    error = capsys.readouterr().err
+    assert error == "The run goes on without the pictures of step 10: [Errno 27] File too large\n"
+    assert told.failure == ""
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000030.png", "ema_00000030.png"}
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_once_with_its_place(tmp_path, capsys):
+    told = reporter(tmp_path)
+    told._job.data_spec = data.DataSpec("volumes", (4, 4, 4, 1), 10, "volumes")
+    told.sample(10)
+    told.sample(20)
+    told.log(20, FIGURES)
+    error = capsys.readouterr().err
+    assert error.count("ValueError: `images` must have shape") == error.count("Traceback") == 1
+    assert "pictures.py" in error and "step 20/" in error
+    assert told.failure == ""
 
 
 def test_all_is_well(tmp_path, capsys):

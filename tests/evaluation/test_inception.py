@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.evaluation.features import inception
+from dqgan_tf.errors import UsageError
+from dqgan_tf.evaluation import features as networks
+from dqgan_tf.evaluation.features import PUBLISHED_NODES, load_inception
 
 FLOAT = tf.float32.as_datatype_enum
 PRODUCER = 8  # the published graph holds a node that TensorFlow removed in GraphDef version 9
@@ -16,7 +18,7 @@ def add_constant(graph_def, name, value):
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.asarray(value, np.float32)))
 
 
-def frozen_graph(feature_size, num_logits, weights=None, names=inception.PUBLISHED_NODES):
+def frozen_graph(feature_size, num_logits, weights=None, names=PUBLISHED_NODES):
     """From `Mul` through an old batch norm, a mean over all pixels and a matrix to `softmax/logits/MatMul`.
 
     The batch norm divides by 2 and the first three features are the colours, so that results are known by hand.
@@ -66,7 +68,7 @@ def write(path, graph_def):
 
 def test_features_and_logits_by_hand(tmp_path):
     weights = [[1.0, 10.0], [2.0, 20.0], [4.0, 40.0], [8.0, 80.0]]
-    network = inception.load(write(tmp_path / "small.pb", frozen_graph(4, 2, weights)))
+    network = load_inception(write(tmp_path / "small.pb", frozen_graph(4, 2, weights)))
     images = np.zeros((2, 8, 8, 3), np.uint8)
     images[1] = [0, 128, 255]
     features = network(images)
@@ -77,7 +79,7 @@ def test_features_and_logits_by_hand(tmp_path):
 
 
 def test_grey_images_are_repeated_over_the_colours(tmp_path):
-    network = inception.load(write(tmp_path / "small.pb", frozen_graph(3, 2)))
+    network = load_inception(write(tmp_path / "small.pb", frozen_graph(3, 2)))
     grey = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
     np.testing.assert_array_equal(network(grey).pool, network(np.concatenate([grey] * 3, axis=3)).pool)
 
@@ -87,13 +89,13 @@ def test_resizing_is_the_legacy_bilinear_one():
     # of [0, 128] the row is 128 * min(2 i / 299, 1). Half-pixel centres would give 0 up to the quarter.
     image = np.zeros((1, 2, 2, 3), np.uint8)
     image[:, :, 1] = 128
-    row = inception.preprocess(tf.constant(image)).numpy()[0, 0, :, 0]
+    row = networks.inception_preprocess(tf.constant(image)).numpy()[0, 0, :, 0]
     expected = 128.0 * np.minimum(2.0 * np.arange(299) / 299.0, 1.0)
     np.testing.assert_allclose(row, (expected - 128.0) / 128.0, atol=1e-6)
 
 
 def test_a_small_graph_is_not_called_inception(tmp_path):
-    network = inception.load(write(tmp_path / "small.pb", frozen_graph(4, 2)))
+    network = load_inception(write(tmp_path / "small.pb", frozen_graph(4, 2)))
     assert (network.is_inception, network.name) == (False, "frozen_graph(small.pb)")
     assert (network.feature_size, network.image_size) == (4, None)
     assert len(network.fingerprint) == 64
@@ -101,50 +103,50 @@ def test_a_small_graph_is_not_called_inception(tmp_path):
 
 @pytest.fixture(scope="module")
 def full_size():
-    return frozen_graph(inception.FEATURE_SIZE, inception.NUM_LOGITS)
+    return frozen_graph(networks.INCEPTION_FEATURE_SIZE, networks.INCEPTION_NUM_LOGITS)
 
 
 def test_what_is_called_inception(tmp_path, monkeypatch, full_size):
     path = write(tmp_path / "graph.pb", full_size)
-    monkeypatch.setattr(inception, "FILE_BYTES", full_size.ByteSize())
-    network = inception.load(path)
+    monkeypatch.setattr(networks, "INCEPTION_FILE_BYTES", full_size.ByteSize())
+    network = load_inception(path)
     assert (network.is_inception, network.name) == (True, "inception-2015-12-05")
 
 
 def test_another_length_is_not_called_inception(tmp_path, full_size):
     # The published file has 95,673,916 bytes, as its archive lists it.
-    assert inception.FILE_BYTES == 95_673_916
-    assert not inception.load(write(tmp_path / "graph.pb", full_size)).is_inception
+    assert networks.INCEPTION_FILE_BYTES == 95_673_916
+    assert not load_inception(write(tmp_path / "graph.pb", full_size)).is_inception
 
 
 @pytest.mark.parametrize("sizes", [(2047, 1008), (2048, 1000)])
 def test_other_sizes_are_not_called_inception(tmp_path, monkeypatch, sizes):
     graph_def = frozen_graph(*sizes)
-    monkeypatch.setattr(inception, "FILE_BYTES", graph_def.ByteSize())
-    assert not inception.load(write(tmp_path / "graph.pb", graph_def)).is_inception
+    monkeypatch.setattr(networks, "INCEPTION_FILE_BYTES", graph_def.ByteSize())
+    assert not load_inception(write(tmp_path / "graph.pb", graph_def)).is_inception
 
 
 def test_a_graph_without_the_published_nodes_is_not_called_inception(tmp_path, monkeypatch):
     graph_def = frozen_graph(2048, 1008, names=("ExpandDims", "ResizeBilinear", "softmax"))
-    monkeypatch.setattr(inception, "FILE_BYTES", graph_def.ByteSize())
-    assert not inception.load(write(tmp_path / "graph.pb", graph_def)).is_inception
+    monkeypatch.setattr(networks, "INCEPTION_FILE_BYTES", graph_def.ByteSize())
+    assert not load_inception(write(tmp_path / "graph.pb", graph_def)).is_inception
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="path of classify_image_graph_def.pb.*nothing.pb.*not a file"):
-        inception.load(str(tmp_path / "nothing.pb"))
+    with pytest.raises(UsageError, match="path of classify_image_graph_def.pb.*nothing.pb.*not a file"):
+        load_inception(str(tmp_path / "nothing.pb"))
 
 
 def test_a_file_that_is_no_graph(tmp_path):
     (tmp_path / "text.pb").write_text("weights, honestly")
-    with pytest.raises(ValueError, match="must be a frozen TensorFlow graph. Received: .*text.pb"):
-        inception.load(str(tmp_path / "text.pb"))
+    with pytest.raises(UsageError, match="must be a frozen TensorFlow graph. Received: .*text.pb"):
+        load_inception(str(tmp_path / "text.pb"))
 
 
-@pytest.mark.parametrize("name", [inception.INPUT, inception.POOL, inception.SOFTMAX_PRODUCT])
+@pytest.mark.parametrize("name", [networks.INPUT, networks.POOL, networks.SOFTMAX_PRODUCT])
 def test_a_graph_without_a_needed_node(tmp_path, name):
     graph_def = frozen_graph(3, 2)
     for node in graph_def.node:
         node.name = "another" if node.name == name else node.name
-    with pytest.raises(ValueError, match=f"must have the node '{name}'"):
-        inception.load(write(tmp_path / "graph.pb", graph_def))
+    with pytest.raises(UsageError, match=f"must have the node '{name}'"):
+        load_inception(write(tmp_path / "graph.pb", graph_def))

@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from dqgan_tf.evaluation.features import small_classifier
+from dqgan_tf.errors import UsageError
+from dqgan_tf.evaluation import small_classifier
 
 
 def stripes(count=480, size=16, seed=0):
@@ -136,19 +137,26 @@ def test_other_image_sizes(tmp_path, shape, labels):
 
 
 @pytest.mark.parametrize(
-    "images, labels, epochs, message",
+    "images, labels, message",
     [
-        (np.zeros((30, 8, 8, 1)), np.zeros(30, int), 1, "dtype=float64"),
-        (np.zeros((23, 8, 8, 1), np.uint8), np.zeros(23, int), 1, r"n >= 24. Received: .*\(23, 8, 8, 1\)"),
-        (np.zeros((30, 8, 8, 1), np.uint8), np.zeros(29, int), 1, r"shape=\(29,\) for 30 images"),
-        (np.zeros((30, 8, 8, 1), np.uint8), np.zeros(30), 1, "dtype=float64"),
-        (np.zeros((30, 8, 8, 1), np.uint8), np.full(30, -1), 1, "integers from 0"),
-        (np.zeros((30, 8, 8, 1), np.uint8), np.zeros(30, int), 0, "epochs=0"),
+        (np.zeros((23, 8, 8, 1), np.uint8), np.zeros(23, int), "x must have 24 or more images. Received: 23"),
+        (np.zeros((30, 8, 8, 1), np.uint8), np.zeros(29, int), r"labels of x .* shape=\(29,\) for 30 images"),
+        (np.zeros((30, 8, 8, 1), np.uint8), np.zeros(30), "dtype=float64"),
+        (np.zeros((30, 8, 8, 1), np.uint8), np.full(30, -1), "integers from 0"),
     ],
 )
-def test_errors_name_what_was_received(tmp_path, images, labels, epochs, message):
-    with pytest.raises(ValueError, match=message):
-        small_classifier.train_or_load(str(tmp_path), "x", images, labels, epochs=epochs)
+def test_a_data_set_that_does_not_fit_is_refused(tmp_path, images, labels, message):
+    with pytest.raises(UsageError, match=message):
+        small_classifier.train_or_load(str(tmp_path), "x", images, labels)
+
+
+@pytest.mark.parametrize(("dtype", "epochs", "message"), [("f4", 1, "dtype=float32"), ("u1", 0, "epochs=0")])
+def test_wrong_arguments_are_faults_of_the_caller(tmp_path, dtype, epochs, message):
+    with pytest.raises(ValueError, match=message) as error:
+        small_classifier.train_or_load(
+            str(tmp_path), "x", np.zeros((30, 8, 8, 1), dtype), np.zeros(30, int), epochs=epochs
+        )
+    assert not isinstance(error.value, UsageError)
 
 
 def read_idx(path, offset):
