@@ -36,7 +36,7 @@ class Channel:
       segments: what one reduction consists of, in order.
       error_feedback: keep residuals. Without it `e` stays zero.
       devices: the local replicas' devices.
-      groups: each local replica's `group.Group` or `group.HostGroup`.
+      groups: each local replica's `transport.contract.Collectives`.
       streams: a number per local replica that tells the random streams of those that encode apart.
       seed: of stochastic rounding; a stream is a function of (seed, its number, number of calls).
       topology: one of `topologies.NAMES`.
@@ -105,7 +105,7 @@ class Channel:
     @property
     def topology(self) -> str:
         """How packets travel, e.g. `two_step` or `hierarchical two_step`."""
-        return self._groups[0].prefix + self.reductions[-1].name
+        return ("hierarchical " if self._groups[0].is_hierarchical else "") + self.reductions[-1].name
 
     @property
     def reason(self) -> str:
@@ -128,12 +128,12 @@ class Channel:
         inside. With what compressors learn from, which is all-reduced."""
         packets, size = sum(reduction.sent_bytes for reduction in self.reductions), self._groups[0].size
         statistics = 2 * (size - 1) * sum(segment.statistics_bytes for segment in self.segments) // size
-        return -(-(packets + statistics) // self._groups[0].shares)
+        return -(-(packets + statistics) // self._groups[0].replicas_per_rank)
 
     @property
     def dense_sent_bytes(self) -> int:
         """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n; as `sent_bytes`."""
-        return -(-sum(reduction.dense_sent_bytes for reduction in self.reductions) // self._groups[0].shares)
+        return -(-sum(reduction.dense_sent_bytes for reduction in self.reductions) // self._groups[0].replicas_per_rank)
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the per-replica state that determines future reductions, by name."""
@@ -155,7 +155,7 @@ class Channel:
         """
         self._check_values(values)
         group = self._groups[replica]
-        values = group.gather_input(values, options)
+        values = group.rank_mean(values, options)
         given = self._given(values, replica)
         reduced, seconds = pipeline.run(
             [r.reduce(g) for r, g in zip(self.reductions, given, strict=True)],
@@ -229,7 +229,7 @@ class Channel:
         samples = self._by_segment([sample for one in reduced for sample in one.samples], _sum_or_none)
         fitted = [index for index in learning if samples[index] is not None]
         if fitted:
-            totals = group.all_reduce([samples[index] for index in fitted], options)
+            totals = group.exchange("all_reduce", [samples[index] for index in fitted], options)
             for index, total in zip(fitted, totals, strict=True):
                 states[index] = self.segments[index].compressor.next_state(states[index], total)
         _assign_if(accepted, [self._learned[i].variables[replica] for i in learning], [states[i] for i in learning])

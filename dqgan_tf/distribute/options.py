@@ -23,3 +23,14 @@ class CompressionOptions(private_tensorflow.CommunicationOptions):
         merged = super().merge(options)  # a deep copy of self: the tag of `options` would be lost
         merged.channel = getattr(options, "channel", None) or self.channel
         return merged
+
+
+def plain_options(options) -> CompressionOptions:
+    """Returns `options` (or the defaults for None) as a `CompressionOptions` without a channel."""
+    if options is None:
+        return CompressionOptions()
+    return CompressionOptions(
+        bytes_per_pack=options.bytes_per_pack,
+        timeout_seconds=options.timeout_seconds,
+        implementation=options.implementation,
+    )

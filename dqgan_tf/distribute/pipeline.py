@@ -23,7 +23,7 @@ TIMES = (*PHASES, "reduction")
 class Request(NamedTuple):
     """A collective that a reduction waits for.
 
-    kind: `all_gather`, `all_to_all` or `all_reduce`; see `group.Collectives`.
+    kind: `all_gather`, `all_to_all` or `all_reduce`; see `transport.contract.Collectives`.
     value: its argument, a tensor or, for `all_reduce`, a list of tensors.
     """
 

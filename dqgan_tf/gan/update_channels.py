@@ -30,7 +30,6 @@ class UpdateChannels:
     ):
         self._strategy, self._players = strategy, players
         segments = [segment for player in players for segment in player.segments]
-        transport = "collectives" if config.transport in ("ring", "nccl") else config.transport
         self.compressed: Channel = strategy.open_channel(
             f"{name}/updates",
             segments,
@@ -39,13 +38,13 @@ class UpdateChannels:
             topology=config.topology,
             bucket_mb=config.packet_mb,
             allow_non_contractive=config.allow_non_contractive,
-            transport=transport,
+            transport=config.transport,
         )
         self._exact = None
         if config.start_step > 1:
             exact = [segment._replace(compressor=compressors.get("none")) for segment in segments]
             self._exact = strategy.open_channel(
-                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.packet_mb, transport=transport
+                f"{name}/exact", exact, error_feedback=False, bucket_mb=config.packet_mb, transport=config.transport
             )
 
     def of(self, exact: bool) -> Channel:

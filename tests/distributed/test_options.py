@@ -7,8 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.distribute.cross_device_ops import plain_options
-from dqgan_tf.distribute.options import CompressionOptions
+from dqgan_tf.distribute.options import CompressionOptions, plain_options
 from dqgan_tf.distribute.segment import Segment
 from tests.gan.local_strategy import local_strategy
 

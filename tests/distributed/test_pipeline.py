@@ -8,7 +8,7 @@ from dqgan_tf.distribute import clock
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.options import CompressionOptions
 from dqgan_tf.distribute.segment import Segment
-from dqgan_tf.distribute.sockets.group import SocketGroup
+from dqgan_tf.distribute.transport.sockets import SocketCollectives
 
 N = 4096
 DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"
@@ -23,7 +23,7 @@ def graph_of(topology):
         error_feedback=True,
         topology=topology,
         devices=[DEVICE],
-        groups=[SocketGroup(None, [0, 1], 0)],  # nothing is sent: the graph is built, not run
+        groups=[SocketCollectives(None, [0, 1], 0)],  # nothing is sent: the graph is built, not run
         streams=[0],
         bucket_mb=4 * N / 2**20,
     )

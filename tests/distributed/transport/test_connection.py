@@ -12,8 +12,9 @@ import types
 import numpy as np
 import pytest
 
-from dqgan_tf.distribute.sockets import connection as connection_module
-from dqgan_tf.distribute.sockets.connection import Connection, LostConnectionError, aligned
+from dqgan_tf.distribute.transport import connection as connection_module
+from dqgan_tf.distribute.transport.connection import Connection, aligned
+from dqgan_tf.errors import LostConnectionError
 
 
 @pytest.fixture
@@ -239,7 +240,7 @@ class TestLoss:
         ours, theirs = socket.socketpair()
         program = (
             "import socket, sys, time\n"
-            "from dqgan_tf.distribute.sockets.connection import Connection\n"
+            "from dqgan_tf.distribute.transport.connection import Connection\n"
             "one = Connection(socket.socket(fileno=int(sys.argv[1])), 0)\n"
             "print('up', flush=True)\n"
             "time.sleep(60)\n"

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.distribute.sockets.connection import Connection
-from dqgan_tf.distribute.sockets.endpoint import Endpoint
-from dqgan_tf.distribute.sockets.group import SocketGroup
+from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
+from dqgan_tf.distribute.transport.connection import Connection
+from dqgan_tf.distribute.transport.endpoint import Endpoint
+from dqgan_tf.distribute.transport.sockets import SocketCollectives
+from tests.contracts.collectives_contract import CollectivesContract
 
 WORKERS = {2: [0, 1], 3: [2, 0, 1], 4: [0, 3, 1, 2]}  # of every rank
 
@@ -40,7 +42,7 @@ def _connected(count, stack):
     workers = WORKERS[count]
     for one in endpoints:
         stack.callback(one.close)
-    return [SocketGroup(endpoints[workers[rank]], workers, rank) for rank in range(count)]
+    return [SocketCollectives(endpoints[workers[rank]], workers, rank) for rank in range(count)]
 
 
 def _record(group, monkeypatch, note):
@@ -64,19 +66,37 @@ def vectors(count, size, seed=0):
     return np.random.RandomState(seed).standard_normal([count, size]).astype(np.float32)
 
 
-def test_all_gather_gives_rows_in_order_of_rank(groups):
-    given = vectors(len(groups), 1001)
-    given[:, 0] = np.array([0x7FC00001 + rank for rank in range(len(groups))], np.uint32).view(np.float32)
-    for rows in together(groups, lambda group: group.all_gather(tf.constant(given[group.rank]), None)):
-        assert np.stack(rows).tobytes() == given.tobytes()
+class Sockets(CollectivesContract):
+    """Eagerly, every rank in a thread of its own."""
+
+    wrap = staticmethod(lambda sockets: sockets)
+
+    def run(self, act):
+        def rank(group):
+            return tf.nest.map_structure(lambda one: one.numpy() if tf.is_tensor(one) else one, act(self.wrap(group)))
+
+        with contextlib.ExitStack() as stack:
+            return together(_connected(self.ranks, stack), rank)
+
+    def alone(self):
+        return self.wrap(SocketCollectives(None, [0], 0))
 
 
-def test_all_to_all_transposes(groups):
-    count = len(groups)
-    given = vectors(count * count, 333).reshape(count, count, 333)  # [from, to, words]
-    results = together(groups, lambda group: group.all_to_all(tf.constant(given[group.rank]), None))
-    for rank, rows in enumerate(results):
-        np.testing.assert_array_equal(np.stack(rows), given[:, rank])
+class TestTwoProcesses(Sockets):
+    ranks = 2
+
+
+class TestThreeProcesses(Sockets):
+    ranks = 3
+
+
+class TestFourProcesses(Sockets):
+    ranks = 4
+
+
+class TestHostsOfOneReplica(Sockets):
+    ranks = 3
+    wrap = staticmethod(lambda sockets: HostCollectives(TensorFlowCollectives(None, 1, 0), sockets))
 
 
 @pytest.mark.parametrize("sizes", [(1,), (2, 700), (2, 30_000, 1), (900_001, 3), (300_000, 300_000)])
@@ -86,17 +106,10 @@ def test_all_reduce_adds_in_order_of_rank(groups, sizes):
     for total, one in zip(expected, given, strict=True):
         for row in one[1:]:
             total += row
-    results = together(groups, lambda g: g.all_reduce([tf.constant(one[g.rank]) for one in given], None))
+    results = together(groups, lambda g: g.exchange("all_reduce", [tf.constant(one[g.rank]) for one in given], None))
     for sums in results:
         for total, wanted in zip(sums, expected, strict=True):
             assert total.numpy().tobytes() == wanted.tobytes()
-
-
-def test_all_reduce_keeps_shapes(groups):
-    given = vectors(len(groups), 12).reshape(-1, 3, 4)
-    for (total,) in together(groups, lambda g: g.all_reduce([tf.constant(given[g.rank])], None)):
-        np.testing.assert_allclose(total, given.sum(0), rtol=1e-5)
-        assert total.shape == (3, 4)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +129,9 @@ def test_all_reduce_sends_no_more_than_it_must(count, sizes, sent, monkeypatch):
         for group in groups:
             _record(group, monkeypatch, lambda array, rank=group.rank: _add_at(counted, rank, array.nbytes))
         given = [vectors(count, size, seed) for seed, size in enumerate(sizes)]
-        results = together(groups, lambda g: g.all_reduce([tf.constant(one[g.rank]) for one in given], None))
+        results = together(
+            groups, lambda g: g.exchange("all_reduce", [tf.constant(one[g.rank]) for one in given], None)
+        )
     for sums in results:
         for total, one in zip(sums, given, strict=True):
             np.testing.assert_allclose(total, one.sum(0), rtol=1e-4, atol=1e-5)
@@ -128,7 +143,7 @@ def test_two_ranks_save_a_trip_up_to_64_kib(two_groups, monkeypatch, size, messa
     arrays = []
     for group in two_groups:
         _record(group, monkeypatch, arrays.append)
-    together(two_groups, lambda g: g.all_reduce([tf.zeros([size])], None))
+    together(two_groups, lambda g: g.exchange("all_reduce", [tf.zeros([size])], None))
     assert len(arrays) == 2 * messages
 
 
@@ -139,7 +154,9 @@ def test_what_is_sent_is_not_what_is_returned(two_groups, monkeypatch):
         _record(group, monkeypatch, arrays.append)
 
     def act(group):
-        step = tf.function(lambda vector: group.all_reduce([vector], None), autograph=False)  # takes arrays over
+        step = tf.function(
+            lambda vector: group.exchange("all_reduce", [vector], None), autograph=False
+        )  # takes arrays over
         return step(tf.constant(given[group.rank]))
 
     results = together(two_groups, act)
@@ -195,4 +212,4 @@ def test_a_lost_worker_is_named_in_the_error_of_the_step(two_groups):
     lost = two_groups[1]
     lost._endpoint.close()
     with pytest.raises(tf.errors.UnknownError, match="LostConnectionError: worker [0-9] is gone"):
-        tf.function(lambda: two_groups[0].all_gather(tf.zeros([3]), None), autograph=False)()
+        tf.function(lambda: two_groups[0].exchange("all_gather", tf.zeros([3]), None), autograph=False)()

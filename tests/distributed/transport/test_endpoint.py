@@ -12,8 +12,8 @@ import types
 import numpy as np
 import pytest
 
-from dqgan_tf.distribute.sockets import endpoint
-from dqgan_tf.distribute.sockets.connection import LostConnectionError
+from dqgan_tf.distribute.transport import endpoint
+from dqgan_tf.errors import LostConnectionError
 
 
 class Boards:
@@ -99,7 +99,7 @@ def test_a_worker_that_cannot_be_reached_is_named_by_all():
     errors = connect(Boards(2, misdirect), 2, timeout=2.0)
     for error in errors:
         assert isinstance(error, LostConnectionError)
-        assert "has no connection to worker" in str(error) and "--communication=ring" in str(error)
+        assert "has no connection to worker" in str(error) and "--transport=ring" in str(error)
 
 
 def test_the_time_begins_when_all_workers_are_there(closing, monkeypatch):
