@@ -1,11 +1,12 @@
-"""The benchmark's figures, by Matplotlib (the extra `benchmark`), as SVG and PNG with equal bytes for equal runs."""
+"""The benchmark's figures by Matplotlib (the extra `benchmark`), as SVG and PNG; equal runs give equal bytes."""
 
 import contextlib
 import pathlib
 
-from dqgan_tf.benchmarking.rates import LOOPBACK, bits_per_second
-from dqgan_tf.benchmarking.torch_baselines import NAMES, PREFIX
-from dqgan_tf.benchmarking.volume import DENSE, WORKERS
+from benchmarks.crew import LOOPBACK, bits_per_second
+from benchmarks.torch_baselines import NAMES, PREFIX
+from benchmarks.variants import DENSE, WORKERS
+from dqgan_tf.errors import UsageError
 
 _STYLE = {
     "svg.hashsalt": "dqgan",
@@ -23,8 +24,11 @@ def time_against_rate(entries: list[dict], path: pathlib.Path) -> None:
     """Draws the median milliseconds of every variant against the link's rate, both logarithmic.
 
     Args:
-      entries: exchanges of one payload by one number of workers.
-      path: without its ending.
+      entries: exchanges of one payload by one number of workers and threads.
+      path: file name without the suffix.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
     """
     known = [bits_per_second(entry["rate"]) for entry in entries if entry["rate"] != LOOPBACK]
     beyond = _BEYOND * max(known, default=1e9)
@@ -42,17 +46,21 @@ def time_against_rate(entries: list[dict], path: pathlib.Path) -> None:
             ticks[1e-9 * beyond] = LOOPBACK
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xticks([], minor=True)
-        axes.set_title(f"{entries[0]['workers']} workers, {entries[0]['values']:,} values, one thread each")
+        threads = "one thread" if entries[0]["threads"] == 1 else f"{entries[0]['threads']} threads"
+        axes.set_title(f"{entries[0]['workers']} workers, {entries[0]['values']:,} values, {threads} each")
 
 
 def volume_against_workers(curves: dict[str, list[int]], measured: list[dict], path: pathlib.Path) -> None:
-    """Draws the declared megabytes that one worker sends against the number of workers, both logarithmic, and what was
+    """Draws the declared megabytes that one worker sends against the number of workers, both logarithmic, and the bytes
     counted at the interface as crosses.
 
     Args:
-      curves: bytes for each of `volume.WORKERS`, by variant.
+      curves: bytes for each of `variants.WORKERS`, by variant.
       measured: exchanges of the same payload.
-      path: without its ending.
+      path: file name without the suffix.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
     """
     with _figure(path) as axes:
         looks = _looks(list(dict.fromkeys(name.partition("@")[0] for name in curves)))
@@ -60,7 +68,7 @@ def volume_against_workers(curves: dict[str, list[int]], measured: list[dict], p
             base, _, topology = name.partition("@")
             label = base if base not in axes.get_legend_handles_labels()[1] else None
             dotted = {"linestyle": ":"} if topology == "all_gather" else {}
-            axes.plot(WORKERS, [one / 1e6 for one in sent], label=label, **looks[base] | {"marker": None} | dotted)
+            axes.plot(WORKERS, [count / 1e6 for count in sent], label=label, **looks[base] | {"marker": None} | dotted)
         crosses = [(entry["workers"], entry["interface_bytes"] / 1e6) for entry in measured]
         axes.plot(*zip(*crosses, strict=True), "kx", markersize=4, label="at the interface")
         axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="MB sent per worker and exchange")
@@ -71,8 +79,11 @@ def volume_against_workers(curves: dict[str, list[int]], measured: list[dict], p
 
 @contextlib.contextmanager
 def _figure(path):
-    import matplotlib
-    from matplotlib.figure import Figure
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(f"Figures need Matplotlib: pip install '.[benchmark]' ({error})") from error
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.5, 5), layout="constrained")
@@ -89,12 +100,12 @@ def _x(entry, beyond):
 
 
 def _looks(names):
-    """How each line is drawn: dense ones black, PyTorch's grey, compressors coloured in their order.
+    """Returns Matplotlib's arguments per line: dense black, PyTorch's grey, compressors coloured in their order.
 
-    Variants of one compressor by a topology or bucket size of their own are dotted.
+    A variant with a topology or a packet size in its name is dotted, in the colour of its compressor.
     """
     colours = iter(_COLOURS * len(names))
-    looks, coloured = {}, {}
+    looks, colour_of = {}, {}
     for name in names:
         look = {"marker": "o", "linewidth": 1.2, "linestyle": "-"}
         if name in DENSE:
@@ -102,9 +113,9 @@ def _looks(names):
         elif name.startswith(PREFIX):
             look |= {"color": "grey", "linestyle": _DASHES[NAMES.index(name)]}
         else:
-            spec, _, how = name.partition("@")
-            if spec not in coloured:
-                coloured[spec] = next(colours)
-            look |= {"color": coloured[spec], "linestyle": ":" if how else "-"}
+            spec, _, settings = name.partition("@")
+            if spec not in colour_of:
+                colour_of[spec] = next(colours)
+            look |= {"color": colour_of[spec], "linestyle": ":" if settings else "-"}
         looks[name] = look
     return looks

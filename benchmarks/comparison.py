@@ -1,18 +1,20 @@
-"""The same job under several settings and seeds: run, recorded with all that is needed to run it again, rendered."""
+"""A table of one job under several settings and seeds: runs it, records each run with its provenance, renders it."""
 
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 
+from benchmarks.provenance import provenance
+from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
+from dqgan_tf.training import launcher
 
-_KEPT = (
+_FIGURES = (
     "modes",
     "num_modes",
     "high_quality_fraction",
@@ -32,30 +34,33 @@ def run(folder: str | os.PathLike) -> Iterator[str]:
     run.
 
     variants.json: {"base": flags, "num_workers": M, "seeds": [...], "variants": {name: flags}}. Every line of
-    runs.jsonl holds the variant, seed, command, commit, hardware and the summary's figures.
+    runs.jsonl holds the variant, the seed, figures of the run's summary, and `provenance`.
 
     Raises:
       subprocess.CalledProcessError: a run failed.
     """
     folder = pathlib.Path(folder)
     plan = json.loads((folder / "variants.json").read_text())
-    done = {(entry["variant"], entry["seed"]) for entry in json_lines.read(folder / "runs.jsonl")}
+    num_workers = plan["num_workers"]
+    threads = int(launcher.worker_environment([0] * num_workers, 0)["TF_NUM_INTRAOP_THREADS"])
+    recorded = {(entry["variant"], entry["seed"]) for entry in json_lines.read(folder / "runs.jsonl")}
     for seed in plan["seeds"]:
         for variant, flags in plan["variants"].items():
-            if (variant, seed) in done:
+            if (variant, seed) in recorded:
                 continue
             arguments = [*plan["base"], *flags, f"--seed={seed}"]
-            summary = _train(arguments, plan["num_workers"])
-            command = f"python -m trainers.launch --num_workers={plan['num_workers']} -- {' '.join(arguments)}"
-            entry = {"step": summary["steps"], "variant": variant, "seed": seed, "command": command, **provenance()}
-            entry |= {key: summary[key] for key in _KEPT if key in summary}
-            with open(folder / "runs.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            summary = _train(arguments, num_workers)
+            command = f"python -m trainers.launch --num_workers={num_workers} -- {' '.join(arguments)}"
+            entry = {"variant": variant, "seed": seed, **provenance(command, threads=threads, seeds=[seed])}
+            entry |= {key: summary[key] for key in _FIGURES if key in summary}
+            with json_lines.JsonLinesWriter(folder / "runs.jsonl", resume_step=None) as writer:
+                writer.write(summary["steps"], entry)
             yield f"{variant}, seed {seed}: {entry.get('modes')} modes, {entry.get('high_quality_fraction')}"
 
 
 def table(folder: str | os.PathLike) -> str:
-    """Returns the runs as a Markdown table, one row a variant: means over seeds, with the range of the share."""
+    """Returns the runs as a Markdown table, one row per variant: means over seeds, and the range
+    of the share of high-quality samples."""
     folder = pathlib.Path(folder)
     plan = json.loads((folder / "variants.json").read_text())
     runs = json_lines.read(folder / "runs.jsonl")
@@ -71,32 +76,18 @@ def table(folder: str | os.PathLike) -> str:
 
 
 def render(document: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Replaces what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` in a document by the table.
+    """Replaces the text between `<!-- results:NAME -->` and `<!-- /results:NAME -->` in a document by the table.
 
     Raises:
-      ValueError: the document has no such place.
+      UsageError: the document has no such place.
     """
     path, name = pathlib.Path(document), pathlib.Path(folder).name
     start, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
     text = path.read_text()
     if start not in text or end not in text:
-        raise ValueError(f"{path} has no place {start} ... {end}")
+        raise UsageError(f"--document={path} has no place {start} ... {end} for the table; add both lines to it.")
     before, rest = text.split(start, 1)
     path.write_text(f"{before}{start}\n{table(folder)}\n{end}{rest.split(end, 1)[1]}")
-
-
-def provenance() -> dict[str, str]:
-    """Returns commit and hardware of this run, as text."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    model = next(
-        (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine()
-    )
-    return {"commit": commit.stdout.strip() or "unknown", "hardware": f"{os.cpu_count()} cores of {model}"}
-
-
-def _cpu_lines():
-    path = pathlib.Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def _train(arguments, num_workers):

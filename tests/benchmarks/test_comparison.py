@@ -1,11 +1,13 @@
 """The table of a job under several settings: rendered from its records, and the jobs that are still to run."""
 
 import json
+import os
 import pathlib
 
 import pytest
 
-from dqgan_tf.benchmarking import comparison
+from benchmarks import comparison
+from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -67,7 +69,7 @@ def test_a_document_keeps_all_but_the_place(folder, tmp_path):
 def test_a_document_without_the_place_is_refused(folder, tmp_path):
     path = tmp_path / "page.md"
     path.write_text("nothing here")
-    with pytest.raises(ValueError, match=f"has no place <!-- results:{folder.name} -->"):
+    with pytest.raises(UsageError, match=f"has no place <!-- results:{folder.name} -->"):
         comparison.render(path, folder)
 
 
@@ -87,4 +89,6 @@ def test_what_is_recorded_is_not_run_again(folder, monkeypatch):
     assert last["command"].endswith(
         f"--num_workers=1 -- {' '.join(PLAN['base'])} --compressor=sign:bucket=512 --seed=0"
     )
+    assert (last["seeds"], last["threads"]) == ([0], len(os.sched_getaffinity(0)))
+    assert {"hardware", "processor", "versions", "commit"} <= last.keys()
     assert list(comparison.run(folder)) == []

@@ -8,7 +8,7 @@ import json
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 
-from dqgan_tf.benchmarking import torch_baselines
+from benchmarks import torch_baselines
 
 DCGAN_64 = 6_342_272
 
@@ -21,7 +21,7 @@ def main():
         for name in ("torch_float32", "torch_float16", "torch_uint8")
     }
     state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
-    bucket = torch_baselines._Bucket(torch.randn(DCGAN_64))
+    bucket = torch_baselines.GradBucket(torch.randn(DCGAN_64))
     for _ in range(3):
         powerSGD_hook.powerSGD_hook(state, bucket).wait()
     print(json.dumps({"gradient": gradient.tolist(), "reduced": state.total_numel_after_compression, **means}))

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dqgan_tf.benchmarking import torch_baselines
+from benchmarks import torch_baselines
 from tests.distributed import cluster
 
 DCGAN_64 = 6_342_272
@@ -33,7 +33,7 @@ def test_bytes_by_hand():
 def measured():
     if not torch_baselines.available():
         pytest.skip("PyTorch is not installed")
-    command = [sys.executable, "-m", "tests.benchmarking.torch_means"]
+    command = [sys.executable, "-m", "tests.benchmarks.torch_means"]
     done = subprocess.run(command, cwd=cluster.ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
