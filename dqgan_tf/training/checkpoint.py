@@ -17,9 +17,9 @@ import tensorflow as tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.errors import CheckpointError, TrainingError, first_line
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import tensor_file
-from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 
 FORMAT = 1
 
