@@ -16,6 +16,7 @@ A request is a line on stdin. The answer is a line of JSON in a pipe of its own,
 """
 
 import contextlib
+import functools
 import inspect
 import json
 import os
@@ -98,14 +99,19 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
 
     strategy = CompressedStrategy()
     normal = np.random.RandomState(arguments["index"]).standard_normal(arguments["values"])
-    vector = tf.Variable(1e-3 * normal.astype(np.float32))
+    flat = tf.Variable(1e-3 * normal.astype(np.float32))
 
     def on_replicas(replica_fn):
         return tf.function(lambda: strategy.run(replica_fn), autograph=False)
 
+    @functools.cache
+    def weights_of(shapes):
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        return [tf.Variable(tf.reshape(part, s)) for part, s in zip(tf.split(flat, sizes), shapes, strict=True)]
+
     def exact(name):
         def replica_fn():
-            mean = tf.distribute.get_replica_context().all_reduce("mean", tf.cast(vector.read_value(), name))
+            mean = tf.distribute.get_replica_context().all_reduce("mean", tf.cast(flat.read_value(), name))
             return tf.reduce_sum(tf.cast(mean, tf.float32)[:1])
 
         workers = strategy.num_replicas_in_sync
@@ -114,11 +120,14 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
 
     def compressed(variant):
         channel = open_channel(strategy, variant, arguments["values"])
+        weights = (
+            [flat] if hasattr(channel, "segments") else weights_of(tuple(map(tuple, variant["shapes"])))
+        )  # one vector until 00c0494
 
         def replica_fn():
             context = tf.distribute.get_replica_context()
-            mean = context.all_reduce("mean", [vector.read_value()], options=channel.options)[0]
-            return tf.reduce_sum(mean[:1])
+            means = context.all_reduce("mean", [v.read_value() for v in weights], options=channel.options)
+            return tf.add_n([tf.reduce_sum(tf.reshape(mean, [-1])[:1]) for mean in means])
 
         def phases():
             return dict(zip(TIMES, 1e3 * channel.seconds.variables[0].numpy(), strict=True))
@@ -130,7 +139,7 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
 
     def measured(variant):
         if variant["name"] == "copy":
-            copy = tf.function(lambda: vector.read_value() * 0.5, jit_compile=True, autograph=False)
+            copy = tf.function(lambda: flat.read_value() * 0.5, jit_compile=True, autograph=False)
             return Measured(copy, dict, lambda: {"declared_bytes": 0})
         return compressed(variant) if "spec" in variant else exact(variant["name"])
 
@@ -241,24 +250,29 @@ def plain_steps(players, dataset, steps: int) -> Callable[[], None]:
     return run
 
 
-def segment(spec: str, shapes: Sequence[Sequence[int]]):
-    """Returns the library's description of what a channel sends: one vector, made of tensors of these shapes."""
+def vector(spec: str, shapes: Sequence[Sequence[int]]):
+    """Returns the library's description of what a channel sends: one vector, made of weights of these shapes."""
     import math
 
     from dqgan_tf import compressors
-    from dqgan_tf.distribute.segment import Segment
 
-    shapes = tuple(map(tuple, shapes))
-    return Segment("vector", sum(map(math.prod, shapes)), compressors.get(spec), shapes)
+    shapes, compressor = tuple(map(tuple, shapes)), compressors.get(spec)
+    try:
+        from dqgan_tf.distribute.layout import Vector
+    except ImportError:  # until 00c0494
+        from dqgan_tf.distribute.segment import Segment
+
+        return Segment("vector", sum(map(math.prod, shapes)), compressor, shapes)
+    return Vector("vector", compressor, shapes, tuple(range(len(shapes))))
 
 
 def open_channel(strategy, variant: Mapping[str, Any], values: int):
     """Returns the channel of a variant over `values` values."""
-    vector = segment(variant["spec"], variant["shapes"])
-    if vector.size != values:
-        raise ValueError(f"The shapes of {variant['name']!r} hold {vector.size} values, the vector {values}.")
+    whole = vector(variant["spec"], variant["shapes"])
+    if whole.size != values:
+        raise ValueError(f"The shapes of {variant['name']!r} hold {whole.size} values, the vector {values}.")
     settings = {name: variant[name] for name in ("error_feedback", "topology", "packet_mb")}
-    return renamed(strategy.open_channel, variant["name"], [vector], **settings)
+    return renamed(strategy.open_channel, variant["name"], [whole], **settings)
 
 
 def renamed(function: Callable, *arguments: Any, **settings: Any) -> Any:

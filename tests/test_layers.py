@@ -172,8 +172,8 @@ def test_the_rules_refuse(importer, line):
     ("importer", "line"),
     [
         ("dqgan_tf.gan.model", "from dqgan_tf.gan import losses"),
-        ("dqgan_tf.gan.model", "from dqgan_tf.gan.flat import concat"),
-        ("dqgan_tf.private_tensorflow", "from tensorflow.python.distribute import cross_device_ops"),
+        ("dqgan_tf.gan.model", "from dqgan_tf.distribute.strategy import CompressedStrategy"),
+        ("dqgan_tf.private_tensorflow", "from tensorflow.python.distribute import values"),
         ("dqgan_tf.config", "from dqgan_tf.errors import UsageError"),
         ("trainers.train", "from flags import run as run_flags"),
         ("flags.run", "import dqgan_tf"),

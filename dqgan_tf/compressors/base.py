@@ -73,8 +73,8 @@ class Compressor(Compression):
 
     A compressor may fit itself to the data (`Adaptive`). All replicas hold the same state, a vector that the caller
     owns. In each step the caller encodes and decodes with `bind(state)`, adds up `histogram(vector)` over the replicas
-    and, if the step is accepted, replaces the state by `next_state(state, sum)`. Bound and unbound compressors are equal
-    if their parameters are; only unbound ones may be keys of a cache.
+    and, if the step is accepted, replaces the state by `next_state(state, sum)`. Bound and unbound compressors are
+    equal if their parameters are; only unbound ones may be keys of a cache.
     """
 
     @property
@@ -109,10 +109,10 @@ class Compressor(Compression):
     def decode(self, payload: Any, n: int) -> tf.Tensor:
         """Returns the float32 [n] vector of a payload: at most one multiplication a value."""
 
-    def encode_and_error(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
-        """Returns (payload, vector - decode(payload, n)), equal to the two calls bit for bit."""
+    def encode_and_decode(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
+        """Returns (payload, decode(payload, n)), equal to the two calls bit for bit but without unpacking."""
         payload = self.encode(vector, seed)
-        return payload, vector - self.decode(payload, vector.shape[0])
+        return payload, self.decode(payload, vector.shape[0])
 
     def mean_of_payloads(self, payloads: Sequence[Any], n: int) -> tf.Tensor:
         """Returns float32 [n], 1/M sum_m decode(payload_m), added in this order: the order decides the bits.
@@ -173,8 +173,8 @@ class Compressor(Compression):
         return state
 
 
-# A payload travels as one flat float32 tensor, because every collective and every GPU kernel moves that type. Fields are
-# bitcast, never converted, and copied in order.
+# A payload travels as one flat float32 tensor, because every collective and every GPU kernel moves that type. Fields
+# are bitcast, never converted, and copied in order.
 
 
 def wire_words(payload_spec) -> int:

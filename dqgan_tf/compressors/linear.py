@@ -134,9 +134,9 @@ class QSGD(Linear):
     """Equally spaced levels up to the bucket's 2-norm, stochastic.
 
     Spec `qsgd:bits=4,bucket=512`. As stochastic `linear`, with step = ||x||_2 / L, L = 2^(bits-1) - 1. Alistarh et al.
-    2017, arXiv:1610.02132, with codes of a fixed length. Lemma 3.1 has E||error||^2 <= sqrt(d) / L ||x||^2, and rounding
-    a value between two levels costs at most step^2 / 4, so 1 - delta = min(d / (4 L^2), sqrt(d) / L); above 1 (4 bits
-    in a bucket of 512) nothing is proven and delta is 0. A norm above FLT_MAX counts as FLT_MAX.
+    2017, arXiv:1610.02132, with codes of a fixed length. Lemma 3.1 has E||error||^2 <= sqrt(d) / L ||x||^2, and
+    rounding a value between two levels costs at most step^2 / 4, so 1 - delta = min(d / (4 L^2), sqrt(d) / L); above 1
+    (4 bits in a bucket of 512) nothing is proven and delta is 0. A norm above FLT_MAX counts as FLT_MAX.
     """
 
     rounding: str = dataclasses.field(default="stochastic", init=False, repr=False)

@@ -26,7 +26,16 @@ class Evaluation(NamedTuple):
 
 
 def simultaneous_gradients(
-    generator, discriminator, loss: Loss, weights, non_trainable, real: tf.Tensor, latent: tf.Tensor, penalty_seed
+    generator,
+    discriminator,
+    loss: Loss,
+    weights,
+    non_trainable,
+    real: tf.Tensor,
+    latent: tf.Tensor,
+    penalty_seed,
+    *,
+    in_turn: bool = False,
 ) -> Evaluation:
     """Returns the gradients of both players' losses at the SAME point, each with respect to its own weights.
 
@@ -43,6 +52,8 @@ def simultaneous_gradients(
       real: float32 [batch, *shape].
       latent: float32 [batch, latent_dim].
       penalty_seed: int64 [2], seed of the interpolation in the gradient penalty.
+      in_turn: compute the generator's gradients first, so that its update travels while the discriminator's gradients
+        are computed. Otherwise TensorFlow computes both at a time, as far as it has threads.
     """
     weights_g, weights_d = weights
     with tf.GradientTape(persistent=True) as tape:
@@ -66,8 +77,7 @@ def simultaneous_gradients(
         penalty = loss.penalty(real_gradient, discriminate, real, tf.stop_gradient(fake), penalty_seed)
         discriminator_loss = loss.discriminator(real_logits, fake_logits) + penalty
     gradients_g = tape.gradient(generator_loss, weights_g, unconnected_gradients="zero")
-    # The generator's update can travel while the discriminator's is computed.
-    with tf.control_dependencies(gradients_g):
+    with tf.control_dependencies(gradients_g if in_turn else []):
         gradients_d = tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero")
     return Evaluation(
         (gradients_g, gradients_d),

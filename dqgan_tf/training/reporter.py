@@ -102,9 +102,10 @@ class Reporter:
         """Writes summary.json, adds the evaluation in it to the metrics, and prints the table."""
         if not self._active:
             return
-        evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "high", "raw_"))}
+        evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "num_modes", "high_quality", "raw_"))}
         with self._record_failure():
-            self._metrics.write(step, evaluation)
+            if evaluation:
+                self._metrics.write(step, evaluation)
             self._tensorboard.scalars(step, {f"evaluation/{name}": value for name, value in evaluation.items()})
             summary.write(self._folder, figures)
             print("\n" + summary.table(figures, self._job.config.model_dir), flush=True)

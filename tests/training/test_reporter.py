@@ -1,5 +1,7 @@
 """The chief's files: on a full disk nothing is raised and `failure` says why; a picture that fails ends nothing."""
 
+import pathlib
+import re
 import resource
 import signal
 import types
@@ -120,9 +122,33 @@ def test_all_is_well(tmp_path, capsys):
     assert told.failure == ""
     entries = json_lines.read(tmp_path / "metrics.jsonl")
     assert [entry["step"] for entry in entries] == [10, 10]
-    assert entries[1] == {"step": 10, "modes": 8, "high_quality_fraction": 0.9}
+    assert entries[1] == {"step": 10, "modes": 8, "num_modes": 8, "high_quality_fraction": 0.9}
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000010.png", "ema_00000010.png"}
     assert "8 of 8" in capsys.readouterr().out
+
+
+def test_a_run_on_images_has_no_evaluation(tmp_path):
+    told = reporter(tmp_path)
+    told.finish(10, {name: value for name, value in SUMMARY.items() if "modes" not in name and "quality" not in name})
+    told.close()
+    assert json_lines.read(tmp_path / "metrics.jsonl") == []
+
+
+def test_the_documents_name_every_figure_and_its_place_in_tensorboard(tmp_path, monkeypatch, two):
+    """docs/operations.md against the figures of a real model, as the loop completes them."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    table = text.partition("| name | TensorBoard | unit | meaning |")[2].partition("\n\n")[0]
+    documented = {}
+    for row in table.splitlines()[2:]:
+        names, prefix = row.split("|")[1:3]
+        for name in re.findall("`(.*?)`", names):
+            for player in ("generator", "discriminator") if "{p}" in name else ("",):
+                documented[name.format(p=player)] = prefix.strip(" `") + name.format(p=player)
+    told, tags = reporter(tmp_path), []
+    monkeypatch.setattr(told._tensorboard, "scalars", lambda step, values: tags.extend(values))
+    told.log(10, two[1].drain_metrics() | {"skipped": 0, "sent_bytes_per_step": 1.0})
+    assert sorted(tags) == sorted(documented.values())
+    assert set(json_lines.read(tmp_path / "metrics.jsonl")[0]) == {"step", *documented}
 
 
 def test_only_the_chief_writes(tmp_path, capsys):

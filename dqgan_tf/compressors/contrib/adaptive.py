@@ -35,8 +35,8 @@ class Adaptive(quantizer.BucketQuantizer):
     Every replica counts a histogram of |x| / S over a sample of its buckets, the counts are added up over the replicas,
     and all replicas fit the same levels to the running sum (`fit_levels`), in which every bucket has the same weight.
     State: float32 [L + 64], the table and the running sum. Levels from summed statistics: Faghri et al. 2020,
-    arXiv:2010.12460 (ALQ), there for unbiased rounding and a parametric distribution; tables per group of layers: Nguyen
-    et al. 2025, arXiv:2505.14371 (QODA).
+    arXiv:2010.12460 (ALQ), there for unbiased rounding and a parametric distribution; tables per group of layers:
+    Nguyen et al. 2025, arXiv:2505.14371 (QODA).
 
     Levels have 8 significant bits and S is rounded up to 16, so l_k S is exact in float32.
 

@@ -32,8 +32,8 @@ class RandomK(Sparse):
     delta = k/n in expectation, times that of the second compressor. Stich et al. 2018, arXiv:1809.07599.
 
     All replicas choose the same indices (`bind` takes the common seed), so their mean has k values too and its owner
-    sends it on without loss. With indices of their own it would keep k/n of every replica's k/n. Values are sent as they
-    are, not times n / k: the compressor is contractive and biased.
+    sends it on without loss. With indices of their own it would keep k/n of every replica's k/n. Values are sent as
+    they are, not times n / k: the compressor is contractive and biased.
     """
 
     fraction: float = 0.01

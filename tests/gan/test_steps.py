@@ -1,6 +1,6 @@
 """How a number of steps is cut into calls."""
 
-from dqgan_tf.gan.step_kinds import StepKind, runs
+from dqgan_tf.gan.steps import StepKind, runs
 
 EXACT, PLAIN, AVERAGE = StepKind(False, True), StepKind(False, False), StepKind(True, False)
 
