@@ -173,7 +173,7 @@ class TestGranules:
 
     def test_cuts_leave_every_kth_bucket_in_the_histogram(self):
         """A stride of 4 buckets of 32, of which two make a block."""
-        one = vector(4 * 131072, spec="adaptive:bits=3,bucket=32")
+        one = vector(4 * 65536, spec="adaptive:bits=3,bucket=32")
         assert one.stride == 4
         starts = [start for packet in self.slices([one], packet_values=4000) for _, start, _ in packet]
         assert starts[1] == 4000 // 128 * 128 and all(start % (4 * 32) == 0 for start in starts)

@@ -28,7 +28,8 @@ def trained(strategy, steps=STEPS, **compression):
 
 class TestRules:
     @pytest.fixture(scope="class")
-    def model(self, strategy):
+    @classmethod
+    def model(cls, strategy):
         rules = "bias=none;discriminator/.*_2|discriminator/.*kernel=linear:bits=2,bucket=32"
         *_, model = trained(strategy, compressor="sign:bucket=32", compressor_rules=rules)
         return model
