@@ -37,7 +37,7 @@ def test_what_is_drawn_arrives_and_the_rest_is_zero():
 
 
 def test_the_seed_travels_and_no_index():
-    assert encode(RandomK(0.1), np.ones(1100, np.float32), seed=(8, 9)).seed.numpy().tolist() == [8, 9]
+    assert encode(RandomK(0.1), np.ones(1100, np.float32), seed=(8, 9)).indices.numpy().tolist() == [8, 9]
     assert RandomK(0.1).wire_bytes(1100) == 8 + 4 * 110
 
 
