@@ -18,6 +18,7 @@ A request is a line on stdin. The answer is a line of JSON in a pipe of its own,
 import contextlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import sys
@@ -113,12 +114,20 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
         return Measured(on_replicas(replica_fn), dict, lambda: {"declared_bytes": sent})
 
     def compressed(variant):
-        channel = open_channel(strategy, variant, arguments["values"])
+        shapes = variant["shapes"]
+        if sum(map(math.prod, shapes)) != arguments["values"]:
+            raise ValueError(f"The shapes of {variant['name']!r} must hold {arguments['values']} values: {shapes}")
+        settings = {name: variant[name] for name in ("error_feedback", "topology", "packet_mb")}
+        whole = whole_vector(variant["spec"], shapes)
+        channel = renamed(strategy.open_channel, variant["name"], [whole], **settings)
 
         def replica_fn():
-            context = tf.distribute.get_replica_context()
-            mean = context.all_reduce("mean", [vector.read_value()], options=channel.options)[0]
-            return tf.reduce_sum(mean[:1])
+            values = [vector.read_value()]
+            if hasattr(whole, "weights"):  # later than 00c0494: a channel takes tensors of these shapes
+                parts = tf.split(values[0], [math.prod(shape) for shape in shapes]) if len(shapes) > 1 else values
+                values = [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+            mean = tf.distribute.get_replica_context().all_reduce("mean", values, options=channel.options)[0]
+            return tf.reduce_sum(tf.reshape(mean, [-1])[:1])
 
         def phases():
             return dict(zip(TIMES, 1e3 * channel.seconds.variables[0].numpy(), strict=True))
@@ -241,24 +250,18 @@ def plain_steps(players, dataset, steps: int) -> Callable[[], None]:
     return run
 
 
-def segment(spec: str, shapes: Sequence[Sequence[int]]):
-    """Returns the library's description of what a channel sends: one vector, made of tensors of these shapes."""
-    import math
-
+def whole_vector(spec: str, shapes: Sequence[Sequence[int]]):
+    """Returns what a channel sends: one vector, made of tensors of these shapes, with one compressor."""
     from dqgan_tf import compressors
-    from dqgan_tf.distribute.segment import Segment
 
-    shapes = tuple(map(tuple, shapes))
-    return Segment("vector", sum(map(math.prod, shapes)), compressors.get(spec), shapes)
+    compressor, shapes = compressors.get(spec), tuple(map(tuple, shapes))
+    try:
+        from dqgan_tf.distribute.layout import Vector
+    except ImportError:  # until 00c0494
+        from dqgan_tf.distribute.segment import Segment
 
-
-def open_channel(strategy, variant: Mapping[str, Any], values: int):
-    """Returns the channel of a variant over `values` values."""
-    vector = segment(variant["spec"], variant["shapes"])
-    if vector.size != values:
-        raise ValueError(f"The shapes of {variant['name']!r} hold {vector.size} values, the vector {values}.")
-    settings = {name: variant[name] for name in ("error_feedback", "topology", "packet_mb")}
-    return renamed(strategy.open_channel, variant["name"], [vector], **settings)
+        return Segment("vector", sum(map(math.prod, shapes)), compressor, shapes)
+    return Vector("vector", compressor, shapes, tuple(range(len(shapes))))
 
 
 def renamed(function: Callable, *arguments: Any, **settings: Any) -> Any:
