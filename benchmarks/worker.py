@@ -69,7 +69,7 @@ def serve(measured: Sequence[Measured], arguments: Mapping[str, Any]) -> None:
             elif request == "bytes":
                 answer = sent_bytes(arguments["interface"])
             else:
-                answer = [dict(one.describe()) for one in measured]
+                answer = [dict(variant.describe()) for variant in measured]
             print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -113,6 +113,16 @@ def test_a_setting_that_the_library_does_not_know_is_an_error():
         worker.renamed(CompressionConfig, depth=1)
 
 
+def test_bytes_that_an_interface_has_sent(monkeypatch):
+    lines = [
+        "Inter-| Receive | Transmit",
+        "    lo: 11 2 0 0 0 0 0 0 33 4 0 0 0 0 0 0",
+        " link0:5 6 0 0 0 0 0 0 77 8 0 0 0 0 0 0",
+    ]
+    monkeypatch.setattr(worker.pathlib.Path, "read_text", lambda path: "\n".join(lines) + "\n")
+    assert [worker.sent_bytes(name) for name in ("lo", "link0")] == [33, 77]
+
+
 def test_bytes_of_an_interface_that_does_not_exist():
     with pytest.raises(ValueError, match="nowhere0"):
         worker.sent_bytes("nowhere0")
