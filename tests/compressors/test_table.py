@@ -35,8 +35,8 @@ def test_bounds_begin_where_the_table_says(spec):
     """At the 6 million values of results/exchange."""
     use = compressors.get(spec.partition(":")[0]).use
     bits = int(re.search(r"a bound from (\d) bits on", use).group(1))
-    below, there = (compressors.get(spec.format(b)).delta(6_342_272) for b in (bits - 1, bits))
-    assert below == 0 < there
+    fewer, enough = (compressors.get(spec.format(b)).delta(6_342_272) for b in (bits - 1, bits))
+    assert fewer == 0 < enough
 
 
 def test_the_random_directions_of_powersgd_are_its_bound():

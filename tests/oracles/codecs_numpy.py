@@ -34,8 +34,8 @@ class Spec(NamedTuple):
             return compressors.get(self.text).block_multiple
         if self.name in ("fp16", "bf16"):
             return 512
-        own = self.number("bucket") if "bucket" in self.parameters else None
-        return 5 * own if self.name in ("ternary", "terngrad") else own
+        bucket = self.number("bucket") if "bucket" in self.parameters else None
+        return 5 * bucket if self.name in ("ternary", "terngrad") else bucket
 
 
 def parse(spec):
@@ -47,8 +47,8 @@ def parse(spec):
 
 def quantize(spec, x, seed, shared=None):
     """Returns (decode(encode(x)) as float32 [n], margin). `shared`: levels of `adaptive`, seed of `randomk`'s draws."""
-    one = parse(spec)
-    decoded, margin = _CODECS.get(one.name, _library)(one, np.asarray(x, np.float32), seed, shared)
+    parsed = parse(spec)
+    decoded, margin = _CODECS.get(parsed.name, _library)(parsed, np.asarray(x, np.float32), seed, shared)
     return np.asarray(decoded).astype(np.float32), float(np.min(margin, initial=np.inf))
 
 
@@ -126,8 +126,8 @@ def _each_bucket(one, x, u, bits, bucket):
     decoded, margins = [], [np.inf]
     for part, draws in zip(oracle.buckets(x, bucket), oracle.buckets(u, bucket), strict=True):
         if part.any():
-            values, own = one(part, draws, bits, bucket)
-            margins += list(own[part != 0])
+            values, distances = one(part, draws, bits, bucket)
+            margins += list(distances[part != 0])
         decoded.append(values if part.any() else np.zeros(len(part)))
     return np.concatenate(decoded), margins
 
