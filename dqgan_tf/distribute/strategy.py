@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from dqgan_tf.config import check_bucket_mb
-from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.options import plain_options
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf import config
+from dqgan_tf.distribute.channel import Channel, plain_options
+from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
 from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place
@@ -16,12 +15,13 @@ from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_pl
 class CompressedStrategy(WorkerStrategy):
     """`tf.distribute.MultiWorkerMirroredStrategy` with compressed channels.
 
-    Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow op. All that
-    the base class does stays exact; compression is asked for per call:
+    Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow
+    operation. All reductions of the base class stay exact; compression is asked for per call:
 
         strategy = CompressedStrategy()
-        channel = strategy.open_channel("updates", [Segment("weights", n, compressors.get("sign:bucket=512"))])
-        mean = tf.distribute.get_replica_context().all_reduce("mean", [update], options=channel.options)[0]
+        vectors = layout.vectors("weights", names, shapes, compressors.get("sign:bucket=512"))
+        channel = strategy.open_channel("updates", vectors)
+        means = tf.distribute.get_replica_context().all_reduce("mean", updates, options=channel.options)
 
     Connections between workers belong to the strategy: `close` ends them, and so does its end.
 
@@ -46,38 +46,38 @@ class CompressedStrategy(WorkerStrategy):
     def open_channel(
         self,
         name: str,
-        segments: Sequence[Segment],
+        vectors: Sequence[Vector],
         *,
         error_feedback: bool = True,
         seed: int = 0,
         topology: str = "auto",
-        bucket_mb: float = 0.0,
+        packet_mb: float = 0.0,
         allow_non_contractive: bool = False,
         transport: str = "auto",
     ) -> Channel:
         """Opens a compressed reduction; see `Channel` for the mathematics, and `transport.transports.NAMES`.
 
         Must be called eagerly, before the function that uses it is traced, on every worker in the same order. With
-        several replicas on each of several hosts, topology `auto` is `hierarchical`, but for what is not compressed:
-        that is a sum over all replicas.
+        several replicas on each of several hosts, topology `auto` is `hierarchical`, except for values that are not
+        compressed: these are added up over all replicas.
 
         Raises:
           UsageError: the name is taken, a transport does not fit; or see `Channel`.
         """
-        check_bucket_mb(bucket_mb)
+        config.check(config.settings()["compression.packet_mb"], packet_mb)
         if name in self._channels:
             raise UsageError(f"Channel {name!r} is open already.")
         replicas = len(self.local_devices)
-        compressed = not all(segment.is_exact for segment in segments)
+        compressed = not all(vector.is_exact for vector in vectors)
         by_host = topology == "auto" and self.num_workers > 1 and replicas > 1 and compressed
         hierarchical = topology == "hierarchical" or by_host
         self._channels[name] = Channel(
             name,
-            segments,
+            vectors,
             error_feedback=error_feedback,
             seed=seed,
             topology=topology,
-            bucket_mb=bucket_mb,
+            packet_mb=packet_mb,
             allow_non_contractive=allow_non_contractive,
             devices=self.local_devices,
             groups=self._transports.collectives(transport, hierarchical),
@@ -103,7 +103,7 @@ class CompressedStrategy(WorkerStrategy):
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes what the workers share."""
+        """Whether this worker writes the files that workers share."""
         return self._place.is_chief
 
     @property

@@ -1,5 +1,7 @@
-"""The chief's files on a disk that takes no more: nothing is raised, the reason is kept for the other workers."""
+"""The chief's files: on a full disk nothing is raised and `failure` says why; a picture that fails ends nothing."""
 
+import pathlib
+import re
 import resource
 import signal
 import types
@@ -69,7 +71,7 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("name", ["metrics", "summary"])
 def test_what_cannot_be_written_is_remembered(full, tmp_path, name):
     told = reporter(tmp_path)
     assert told.failure == ""
@@ -83,9 +85,33 @@ def test_the_first_reason_stays(full, tmp_path):
     told = reporter(tmp_path)
     told.failure = "of before"
     full(100)
-    told.sample(10)
+    told.log(10, FIGURES)
     assert told.failure == "of before"
-    assert not list((tmp_path / "samples").iterdir())
+
+
+def test_a_picture_that_cannot_be_written_is_told_once(full, tmp_path, capsys):
+    told = reporter(tmp_path)
+    full(100)
+    told.sample(10)
+    told.sample(20)
+    full(resource.RLIM_INFINITY)
+    told.sample(30)
+    error = capsys.readouterr().err
+    assert error == "The run goes on without the pictures of step 10: [Errno 27] File too large\n"
+    assert told.failure == ""
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000030.png", "ema_00000030.png"}
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_once_with_its_place(tmp_path, capsys):
+    told = reporter(tmp_path)
+    told._job.data_spec = data.DataSpec("volumes", (4, 4, 4, 1), 10, "volumes")
+    told.sample(10)
+    told.sample(20)
+    told.log(20, FIGURES)
+    error = capsys.readouterr().err
+    assert error.count("ValueError: `images` must have shape") == error.count("Traceback") == 1
+    assert "pictures.py" in error and "step 20/" in error
+    assert told.failure == ""
 
 
 def test_all_is_well(tmp_path, capsys):
@@ -96,9 +122,33 @@ def test_all_is_well(tmp_path, capsys):
     assert told.failure == ""
     entries = json_lines.read(tmp_path / "metrics.jsonl")
     assert [entry["step"] for entry in entries] == [10, 10]
-    assert entries[1] == {"step": 10, "modes": 8, "high_quality_fraction": 0.9}
+    assert entries[1] == {"step": 10, "modes": 8, "num_modes": 8, "high_quality_fraction": 0.9}
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000010.png", "ema_00000010.png"}
     assert "8 of 8" in capsys.readouterr().out
+
+
+def test_a_run_on_images_has_no_evaluation(tmp_path):
+    told = reporter(tmp_path)
+    told.finish(10, {name: value for name, value in SUMMARY.items() if "modes" not in name and "quality" not in name})
+    told.close()
+    assert json_lines.read(tmp_path / "metrics.jsonl") == []
+
+
+def test_the_documents_name_every_figure_and_its_place_in_tensorboard(tmp_path, monkeypatch, two):
+    """docs/operations.md against the figures of a real model, as the loop completes them."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    table = text.partition("| name | TensorBoard | unit | meaning |")[2].partition("\n\n")[0]
+    documented = {}
+    for row in table.splitlines()[2:]:
+        names, prefix = row.split("|")[1:3]
+        for name in re.findall("`(.*?)`", names):
+            for player in ("generator", "discriminator") if "{p}" in name else ("",):
+                documented[name.format(p=player)] = prefix.strip(" `") + name.format(p=player)
+    told, tags = reporter(tmp_path), []
+    monkeypatch.setattr(told._tensorboard, "scalars", lambda step, values: tags.extend(values))
+    told.log(10, two[1].drain_metrics() | {"skipped": 0, "sent_bytes_per_step": 1.0})
+    assert sorted(tags) == sorted(documented.values())
+    assert set(json_lines.read(tmp_path / "metrics.jsonl")[0]) == {"step", *documented}
 
 
 def test_only_the_chief_writes(tmp_path, capsys):
