@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LEVELS = {
     "dqgan_tf.errors": 0,
     "dqgan_tf.lazy_tensorflow": 0,
+    "dqgan_tf.tensorflow_texts": 0,
     "dqgan_tf.private_tensorflow": 0,
     "dqgan_tf.private_keras": 0,
     "dqgan_tf.config": 0,

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 def main(*acts):
     from dqgan_tf import compressors
+    from dqgan_tf.distribute.layout import Vector
     from dqgan_tf.distribute.message_board import MessageBoard
-    from dqgan_tf.distribute.segment import Segment
     from dqgan_tf.distribute.strategy import CompressedStrategy
 
     try:
@@ -22,8 +22,8 @@ def main(*acts):
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         act = acts[strategy.worker_index]
         transport = "sockets" if "sockets" in acts else "ring"
-        segments = [Segment("weights", 4, compressors.get("none"))]
-        channel = strategy.open_channel("updates", segments, error_feedback=False, transport=transport)
+        vectors = [Vector("weights", compressors.get("none"), ((4,),), (0,))]
+        channel = strategy.open_channel("updates", vectors, error_feedback=False, transport=transport)
 
         @tf.function(autograph=False)
         def mean():

@@ -8,13 +8,13 @@ import tensorflow as tf
 
 def main(ending):
     from dqgan_tf import compressors
+    from dqgan_tf.distribute.layout import Vector
     from dqgan_tf.distribute.message_board import MessageBoard
-    from dqgan_tf.distribute.segment import Segment
     from dqgan_tf.distribute.strategy import CompressedStrategy
 
     def exchange(strategy):
-        segments = [Segment("weights", 4, compressors.get("none"))]
-        channel = strategy.open_channel("updates", segments, error_feedback=False, transport="sockets")
+        vectors = [Vector("weights", compressors.get("none"), ((4,),), (0,))]
+        channel = strategy.open_channel("updates", vectors, error_feedback=False, transport="sockets")
 
         @tf.function(autograph=False)
         def mean():
