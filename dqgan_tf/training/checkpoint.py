@@ -19,8 +19,9 @@ import tensorflow as tf
 import dqgan_tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.errors import CheckpointError, TrainingError, first_line
+from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.telemetry import json_lines
+from dqgan_tf.tensorflow_texts import first_line
 from dqgan_tf.training import tensor_file
 
 FORMAT = 2
