@@ -10,9 +10,9 @@ from benchmarks import figures, torch_baselines, variants
 from benchmarks.crew import LOOPBACK, bits_per_second, wire_milliseconds
 from benchmarks.run import CODEC, EXCHANGE, PHASES, WHOLE_STEP
 from dqgan_tf.errors import UsageError
-from dqgan_tf.telemetry.break_even import break_even_bandwidth
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.json_lines import read as read_json_lines
+from dqgan_tf.telemetry.throughput import break_even_bandwidth
 
 _REQUIRED = {"kind", "rate", "variant", "tree", "workers", "threads", "values", "milliseconds_median", "declared_bytes"}
 LEAST_MILLISECONDS = 0.3
@@ -167,7 +167,7 @@ def _sent(entry):
 
 def break_even_by_codec(dense: dict[str, Any], entry: dict[str, Any]) -> float:
     """Returns the link rate in bits per second below which a compressor beats a dense all-reduce:
-    8 (dense bytes - bytes) / (seconds of encode and decode); see `telemetry.break_even.break_even_bandwidth`.
+    8 (dense bytes - bytes) / (seconds of encode and decode); see `telemetry.throughput.break_even_bandwidth`.
 
     Args:
       dense: entry of the dense all-reduce.

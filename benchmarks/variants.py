@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks import torch_baselines, worker
-from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute import topologies
 from dqgan_tf.errors import UsageError
 
@@ -74,7 +73,7 @@ def settings(name: str, values: int, *, whole_step: bool) -> dict[str, Any]:
         "topology": topology,
         "packet_mb": packet_mb,
         "transport": transport,
-        "error_feedback": worker.whole_vector(spec, shapes).delta > 0,
+        "error_feedback": worker.vector(spec, shapes).delta > 0,
         "shapes": shapes,
     }
 
@@ -95,9 +94,10 @@ def parse(name: str) -> tuple[str, str, float]:
 
 
 def shapes_of(spec: str, values: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of the tensors that make up the vector: one flat tensor, or matrices for PowerSGD.
+    """Returns the shapes of the weights that make up the vector: one flat weight, or matrices for PowerSGD.
 
-    The matrices have 2048 x 512 values, like the widest layers of a DCGAN; the rest are rows of 128.
+    Every checkout is then given the same memory: joining weights is no part of the exchange. The matrices have
+    2048 x 512 values, like the widest layers of a DCGAN; the rest are rows of 128.
     """
     if not spec.startswith("powersgd"):
         return [(values,)]
@@ -118,11 +118,9 @@ def sent_bytes(name: str, values: int, num_workers: int) -> int:
         return 2 * (num_workers - 1) * np.dtype(name).itemsize * values // num_workers
     if name.startswith(torch_baselines.PREFIX):
         return torch_baselines.sent_bytes(name, values, num_workers)
-    spec, topology, packet_mb = parse(name)
-    encoder = topologies.Encoder(error_feedback=False, block=blocks.CPU_BLOCK)
-    vector = worker.whole_vector(spec, shapes_of(spec, values))
-    built = topologies.build(topology, [vector], num_workers, encoder, packet_mb * 2**20)
-    return sum(reduction.sent_bytes for reduction in built)
+    spec, topology, _ = parse(name)
+    vectors = [worker.vector(spec, shapes_of(spec, values))]
+    return topologies.sent_bytes(topologies.choose(topology, vectors, num_workers).kind, vectors, num_workers)
 
 
 def curves(names: Sequence[str], values: int, workers: Sequence[int] = WORKERS) -> dict[str, list[int]]:

@@ -412,11 +412,3 @@ def from_flat(values: dict[str, Any]) -> RunConfig:
         groups.setdefault(group, {})[name] = value
     classes = {field.name: field.type for field in dataclasses.fields(RunConfig)}
     return RunConfig(**groups.pop("", {}), **{group: classes[group](**inner) for group, inner in groups.items()})
-
-
-def check_bucket_mb(value: float) -> None:
-    """Bridge until `open_channel` takes `packet_mb`: refuses a size that `CompressionConfig.packet_mb` refuses."""
-    try:
-        check(settings()["compression.packet_mb"], value)
-    except UsageError as error:
-        raise UsageError(str(error).replace("packet_mb", "bucket_mb")) from None

@@ -34,6 +34,10 @@ class PeerLostError(Exception):
     exit_code = EXIT_PEER_LOST
 
 
+class LostConnectionError(ConnectionError):
+    """A connection to another worker could not be opened, was closed, fell silent, or brought what was not expected."""
+
+
 def first_line(error: Exception) -> str:
     """Returns an error's first line, without the node that TensorFlow 2.21 puts in front of it."""
     text = re.sub(r"^\{\{.*?\}\} ", "", getattr(error, "message", None) or str(error))

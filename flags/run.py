@@ -4,7 +4,8 @@ import sys
 
 from absl import flags
 
-from dqgan_tf import config
+from dqgan_tf import compressors, config
+from dqgan_tf.compressors import rules
 from dqgan_tf.training import command
 
 _READERS = {
@@ -41,9 +42,6 @@ def run_config() -> config.RunConfig:
     Raises:
       UsageError: a compressor or a rule that does not exist.
     """
-    from dqgan_tf import compressors
-    from dqgan_tf.compressors import rules
-
     described = config.from_flat({key: flags.FLAGS[field.name].value for key, field in config.settings().items()})
     compressors.get(described.compression.compressor)
     rules.parse(described.compression.compressor_rules)

@@ -22,10 +22,10 @@ flags.register_validator("output", lambda path: not path or path.endswith((".npz
 
 def main(arguments):
     del arguments
-    from dqgan_tf.training import export, restore
+    from dqgan_tf.training import restore, samples
 
     trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
-    export.write(_OUTPUT.value, trained, _NUM_SAMPLES.value, use_ema=_USE_EMA.value)
+    samples.write_file(_OUTPUT.value, trained, _NUM_SAMPLES.value, use_ema=_USE_EMA.value)
     print(f"{_NUM_SAMPLES.value} samples of step {trained.step} in {_OUTPUT.value}")
 
 

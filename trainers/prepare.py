@@ -15,7 +15,7 @@ _SOURCE_DIR = command.define_path("source_dir", "Folder of the original files. D
 
 def main(arguments):
     del arguments
-    from dqgan_tf.data.prepare import prepare
+    from dqgan_tf.data.catalogue import prepare
 
     try:
         directory = prepare(_DATASET.value, _DATA_DIR.value, _SOURCE_DIR.value)

@@ -1,42 +1,23 @@
 """Compressors: flat float32 vector <-> payload of 32-bit tensors. Pure functions of (vector, seed).
 
-PowerSGD is beside them: a compression of matrices between two all-reduces.
+`get("linear:bits=4,bucket=512")` returns one by its spec, `available()` lists them. The classes, such as
+`compressors.Linear`, are imported when first used; nothing here imports TensorFlow before a tensor is needed.
+
+A reader of the default `linear` needs `base.py`, `quantizer.py`, `linear.py`, `packing.py` and `float_bits.py`. What is
+less used stands in `contrib/`, one file each, behind the same contract test.
 """
 
-from dqgan_tf.compressors.adaptive import Adaptive
-from dqgan_tf.compressors.base import Compressor
-from dqgan_tf.compressors.blocktopk import BlockTopK
-from dqgan_tf.compressors.casts import BFloat16, Float16
-from dqgan_tf.compressors.compression import Compression
-from dqgan_tf.compressors.identity import Identity
-from dqgan_tf.compressors.linear import Linear
-from dqgan_tf.compressors.natural import NUQSGD, Natural
-from dqgan_tf.compressors.powersgd import PowerSGD
-from dqgan_tf.compressors.qsgd import QSGD
-from dqgan_tf.compressors.randomk import RandomK
-from dqgan_tf.compressors.registry import available, get
-from dqgan_tf.compressors.sign import Sign
-from dqgan_tf.compressors.ternary import Ternary, TernGrad
-from dqgan_tf.compressors.topk import TopK
+import pkgutil
 
-__all__ = [
-    "Adaptive",
-    "BFloat16",
-    "BlockTopK",
-    "Compression",
-    "Compressor",
-    "Float16",
-    "Identity",
-    "Linear",
-    "NUQSGD",
-    "Natural",
-    "PowerSGD",
-    "QSGD",
-    "RandomK",
-    "Sign",
-    "TernGrad",
-    "Ternary",
-    "TopK",
-    "available",
-    "get",
-]
+from dqgan_tf.compressors.base import Compression, Compressor
+from dqgan_tf.compressors.registry import COMPRESSORS, available, get
+
+_PATH_OF = {path.partition(":")[2]: path for path in COMPRESSORS.values()}
+
+__all__ = ["Compression", "Compressor", "available", "get", *_PATH_OF]  # noqa: PLE0604
+
+
+def __getattr__(name):
+    if name in _PATH_OF:
+        return pkgutil.resolve_name(_PATH_OF[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

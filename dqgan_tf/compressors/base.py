@@ -1,31 +1,80 @@
-"""The contract of a compressor: what travels, how many bytes it is and how much it may lose."""
+"""What every compressor provides: parameters with a canonical text, an encoding, and a bound of the error."""
+
+from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from dqgan_tf.compressors import wire
-from dqgan_tf.compressors.compression import Compression
+from dqgan_tf.lazy_tensorflow import tf
 
 ROUNDING_SLACK = 1e-6
+"""Subtracted from every delta: float32 rounding adds less than this share of ||x||^2 to the error."""
+
+
+class Compression(abc.ABC):
+    """A frozen dataclass of parameters, each with a default; equal by value and hashable.
+
+    `Compressor` maps one vector to a payload. `PowerSGD` is no `Compressor`: its second product needs the workers' mean
+    of the first.
+
+    A compression is delta-approximate, 0 < delta <= 1, if for every x (in expectation if it is random)
+
+        || decode(encode(x)) - x ||^2 <= (1 - delta) ||x||^2        Karimireddy et al. 2019, arXiv:1901.09847.
+
+    The first line of a subclass's docstring, its default spec, its bits a value, delta and `use` are its row of the
+    table in README: `python -m dqgan_tf.compressors`.
+    """
+
+    name: ClassVar[str]
+    """The first word of the spec."""
+    use: ClassVar[str]
+    """When to choose it, for README."""
+
+    @property
+    def spec(self) -> str:
+        """The canonical text: `get(compression.spec) == compression`."""
+        parameters = ",".join(f"{field.name}={getattr(self, field.name)}" for field in self.parameters())
+        return f"{self.name}:{parameters}" if parameters else self.name
+
+    @classmethod
+    def parameters(cls) -> list[dataclasses.Field]:
+        """Returns the fields that a spec may set: those of the constructor whose default is a number or a word."""
+        return [
+            field for field in dataclasses.fields(cls) if field.init and isinstance(field.default, (int, float, str))
+        ]
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether E[decode(encode(x))] = x."""
+        return False
+
+    @abc.abstractmethod
+    def delta(self, n: int) -> float:
+        """Returns a proven lower bound of delta for vectors of n values; 0.0 if none is proven."""
+
+    def contractive_variant(self) -> Compression:
+        """Returns the closest variant with delta > 0, or self."""
+        return self
 
 
 class Compressor(Compression):
     """Maps a flat float32 vector to a payload of 32-bit tensors and back.
 
-    `encode` and `decode` are pure TensorFlow functions and may be called eagerly, inside `tf.function` and inside
+    `encode` and `decode` are pure TensorFlow functions for eager calls, `tf.function` and
     `tf.function(jit_compile=True)`; `decode` returns the same bits in all three.
 
-    `delta` returns a proven lower bound. Two limits of float32 apply: a bucket whose largest absolute value is below
-    2^-100 may decode to zeros, and a bucket that holds inf or NaN decodes to at least one non-finite value, without a
-    change to any other bucket.
+    `delta` is a proven bound, with two exceptions: a bucket whose largest absolute value is below 2^-100 may decode to
+    zeros, and a bucket that holds inf or NaN decodes to at least one non-finite value. Other buckets do not change.
 
-    A compressor may fit itself to the data. Its state is a vector that all replicas hold with the same bits; a channel
-    owns it and, each step, encodes and decodes by `bind(state)`, adds up `statistics` over the replicas and takes
-    `next_state(state, total)` if the step is accepted. Bound or not, equal parameters are equal: only unbound
-    compressors are keys. One that `draws_in_common` has no such state and is bound to a seed.
+    A compressor may fit itself to the data (`Adaptive`). All replicas hold the same state, a vector that the caller
+    owns. In each step the caller encodes and decodes with `bind(state)`, adds up `histogram(vector)` over the replicas
+    and, if the step is accepted, replaces the state by `next_state(state, sum)`. Compressors with equal parameters are
+    equal, bound or not; only unbound ones may be keys of a cache.
     """
 
     @property
@@ -34,83 +83,123 @@ class Compressor(Compression):
         return False
 
     @property
-    def draws_in_common(self) -> bool:
-        """Whether replicas draw alike: `bind` then takes int32 [2], a seed that is equal on all of them."""
+    def uses_common_seed(self) -> bool:
+        """Whether all replicas must make the same random choices: `bind` then takes a common seed, int32 [2]."""
         return False
 
     @property
     def block_multiple(self) -> int | None:
-        """A vector may be encoded in consecutive blocks of a multiple of this size; None: only as a whole.
+        """The number of values of which every block must be a multiple; None: the vector is encoded as a whole only.
 
-        The payload of the whole is then its blocks' payloads, concatenated field by field (with other random numbers
-        in a stochastic compressor).
+        The payload of a vector is the payloads of its consecutive blocks, concatenated field by field. A stochastic
+        compressor draws other random numbers if the blocks differ.
         """
         return None
 
     @abc.abstractmethod
     def encode(self, vector: tf.Tensor, seed: tf.Tensor) -> NamedTuple:
-        """Returns the payload of a vector.
+        """Returns the payload of a vector, a NamedTuple with the shapes and dtypes of `payload_spec(n)`.
 
         Args:
           vector: float32 [n], n >= 1 and static.
-          seed: int32 [2]; read by stochastic compressors only.
-
-        Returns:
-          A NamedTuple of int32 and float32 tensors, of the shapes of `payload_spec(n)`.
+          seed: int32 [2], used by stochastic compressors only.
         """
 
     @abc.abstractmethod
     def decode(self, payload: Any, n: int) -> tf.Tensor:
-        """Returns the float32 [n] vector that a payload stands for: at most one multiplication per value."""
+        """Returns the float32 [n] vector of a payload: at most one multiplication a value."""
 
-    def encode_and_error(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
-        """Returns (payload, vector - decode(payload, n)), equal to the two calls bit for bit."""
+    def encode_and_decode(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
+        """Returns (payload, decode(payload, n)), equal to the two calls bit for bit but without unpacking."""
         payload = self.encode(vector, seed)
-        return payload, vector - self.decode(payload, vector.shape[0])
+        return payload, self.decode(payload, vector.shape[0])
+
+    def mean_of_payloads(self, payloads: Sequence[Any], n: int) -> tf.Tensor:
+        """Returns float32 [n], 1/M sum_m decode(payload_m), added in this order: the order decides the bits.
+
+        Compiled, all payloads are decoded and added in one pass, without a float32 vector for each.
+        """
+        total = self.decode(payloads[0], n)
+        for payload in payloads[1:]:
+            total += self.decode(payload, n)
+        return total * (1.0 / len(payloads))
 
     @abc.abstractmethod
     def payload_spec(self, n: int) -> NamedTuple:
-        """Returns the payload of a vector of n values, with a `tf.TensorSpec` in place of each tensor."""
-
-    def scales(self, payload: Any, n: int) -> list[tf.Tensor]:
-        """Returns float32 tensors that bound what a payload decodes to, and are not finite where a value is not.
-
-        The payload's own float32 fields, a few numbers per bucket; where it has none, the decoded vector.
-        """
-        return [field for field in payload if field.dtype == tf.float32] or [self.decode(payload, n)]
+        """Returns the payload of a vector of n values with a `tf.TensorSpec`, int32 or float32, for each tensor."""
 
     def wire_bytes(self, n: int) -> int:
         """Returns the bytes of the payload of n values."""
-        return 4 * wire.wire_words(self.payload_spec(n))
+        return 4 * wire_words(self.payload_spec(n))
+
+    def scales(self, payload: Any, n: int) -> list[tf.Tensor]:
+        """Returns float32 tensors that bound the decoded values and are not finite if a decoded value is not.
+
+        They are the payload's float32 fields, a few numbers per bucket, or the decoded vector if it has none.
+        """
+        return [field for field in payload if field.dtype == tf.float32] or [self.decode(payload, n)]
 
     def initial_state(self, n: int) -> np.ndarray | None:
-        """Returns float32 [s], the state before the first step for vectors of n values; None: it has none."""
+        """Returns float32 [s], the state before the first step for vectors of n values; None: there is no state."""
         return None
 
-    def bind(self, state: tf.Tensor) -> "Compressor":
-        """Returns an equal compressor that encodes and decodes by `state`; unbound, by the initial one."""
+    def bind(self, state: tf.Tensor) -> Compressor:
+        """Returns an equal compressor that encodes and decodes with `state`; an unbound one uses the initial state."""
         return self
 
     @property
-    def num_statistics(self) -> int:
-        """k of `statistics`, float32 numbers that replicas add up in each step."""
+    def histogram_size(self) -> int:
+        """k, the number of counts of `histogram`."""
         return 0
 
-    def sampling(self, n: int) -> int:
-        """Returns of how many buckets `statistics` looks at one, for vectors of n values."""
+    def histogram_stride(self, n: int) -> int:
+        """Returns the sampling stride for vectors of n values: the histogram counts every stride-th bucket."""
         return 1
 
-    def statistics(self, vector: tf.Tensor, every: int | None = None) -> tf.Tensor:
-        """Returns float32 [k], whose sum over the replicas says how to fit: whole numbers, so that it is exact.
+    def histogram(self, vector: tf.Tensor, stride: int | None = None) -> tf.Tensor:
+        """Returns float32 [k] counts, whole numbers, so that their sum over replicas is exact.
 
-        The sum over pieces, each but the last a multiple of `every` buckets long, is what the whole vector gives.
+        The histogram of a vector is the sum over its pieces if every piece but the last is a multiple of `stride`
+        buckets long.
 
         Args:
           vector: float32 [n].
-          every: of how many buckets one is looked at, the first and so on; None: `sampling(n)`.
+          stride: the sampling stride; None: `histogram_stride(n)`.
         """
         return tf.zeros([0])
 
-    def next_state(self, state: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
-        """Returns float32 [s]; `state` itself if `total`, the sum of `statistics`, is not finite."""
+    def next_state(self, state: tf.Tensor, histogram: tf.Tensor) -> tf.Tensor:
+        """Returns float32 [s], the state after a step; `state` itself if `histogram`, the sum, is not finite."""
         return state
+
+
+# A payload travels as one flat float32 tensor, because every collective and every GPU kernel moves that type. Fields
+# are bitcast, never converted, and copied in order.
+
+
+def wire_words(payload_spec) -> int:
+    """Returns the number of 32-bit words of a payload with this `Compressor.payload_spec`."""
+    return sum(math.prod(field.shape) for field in payload_spec)
+
+
+def to_wire(payload) -> tf.Tensor:
+    """Returns float32 [wire_words]: the fields of a payload of static shapes, flattened in order, bit for bit."""
+    flat = [tf.reshape(tf.bitcast(field, tf.float32), [-1]) for field in payload]
+    return flat[0] if len(flat) == 1 else tf.concat(flat, axis=0)
+
+
+def from_wire(words: tf.Tensor, payload_spec):
+    """Returns the payload, of the type of `payload_spec`, of float32 [wire_words(payload_spec)]: undoes `to_wire`.
+
+    Raises:
+      ValueError: `words` has another static shape.
+    """
+    expected = wire_words(payload_spec)
+    if words.shape.rank != 1 or words.shape[0] != expected:
+        raise ValueError(f"`words` must be float32 [{expected}]. Received: shape={words.shape}")
+    fields, start = [], 0
+    for field in payload_spec:
+        stop = start + math.prod(field.shape)
+        fields.append(tf.bitcast(tf.reshape(words[start:stop], field.shape), field.dtype))
+        start = stop
+    return type(payload_spec)(*fields)

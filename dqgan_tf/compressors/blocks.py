@@ -1,19 +1,21 @@
-"""Flat vectors worked on one cache-sized block after the other, inside one XLA computation."""
+"""Loops over cache-sized blocks of flat vectors, inside one XLA computation."""
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
-import tensorflow as tf
+from dqgan_tf.lazy_tensorflow import tf
 
 CPU_BLOCK = 32768
-"""Values per block that keep one block's inputs, codes and residual (about 0.5 MB) inside a core's L2 cache."""
+"""Values of a block whose input, codes and residual (about 0.5 MB) fit into a core's L2 cache."""
 
 _SEED_STRIDE = 0x3C6EF372
 
 
 def effective_block(compressor, block: int | None) -> int | None:
-    """Returns how many values are encoded at a time where about `block` are asked for: whole `block_multiple`s.
+    """Returns the size of the blocks to encode: `block` rounded down to whole `block_multiple`s, at least one of them.
 
-    None: all at once, because `block` is None or the compressor encodes a vector only as a whole.
+    None: the vector is encoded as a whole, because `block` is None or the compressor has no `block_multiple`.
     """
     multiple = compressor.block_multiple
     if block is None or multiple is None:
@@ -22,36 +24,37 @@ def effective_block(compressor, block: int | None) -> int | None:
 
 
 def num_blocks(n: int, block: int) -> int:
-    """Returns how many blocks are looped over: all whole ones, without the last where a rest joins it."""
+    """Returns the number of equal blocks in the loop. A rest joins the last whole block, and both follow the loop."""
     return n // block if n % block == 0 else max(0, n // block - 1)
 
 
 def block_seed(seed: tf.Tensor, index) -> tf.Tensor:
-    """Returns the int32 [2] seed of block `index`, an int32 scalar: another for each, `seed` itself for block 0."""
+    """Returns the int32 [2] seed of block `index`, an int32 scalar: `seed` itself for block 0."""
     return seed + tf.stack([tf.cast(index, tf.int32) * _SEED_STRIDE, 0])
 
 
 def for_each_block(write, buffers, n: int, block: int):
-    """Returns the buffers after every block of n values was written. Only inside `tf.function(jit_compile=True)`.
+    """Calls `write` for every block of n values and returns the buffers. Only in `tf.function(jit_compile=True)`.
 
     Args:
-      write: (index, size, *buffers) -> buffers, of the `size` values from `index * block` on. `index` is an int32
-        scalar or an int, `size` an int: `block`, or up to one value less than twice as many at the end.
+      write: (index, size, *buffers) -> buffers; handles the `size` values from `index * block` on. `index` is an int32
+        scalar or an int, `size` an int: `block`, or less than twice as much for the last block.
       buffers: tuple of tensors or NamedTuples of them.
     """
-    count, last = num_blocks(n, block), n - num_blocks(n, block) * block
+    count = num_blocks(n, block)
+    last_size = n - count * block
     if count:
         _, *buffers = tf.while_loop(
             lambda index, *_: index < count,
-            lambda index, *carried: (index + 1, *write(index, block, *carried)),
+            lambda index, *buffers: (index + 1, *write(index, block, *buffers)),
             (tf.constant(0), *buffers),
             maximum_iterations=count,
         )
-    return write(count, last, *buffers) if last else tuple(buffers)
+    return write(count, last_size, *buffers) if last_size else tuple(buffers)
 
 
 class Window(NamedTuple):
-    """The `size` values of a vector from `start` on, of which blocks are read without a copy of them all.
+    """A range of a vector whose blocks are read without copying the range first.
 
     vector: [n]. start: int32 scalar. size: static.
     """
@@ -68,23 +71,26 @@ class Window(NamedTuple):
 
 def whole(vector) -> tf.Tensor:
     """Returns a vector as it is, and the values of a `Window`."""
-    return read(vector, 0, vector.size) if isinstance(vector, Window) else vector
+    if not isinstance(vector, Window):
+        return vector
+    return vector.vector if vector.vector.shape[0] == vector.size else read(vector, 0, vector.size)
 
 
 def read(tensor, start, size: int) -> tf.Tensor:
-    """Returns the rows [start, start + size) of a tensor of any rank >= 1; `size` is static, `start` need not be.
+    """Returns the rows [start, start + size) of a tensor of rank >= 1 or of a `Window`, counted from its start.
 
-    Of a `Window`, positions count from its start.
+    `size` is static, `start` need not be.
     """
     if isinstance(tensor, Window):
-        tensor, start = tensor.vector, tensor.start + start
+        whole = tensor.vector.shape[0] == tensor.size
+        tensor, start = tensor.vector, start if whole else tensor.start + start
     rest = tensor.shape[1:]
     rows = tf.slice(tensor, tf.stack([start] + [0] * rest.rank), [size, *rest])
     return tf.ensure_shape(rows, [size, *rest])
 
 
 def write(tensor: tf.Tensor, rows: tf.Tensor, start) -> tf.Tensor:
-    """Returns the tensor with `rows` from row `start` on, in place where it is a loop's own."""
-    from dqgan_tf import private_tensorflow  # here, since it loads TensorFlow
+    """Returns the tensor with `rows` from row `start` on; XLA updates a loop's own buffer in place."""
+    from dqgan_tf import private_tensorflow  # not at the top: it loads TensorFlow
 
     return private_tensorflow.update_slice(tensor, rows, start)

@@ -1,18 +1,58 @@
-"""Sixteen-bit floating point: two values to a word, no scale."""
+"""No scales: float32 as it is, and 16-bit floating point, two values to a word."""
 
-import abc
+from __future__ import annotations
+
 import dataclasses
 from typing import ClassVar, NamedTuple
 
-import tensorflow as tf
-
-from dqgan_tf.compressors import buckets, float_bits, packing
-from dqgan_tf.compressors.base import ROUNDING_SLACK
-from dqgan_tf.compressors.quantizer import Quantizer
+from dqgan_tf.compressors import float_bits, packing, quantizer
+from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.lazy_tensorflow import tf
 
 _ROW = 512
+"""Values of a row of words."""
 _HALF_MAX = 65504.0
 _BRAIN_MAX_BITS = 0x7F7F
+
+
+class IdentityPayload(NamedTuple):
+    """values: float32 [n]."""
+
+    values: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(Compressor):
+    """No compression: an exact all-reduce.
+
+    Spec `none`. The payload is the vector, 4 n bytes, delta = 1.
+    """
+
+    name: ClassVar[str] = "none"
+    use: ClassVar[str] = "fast links, and the reference for the others"
+
+    @property
+    def unbiased(self) -> bool:
+        return True
+
+    @property
+    def is_identity(self) -> bool:
+        return True
+
+    def delta(self, n):
+        return 1.0
+
+    def encode(self, vector, seed):
+        return IdentityPayload(tf.identity(vector))
+
+    def decode(self, payload, n):
+        return tf.identity(payload.values)
+
+    def encode_and_decode(self, vector, seed):
+        return self.encode(vector, seed), vector
+
+    def payload_spec(self, n):
+        return IdentityPayload(tf.TensorSpec([n], tf.float32))
 
 
 class CastPayload(NamedTuple):
@@ -21,91 +61,86 @@ class CastPayload(NamedTuple):
     words: tf.Tensor
 
 
-class _Cast(Quantizer):
-    """Rounds every value on its own, to nearest with ties to even; finite stays finite, inf and NaN stay so."""
+class _Cast(quantizer.Quantizer):
+    """Rounds every value to nearest, ties to even. Finite values stay finite, inf and NaN stay what they are.
 
-    @property
-    def unbiased(self) -> bool:
-        return False
+    `_to_patterns` maps float32 values to int32 16-bit patterns, `_to_floats` maps them back.
+    """
 
     @property
     def block_multiple(self) -> int:
         return _ROW
 
     def payload_spec(self, n):
-        rows, width = buckets.shape(n, _ROW)
+        rows, width = quantizer.rows_shape(n, _ROW)
         return CastPayload(tf.TensorSpec([rows, packing.words_per_row(16, width)], tf.int32))
 
-    def _quantize(self, vector, seed):
-        return (self._narrow(buckets.split(vector, _ROW)),)
+    def quantize(self, vector, seed):
+        return (self._to_patterns(quantizer.to_rows(vector, _ROW)),)
 
-    def _pack(self, codes):
-        return CastPayload(packing.pack(codes, 16))
+    def pack(self, patterns):
+        return CastPayload(packing.pack(patterns, 16))
 
-    def _unpack(self, payload, n):
+    def unpack(self, payload, n):
         return (packing.unpack(payload.words, 16),)
 
-    def _dequantize(self, codes, n):
-        return buckets.join(self._widen(codes), n)
-
-    @abc.abstractmethod
-    def _narrow(self, rows):
-        """Returns int32 16-bit patterns of float32 values."""
-
-    @abc.abstractmethod
-    def _widen(self, codes):
-        """Returns the float32 values of int32 16-bit patterns."""
+    def dequantize(self, patterns, n):
+        return quantizer.to_vector(self._to_floats(patterns), n)
 
 
 @dataclasses.dataclass(frozen=True)
 class Float16(_Cast):
-    """Spec `fp16`: IEEE binary16, 2 n bytes. Finite values beyond +-65504 become +-65504.
+    """IEEE binary16.
 
-    The relative error is at most 2^-11 where 2^-14 <= |x| <= 65504; below, the error is at most 2^-25 and values up to
-    2^-25 vanish. An error that does not shrink with x proves no contraction, hence delta = 0: `bf16` and
-    `linear:bits=16` are contractive at the same size.
+    Spec `fp16`, 2 n bytes. Finite values beyond +-65504 become +-65504. The relative error is at most 2^-11 where
+    2^-14 <= |x| <= 65504; below, the error is at most 2^-25 and values up to 2^-25 vanish. An error that does not
+    shrink with x proves no contraction, hence delta = 0: `bf16` and `linear:bits=16` have a bound at the same size.
     """
 
     name: ClassVar[str] = "fp16"
+    use: ClassVar[str] = "without error feedback; values below 2^-25 vanish"
 
     def delta(self, n):
         return 0.0
 
-    def contracting(self):
+    def contractive_variant(self):
         return BFloat16()
 
-    def _narrow(self, rows):
-        finite = float_bits.is_finite(float_bits.magnitude(rows))
+    def _to_patterns(self, rows):
+        finite = float_bits.is_finite(float_bits.magnitude_bits(rows))
         halves = tf.cast(tf.where(finite, tf.clip_by_value(rows, -_HALF_MAX, _HALF_MAX), rows), tf.float16)
         return tf.cast(tf.bitcast(halves, tf.uint16), tf.int32)
 
-    def _widen(self, codes):
-        return tf.cast(tf.bitcast(tf.cast(codes, tf.uint16), tf.float16), tf.float32)
+    def _to_floats(self, patterns):
+        return tf.cast(tf.bitcast(tf.cast(patterns, tf.uint16), tf.float16), tf.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class BFloat16(_Cast):
-    """Spec `bf16`: the upper half of a float32, 2 n bytes. Finite values beyond the largest one become that.
+    """The upper half of a float32, rounded.
 
-    Eight significand bits in the whole range of float32: |error| <= 2^-8 |x|, hence delta = 1 - 2^-16. Integer
-    arithmetic only, so that subnormal values survive and no backend's own rounding matters.
+    Spec `bf16`, 2 n bytes. Finite values beyond the largest bfloat16 become that one. Eight significand bits in the
+    whole range of float32: |error| <= 2^-8 |x|, hence delta = 1 - 2^-16.
     """
 
     name: ClassVar[str] = "bf16"
+    use: ClassVar[str] = "half the bytes at almost no error"
 
     def delta(self, n):
         return 1.0 - 2.0**-16 - ROUNDING_SLACK
 
-    def _narrow(self, rows):
-        magnitude = float_bits.magnitude(rows)
+    def _to_patterns(self, rows):
+        # Integers only: subnormal values survive, and no backend's own rounding matters. Adding 0x7FFF, and 1 if the
+        # lowest bit that stays is set, carries into that bit exactly when the dropped half rounds up, ties to even.
+        magnitude = float_bits.magnitude_bits(rows)
         odd = tf.bitwise.bitwise_and(tf.bitwise.right_shift(magnitude, 16), 1)
         rounded = tf.minimum(tf.bitwise.right_shift(magnitude + 0x7FFF + odd, 16), _BRAIN_MAX_BITS)
-        # NaN may hold all its bits in the half that is dropped.
+        # All bits of a NaN's significand may lie in the dropped half, which would leave inf.
         special = tf.where(magnitude > float_bits.INFINITY_BITS, float_bits.NAN_BITS, float_bits.INFINITY_BITS)
         special = tf.bitwise.right_shift(special, 16)
-        codes = tf.where(float_bits.is_finite(magnitude), rounded, special)
+        patterns = tf.where(float_bits.is_finite(magnitude), rounded, special)
         negative = tf.bitwise.bitwise_and(tf.bitwise.right_shift(tf.bitcast(rows, tf.int32), 16), 0x8000)
-        return tf.bitwise.bitwise_or(codes, negative)
+        return tf.bitwise.bitwise_or(patterns, negative)
 
-    def _widen(self, codes):
-        return tf.bitcast(tf.bitwise.left_shift(codes, 16), tf.float32)
+    def _to_floats(self, patterns):
+        return tf.bitcast(tf.bitwise.left_shift(patterns, 16), tf.float32)

@@ -1,19 +1,30 @@
-"""float32 by its bits: an absolute maximum that never loses NaN, and a step that multiplies exactly.
+"""float32 arithmetic on rows of values: bit patterns, exact multipliers, and reductions that vectorise.
 
-The bit pattern of |x|, read as an integer, orders all float32 as their values do, with inf above every finite value
-and NaN above inf. A maximum over it is exact, independent of order, and cannot drop a NaN as a float maximum may.
+Read as an integer, the bit pattern of |x| orders all float32 as their values do, inf above every finite value and NaN
+above inf. A maximum of patterns is therefore exact in any order and keeps a NaN, which a maximum of floats may drop.
+
+A reduction of a row runs in two stages: over words of 32 lanes, which vectorises, then over the 32 lanes. XLA for CPU
+reduces the minor axis one value at a time (measured: 2 GB/s, against 10 for a middle axis), and it merges two adjacent
+reductions into one, hence the operation between the two stages.
 """
 
+from __future__ import annotations
+
 import numpy as np
-import tensorflow as tf
+
+from dqgan_tf.lazy_tensorflow import tf
 
 INFINITY_BITS = 0x7F800000
 NAN_BITS = 0x7FC00000
+FLT_MAX = np.finfo(np.float32).max
 TINY = 2.0**-100
-"""Buckets whose largest absolute value is below decode to zeros: their squares and steps would be subnormal."""
+"""A bucket with a smaller maximum decodes to zeros: its squares and steps would be subnormal."""
+
+_LANES = 32
+_COUNT_WIDTH = 512
 
 
-def magnitude(x: tf.Tensor) -> tf.Tensor:
+def magnitude_bits(x: tf.Tensor) -> tf.Tensor:
     """Returns the int32 bit pattern of |x|."""
     return tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32), 0x7FFFFFFF)
 
@@ -23,24 +34,26 @@ def is_finite(magnitude_bits: tf.Tensor) -> tf.Tensor:
     return magnitude_bits < INFINITY_BITS
 
 
-def poison(finite: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+def nan_unless(finite: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     """Returns `value` where `finite`, else NaN."""
     return tf.where(finite, value, tf.bitcast(tf.constant(NAN_BITS, tf.int32), tf.float32))
 
 
-def once(x: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
-    """Returns x, exactly: divided by one, which XLA neither knows nor, since it is a division, computes per use.
+def optimization_barrier(x: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
+    """Returns x, bit for bit, behind a barrier: XLA computes it once instead of again at every use.
 
-    Without it what follows from a bucket's maximum is computed again for every eight values of the bucket.
+    XLA copies cheap arithmetic into every loop that reads its result: whatever follows from a bucket's maximum would be
+    computed again for every eight values of the bucket. It takes a division for expensive and does not copy it. This
+    one divides by 1, which XLA cannot know, since it does not know that `top` is never negative.
 
     Args:
       x: float32 [rows].
-      top: int32 [rows], bits of magnitudes, never negative.
+      top: int32 [rows], the bits of each row's maximum.
     """
     return x / tf.where(top < 0, 2.0, 1.0)
 
 
-def inverse(x: tf.Tensor) -> tf.Tensor:
+def inverse_or_zero(x: tf.Tensor) -> tf.Tensor:
     """Returns 1 / x where x > 0, else 0."""
     return 1.0 / tf.where(x > 0.0, x, np.float32(np.inf))
 
@@ -50,3 +63,55 @@ def round_up(x: tf.Tensor, dropped_bits: int) -> tf.Tensor:
     mask = (1 << dropped_bits) - 1
     bits = tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32) + mask, ~mask)
     return tf.bitcast(bits, tf.float32)
+
+
+def row_max(rows: tf.Tensor) -> tf.Tensor:
+    """Returns int32 [rows], the maximum of each row of non-negative int32 [rows, width], width a multiple of 32."""
+    lanes = tf.bitcast(tf.reduce_max(_split_lanes(rows), axis=1), tf.uint32)
+    return tf.bitcast(tf.reduce_max(lanes, axis=1), tf.int32)
+
+
+def row_sum(rows: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [rows], the sum of each row of float32 [rows, width], width a multiple of 32."""
+    return tf.reduce_sum(_add_halves(tf.reduce_sum(_split_lanes(rows), axis=1)), axis=1)
+
+
+def row_norm(rows: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [rows], the 2-norm of each row; inf only if the norm itself exceeds FLT_MAX.
+
+    Squares of values above 2^64 overflow, so each row is divided by the power of two of its maximum first.
+
+    Args:
+      rows: float32 [rows, width], width a multiple of 32.
+      top: int32 [rows], the bits of each row's maximum.
+    """
+    exponent = tf.clip_by_value(tf.bitwise.right_shift(top, 23), 1, 252)
+    power, inverse = (tf.bitcast(tf.bitwise.left_shift(e, 23), tf.float32) for e in (exponent, 254 - exponent))
+    return tf.sqrt(row_sum(tf.square(rows * inverse[:, None]))) * power
+
+
+def sum_of_squares(vector: tf.Tensor) -> tf.Tensor:
+    """Returns ||vector||^2, a float32 scalar, of float32 [n]; partial sums of 64 squares are added in float64."""
+    width = _LANES * 16
+    whole = vector.shape[0] // width * width
+    rows = tf.reshape(tf.square(vector[:whole]), [whole // width, width])
+    lanes = _add_halves(tf.reduce_sum(_split_lanes(rows), axis=1))
+    rest = tf.reduce_sum(tf.cast(tf.square(vector[whole:]), tf.float64))
+    return tf.cast(tf.reduce_sum(tf.cast(lanes, tf.float64)) + rest, tf.float32)
+
+
+def count_true(flags: tf.Tensor) -> tf.Tensor:
+    """Returns the int32 number of true values of bool [n]."""
+    whole = flags.shape[0] // _COUNT_WIDTH * _COUNT_WIDTH
+    lanes = tf.reduce_sum(tf.cast(tf.reshape(flags[:whole], [-1, _COUNT_WIDTH]), tf.int32), axis=0)
+    rest = tf.reduce_sum(tf.cast(flags[whole:], tf.int32))
+    return tf.reduce_sum(lanes[: _COUNT_WIDTH // 2] + lanes[_COUNT_WIDTH // 2 :]) + rest
+
+
+def _split_lanes(rows):
+    count, width = rows.shape
+    return tf.reshape(rows, [count, width // _LANES, _LANES])
+
+
+def _add_halves(lanes):
+    return lanes[:, : _LANES // 2] + lanes[:, _LANES // 2 :]

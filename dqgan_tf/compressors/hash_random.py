@@ -1,11 +1,13 @@
-"""Uniform numbers by hashing a counter: integer arithmetic that fuses into the surrounding XLA loop.
+"""Uniform random numbers by hashing a counter: integer arithmetic that XLA fuses into the loop that uses them.
 
 `tf.random.stateless_uniform` is about 100 times slower inside XLA on CPU. The hash is "lowbias32" (xorshift, multiply,
-xorshift, multiply, xorshift; C. Wellons, "Prospecting for hash functions", 2018) with a second key word added between
-its rounds, so that two seeds do not visit the same sequence in another order.
+xorshift, multiply, xorshift; C. Wellons, "Prospecting for hash functions", 2018). A second key word, added between its
+rounds, keeps two seeds from visiting the same sequence in another order.
 """
 
-import tensorflow as tf
+from __future__ import annotations
+
+from dqgan_tf.lazy_tensorflow import tf
 
 
 def uniform(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -19,14 +21,15 @@ def uniform(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def bits(positions: tf.Tensor, seed: tf.Tensor, count: int) -> tf.Tensor:
-    """Returns int32 in [0, 2^count), count 1 to 31; see `uniform`."""
-    drawn = tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(32 - count)), tf.int32)
-    # XLA copies what is cheap into every consumer, and takes a division for expensive. LLVM knows that it is by one.
-    return tf.truncatediv(drawn, tf.where(drawn < 0, 2, 1))
+    """Returns int32 in [0, 2^count), count 1 to 31; arguments as of `uniform`."""
+    draws = tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(32 - count)), tf.int32)
+    # A barrier as in `float_bits.optimization_barrier`: without the division XLA would hash again at every use. LLVM,
+    # which compiles what XLA has fused, knows that the divisor is 1 and removes the division.
+    return tf.truncatediv(draws, tf.where(draws < 0, 2, 1))
 
 
 def integers(positions: tf.Tensor, seed: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
-    """Returns int64 floor(bound * hash / 2^32), in [0, bound): uniform but for bound / 2^32, pure as `uniform`.
+    """Returns int64 floor(bound * hash / 2^32), in [0, bound), with probabilities equal up to bound / 2^32.
 
     Args:
       positions: int32, any shape.
@@ -36,9 +39,10 @@ def integers(positions: tf.Tensor, seed: tf.Tensor, bounds: tf.Tensor) -> tf.Ten
     return tf.bitwise.right_shift(tf.cast(_hash(positions, seed), tf.int64) * bounds, tf.constant(32, tf.int64))
 
 
-def _hash(positions, seed):
-    first, second = _keys(tf.bitcast(seed, tf.uint32))
-    return mix(tf.bitwise.bitwise_xor(tf.bitcast(positions, tf.uint32), first), second)
+def row_positions(rows: tf.Tensor) -> tf.Tensor:
+    """Returns int32 [rows, width], the position in the flat vector of each value of [rows, width]."""
+    count, width = rows.shape
+    return (tf.range(count) * width)[:, None] + tf.range(width)
 
 
 def mix(word: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
@@ -48,11 +52,12 @@ def mix(word: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     return _xorshift(word, 16)
 
 
-def _keys(words):
-    """Returns two key words, each a function of both words of the seed."""
-    zero = _constant(0)
+def _hash(positions, seed):
+    """Returns uint32 of the shape of `positions`. Each of its two keys depends on both words of the seed."""
+    words, zero = tf.bitcast(seed, tf.uint32), _constant(0)
     first = mix(mix(words[0] + _constant(0x9E3779B9), zero), words[1])
-    return first, mix(words[0], first)
+    second = mix(words[0], first)
+    return mix(tf.bitwise.bitwise_xor(tf.bitcast(positions, tf.uint32), first), second)
 
 
 def _xorshift(word, count):

@@ -1,4 +1,6 @@
-"""What quantizers have in common: every value has a code, and the error is known before the codes are packed."""
+"""Quantizers: a short code for every value, and a scale for every bucket of values."""
+
+from __future__ import annotations
 
 import abc
 import collections
@@ -6,101 +8,139 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
-from dqgan_tf.compressors import buckets, packing
+from dqgan_tf.compressors import packing
 from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.errors import UsageError
+from dqgan_tf.lazy_tensorflow import tf
+
+BUCKET_MAX = 1 << 24
+"""An arbitrary bound: no layer of a GAN has more values."""
+WELL_BOUNDED_BUCKET = 512
+"""A narrower bucket has a better contraction bound: this one is narrow enough for every quantizer here."""
+
+
+def check_bucket(bucket) -> None:
+    """Raises UsageError unless `bucket` is a positive multiple of 32 up to 2^24."""
+    if type(bucket) is not int or not 0 < bucket <= BUCKET_MAX or bucket % packing.LANE:
+        raise UsageError(
+            f"`bucket` must be a positive multiple of {packing.LANE} up to {BUCKET_MAX}, such as 512. "
+            f"Received: bucket={bucket}"
+        )
+
+
+def rows_shape(n: int, bucket: int) -> tuple[int, int]:
+    """Returns (rows, width) of a vector of n values: width = min(bucket, n rounded up to a multiple of 32)."""
+    width = min(bucket, -(-n // packing.LANE) * packing.LANE)
+    return -(-n // width), width
+
+
+def to_rows(vector: tf.Tensor, bucket: int) -> tf.Tensor:
+    """Returns float32 [n] as float32 [rows, width], one bucket a row, with zeros after the last value."""
+    n = vector.shape[0]
+    rows, width = rows_shape(n, bucket)
+    if rows * width > n:
+        vector = tf.pad(vector, [[0, rows * width - n]])
+    return tf.reshape(vector, [rows, width])
+
+
+def to_vector(rows: tf.Tensor, n: int) -> tf.Tensor:
+    """Returns the first n values of [rows, width], flat: undoes `to_rows`."""
+    flat = tf.reshape(rows, [-1])
+    return flat if flat.shape[0] == n else flat[:n]
 
 
 class Quantizer(Compressor):
-    """Four steps, whose order is that of `encode` and `decode`: vector -> codes -> payload -> codes -> vector.
+    """Encodes in two steps, vector -> codes -> payload, so that what they decode to is known before they are packed.
 
-    "Codes" is a tuple of tensors of the quantizer's own choice, such as int32 codes and float32 scales.
+    Codes are a tuple of tensors that the quantizer chooses, such as int32 codes and float32 scales.
     """
 
     def encode(self, vector, seed):
-        return self._pack(*self._quantize(vector, seed))
+        return self.pack(*self.quantize(vector, seed))
 
-    def encode_and_error(self, vector, seed):
-        codes = self._quantize(vector, seed)
-        return self._pack(*codes), vector - self._dequantize(*codes, vector.shape[0])
+    def encode_and_decode(self, vector, seed):
+        codes = self.quantize(vector, seed)
+        return self.pack(*codes), self.dequantize(*codes, vector.shape[0])
 
     def decode(self, payload, n):
-        return self._dequantize(*self._unpack(payload, n), n)
+        return self.dequantize(*self.unpack(payload, n), n)
 
     @abc.abstractmethod
-    def _quantize(self, vector, seed) -> tuple:
+    def quantize(self, vector, seed) -> tuple:
         """Returns the codes of float32 [n]."""
 
     @abc.abstractmethod
-    def _pack(self, *codes) -> NamedTuple:
-        """Returns the payload."""
+    def pack(self, *codes) -> NamedTuple:
+        """Returns the payload of codes."""
 
     @abc.abstractmethod
-    def _unpack(self, payload: Any, n: int) -> tuple:
-        """Inverse of `_pack`."""
+    def unpack(self, payload: Any, n: int) -> tuple:
+        """Returns the codes of a payload: undoes `pack`."""
 
     @abc.abstractmethod
-    def _dequantize(self, *codes_and_n) -> tf.Tensor:
-        """Returns float32 [n] of (*codes, n): at most one multiplication per value, which is exact.
+    def dequantize(self, *codes_and_n) -> tf.Tensor:
+        """Returns float32 [n] of (*codes, n): at most one multiplication a value, with an exact product.
 
-        A product that is not would be rounded in `decode`, and not where a compiler fuses it into the subtraction in
-        `encode_and_error`.
+        `decode` rounds a product that is not exact. Error feedback would not, where a compiler fuses the product and
+        the subtraction p - decode(c), and its residual would differ from what the receivers decode.
         """
 
 
 @functools.cache
 def payload_type(bits: int) -> type:
-    """Returns the NamedTuple of the payload of buckets with codes of so many bits.
+    """Returns the NamedTuple of the payload of a `BucketQuantizer`.
 
-    words1, words2, words4, words8, words16: int32 [rows, words], the planes of the codes; see `packing`. Only those of
-    which `bits` is the sum, widest first.
+    words1, words2, words4, words8, words16: int32 [rows, words], the planes of the codes (`packing`); only those whose
+      widths add up to `bits`, the widest first.
     scales: float32 [rows], one a bucket.
     """
     return collections.namedtuple("BucketPayload", [*(f"words{width}" for width in packing.planes(bits)), "scales"])
 
 
 class BucketQuantizer(Quantizer):
-    """A frozen dataclass with the fields `bits`, of a code, and `bucket`, the number of values that share a scale."""
+    """A frozen dataclass with the fields `bits`, of a code, and `bucket`, the number of values that share a scale.
+
+    A subclass maps rows to codes and scales, and back.
+    """
 
     bits: int
     bucket: int
 
     def __post_init__(self):
-        buckets.check_bucket(self.bucket)
+        check_bucket(self.bucket)
 
     @property
     def block_multiple(self) -> int:
         return self.bucket
 
-    def contracting(self):
-        return dataclasses.replace(self, bucket=buckets.narrow(self.bucket))
+    def contractive_variant(self):
+        return dataclasses.replace(self, bucket=min(self.bucket, WELL_BOUNDED_BUCKET))
 
     def payload_spec(self, n):
-        rows, width = buckets.shape(n, self.bucket)
-        words = [packing.words_per_row(plane, width) for plane in packing.planes(self.bits)]
-        planes = [tf.TensorSpec([rows, count], tf.int32) for count in words]
+        rows, width = rows_shape(n, self.bucket)
+        counts = [packing.words_per_row(b, width) for b in packing.planes(self.bits)]
+        planes = [tf.TensorSpec([rows, count], tf.int32) for count in counts]
         return payload_type(self.bits)(*planes, tf.TensorSpec([rows], tf.float32))
 
     @abc.abstractmethod
-    def _quantize_rows(self, rows, n: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns int32 [rows, width] codes and float32 [rows] scales of float32 [rows, width], n values and zeros.
+    def quantize_rows(self, rows, n: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns (int32 [rows, width] codes, float32 [rows] scales) of float32 [rows, width]: n values, then zeros.
 
-        Higher bits of the codes than `bits` are ignored. The scale of a bucket that is not finite is not finite.
+        Bits of a code from `bits` on are ignored. The scale of a bucket with a value that is not finite is not finite.
         """
 
     @abc.abstractmethod
-    def _dequantize_rows(self, codes, scales) -> tf.Tensor:
-        """Returns float32 [rows, width]; see `_dequantize`."""
+    def dequantize_rows(self, codes, scales) -> tf.Tensor:
+        """Returns float32 [rows, width]; products are exact, see `dequantize`."""
 
-    def _quantize(self, vector, seed):
-        return self._quantize_rows(buckets.split(vector, self.bucket), vector.shape[0], seed)
+    def quantize(self, vector, seed):
+        return self.quantize_rows(to_rows(vector, self.bucket), vector.shape[0], seed)
 
-    def _pack(self, codes, scales):
+    def pack(self, codes, scales):
         return payload_type(self.bits)(*packing.pack_planes(codes, self.bits), scales)
 
-    def _unpack(self, payload, n):
+    def unpack(self, payload, n):
         return packing.unpack_planes(payload[:-1], self.bits), payload.scales
 
-    def _dequantize(self, codes, scales, n):
-        return buckets.join(self._dequantize_rows(codes, scales), n)
+    def dequantize(self, codes, scales, n):
+        return to_vector(self.dequantize_rows(codes, scales), n)

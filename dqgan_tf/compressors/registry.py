@@ -1,81 +1,100 @@
-"""Compressors by text, as they stand in a configuration: `name:key=value,key=value[+name:...]`."""
+"""Compressors by name, and the text of a configuration that describes one: `name:key=value,key=value[+name:...]`."""
 
-from dqgan_tf.compressors import plain_numbers
-from dqgan_tf.compressors.adaptive import Adaptive
-from dqgan_tf.compressors.blocktopk import BlockTopK
-from dqgan_tf.compressors.casts import BFloat16, Float16
-from dqgan_tf.compressors.compression import Compression
-from dqgan_tf.compressors.identity import Identity
-from dqgan_tf.compressors.linear import Linear
-from dqgan_tf.compressors.natural import NUQSGD, Natural
-from dqgan_tf.compressors.powersgd import PowerSGD
-from dqgan_tf.compressors.qsgd import QSGD
-from dqgan_tf.compressors.randomk import RandomK
-from dqgan_tf.compressors.sign import Sign
+import pkgutil
+import re
+
+from dqgan_tf.compressors.base import Compression
 from dqgan_tf.compressors.sparse import JOIN, Sparse
-from dqgan_tf.compressors.ternary import Ternary, TernGrad
-from dqgan_tf.compressors.topk import TopK
+from dqgan_tf.errors import UsageError
 
-_CLASSES = {
-    cls.name: cls
-    for cls in (
-        *(Identity, Float16, BFloat16),
-        *(Linear, Ternary, Sign, Natural),
-        *(QSGD, NUQSGD, TernGrad),
-        *(TopK, BlockTopK, RandomK),
-        *(Adaptive, PowerSGD),
-    )
+COMPRESSORS = {
+    "none": "dqgan_tf.compressors.casts:Identity",
+    "fp16": "dqgan_tf.compressors.casts:Float16",
+    "bf16": "dqgan_tf.compressors.casts:BFloat16",
+    "linear": "dqgan_tf.compressors.linear:Linear",
+    "ternary": "dqgan_tf.compressors.ternary:Ternary",
+    "sign": "dqgan_tf.compressors.sign:Sign",
+    "natural": "dqgan_tf.compressors.contrib.natural:Natural",
+    "qsgd": "dqgan_tf.compressors.linear:QSGD",
+    "nuqsgd": "dqgan_tf.compressors.contrib.natural:NUQSGD",
+    "terngrad": "dqgan_tf.compressors.ternary:TernGrad",
+    "topk": "dqgan_tf.compressors.topk:TopK",
+    "blocktopk": "dqgan_tf.compressors.contrib.blocktopk:BlockTopK",
+    "randomk": "dqgan_tf.compressors.contrib.randomk:RandomK",
+    "adaptive": "dqgan_tf.compressors.contrib.adaptive:Adaptive",
+    "powersgd": "dqgan_tf.compressors.contrib.powersgd:PowerSGD",
 }
+"""Name -> module:class. The module is imported when the compressor is first used."""
+
+_NUMBERS = {
+    int: (r"-?[0-9]+", "a whole number in plain digits"),
+    float: (r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", "a number in plain digits"),
+}
+_LONGEST_NUMBER = 32  # characters
 
 
 def available() -> tuple[str, ...]:
-    """Returns one complete spec per compressor, with its default parameters."""
-    return tuple(cls().spec for cls in _CLASSES.values())
+    """Returns one complete spec for each compressor, with its default parameters."""
+    return tuple(_class_of(name)().spec for name in COMPRESSORS)
 
 
 def get(spec: str) -> Compression:
-    """Returns the compressor of a spec; parameters left out take their defaults.
+    """Returns the compressor of a spec; parameters that are left out take their defaults.
 
-    `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: what the first sends, by the second.
+    `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: the second compressor encodes the
+    values that the first one sends.
 
     Raises:
-      ValueError: no text, unknown name, unknown or repeated parameter, a value out of range, or a second compressor
-        after one that sends everything; with a spec that works.
+      UsageError: not a text, an unknown name, an unknown or repeated parameter, a value out of range, or a second
+        compressor after one that sends every value.
     """
-    if not isinstance(spec, str):
-        raise _unlike(spec)
-    first, joined, second = spec.partition(JOIN)
+    first, joined, second = spec.partition(JOIN) if isinstance(spec, str) else ("", "", "")
     name, colon, rest = first.partition(":")
-    if name not in _CLASSES or (colon and not rest):
-        raise _unlike(spec)
-    cls = _CLASSES[name]
+    if name not in COMPRESSORS or (colon and not rest):
+        raise UsageError(f"The compressor must be like one of {', '.join(available())}. Received: {spec!r}")
+    cls = _class_of(name)
     try:
-        return _build(cls, rest.split(",") if rest else [], second if joined else None)
-    except ValueError as error:
-        raise ValueError(f"{error}. A spec that works is {cls().spec!r}. Received: {spec!r}") from error
+        parameters = _parameters(cls, rest.split(",") if rest else [])
+        if not joined:
+            return cls(**parameters)
+        if not issubclass(cls, Sparse):
+            raise UsageError(f"`{name}` sends every value: no compressor may follow it after {JOIN!r}")
+        return cls(**parameters, values=get(second))
+    except UsageError as error:
+        raise UsageError(f"{error}. A spec that works is {cls().spec!r}. Received: {spec!r}") from error
 
 
-def _unlike(spec):
-    return ValueError(f"The compressor must be like one of {', '.join(available())}. Received: {spec!r}")
-
-
-def _build(cls, pairs, second):
-    parameters = _parameters(cls, pairs)
-    if second is None:
-        return cls(**parameters)
-    if not issubclass(cls, Sparse):
-        raise ValueError(f"`{cls.name}` sends every value: nothing may follow it after {JOIN!r}")
-    return cls(**parameters, values=get(second))
+def _class_of(name):
+    return pkgutil.resolve_name(COMPRESSORS[name])
 
 
 def _parameters(cls, pairs):
-    types = {field.name: field.type for field in cls.parameters()}
+    types = {field.name: type(field.default) for field in cls.parameters()}
     parameters = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in types:
-            raise ValueError(f"`{cls.name}` has the parameters ({', '.join(types)}). Received: {pair!r}")
+            raise UsageError(f"`{cls.name}` has the parameters ({', '.join(types)}). Received: {pair!r}")
         if key in parameters:
-            raise ValueError(f"`{key}` must be given once")
-        parameters[key] = text if types[key] is str else plain_numbers.read(key, text, types[key])
+            raise UsageError(f"`{key}` must appear once")
+        parameters[key] = text if types[key] is str else read_number(key, text, types[key])
     return parameters
+
+
+def read_number(key: str, text: str, number_type: type) -> int | float:
+    """Returns the number that a user wrote, such as `12`, or for a float also `0.01` or `1e-3`.
+
+    `int` and `float` accept more: spaces, `+4`, `0_4`, `nan`, digits that are not ASCII. These are refused.
+
+    Args:
+      key: the name of the number, for the message.
+      text: the number.
+      number_type: int or float.
+
+    Raises:
+      UsageError: the text is no such number.
+    """
+    pattern, words = _NUMBERS[number_type]
+    if len(text) > _LONGEST_NUMBER or not re.fullmatch(pattern, text):
+        raise UsageError(f"`{key}` must be {words}. Received: {key}={text}")
+    return number_type(text)

@@ -1,4 +1,4 @@
-"""Which compressor a weight gets: rules by its name, `PATTERN=SPEC;PATTERN=SPEC`."""
+"""Which compressor a weight gets: rules that match its name, `PATTERN=SPEC;PATTERN=SPEC`."""
 
 import re
 from collections.abc import Sequence
@@ -6,22 +6,11 @@ from typing import NamedTuple
 
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.registry import get
+from dqgan_tf.errors import UsageError
 
 EXAMPLE = "bias|gamma|beta=none;discriminator/=sign:bucket=512"
-_SHOWN = 4  # names at either end of a long list
-
-
-class Group(NamedTuple):
-    """Weights that share a compressor, and what it learns from them.
-
-    label: `` for those that no rule names, else the number of their rule, from 1.
-    compressor: theirs.
-    members: indices of the weights, ascending.
-    """
-
-    label: str
-    compressor: Compressor
-    members: tuple[int, ...]
+_NAMES_SHOWN = 4
+"""Of a long list: so many from either end."""
 
 
 class Rule(NamedTuple):
@@ -31,79 +20,83 @@ class Rule(NamedTuple):
     compressor: Compressor
 
 
+class Group(NamedTuple):
+    """The weights that share a compressor and its state.
+
+    label: the number of their rule, from 1; `` if no rule matches.
+    compressor: of these weights.
+    members: indices of the weights, ascending.
+    """
+
+    label: str
+    compressor: Compressor
+    members: tuple[int, ...]
+
+
 def parse(text: str) -> tuple[Rule, ...]:
     """Returns the rules of a text such as `bias|gamma|beta=none;discriminator/=sign:bucket=512`.
 
     Raises:
-      ValueError: a rule without a pattern or spec, a pattern that is no regular expression or that occurs in every
-        name as nothing, such as `gamma|`, or see `registry.get`.
+      UsageError: a rule without a pattern or a spec; a pattern that is no regular expression, or that matches the empty
+        text in every name, such as `gamma|`; a bad spec, see `registry.get`.
     """
     if not isinstance(text, str):
-        raise ValueError(f"The rules must be a text such as {EXAMPLE!r}. Received: {text!r}")
-    return tuple(map(_rule, text.split(";"))) if text else ()
+        raise UsageError(f"The rules must be a text such as {EXAMPLE!r}. Received: {text!r}")
+    return tuple(map(_parse_rule, text.split(";"))) if text else ()
 
 
-def check_names(names: Sequence[str], rules: Sequence[Rule]) -> None:
-    """Refuses rules that would be forgotten in silence; `names` are those of the weights of all players.
-
-    A rule whose weights all belong to earlier ones is none of these: the first wins.
-
-    Raises:
-      ValueError: a pattern that occurs in no name, with names that exist.
-    """
-    for rule in rules:
-        if not any(map(rule.pattern.search, names)):
-            raise ValueError(
-                f"{rule.pattern.pattern!r} of the rules of compressors occurs in no weight's name. The names are "
-                f"{_some(names)}. A rule that works is {EXAMPLE}"
-            )
-
-
-def assign(names: Sequence[str], default: Compressor, rules: Sequence[Rule]) -> list[Group]:
-    """Returns the groups of weights with at least one member, those of no rule first.
-
-    A weight belongs to the first rule whose pattern occurs in its name, such as `generator/dense_1/kernel`.
-    Two rules are two groups, even with equal compressors.
-    """
-    chosen = [_first(name, rules) for name in names]
-    groups = [
-        Group(
-            str(number) if number else "",
-            rules[number - 1].compressor if number else default,
-            tuple(index for index, one in enumerate(chosen) if one == number),
-        )
-        for number in range(len(rules) + 1)
-    ]
-    return [group for group in groups if group.members]
-
-
-def _rule(text):
+def _parse_rule(text):
     pattern, equals, spec = text.strip().partition("=")
     if not (pattern and equals and spec):
-        raise ValueError(f"A rule is PATTERN=SPEC, several are joined by `;`: {EXAMPLE}. Received: {text!r}")
+        raise UsageError(f"A rule is PATTERN=SPEC, several are joined by `;`: {EXAMPLE}. Received: {text!r}")
     try:
         rule = Rule(re.compile(pattern), get(spec))
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression ({error}). A rule that works is {EXAMPLE}") from None
-    if _is_everywhere(rule.pattern):
-        raise ValueError(
-            f"{pattern!r} occurs in every name, because it matches nothing at all too. A rule that works is {EXAMPLE}; "
-            "for all weights it is `.*=none`"
+        raise UsageError(f"{pattern!r} is no regular expression ({error}). A rule that works is {EXAMPLE}") from None
+    # `gamma|` finds the empty text at the start of every name. Nobody means that, except by a lookaround, `(?...)`.
+    match = rule.pattern.search("/")
+    if match is not None and not match.group() and "(?" not in pattern:
+        raise UsageError(
+            f"{pattern!r} matches every name, because it matches the empty text. A rule that works is {EXAMPLE}; "
+            "a rule for all weights is `.*=none`"
         )
     return rule
 
 
-def _is_everywhere(pattern):
-    """Returns whether a pattern occurs in every name as an empty text, which nobody means: lookarounds alone are so."""
-    found = pattern.search("/")
-    return found is not None and not found.group() and "(?" not in pattern.pattern
+def check_names(names: Sequence[str], rules: Sequence[Rule]) -> None:
+    """Refuses a rule that matches no name, which would be ignored in silence.
+
+    The first rule that matches wins; a later one that is left without weights is accepted.
+
+    Args:
+      names: of the weights of all players.
+      rules: see `parse`.
+
+    Raises:
+      UsageError: with names that exist.
+    """
+    for rule in rules:
+        if not any(map(rule.pattern.search, names)):
+            shown = list(names)
+            if len(shown) > 2 * _NAMES_SHOWN:
+                shown = [*shown[:_NAMES_SHOWN], "...", *shown[-_NAMES_SHOWN:]]
+            count = f" ({len(names)} in all)" if len(names) > 2 * _NAMES_SHOWN else ""
+            raise UsageError(
+                f"{rule.pattern.pattern!r} of the compressor rules matches no weight's name. The names are "
+                f"{', '.join(shown)}{count}. A rule that works is {EXAMPLE}"
+            )
 
 
-def _some(names):
-    if len(names) <= 2 * _SHOWN:
-        return ", ".join(names)
-    return ", ".join([*names[:_SHOWN], "...", *names[-_SHOWN:]]) + f" ({len(names)} in all)"
+def assign(names: Sequence[str], default: Compressor, rules: Sequence[Rule]) -> list[Group]:
+    """Returns the groups that have members, first the one of `default`, then in the order of the rules.
 
-
-def _first(name, rules):
-    return next((number for number, rule in enumerate(rules, 1) if rule.pattern.search(name)), 0)
+    A weight belongs to the first rule whose pattern occurs in its name, such as `generator/dense_1/kernel`. Two rules
+    make two groups even if their compressors are equal.
+    """
+    numbers = [next((i for i, rule in enumerate(rules, 1) if rule.pattern.search(name)), 0) for name in names]
+    groups = []
+    for number in range(len(rules) + 1):
+        members = tuple(index for index, chosen in enumerate(numbers) if chosen == number)
+        compressor = rules[number - 1].compressor if number else default
+        groups.append(Group(str(number or ""), compressor, members))
+    return [group for group in groups if group.members]

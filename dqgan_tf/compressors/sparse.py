@@ -1,25 +1,36 @@
-"""What compressors have in common that send few of the values: a fraction, and another compressor for those sent."""
+"""What all compressors share that send few of the values: a fraction, and another compressor for the values sent."""
+
+from __future__ import annotations
 
 import abc
 import dataclasses
 import math
 from typing import NamedTuple
 
-import tensorflow as tf
-
-from dqgan_tf.compressors import wire
-from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor
+from dqgan_tf.compressors.base import ROUNDING_SLACK, Compressor, from_wire, to_wire, wire_words
+from dqgan_tf.errors import UsageError
+from dqgan_tf.lazy_tensorflow import tf
 
 JOIN = "+"
-_FRACTION = 1e-3  # of which every compressor of the values proves more than what rounding may cost
+_CONTRACTIVE_FRACTION = 1e-3
+"""With this fraction delta exceeds `ROUNDING_SLACK` for every contractive compressor of the values."""
+
+
+class SparsePayload(NamedTuple):
+    """indices: int32, a code of the k indices that the compressor chooses. values: float32 [words], encoded values."""
+
+    indices: tf.Tensor
+    values: tf.Tensor
 
 
 class Sparse(Compressor):
     """A frozen dataclass with the fields `fraction` and `values`, the compressor of the values sent.
 
-    With the share s of ||x||^2 in the values that are sent, and delta_v of `values`:
+    With the share s of ||x||^2 in the values sent, and delta_v of `values`:
 
         ||error||^2 = (1 - s) ||x||^2 + ||Q(sent) - sent||^2 <= (1 - delta_v s) ||x||^2.
+
+    If the k values are the largest, or each is sent with the probability k/n, then s >= k/n.
     """
 
     fraction: float
@@ -27,73 +38,88 @@ class Sparse(Compressor):
 
     def __post_init__(self):
         if isinstance(self.fraction, (bool, str)) or not 0.0 < self.fraction <= 1.0:
-            raise ValueError(f"`fraction` must be in (0, 1]. Received: fraction={self.fraction}")
+            raise UsageError(f"`fraction` must be in (0, 1]. Received: fraction={self.fraction}")
         if not isinstance(self.values, Compressor):
-            raise ValueError(f"`values` must be a compressor. Received: values={self.values!r}")
+            raise UsageError(f"`values` must be a compressor. Received: values={self.values!r}")
         if isinstance(self.values, Sparse):
-            raise ValueError(
+            raise UsageError(
                 f"`values` must send every value, as in '{super().spec}{JOIN}linear:bits=8,bucket=512'. "
                 f"Received: values={self.values.spec}"
             )
         if self.values.initial_state(1) is not None:
-            raise ValueError(f"`values` must have no state, which nobody would update. Received: {self.values.spec}")
+            raise UsageError(f"`values` must have no state, which nobody would update. Received: {self.values.spec}")
 
     @property
     def spec(self) -> str:
         return super().spec if self.values.is_identity else super().spec + JOIN + self.values.spec
 
-    def contracting(self):
-        return dataclasses.replace(self, fraction=max(_FRACTION, self.fraction), values=self.values.contracting())
+    @property
+    def unbiased(self) -> bool:
+        return self.fraction == 1.0 and self.values.unbiased
+
+    def delta(self, n):
+        return self._delta(self.k(n) / n, self.k(n))
+
+    def contractive_variant(self):
+        return dataclasses.replace(
+            self,
+            fraction=max(_CONTRACTIVE_FRACTION, self.fraction),
+            values=self.values.contractive_variant(),
+        )
 
     def k(self, n: int) -> int:
         """Returns how many of n values are sent."""
         return min(n, max(1, math.ceil(self.fraction * n)))
 
-    def encode(self, vector, seed):
-        return self.encode_sparse(vector, seed)[0]
-
-    def encode_and_error(self, vector, seed):
-        payload, values, indices = self.encode_sparse(vector, seed)
-        n = vector.shape[0]
-        missing = self.extent(n) - n
-        padded = tf.pad(vector, [[0, missing]]) if missing else vector
-        return payload, tf.tensor_scatter_nd_sub(padded, indices[:, None], values)[:n]
+    def extent(self, n: int) -> int:
+        """Returns the upper bound of all indices: n, or more if the last block is padded."""
+        return n
 
     @abc.abstractmethod
-    def encode_sparse(self, vector, seed) -> tuple[NamedTuple, tf.Tensor, tf.Tensor]:
-        """Returns the payload and what `decode_sparse` gives of it, without unpacking."""
-
-    def decode(self, payload, n):
-        return place(*self.decode_sparse(payload, n), self.extent(n))[:n]
+    def encode_sparse(self, vector, seed) -> tuple[SparsePayload, tf.Tensor, tf.Tensor]:
+        """Returns the payload, and the values and indices of `decode_sparse`, without unpacking it."""
 
     @abc.abstractmethod
     def decode_sparse(self, payload, n: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (float32 [k] values, int32 [k] distinct indices below `extent(n)`) of a payload."""
 
-    def extent(self, n: int) -> int:
-        """Returns what all indices are below: n, or more where the last block is padded."""
-        return n
+    def encode(self, vector, seed):
+        return self.encode_sparse(vector, seed)[0]
+
+    def encode_and_decode(self, vector, seed):
+        payload, values, indices = self.encode_sparse(vector, seed)
+        return payload, self._place(values, indices, vector.shape[0])
+
+    def decode(self, payload, n):
+        return self._place(*self.decode_sparse(payload, n), n)
+
+    def _place(self, values, indices, n):
+        """Returns float32 [n], the values at their indices and zeros elsewhere."""
+        return tf.scatter_nd(indices[:, None], values, [self.extent(n)])[:n]
+
+    def mean_of_payloads(self, payloads, n):
+        """Adds the values into zeros. A sum of zeros is +0, where the sum of dense vectors may be -0."""
+        total = tf.zeros([self.extent(n)])
+        for payload in payloads:
+            values, indices = self.decode_sparse(payload, n)
+            total = tf.tensor_scatter_nd_add(total, indices[:, None], values)
+        return total[:n] * (1.0 / len(payloads))
 
     def scales(self, payload, n):
         spec = self.values.payload_spec(self.k(n))
-        return self.values.scales(wire.from_wire(payload.values, spec), self.k(n))
+        return self.values.scales(from_wire(payload.values, spec), self.k(n))
 
-    def _delta(self, share, sent):
-        """Returns delta where the `sent` values hold at least `share` of the energy."""
-        return max(0.0, share * self.values.delta(sent) - ROUNDING_SLACK)
+    def _delta(self, share, k):
+        """Returns delta if the k values sent hold at least `share` of ||x||^2."""
+        return max(0.0, share * self.values.delta(k) - ROUNDING_SLACK)
 
     def _encode_values(self, values, seed):
         """Returns (float32 [words], float32 [k]): the values as they travel and as they arrive."""
         payload = self.values.encode(values, seed)
-        return wire.to_wire(payload), self.values.decode(payload, values.shape[0])
+        return to_wire(payload), self.values.decode(payload, values.shape[0])
 
     def _decode_values(self, words, k):
-        return self.values.decode(wire.from_wire(words, self.values.payload_spec(k)), k)
+        return self.values.decode(from_wire(words, self.values.payload_spec(k)), k)
 
     def _values_spec(self, k):
-        return tf.TensorSpec([wire.wire_words(self.values.payload_spec(k))], tf.float32)
-
-
-def place(values: tf.Tensor, indices: tf.Tensor, n: int) -> tf.Tensor:
-    """Returns float32 [n], the values at their distinct int32 indices and zeros elsewhere."""
-    return tf.scatter_nd(indices[:, None], values, [n])
+        return tf.TensorSpec([wire_words(self.values.payload_spec(k))], tf.float32)

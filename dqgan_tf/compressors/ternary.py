@@ -1,17 +1,18 @@
-"""Three levels a value, five values to a byte: nearest (`ternary`) or stochastic (`terngrad`)."""
+"""Three levels, five values to a byte: the nearest one (`ternary`) or a stochastic one (`terngrad`)."""
 
-import abc
+from __future__ import annotations
+
 import dataclasses
 from typing import ClassVar, NamedTuple
 
-import tensorflow as tf
+import numpy as np
 
-from dqgan_tf.compressors import base_three, buckets, float_bits, hash_random, reductions
+from dqgan_tf.compressors import float_bits, hash_random, quantizer
 from dqgan_tf.compressors.base import ROUNDING_SLACK
-from dqgan_tf.compressors.quantizer import Quantizer
+from dqgan_tf.lazy_tensorflow import tf
 
 _GROUP = 5
-"""Buckets that share their words: 5 buckets of 32 m values are 8 m whole words, without waste."""
+"""Buckets that share their words: 5 buckets of 32 m values are exactly 8 m words of 20 digits."""
 
 
 class TernaryPayload(NamedTuple):
@@ -21,95 +22,90 @@ class TernaryPayload(NamedTuple):
     scales: tf.Tensor
 
 
-class _Ternary(Quantizer):
-    bucket: int
-
-    def __post_init__(self):
-        buckets.check_bucket(self.bucket)
-
-    @property
-    def block_multiple(self) -> int:
-        return _GROUP * self.bucket
-
-    def contracting(self):
-        return Ternary(buckets.narrow(self.bucket))
-
-    def payload_spec(self, n):
-        groups, group, width = self._shape(n)
-        words = base_three.words_per_row(group * width)
-        return TernaryPayload(tf.TensorSpec([groups, words], tf.int32), tf.TensorSpec([groups, group], tf.float32))
-
-    def _shape(self, n):
-        """Returns (groups, buckets in each, values in each of them); fewer than five buckets are one group."""
-        rows, width = buckets.shape(n, self.bucket)
-        group = min(_GROUP, rows)
-        return -(-rows // group), group, width
-
-    def _quantize(self, vector, seed):
-        """Returns int32 [rows, width] digits and float32 [rows] scales, 0 if tiny, NaN if not finite; whole groups."""
-        groups, group, width = self._shape(vector.shape[0])
-        missing = groups * group * width - vector.shape[0]
-        rows = tf.reshape(tf.pad(vector, [[0, missing]]) if missing else vector, [groups * group, width])
-        top = reductions.row_max(float_bits.magnitude(rows))
-        largest = tf.bitcast(top, tf.float32)
-        scales = float_bits.poison(float_bits.is_finite(top), tf.where(largest < float_bits.TINY, 0.0, largest))
-        threshold = self._share(rows.shape, seed) * scales[:, None]
-        return 1 + tf.cast(rows > threshold, tf.int32) - tf.cast(rows < -threshold, tf.int32), scales
-
-    @abc.abstractmethod
-    def _share(self, shape, seed):
-        """Returns the share of the scale above which |x| becomes the scale."""
-
-    def _pack(self, digits, scales):
-        groups, group, width = self._shape(digits.shape[0] * digits.shape[1])
-        words = base_three.pack(tf.reshape(digits, [groups, group * width]))
-        return TernaryPayload(words, tf.reshape(scales, [groups, group]))
-
-    def _unpack(self, payload, n):
-        groups, group, width = self._shape(n)
-        digits = base_three.unpack(payload.words, group * width)
-        return tf.reshape(digits, [groups * group, width]), tf.reshape(payload.scales, [-1])
-
-    def _dequantize(self, digits, scales, n):
-        return buckets.join(tf.cast(digits - 1, tf.float32) * scales[:, None], n)
-
-
 @dataclasses.dataclass(frozen=True)
-class Ternary(_Ternary):
-    """Spec `ternary:bucket=512`. Per bucket with s = max |x|: decode = sign(x) s where |x| > s / 2, else 0.
+class Ternary(quantizer.Quantizer):
+    """The nearest of -s, 0 and s, s the bucket's maximum.
 
-    1.6 bits a value and 4 bytes a bucket. |error| <= min(|x|, s / 2) beside the maximum, which is exact, so with
-    a = d - 1:   1 - delta = a / (4 + a), as `linear:bits=2`.
+    Spec `ternary:bucket=512`. Per bucket with s = max |x|: decode = sign(x) s where |x| > s / 2, else 0. 1.6 bits a
+    value and 4 bytes a bucket.
+
+    |error| <= min(|x|, s / 2) beside the maximum, which is exact, so with a = d - 1:   1 - delta = a / (4 + a), as
+    `linear:bits=2`.
     """
 
     bucket: int = 512
 
     name: ClassVar[str] = "ternary"
+    use: ClassVar[str] = "the error of `linear:bits=2` in four fifths of its bits"
+
+    def __post_init__(self):
+        quantizer.check_bucket(self.bucket)
 
     @property
-    def unbiased(self) -> bool:
-        return False
+    def block_multiple(self) -> int:
+        return _GROUP * self.bucket
 
     def delta(self, n):
         return max(0.0, 4.0 / (3.0 + min(self.bucket, n)) - ROUNDING_SLACK)
 
-    def _share(self, shape, seed):
+    def contractive_variant(self):
+        return Ternary(min(self.bucket, quantizer.WELL_BOUNDED_BUCKET))
+
+    def payload_spec(self, n):
+        groups, group, width = self._shape(n)
+        words = -(-group * width // _DIGITS)
+        return TernaryPayload(tf.TensorSpec([groups, words], tf.int32), tf.TensorSpec([groups, group], tf.float32))
+
+    def quantize(self, vector, seed):
+        """Returns int32 [rows, width] digits 0, 1, 2 and float32 [rows] scales, 0 if tiny; whole groups of rows."""
+        groups, group, width = self._shape(vector.shape[0])
+        padding = groups * group * width - vector.shape[0]
+        rows = tf.reshape(tf.pad(vector, [[0, padding]]) if padding else vector, [groups * group, width])
+        top = float_bits.row_max(float_bits.magnitude_bits(rows))
+        largest = tf.bitcast(top, tf.float32)
+        scales = tf.where(largest < float_bits.TINY, 0.0, largest)
+        scales = float_bits.nan_unless(float_bits.is_finite(top), scales)
+        threshold = self._threshold_share(rows, seed) * scales[:, None]
+        return 1 + tf.cast(rows > threshold, tf.int32) - tf.cast(rows < -threshold, tf.int32), scales
+
+    def pack(self, digits, scales):
+        groups, group, width = self._shape(digits.shape[0] * digits.shape[1])
+        words = pack_digits(tf.reshape(digits, [groups, group * width]))
+        return TernaryPayload(words, tf.reshape(scales, [groups, group]))
+
+    def unpack(self, payload, n):
+        groups, group, width = self._shape(n)
+        digits = unpack_digits(payload.words, group * width)
+        return tf.reshape(digits, [groups * group, width]), tf.reshape(payload.scales, [-1])
+
+    def dequantize(self, digits, scales, n):
+        return quantizer.to_vector(tf.cast(digits - 1, tf.float32) * scales[:, None], n)
+
+    def _shape(self, n):
+        """Returns (groups, buckets of a group, values of a bucket); fewer than five buckets are one group."""
+        rows, width = quantizer.rows_shape(n, self.bucket)
+        group = min(_GROUP, rows)
+        return -(-rows // group), group, width
+
+    def _threshold_share(self, rows, seed):
+        """Returns t: |x| becomes s where |x| > t s."""
         return 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class TernGrad(_Ternary):
-    """Spec `terngrad:bucket=512`. Per bucket with s = max |x|: decode = sign(x) s with probability |x| / s, else 0.
+class TernGrad(Ternary):
+    """-s, 0 or s at random, s the bucket's maximum.
 
-    1.6 bits a value and 4 bytes a bucket; unbiased. Wen et al. 2017, arXiv 1705.07878, without its gradient clipping.
-    The expected squared error is sum |x| (s - |x|); worst when the a = d - 1 others are at f s,
+    Spec `terngrad:bucket=512`. Per bucket with s = max |x|: decode = sign(x) s with probability |x| / s, else 0; hence
+    unbiased. 1.6 bits a value and 4 bytes a bucket. Wen et al. 2017, arXiv:1705.07878, without its gradient clipping.
+
+    The expected squared error is sum |x| (s - |x|); worst if the a = d - 1 others are at f s,
     f = (sqrt(1 + a) - 1) / a, so 1 - delta = a f (1 - f) / (1 + a f^2) = (sqrt(1 + a) - 1) / 2:
     contractive up to a bucket of 8 values, delta = 0 above.
     """
 
-    bucket: int = 512
-
     name: ClassVar[str] = "terngrad"
+    use: ClassVar[str] = "to compare with the paper; unbiased"
 
     @property
     def unbiased(self) -> bool:
@@ -118,5 +114,48 @@ class TernGrad(_Ternary):
     def delta(self, n):
         return max(0.0, 1.5 - 0.5 * min(self.bucket, n) ** 0.5 - ROUNDING_SLACK)
 
-    def _share(self, shape, seed):
-        return hash_random.uniform(tf.reshape(tf.range(shape[0] * shape[1]), shape), seed)
+    def _threshold_share(self, rows, seed):
+        return hash_random.uniform(hash_random.row_positions(rows), seed)
+
+
+# Base three. A word holds 20 digits 0, 1, 2: 1.6 bits a digit, where the entropy of uniform digits is 1.585. A row of
+# digits is 20 planes of W digits; word w holds the digits w, w + W, ..., w + 19 W as a fraction of 2^32:
+#
+#     V = sum_i digit[w + i W] 3^(19 - i) < 3^20,      V s <= word < (V + 1) s,    s = 2^32 / 3^20 = 1.2318,
+#
+# so that digit i is floor(3 frac(3^i word / 2^32)). The product 3^i word wraps at 2^32, which takes the fraction; the
+# floor is two comparisons, with 2^32 / 3 and 2^33 / 3. There is no division, and no carry from one digit to the next.
+#
+# `pack_digits` needs a word in [V s, (V + 1) s). In integers, V + floor(V _SCALE / 2^34) + 1 with
+# _SCALE = ceil((s - 1) 2^34) lies in (V s, V s + 1 + 3^20 / 2^34], and 1 + 3^20 / 2^34 = 1.203 < s.
+
+_DIGITS = 20
+_POWERS = np.array([3**i for i in range(_DIGITS)], np.uint32)
+_THIRDS = (-(-(2**32) // 3), -(-(2**33) // 3))
+_SHIFT = 34
+_SCALE = -(-(2**32 - 3**_DIGITS) * 2**_SHIFT // 3**_DIGITS)
+
+
+def pack_digits(digits: tf.Tensor) -> tf.Tensor:
+    """Returns int32 [rows, ceil(width / 20)] words of int32 [rows, width] digits 0, 1 and 2."""
+    rows, width = digits.shape
+    count = -(-width // _DIGITS)
+    if count * _DIGITS > width:
+        digits = tf.pad(digits, [[0, 0], [0, count * _DIGITS - width]])
+    planes = tf.bitcast(tf.reshape(digits, [rows, _DIGITS, count]), tf.uint32)
+    values = tf.cast(tf.reduce_sum(planes * _column(_POWERS[::-1]), axis=1), tf.uint64)
+    scale, shift, one = (tf.constant(value, tf.uint64) for value in (_SCALE, _SHIFT, 1))
+    words = values + tf.bitwise.right_shift(values * scale, shift) + one
+    return tf.bitcast(tf.cast(words, tf.uint32), tf.int32)
+
+
+def unpack_digits(words: tf.Tensor, width: int) -> tf.Tensor:
+    """Returns int32 [rows, width] digits: undoes `pack_digits`."""
+    rows, count = words.shape
+    fractions = tf.bitcast(words, tf.uint32)[:, None, :] * _column(_POWERS)
+    digits = sum(tf.cast(fractions >= tf.constant(third, tf.uint32), tf.int32) for third in _THIRDS)
+    return tf.reshape(digits, [rows, _DIGITS * count])[:, :width]
+
+
+def _column(powers):
+    return tf.constant(powers.reshape(1, _DIGITS, 1), tf.uint32)

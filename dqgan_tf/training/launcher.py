@@ -16,12 +16,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from dqgan_tf.errors import EXIT_PEER_LOST, EXIT_USAGE, UsageError
+from dqgan_tf.errors import EXIT_FAULT, EXIT_PEER_LOST, EXIT_USAGE, UsageError
 from dqgan_tf.training import command
 
 _GRACE_SECONDS = 20.0  # for workers to save and exit after a signal
 _SETTLE_SECONDS = 3.0  # for the worker that caused a failure to exit after those that lost it
-_TAIL_LINES = 15
+_TAIL_LINES = 15  # of the log of a worker that failed
+_TRACEBACK_LINES = 50  # the same after a fault
 # Lines that TensorFlow 2.21 prints at import at any log level. They stay in the log files and off the screen.
 _START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
 _PR_SET_PDEATHSIG = 1
@@ -165,7 +166,7 @@ class Launcher:
         code = self._processes[index].returncode
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         _say(f"Worker {index} {how}. The end of {self._log(index)}:")
-        for line in last_lines(self._log(index), _TAIL_LINES):
+        for line in last_lines(self._log(index), _TRACEBACK_LINES if code == EXIT_FAULT else _TAIL_LINES):
             _say(f"  {line}")
 
     def _log(self, index):

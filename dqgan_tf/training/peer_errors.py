@@ -4,7 +4,7 @@ import re
 
 import tensorflow as tf
 
-from dqgan_tf.distribute.sockets.connection import LostConnectionError
+from dqgan_tf.errors import LostConnectionError
 
 # What TensorFlow 2.21 raised from collectives and the coordination service when a worker was killed, frozen or left.
 _ALWAYS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)

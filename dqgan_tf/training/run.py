@@ -11,8 +11,15 @@ import tensorflow as tf
 import dqgan_tf
 from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.distribute.sockets.connection import LostConnectionError
-from dqgan_tf.errors import EXIT_FAULT, EXIT_USAGE, PeerLostError, TrainingError, UsageError, first_line
+from dqgan_tf.errors import (
+    EXIT_FAULT,
+    EXIT_USAGE,
+    LostConnectionError,
+    PeerLostError,
+    TrainingError,
+    UsageError,
+    first_line,
+)
 from dqgan_tf.training import job, peer_errors, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start

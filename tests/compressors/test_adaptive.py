@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors, error_feedback
-from dqgan_tf.compressors import Adaptive, Linear, adaptive_levels
+from dqgan_tf.compressors import Adaptive, Linear
+from dqgan_tf.compressors.contrib import adaptive
+from dqgan_tf.errors import UsageError
 from tests.contracts.compressor_contract import bits, round_trip, vectors
 from tests.oracles import adaptive_numpy
 from tests.oracles import compressors_numpy as oracle
@@ -29,7 +31,7 @@ def compiled(compressor):
         return round_trip_of(compressor.bind(state), x)
 
     def step(x, state):
-        return compressor.next_state(state, compressor.statistics(x))
+        return compressor.next_state(state, compressor.histogram(x))
 
     return tf.function(encode, jit_compile=True), tf.function(step, jit_compile=True)
 
@@ -98,7 +100,7 @@ def test_bound_state_reaches_every_block():
 
     def encode(block):
         def encode(x, state):
-            return error_feedback.encode_with_feedback(compressor.bind(state), x, tf.zeros([N]), SEED, block=block)
+            return error_feedback.encode(compressor.bind(state), x, tf.zeros([N]), SEED, block=block)
 
         return tf.function(encode, jit_compile=True)(x, state)
 
@@ -131,22 +133,22 @@ def test_bound_is_tight_with_the_worst_table():
 def test_histogram_by_hand():
     """Bins 8 to an octave from 2^-8, all below in the first; zeros, ones, and what is not finite are not counted."""
     values = np.float32([0, -0.0, 1, 1.5, np.nan, np.inf, 1e-30, -0.001, 2**-8, 0.5, 0.5624, -0.5626, 0.999])
-    counts = adaptive_levels.histogram(tf.constant(values)).numpy()
+    counts = adaptive.count_bins(tf.constant(values)).numpy()
     expected = np.zeros(64)
     expected[[0, 56, 57, 63]] = 3, 2, 1, 1
     np.testing.assert_array_equal(counts, expected)
-    edges = adaptive_levels.bin_edges()
+    edges = adaptive.bin_edges()
     assert (edges[0], edges[1], edges[56], edges[57], edges[64]) == (0, 2**-8 * 1.125, 0.5, 0.5625, 1)
 
 
 def test_one_long_bucket_is_sampled_too():
     compressor, x = Adaptive(3, bucket=2**20), oracle.distributions(140_000)["laplace"]
-    assert compressor.statistics(tf.constant(x)).numpy().sum() == len(x) - 1
+    assert compressor.histogram(tf.constant(x)).numpy().sum() == len(x) - 1
 
 
 def test_uniform_data_gives_uniform_levels():
-    counts = np.diff(adaptive_levels.bin_edges()).astype(np.float32)
-    np.testing.assert_allclose(adaptive_levels.fit(tf.constant(counts), 8), np.arange(8) / 7, rtol=2**-8)
+    counts = np.diff(adaptive.bin_edges()).astype(np.float32)
+    np.testing.assert_allclose(adaptive.fit_levels(tf.constant(counts), 8), np.arange(8) / 7, rtol=2**-8)
 
 
 @pytest.mark.parametrize("occupied", [[0], [17], [63], [3, 60]])
@@ -154,34 +156,34 @@ def test_uniform_data_gives_uniform_levels():
 def test_levels_increase_strictly(occupied, count):
     counts = np.zeros(64, np.float32)
     counts[occupied] = 1e6
-    levels = adaptive_levels.fit(tf.constant(counts), count).numpy()
+    levels = adaptive.fit_levels(tf.constant(counts), count).numpy()
     assert levels[0] == 0.0 and levels[-1] == 1.0 and (np.diff(levels) > 0).all()
     assert (bits(levels) % 2**16 == 0).all() and levels[1] >= 2.0**-16
 
 
-def test_statistics_add_over_replicas():
+def test_histograms_add_over_replicas():
     """Counts are whole: the sum over three replicas is exact and is the histogram of all their values."""
     compressor = Adaptive(3)
     parts = oracle.distributions(3 * 512 * 40)["laplace"].reshape(3, -1)
-    total = sum(compressor.statistics(tf.constant(part)) for part in parts)
-    np.testing.assert_array_equal(total, compressor.statistics(tf.constant(parts.ravel())))
+    total = sum(compressor.histogram(tf.constant(part)) for part in parts)
+    np.testing.assert_array_equal(total, compressor.histogram(tf.constant(parts.ravel())))
     assert total.numpy().sum() == 3 * 40 * 511
-    assert total.shape == [compressor.num_statistics]
+    assert total.shape == [compressor.histogram_size]
 
 
 def test_long_vectors_are_sampled():
     """640 buckets are five times 65,536 values: every fourth bucket, without a partial one at the end."""
     x = oracle.distributions(512 * 640)["gaussian"]
-    counts = Adaptive(3).statistics(tf.constant(np.append(x, np.float32(9.0)))).numpy()
+    counts = Adaptive(3).histogram(tf.constant(np.append(x, np.float32(9.0)))).numpy()
     assert counts.sum() == 160 * 511
-    np.testing.assert_array_equal(counts, Adaptive(3).statistics(tf.constant(x.reshape(640, 512)[::4].ravel())))
+    np.testing.assert_array_equal(counts, Adaptive(3).histogram(tf.constant(x.reshape(640, 512)[::4].ravel())))
 
 
 def test_pieces_look_at_the_buckets_that_the_whole_looks_at():
     compressor, x = Adaptive(3), oracle.distributions(512 * 640 + 17)["student_t3"]
-    whole = compressor.statistics(tf.constant(x))
-    every = compressor.sampling(len(x))
-    pieces = [compressor.statistics(tf.constant(p), every) for p in np.split(x, [512 * 64, 512 * 128, 512 * 500])]
+    whole = compressor.histogram(tf.constant(x))
+    every = compressor.histogram_stride(len(x))
+    pieces = [compressor.histogram(tf.constant(p), every) for p in np.split(x, [512 * 64, 512 * 128, 512 * 500])]
     np.testing.assert_array_equal(sum(pieces), whole)
 
 
@@ -219,17 +221,54 @@ def test_bound_and_unbound_are_equal():
 
 
 def test_no_table_for_the_values_of_a_sparse_one():
-    with pytest.raises(ValueError, match="`values` must have no state.* Received: .*adaptive.*topk:fraction=0.01"):
+    with pytest.raises(UsageError, match="`values` must have no state.* Received: .*adaptive.*topk:fraction=0.01"):
         compressors.get("topk:fraction=0.1+adaptive")
 
 
 def test_without_state_nothing_happens():
     compressor, state = Linear(4), tf.constant([1.0])
     assert compressor.initial_state(5) is None and compressor.bind(state) is compressor
-    assert compressor.statistics(tf.zeros([5])).shape == [0] and compressor.next_state(state, state) is state
+    assert compressor.histogram(tf.zeros([5])).shape == [0] and compressor.next_state(state, state) is state
 
 
 @pytest.mark.parametrize("size, bucket", [(2, 512), (6, 512), (3.0, 512), (3, 100)])
 def test_refuses(size, bucket):
-    with pytest.raises(ValueError, match="`bits` must be 3, 4 or 5|`bucket` must be a positive multiple of 32"):
+    with pytest.raises(UsageError, match="`bits` must be 3, 4 or 5|`bucket` must be a positive multiple of 32"):
         Adaptive(size, bucket)
+
+
+# Tables along a tree, against numpy's indexing and binary search.
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 4, 16])
+def test_choose_is_indexing(size, jit):
+    """Bits above those of the table's numbers, here bit 5 and the sign, do not matter."""
+    indices, table = RNG.integers(0, size, (3, 50)), RNG.standard_normal(size).astype(np.float32)
+    given = tf.constant(np.where(indices % 2, indices | 32, indices - 64), tf.int32)
+    found = tf.function(lambda i: adaptive.choose(i, tf.unstack(tf.constant(table))), jit_compile=jit)(given)
+    np.testing.assert_array_equal(found, table[indices])
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("count", [1, 3, 7, 15])
+def test_count_below_is_a_binary_search(count, jit):
+    """Bounds of each row's own, two of them equal; every bound is among the values and is not below itself."""
+    bounds = np.sort(RNG.standard_normal((4, count)).astype(np.float32))
+    bounds[1, : min(2, count)] = bounds[1, 0]
+    values = np.concatenate([bounds, RNG.standard_normal((4, 40)).astype(np.float32)], 1)
+
+    def count_below(values, bounds):
+        return adaptive.count_below(values, tf.unstack(bounds[:, :, None], axis=1))
+
+    found = tf.function(count_below, jit_compile=jit)(values, bounds)
+    expected = [np.searchsorted(row, value, side="left") for row, value in zip(bounds, values, strict=True)]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_nothing_is_below_nan():
+    found = adaptive.count_below(tf.constant([[-1.0, 1e30]]), [tf.constant([[np.nan]])] * 7)
+    np.testing.assert_array_equal(found, [[0, 0]])

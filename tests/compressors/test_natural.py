@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf.compressors import NUQSGD, Natural, hash_random
+from dqgan_tf.errors import UsageError
 from tests.contracts.compressor_contract import SEED, N, encode, round_trip
 from tests.oracles import compressors_numpy as oracle
 
@@ -95,10 +96,10 @@ def test_bytes(compressor):
     ],
 )
 def test_refuses(cls, parameters, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         cls(**parameters)
 
 
 def test_refuses_a_rounding():
-    with pytest.raises(ValueError, match="`rounding` must be one of stochastic, nearest. Received: rounding=up"):
+    with pytest.raises(UsageError, match="`rounding` must be one of stochastic, nearest. Received: rounding=up"):
         Natural(rounding="up")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.compressors import PowerSGD, low_rank
+from dqgan_tf.compressors import PowerSGD
+from dqgan_tf.compressors.contrib import powersgd
 from tests.oracles import powersgd_numpy as oracle
 
 WORKERS, STEPS = 3, 20
@@ -61,7 +62,7 @@ def test_twenty_steps_equal_the_oracle():
     queries, errors = MATRIX.initial_state().reshape(20, 2).astype(np.float64), np.zeros((WORKERS, 12, 20))
     for t in range(STEPS):
         compensated = given[t].reshape(WORKERS, 12, 20) + errors
-        random = low_rank.gaussian(12, 4, tf.constant([5, t])).numpy()[:, :1]
+        random = powersgd.gaussian(12, 4, tf.constant([5, t])).numpy()[:, :1]
         expected, mean, queries = oracle.step(compensated, queries, random)
         errors = compensated - expected
         np.testing.assert_allclose(decoded[t], expected.reshape(WORKERS, 240), atol=5e-4)
@@ -77,7 +78,7 @@ def test_transposed_kernel_equals_the_oracle():
     kernels = x[:, 247:517].reshape(WORKERS, 30, 9).transpose(0, 2, 1).astype(np.float64)
     queries = PLAN.initial_state()[40:].reshape(30, 2)
     # Every matrix has as many rows of random numbers as the one with the most.
-    random = low_rank.gaussian(2 * 12, 4, tf.constant([5, 0])).numpy()[12:21, :1]
+    random = powersgd.gaussian(2 * 12, 4, tf.constant([5, 0])).numpy()[12:21, :1]
     expected, mean, _ = oracle.step(kernels, queries, random)
     got = decoded.numpy()[:, 247:517].reshape(WORKERS, 30, 9).transpose(0, 2, 1)
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -215,3 +216,94 @@ def test_without_matrices_everything_is_exact():
     decoded, _, state = simulate(plan)(x, plan.initial_state(), tf.constant([0, 0]))
     np.testing.assert_array_equal(decoded, x)
     assert plan.wire_bytes == 4 * 14 and state.shape == [0]
+
+
+# Orthonormal bases of awkward columns, normal numbers, and the choice of columns.
+
+
+ROWS, K = 40, 4
+RNG = np.random.default_rng(0)
+SEED = tf.constant([1, 2])
+
+
+@tf.function(jit_compile=True)
+def basis_of(columns):
+    return powersgd.orthonormalise(columns[None], powersgd.gaussian(ROWS, K, SEED)[None])[0]
+
+
+def columns(kind):
+    full = RNG.standard_normal((ROWS, K))
+    made = {
+        "full": full,
+        "zero": 0 * full,
+        "rank_1": full[:, :1] * [1, -2, 3, 1e-3],
+        "zero_between": full * [1, 0, 1, 1],
+        "nearly_dependent": full[:, :1] + 1e-3 * full,
+        "dependent_to_rounding": full[:, :1] * np.ones(K) * (1 + 1e-7 * full),
+        "huge": 1e30 * full,
+        "tiny": 1e-30 * full,
+        "mixed": full * [1e30, 1e-30, 1, 1e20],
+    }
+    return made[kind].astype(np.float32)
+
+
+KINDS = ("full", "zero", "rank_1", "zero_between", "nearly_dependent", "dependent_to_rounding", "huge", "tiny", "mixed")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_orthonormal(kind):
+    basis = basis_of(columns(kind)).numpy().astype(np.float64)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(K), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["full", "rank_1", "nearly_dependent", "huge", "tiny", "mixed"])
+def test_spans_the_columns(kind):
+    """What is left outside is rounding, relative to each column."""
+    given = columns(kind)
+    basis = basis_of(given).numpy().astype(np.float64)
+    given = given.astype(np.float64) / np.linalg.norm(given.astype(np.float64), axis=0)
+    assert np.linalg.norm(given - basis @ (basis.T @ given), axis=0).max() < 2e-6
+
+
+def test_matrices_beside_each_other():
+    """Each as if it were alone. The second has as many rows as columns: the last column has one direction left."""
+    first, second = columns("full"), columns("full")
+    spare = powersgd.gaussian(2 * ROWS, K, SEED).numpy().reshape(2, ROWS, K)
+    second[K:], spare[1, K:] = 0.0, 0.0
+    both = powersgd.orthonormalise(tf.constant([first, second]), tf.constant(spare)).numpy()
+    alone = powersgd.orthonormalise(tf.constant(first[None]), tf.constant(spare[:1])).numpy()[0]
+    np.testing.assert_allclose(both[0], alone, atol=1e-6)
+    np.testing.assert_allclose(both[1].T @ both[1], np.eye(K), atol=1e-6)
+    assert not both[1, K:].any()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_poison_stays_visible(poison):
+    given = columns("full")
+    given[5, 1] = poison
+    basis = basis_of(given).numpy()
+    assert np.isfinite(basis[:, 0]).all() and np.isnan(basis[:, 1:]).all()
+
+
+def test_gaussian():
+    """Standard errors of n normal numbers: mean 1 / sqrt(n), variance sqrt(2 / n), fourth moment sqrt(96 / n)."""
+    n = 1000 * 200
+    g = powersgd.gaussian(1000, 200, SEED).numpy().astype(np.float64)
+    assert abs(g.mean()) < 5 / np.sqrt(n) and abs(g.var() - 1) < 5 * np.sqrt(2 / n)
+    assert abs(np.mean(g**4) - 3) < 5 * np.sqrt(96 / n) and np.isfinite(g).all()
+    assert abs(np.mean(g[:, 1:] * g[:, :-1])) < 5 / np.sqrt(n) and abs(np.mean(g[1:] * g[:-1])) < 5 / np.sqrt(n)
+
+
+def test_leading_by_hand():
+    given = np.float32([[3, 0, 0, 5], [4, 0, 1, 12]])
+    np.testing.assert_allclose(powersgd.leading(tf.constant(given), 2), np.float32([[5 / 13, 0.6], [12 / 13, 0.8]]))
+    np.testing.assert_array_equal(powersgd.leading(tf.zeros([5, 3]), 2), np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 20])
+def test_outer_is_the_product(columns):
+    """float32 against float64: each of up to 20 terms is rounded once and added with one more rounding."""
+    rng = np.random.default_rng(columns)
+    left, right = (rng.standard_normal((size, columns)).astype(np.float32) for size in (5, 7))
+    found = tf.function(powersgd.outer, jit_compile=True)(left, right)
+    np.testing.assert_allclose(found, left.astype(np.float64) @ right.T.astype(np.float64), atol=1e-5)

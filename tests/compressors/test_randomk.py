@@ -5,13 +5,14 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.compressors import RandomK, hash_random, randomk
+from dqgan_tf.compressors import RandomK, hash_random
+from dqgan_tf.compressors.contrib import randomk
 from tests.contracts.compressor_contract import encode, round_trip
 from tests.oracles import compressors_numpy as oracle
 
 
 def draw(seed, n, k):
-    return randomk.draw(tf.constant(seed, tf.int32), n, k).numpy()
+    return randomk.random_indices(tf.constant(seed, tf.int32), n, k).numpy()
 
 
 @pytest.mark.parametrize("n, k", [(1, 1), (33, 33), (100, 7), (1100, 11), (1_000_003, 10_001)])
@@ -22,7 +23,7 @@ def test_indices_are_distinct_and_in_range(n, k):
 
 def test_every_index_is_equally_likely():
     """Of 4,000 draws of 3 in 10 each index is in 1,200 +- 29; arcs of 3, 3 and 4 values; five standard deviations."""
-    drawer = tf.function(lambda seed: randomk.draw(seed, 10, 3), jit_compile=True)
+    drawer = tf.function(lambda seed: randomk.random_indices(seed, 10, 3), jit_compile=True)
     counts = np.bincount(np.concatenate([drawer(tf.constant([t, 5])) for t in range(4000)]), minlength=10)
     assert (np.abs(counts - 1200) < 5 * np.sqrt(4000 * 0.3 * 0.7)).all()
 
@@ -36,7 +37,7 @@ def test_what_is_drawn_arrives_and_the_rest_is_zero():
 
 
 def test_the_seed_travels_and_no_index():
-    assert encode(RandomK(0.1), np.ones(1100, np.float32), seed=(8, 9)).seed.numpy().tolist() == [8, 9]
+    assert encode(RandomK(0.1), np.ones(1100, np.float32), seed=(8, 9)).indices.numpy().tolist() == [8, 9]
     assert RandomK(0.1).wire_bytes(1100) == 8 + 4 * 110
 
 

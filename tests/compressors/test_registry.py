@@ -4,6 +4,7 @@ import pytest
 
 from dqgan_tf import compressors
 from dqgan_tf.compressors import Identity, Linear, PowerSGD, Sign, TopK
+from dqgan_tf.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,14 @@ def test_what_is_available_works(spec):
         ("powersgd:explore=-1", "`explore` must be an integer from 0 to 1024. Received: explore=-1"),
         ("powersgd:rank=1000000000000", "`rank` must be an integer from 1 to 1024.* 'powersgd:rank=2,explore=1'"),
         ("powersgd:explore=1025", "`explore` must be an integer from 0 to 1024.* 'powersgd:rank=2,explore=1'"),
-        ("powersgd+linear", "`powersgd` sends every value: nothing may follow it"),
+        ("powersgd+linear", "`powersgd` sends every value: no compressor may follow it"),
         ("topk+powersgd", "`values` must be a compressor. Received: values=PowerSGD"),
         ("topk+topk+topk", r"`values` must send every value, .* 'topk:fraction=0.01\+linear:bits=8,bucket=512'"),
         ("blocktopk+randomk", r"'blocktopk:fraction=0.01,block=256\+linear:.*Received: values=randomk"),
         ("qsgd:rounding=nearest", r"`qsgd` has the parameters \(bits, bucket\)"),
         (
             "linear:bits=4+sign",
-            "`linear` sends every value: nothing may follow it after '\\+'. A spec that works",
+            "`linear` sends every value: no compressor may follow it after '\\+'. A spec that works",
         ),
         ("topk:fraction=0.1+", "must be like one of none.* 'topk:fraction=0.01'"),
         ("topk:fraction=0.1+linear:bits=1", "`bits` must be 2 to 8 or 16. Received: bits=1.* 'topk:fraction=0.01'"),
@@ -85,7 +86,7 @@ def test_what_is_available_works(spec):
         ("linear:bits=4\n", "`bits` must be a whole number in plain digits"),
         ("linear:bits=4e0", "`bits` must be a whole number in plain digits"),
         ("linear:level=4", r"`linear` has the parameters \(bits, bucket, rounding\). Received: 'level=4'"),
-        ("linear:bits=4,bits=8", "`bits` must be given once"),
+        ("linear:bits=4,bits=8", "`bits` must appear once"),
         ("linear:bits=4,", "Received: ''"),
         ("none:bits=4", "has the parameters"),
         ("topk:fraction=0", r"`fraction` must be in \(0, 1\]"),
@@ -110,5 +111,5 @@ def test_what_is_available_works(spec):
     ],
 )
 def test_refuses_and_says_what_works(spec, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         compressors.get(spec)

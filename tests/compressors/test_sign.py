@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dqgan_tf.compressors import Sign
+from dqgan_tf.errors import UsageError
 from tests.contracts.compressor_contract import encode, round_trip
 from tests.oracles import compressors_numpy as oracle
 
@@ -37,5 +38,5 @@ def test_delta_is_one_over_d_and_tight():
 
 @pytest.mark.parametrize("bucket", [0, -512, 33, 2.0, True])
 def test_refuses(bucket):
-    with pytest.raises(ValueError, match=f"Received: bucket={bucket}"):
+    with pytest.raises(UsageError, match=f"Received: bucket={bucket}"):
         Sign(bucket=bucket)

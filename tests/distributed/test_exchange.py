@@ -104,7 +104,7 @@ def test_means_and_residuals_are_the_oracles(job):
                 if outcomes is None:
                     np.testing.assert_array_equal(residuals, before[index], err_msg=name)
                     continue
-                expected, place = outcomes[index], f"{name}, call {call}, segment {index}"
+                expected, place = outcomes[index], f"{name}, call {call}, vector {index}"
                 # Tolerance: see tests/distributed/test_topologies.py.
                 sent = job.rows(name, call, "sent", index)[0]
                 np.testing.assert_allclose(sent, expected.mean, rtol=0, atol=1e-5, err_msg=place)

@@ -181,7 +181,7 @@ class TestSharedFiles:
         assert result == 15 and seen.saved == [10]
 
 
-class TestNextLook:
+class TestNextStop:
     def test_ends_at_every_multiple_and_never_beyond(self):
         """For any periods: forward, at most `steps_per_call`, and no multiple of a period is jumped over."""
         random = np.random.default_rng(0)
@@ -196,7 +196,7 @@ class TestNextLook:
                 weight_check_every=weights,
             )
             step = int(random.integers(0, config.steps))
-            end = loop.next_look(step, config)
+            end = loop.next_stop(step, config)
             assert step < end <= min(step + config.steps_per_call, config.steps)
             passed = range(step + 1, end)
             assert not [t for t in passed for p in (log, sample, check, weights) if loop.due(t, p)]
@@ -255,7 +255,7 @@ class TestStepClock:
         with clock.measure(1):
             now[0] += 0.5
         for value in values:
-            clock.keep({"milliseconds/encode": value, "generator_loss": 3.0})
+            clock.add_phases({"milliseconds/encode": value, "generator_loss": 3.0})
         assert clock.figures() == {
             "milliseconds_per_step": 500.0,
             "steps_per_second": 2.0,
