@@ -77,19 +77,19 @@ def load(config: DataConfig) -> np.ndarray:
         )
     builder, pictures = _read(config, "image")
     crop = CROPS.get(builder.name)
-    framed = pictures.map(
+    framed_images = pictures.map(
         lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     images = np.empty((spec.num_examples, *spec.shape), np.uint8)
-    loaded, tenth = 0, max(len(images) // 10, 1)
-    for chunk in _iterate(config, framed.batch(_CHUNK).prefetch(4)):
-        if loaded + len(chunk) <= len(images):
-            images[loaded : loaded + len(chunk)] = chunk
-        if (loaded + len(chunk)) // tenth > loaded // tenth:
-            logging.info("Loading %s: %d of %d images", spec.name, loaded + len(chunk), len(images))
-        loaded += len(chunk)
-    if loaded != len(images):
-        raise DatasetError(f"{config.dataset!r} announces {len(images)} images in {config.split!r} and holds {loaded}.")
+    count, tenth = 0, max(len(images) // 10, 1)
+    for chunk in _iterate(config, framed_images.batch(_CHUNK).prefetch(4)):
+        if count + len(chunk) <= len(images):
+            images[count : count + len(chunk)] = chunk
+        if (count + len(chunk)) // tenth > count // tenth:
+            logging.info("Loading %s: %d of %d images", spec.name, count + len(chunk), len(images))
+        count += len(chunk)
+    if count != len(images):
+        raise DatasetError(f"{config.dataset!r} announces {len(images)} images in {config.split!r} and holds {count}.")
     return images
 
 
@@ -152,9 +152,9 @@ def permuted_indices(
     epochs = positions // num_examples
     # One key per epoch that a batch can touch. Permutations of keys that differ by 1 are correlated (0.7), so that keys
     # are drawn at random rather than counted.
-    touched = (batch_size - 1 + num_examples - 1) // num_examples + 1
+    num_epochs = (batch_size - 1 + num_examples - 1) // num_examples + 1
     keys = []
-    for offset in range(touched):
+    for offset in range(num_epochs):
         epoch_seed = tf.stack([tf.constant(seed, tf.int64), epochs[0] + offset])
         keys.append(tf.random.stateless_uniform([3], epoch_seed, minval=None, maxval=None, dtype=tf.uint32))
     # tf.random.experimental.index_shuffle is the same op, but pads one seed per index wrongly (TensorFlow 2.21).

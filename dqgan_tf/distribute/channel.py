@@ -144,8 +144,10 @@ class Channel:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that one replica sends in one reduction, all phases and the histograms that compressors learn from; between
-        hosts only, where replicas add up inside."""
+        """Bytes that one replica sends in one reduction: all phases, and the histograms that compressors learn from.
+
+        Between hosts only, where replicas add up inside.
+        """
         size = self._groups[0].size
         histograms = 2 * (size - 1) * sum(vector.histogram_bytes for vector in self.vectors) // size
         return -(-(sum(packet.sent_bytes for packet in self.packets) + histograms) // self._groups[0].replicas_per_rank)

@@ -5,75 +5,38 @@ Dowson and Landau 1982. Kernel distance: KID if the features are Inception's. Bi
 sec. 4. Everything is computed in float64.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from dqgan_tf.errors import UsageError
 
-
-class Moments(NamedTuple):
-    """Mean float64 [d] and covariance float64 [d, d] (divided by n - 1) of features."""
-
-    mu: np.ndarray
-    sigma: np.ndarray
+_ROWS = 1000  # rows that are converted to float64 at a time
 
 
-class FeatureMoments:
-    """Mean and covariance over batches of features, which are not kept.
+def moments(features) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean float64 [d] and covariance float64 [d, d] (divided by n - 1) of features, float [n, d] with n > d.
 
-    A batch of size m with mean c and scatter S = sum (x - c)(x - c)^T updates n, mu and M so far (Chan et al. 1979):
-
-    ```
-    delta = c - mu
-    M  <- M + S + delta delta^T n m / (n + m)
-    mu <- mu + delta m / (n + m)
-    n  <- n + m
-    ```
-
-    Each batch is centred first. A plain sum of x x^T loses digits if the mean is large beside the spread.
-
-    Args:
-      feature_size: d.
+    Raises:
+      UsageError: n <= d, so that the covariance would be singular.
+      ValueError: the shape is another one, or a value is not finite.
     """
-
-    def __init__(self, feature_size: int):
-        self.count = 0
-        self._mean = np.zeros(feature_size)
-        self._scatter = np.zeros((feature_size, feature_size))
-
-    def update(self, features) -> None:
-        """Adds features, float [b, d]; b = 0 changes nothing.
-
-        Raises:
-          ValueError: the shape is another one, or a value is not finite.
-        """
-        features = np.asarray(features, np.float64)
-        if features.ndim != 2 or features.shape[1] != len(self._mean):
-            raise ValueError(f"`features` must be [b, {len(self._mean)}]. Received: shape={features.shape}")
-        if not np.all(np.isfinite(features)):
-            raise ValueError("`features` must be finite. Received: a NaN or an infinity")
-        if not len(features):
-            return
-        mean = np.mean(features, axis=0)
-        centred, delta, total = features - mean, mean - self._mean, self.count + len(features)
-        self._scatter += centred.T @ centred + np.outer(delta, delta) * (self.count * len(features) / total)
-        self._mean += delta * (len(features) / total)
-        self.count = total
-
-    def result(self) -> Moments:
-        """Returns the moments of all features added.
-
-        Raises:
-          UsageError: there are not more images than features, so that the covariance would be singular.
-        """
-        size = len(self._mean)
-        if self.count <= size:
-            raise UsageError(
-                f"The number of images must exceed the feature size; {size + 1} images work. "
-                f"Received: images={self.count}, feature size={size}"
-            )
-        return Moments(self._mean.copy(), self._scatter / (self.count - 1))
+    features = np.asarray(features)
+    if features.ndim != 2:
+        raise ValueError(f"`features` must be [n, d]. Received: shape={features.shape}")
+    if not np.all(np.isfinite(features)):
+        raise ValueError("`features` must be finite. Received: a NaN or an infinity")
+    count, size = features.shape
+    if count <= size:
+        raise UsageError(
+            f"The number of images must exceed the feature size; {size + 1} images work. "
+            f"Received: images={count}, feature size={size}"
+        )
+    mean = np.mean(features, axis=0, dtype=np.float64)
+    scatter = np.zeros((size, size))
+    for first in range(0, count, _ROWS):
+        # Centred first: a sum of x x^T would lose digits if the mean is large beside the spread.
+        centred = features[first : first + _ROWS] - mean
+        scatter += centred.T @ centred
+    return mean, scatter / (count - 1)
 
 
 def frechet_distance(mu1, sigma1, mu2, sigma2) -> float:
@@ -125,7 +88,8 @@ def polynomial_mmd2(x, y) -> float:
       ValueError: the shapes disagree, or there are fewer than two rows.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    _check_pair(x, y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"Both sets of features must be [n, d]. Received: shapes={x.shape}, {y.shape}")
     if min(len(x), len(y)) < 2:
         raise ValueError(f"`x` and `y` must have at least 2 rows. Received: rows={len(x)}, {len(y)}")
     return float(_mean_off_diagonal(x) + _mean_off_diagonal(y) - 2.0 * np.mean(_kernel(x, y)))
@@ -147,7 +111,6 @@ def kernel_distance(real, fake, num_subsets: int = 100, subset_size: int = 1000,
       ValueError: the shapes disagree, there are too few rows, or a number is out of range.
     """
     real, fake = np.asarray(real), np.asarray(fake)
-    _check_pair(real, fake)
     if num_subsets < 1:
         raise ValueError(f"`num_subsets` must be at least 1. Received: num_subsets={num_subsets}")
     if not 2 <= subset_size <= min(len(real), len(fake)):
@@ -176,8 +139,3 @@ def _kernel(x, y):
 def _mean_off_diagonal(x):
     kernel = _kernel(x, x)
     return (np.sum(kernel) - np.trace(kernel)) / (len(x) * (len(x) - 1))
-
-
-def _check_pair(x, y):
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"Both sets of features must be [n, d]. Received: shapes={x.shape}, {y.shape}")

@@ -4,59 +4,39 @@ Only figures computed with the published Inception graph are called FID, KID and
 part of the figure's name: `frechet_distance(resnet20)`.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
 import numpy as np
 
 from dqgan_tf.evaluation import distances, scores
-from dqgan_tf.evaluation.features import FeatureNetwork
+from dqgan_tf.evaluation.features import FeatureNetwork, Features
 
 INCEPTION_NAMES = {"frechet_distance": "FID", "kernel_distance": "KID", "classifier_score": "IS"}
 Figures = dict[str, float | int | str]
 
+BATCH_SIZE = 500
 KERNEL_SUBSET_SIZE = 1000
 NUM_SPLITS = 10
 
 
-class ImageFeatures(NamedTuple):
-    """Features of a set of images.
-
-    pool: float32 [n, d].
-    logits: float32 [n, classes] or None.
-    moments: mean and covariance of pool.
-    """
-
-    pool: np.ndarray
-    logits: np.ndarray | None
-    moments: distances.Moments
-
-
-def extract_features(network: FeatureNetwork, batches: Iterable) -> ImageFeatures:
-    """Runs a network over batches of images, uint8 [b, h, w, c]. The result takes 4 (d + classes) bytes per image.
+def extract_features(network: FeatureNetwork, images) -> Features:
+    """Returns the `Features` of images, uint8 [n, h, w, c], which the network takes in batches.
 
     Raises:
-      UsageError: the images do not fit the network, or there are not more images than features.
+      UsageError: the images do not fit the network.
     """
-    accumulator, pools, logits = distances.FeatureMoments(network.feature_size), [], []
-    for batch in batches:
-        features = network(batch)
-        accumulator.update(features.pool)
-        pools.append(features.pool)
-        logits.append(features.logits)
-    moments = accumulator.result()
-    return ImageFeatures(np.concatenate(pools), None if logits[0] is None else np.concatenate(logits), moments)
+    batches = [network(images[first : first + BATCH_SIZE]) for first in range(0, len(images), BATCH_SIZE)]
+    pools, logits = zip(*batches, strict=True)
+    return Features(np.concatenate(pools), None if logits[0] is None else np.concatenate(logits))
 
 
-def evaluate_images(network: FeatureNetwork, real: ImageFeatures, fake: ImageFeatures, seed: int = 0) -> Figures:
+def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int = 0) -> Figures:
     """Compares generated images with real ones.
 
     By convention FID compares 50,000 images with 50,000, and KID uses subsets of 1,000. With fewer images the subsets
     are smaller; see `kernel_subset_size` in the result.
 
     Args:
-      network: the network that the features come from.
-      real, fake: results of `extract_features`.
+      network: the network that features are computed with.
+      real_images, fake_images: uint8 [n, h, w, c]. Either n must exceed `network.feature_size`.
       seed: seed of the kernel distance's subsets.
 
     Returns:
@@ -64,14 +44,15 @@ def evaluate_images(network: FeatureNetwork, real: ImageFeatures, fake: ImageFea
       `frechet_distance(<name>)`, `kernel_distance(<name>)`, `kernel_distance_std(<name>)`, `classifier_score(<name>)`
       and `classifier_score_std(<name>)`. Scores are those of the generated images and need a classifier. Further
       entries are `feature_network`, `feature_network_sha256`, `num_real`, `num_fake` and `kernel_subset_size`.
+
+    Raises:
+      UsageError: the images do not fit the network, or there are too few.
     """
+    real, fake = extract_features(network, real_images), extract_features(network, fake_images)
+    frechet = distances.frechet_distance(*distances.moments(real.pool), *distances.moments(fake.pool))
     subset_size = min(KERNEL_SUBSET_SIZE, len(real.pool), len(fake.pool))
-    mean, deviation = distances.kernel_distance(real.pool, fake.pool, subset_size=subset_size, seed=seed)
-    figures = {
-        "frechet_distance": distances.frechet_distance(*real.moments, *fake.moments),
-        "kernel_distance": mean,
-        "kernel_distance_std": deviation,
-    }
+    kernel, deviation = distances.kernel_distance(real.pool, fake.pool, subset_size=subset_size, seed=seed)
+    figures = {"frechet_distance": frechet, "kernel_distance": kernel, "kernel_distance_std": deviation}
     if fake.logits is not None:
         score, score_deviation = scores.classifier_score(fake.logits, NUM_SPLITS)
         figures |= {"classifier_score": score, "classifier_score_std": score_deviation}

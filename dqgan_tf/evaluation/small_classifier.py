@@ -138,8 +138,8 @@ def train(images, labels, seed: int, epochs: int) -> dict[str, np.ndarray]:
             f"small classifier: epoch {index + 1}/{epochs}, loss {float(loss):.3f}, held-out accuracy {accuracy:.3f}",
             flush=True,
         )
-    trained = {name: variable.numpy() for name, variable in weights.items()}
-    return {**trained, "held_out_accuracy": np.float32(accuracy)}
+    arrays = {name: variable.numpy() for name, variable in weights.items()}
+    return arrays | {"held_out_accuracy": np.float32(accuracy)}
 
 
 def _epoch_function(weights, images, labels):

@@ -5,17 +5,15 @@ import os
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 
 from dqgan_tf.data import images
 from dqgan_tf.errors import UsageError
 from dqgan_tf.evaluation import features, report, small_classifier
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.pictures import to_uint8
-from dqgan_tf.telemetry.tensorboard import TensorBoardWriter
 from dqgan_tf.training import samples
-from dqgan_tf.training.restore import Trained
-
-_BATCH = 500
+from dqgan_tf.training.restore import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,47 +34,43 @@ class EvaluationConfig:
     use_ema: bool = True
 
 
-def evaluate(trained: Trained, config: EvaluationConfig) -> report.Figures:
+def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
     """Returns figures by name: mode coverage for points; distances and a score over a named network for images.
 
     Raises:
       UsageError: weights are given for points or twice or cannot be read, there are neither weights nor labels, or
         there are too few samples.
     """
-    spec = trained.data_spec
+    spec = run.data_spec
     weights = [path for path in (config.inception_weights, config.resnet_weights) if path]
     if weights and spec.kind == "points":
         raise UsageError(f"{spec.name!r} has points, which need no network; omit the weights. Received: {weights[0]!r}")
     if len(weights) > 1:
         raise UsageError(f"Give either Inception or ResNet weights. Received: {weights[0]!r} and {weights[1]!r}")
     if spec.kind == "points":
-        points = samples.draw(trained.model, config.num_samples, use_ema=config.use_ema)
+        points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema)
         figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
     else:
-        real = images.load(trained.config.data)
-        network = feature_network(trained, config, real)
+        real = images.load(run.config.data)
+        network = feature_network(run, config, real)
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(config.num_samples, len(real))).astype(int)
-        fake = to_uint8(samples.draw(trained.model, config.num_samples, use_ema=config.use_ema))
-        real_features, fake_features = (
-            report.extract_features(network, (array[i : i + _BATCH] for i in range(0, len(array), _BATCH)))
-            for array in (real[rows], fake)
-        )
-        figures = report.evaluate_images(network, real_features, fake_features, seed=trained.config.train.seed)
+        fake = to_uint8(samples.draw(run.model, config.num_samples, use_ema=config.use_ema))
+        figures = report.evaluate_images(network, real[rows], fake, seed=run.config.train.seed)
     return figures | {"generator": "averaged" if config.use_ema else "raw"}
 
 
-def feature_network(trained: Trained, config: EvaluationConfig, real: np.ndarray) -> features.FeatureNetwork:
+def feature_network(run: TrainedRun, config: EvaluationConfig, real: np.ndarray) -> features.FeatureNetwork:
     """Returns the network of the given weights, or a small classifier trained on the data set and cached."""
     if config.inception_weights:
         return features.load_inception(config.inception_weights)
     if config.resnet_weights:
         return features.load_resnet(config.resnet_weights)
-    labels = images.load_labels(trained.config.data)
+    labels = images.load_labels(run.config.data)
     if labels is None:
-        name = trained.data_spec.name
+        name = run.data_spec.name
         raise UsageError(f"{name!r} has no labels to train a classifier with: give --inception_weights.")
-    return small_classifier.train_or_load(config.cache_dir, trained.data_spec.name, real, labels)
+    return small_classifier.train_or_load(config.cache_dir, run.data_spec.name, real, labels)
 
 
 def record(model_dir: str, step: int, figures: report.Figures) -> None:
@@ -84,9 +78,10 @@ def record(model_dir: str, step: int, figures: report.Figures) -> None:
     folder = pathlib.Path(model_dir)
     with JsonLinesWriter(folder / "metrics.jsonl", None) as metrics:
         metrics.write(step, figures)
-    board = TensorBoardWriter(folder / "tensorboard")
-    board.scalars(step, {f"evaluation/{k}": v for k, v in figures.items() if isinstance(v, int | float)})
-    board.close()
+    with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step):
+        for name, value in figures.items():
+            if isinstance(value, int | float):
+                tf.summary.scalar(f"evaluation/{name}", value)
 
 
 def table(figures: report.Figures) -> str:

@@ -80,10 +80,10 @@ class Loop:
                 self._model.train_steps(iterator, count)
             self._step += count
             self._do_periodic_work(config)
-            received = self._exchange_reasons_to_stop()
-            if received:
+            signal_number = self._exchange_reasons_to_stop()
+            if signal_number:
                 self._save()
-                return received
+                return signal_number
         return None
 
     def finish(self) -> None:

@@ -1,6 +1,7 @@
 """What the chief reports: console, metrics.jsonl, TensorBoard, pictures."""
 
 import contextlib
+import json
 import pathlib
 import sys
 import traceback
@@ -8,10 +9,9 @@ import traceback
 import tensorflow as tf
 
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
-from dqgan_tf.telemetry.tensorboard import TensorBoardWriter
 from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
+from dqgan_tf.tensorflow_texts import first_line
 from dqgan_tf.training import samples, summary
-from dqgan_tf.training.errors import first_line
 
 _TENSORBOARD_GROUPS = {
     "loss": ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit"),
@@ -46,11 +46,12 @@ class Reporter:
         self._pictures_failed = False
         self.failure = ""
         if self._active:
-            self._tensorboard = TensorBoardWriter(self._folder / "tensorboard")
+            self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
             self._metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step)
             write_atomically(self._folder / "config.json", job.config.to_json() + "\n")
             rows = [f"| {key} | {value} |" for key, value in job.config.flat().items()]
-            self._tensorboard.text(start_step, "configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
+            with self._tensorboard.as_default(start_step):
+                tf.summary.text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
 
     def say(self, text: str) -> None:
         """Prints a line on stderr."""
@@ -72,9 +73,10 @@ class Reporter:
             "peak_memory_mib": peak_memory_mib(),
             "break_even_gbit_per_second": min(1e-9 * break_even, 1e6),  # JSON has no infinity
         }
-        with self._record_failure():
+        with self._record_failure(), self._tensorboard.as_default(step):
             self._metrics.write(step, figures)
-            self._tensorboard.scalars(step, {_TAGS.get(name, name): value for name, value in figures.items()})
+            for name, value in figures.items():
+                tf.summary.scalar(_TAGS.get(name, name), value)
         left = format_duration(self._throughput.remaining_seconds(config.steps))
         self.say(
             f"step {step}/{config.steps}  {rate:.1f} steps/s  {left} left  "
@@ -93,8 +95,8 @@ class Reporter:
             )
         except Exception as error:  # of any kind: a picture is never worth the run
             if not self._pictures_failed:
-                by_disk = isinstance(error, (OSError, tf.errors.OpError))
-                reason = first_line(error) if by_disk else traceback.format_exc()
+                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
+                reason = first_line(error) if full_disk else traceback.format_exc()
                 self.say(f"The run goes on without the pictures of step {step}: {reason}")
             self._pictures_failed = True
 
@@ -103,11 +105,13 @@ class Reporter:
         if not self._active:
             return
         evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "num_modes", "high_quality", "raw_"))}
-        with self._record_failure():
+        with self._record_failure(), self._tensorboard.as_default(step):
             if evaluation:
                 self._metrics.write(step, evaluation)
-            self._tensorboard.scalars(step, {f"evaluation/{name}": value for name, value in evaluation.items()})
-            summary.write(self._folder, figures)
+            for name, value in evaluation.items():
+                tf.summary.scalar(f"evaluation/{name}", value)
+            text = json.dumps(figures, indent=2, sort_keys=True) + "\n"
+            write_atomically(self._folder / "summary.json", text)
             print("\n" + summary.table(figures, self._job.config.model_dir), flush=True)
 
     def close(self) -> None:

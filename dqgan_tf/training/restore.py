@@ -7,13 +7,12 @@ from typing import NamedTuple
 from dqgan_tf import config as config_lib
 from dqgan_tf import data
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.errors import UsageError
+from dqgan_tf.errors import CheckpointError, UsageError
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint, job
-from dqgan_tf.training.errors import CheckpointError
 
 
-class Trained(NamedTuple):
+class TrainedRun(NamedTuple):
     """Configuration, data description, model and step of a run."""
 
     config: config_lib.RunConfig
@@ -22,7 +21,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def load(model_dir: str, data_dir: str | None = None) -> Trained:
+def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
     """Returns the model of the newest complete checkpoint in `model_dir`.
 
     Args:
@@ -49,4 +48,4 @@ def load(model_dir: str, data_dir: str | None = None) -> Trained:
     spec = data.describe(config.data)
     model = job.build_model(config, spec, CompressedStrategy(job.no_cluster()))
     checkpoint.restore_shared(folder, model)
-    return Trained(config, spec, model, commit["step"])
+    return TrainedRun(config, spec, model, commit["step"])

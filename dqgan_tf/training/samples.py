@@ -11,6 +11,7 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import noise
 from dqgan_tf.telemetry import pictures
 from dqgan_tf.telemetry.json_lines import write_atomically
+from dqgan_tf.training.restore import TrainedRun
 
 IMAGES_PER_PICTURE = 64
 POINTS_PER_PICTURE = 2048
@@ -38,20 +39,21 @@ def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
     return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples)
 
 
-def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard) -> None:
-    """Writes `raw_<step>.png` and `ema_<step>.png` into `folder`, and both to TensorBoard.
+def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard: tf.summary.SummaryWriter) -> None:
+    """Writes what the raw and the averaged generator draw from the same latents.
 
-    They show what the raw and the averaged generator draw from the same latents.
+    The files are `raw_<step>.png` and `ema_<step>.png` in `folder`. TensorBoard shows `samples/raw` and `samples/ema`.
     """
     count = POINTS_PER_PICTURE if spec.kind == "points" else IMAGES_PER_PICTURE
     for name, use_ema in (("raw", False), ("ema", True)):
         image = picture(spec, draw(model, count, use_ema=use_ema))
         pictures.write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
-        tensorboard.image(step, f"samples/{name}", image)
+        with tensorboard.as_default(step):
+            tf.summary.image(f"samples/{name}", image[np.newaxis])
 
 
-def write_file(path: str, trained, count: int, *, use_ema: bool) -> None:
-    """Writes `count` samples of a `restore.Trained` to a file.
+def write_file(path: str, run: TrainedRun, count: int, *, use_ema: bool) -> None:
+    """Writes `count` samples of a run's generator to a file.
 
     X.png is one picture. X.npz holds `samples`, uint8 images or float32 points, and `step`.
 
@@ -61,12 +63,12 @@ def write_file(path: str, trained, count: int, *, use_ema: bool) -> None:
     """
     if not path.endswith((".npz", ".png")):
         raise UsageError(f"The output must be a file such as samples.npz or samples.png. Received: {path!r}")
-    samples = draw(trained.model, count, use_ema=use_ema)
+    samples = draw(run.model, count, use_ema=use_ema)
     if path.endswith(".png"):
-        pictures.write_png(path, picture(trained.data_spec, samples))
+        pictures.write_png(path, picture(run.data_spec, samples))
         return
-    if trained.data_spec.kind == "images":
+    if run.data_spec.kind == "images":
         samples = pictures.to_uint8(samples)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, samples=samples, step=np.int64(trained.step))
+    np.savez_compressed(buffer, samples=samples, step=np.int64(run.step))
     write_atomically(path, buffer.getvalue())

@@ -9,7 +9,6 @@ import numpy as np
 from dqgan_tf import data
 from dqgan_tf.distribute.pipeline import PHASES
 from dqgan_tf.evaluation import report
-from dqgan_tf.telemetry.json_lines import write_atomically
 from dqgan_tf.training import samples
 
 EVALUATED_POINTS = 10000
@@ -35,11 +34,6 @@ def quality(spec: data.DataSpec, model) -> dict[str, float]:
         figures[f"{prefix}modes"] = coverage["modes_found"]
         figures[f"{prefix}high_quality_fraction"] = coverage["high_quality_fraction"]
     return figures | {"num_modes": len(spec.modes)}
-
-
-def write(folder, figures: dict) -> None:
-    """Writes summary.json."""
-    write_atomically(pathlib.Path(folder) / "summary.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
 
 def steps_of(folder) -> int | None:

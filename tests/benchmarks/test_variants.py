@@ -8,7 +8,7 @@ import pytest
 from benchmarks import torch_baselines, variants
 from dqgan_tf import compressors
 from dqgan_tf.distribute import topologies
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.errors import UsageError
 
 VALUES = 6_342_272  # DCGAN-64, both players
@@ -29,6 +29,11 @@ EIGHT_BIT = "linear:bits=8,bucket=512"
 )
 def test_accepted(name):
     assert variants.check(name, 3) is None
+
+
+def whole(values, spec):
+    """One vector of `values` values."""
+    return Vector("only", compressors.get(spec), ((values,),), (0,))
 
 
 BAD_PACKETS = [
@@ -85,7 +90,8 @@ def test_what_is_no_compressor_has_no_settings_in_an_exchange(name):
 
 @pytest.mark.parametrize("values", [VALUES, 2048 * 512, 1000, 128, 127, 1])
 def test_the_shapes_hold_all_values(values):
-    assert sum(math.prod(shape) for shape in variants.shapes_of(values)) == values
+    assert variants.shapes_of("sign", values) == [(values,)]
+    assert sum(math.prod(shape) for shape in variants.shapes_of("powersgd:rank=2", values)) == values
 
 
 def test_dense_is_a_ring():
@@ -126,19 +132,14 @@ def test_two_step_is_flat_in_the_number_of_workers():
 def test_auto_chooses_by_size_and_workers(values, workers, kind):
     sent = {name: variants.sent_bytes(f"{EIGHT_BIT}@{name}", values, workers) for name in ("all_gather", "two_step")}
     assert variants.sent_bytes(f"{EIGHT_BIT}@auto", values, workers) == sent[kind]
-    segment = Segment("only", values, compressors.get(EIGHT_BIT))
-    choice = topologies.choose("auto", [segment], workers, topologies.Encoder(True, None))
+    choice = topologies.choose("auto", [whole(values, EIGHT_BIT)], workers)
     assert choice.kind == kind
     assert f"{sent['all_gather']:,} bytes" in choice.reason and f"{sent['two_step']:,}" in choice.reason
 
 
 def test_auto_chooses_by_bits():
     """1 bit saves less than 16 KiB where 8 bits save more."""
-    encoder = topologies.Encoder(True, None)
-    kinds = [
-        topologies.choose("auto", [Segment("only", 30_000, compressors.get(spec))], 4, encoder).kind
-        for spec in ("sign", "linear:bits=8")
-    ]
+    kinds = [topologies.choose("auto", [whole(30_000, spec)], 4).kind for spec in ("sign", "linear:bits=8")]
     assert kinds == ["all_gather", "two_step"]
 
 

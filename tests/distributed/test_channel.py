@@ -101,7 +101,7 @@ class TestStreams:
         assert len(set(means)) == 4
 
     def test_streams_are_numbered_over_all_workers(self, strategy, opened, monkeypatch):
-        monkeypatch.setattr(strategy.extended._cross_device_ops, "_worker_index", 3)
+        monkeypatch.setattr(type(strategy), "worker_index", 3)
         assert opened(vector(STOCHASTIC, (N,)), error_feedback=False)._streams == (6, 7)
 
 

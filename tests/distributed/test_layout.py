@@ -62,9 +62,13 @@ class TestSlices:
     def test_slices_are_multiples_of_the_granule(self):
         assert packets([vector(1000)], slice_values=300) == [[(0, 0, 256), (0, 256, 256), (0, 512, 256), (0, 768, 232)]]
 
-    @pytest.mark.parametrize(("size", "last"), [(512 + 63, (256, 319)), (512 + 64, (512, 64)), (512, (256, 256))])
+    def test_slices_are_as_equal_as_granules_allow(self):
+        """Three slices of at most 256 values are needed; threads that share them end at about the same time."""
+        assert packets([vector(575)], slice_values=256) == [[(0, 0, 192), (0, 192, 192), (0, 384, 191)]]
+
+    @pytest.mark.parametrize(("size", "last"), [(640 + 63, (512, 191)), (640 + 64, (640, 64)), (640, (512, 128))])
     def test_the_last_slice_holds_a_whole_granule_before_the_tail(self, size, last):
-        (parts,) = packets([vector(size)], slice_values=256)
+        (parts,) = packets([vector(size)], slice_values=128)
         assert parts[-1] == (0, *last)
         assert sum(part[2] for part in parts) == size
 
@@ -169,7 +173,7 @@ class TestGranules:
 
     def test_cuts_leave_every_kth_bucket_in_the_histogram(self):
         """A stride of 4 buckets of 32, of which two make a block."""
-        one = vector(4 * 131072, spec="adaptive:bits=3,bucket=32")
+        one = vector(4 * 65536, spec="adaptive:bits=3,bucket=32")
         assert one.stride == 4
         starts = [start for packet in self.slices([one], packet_values=4000) for _, start, _ in packet]
         assert starts[1] == 4000 // 128 * 128 and all(start % (4 * 32) == 0 for start in starts)

@@ -26,24 +26,15 @@ def images(count, seed):
     return np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 1), np.uint8)
 
 
-def evaluate(network, real_batches, fake_batches, seed=0):
-    real, fake = (report.extract_features(network, batches) for batches in (real_batches, fake_batches))
-    return report.evaluate_images(network, real, fake, seed)
-
-
-def batches(array, *ends):
-    return iter(np.split(array, ends))
-
-
 def test_only_inception_gives_fid_is_and_kid():
     inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
-    figures = evaluate(inception, [images(20, 0)], [images(20, 1)])
+    figures = report.evaluate_images(inception, images(20, 0), images(20, 1))
     assert {"FID", "KID", "KID_std", "IS", "IS_std"} <= set(figures)
     assert not [name for name in figures if "distance" in name or "score" in name]
 
 
 def test_any_other_network_is_named_in_the_figure():
-    figures = evaluate(NETWORK, [images(20, 0)], [images(20, 1)])
+    figures = report.evaluate_images(NETWORK, images(20, 0), images(20, 1))
     assert set(figures) == {
         "frechet_distance(linear)",
         "kernel_distance(linear)",
@@ -59,9 +50,10 @@ def test_any_other_network_is_named_in_the_figure():
     assert (figures["feature_network"], figures["feature_network_sha256"]) == ("linear", "f" * 64)
 
 
-def test_figures_are_those_of_the_images():
+def test_figures_are_those_of_the_images(monkeypatch):
+    monkeypatch.setattr(report, "BATCH_SIZE", 7)
     real, fake = images(30, 2), images(24, 3)
-    figures = evaluate(NETWORK, batches(real, 7, 20), batches(fake, 23), seed=5)
+    figures = report.evaluate_images(NETWORK, real, fake, seed=5)
     pool_real, pool_fake = linear(real).pool, linear(fake).pool
     distance = distances.frechet_distance(
         *(pool_real.mean(0), np.cov(pool_real, rowvar=False)), *(pool_fake.mean(0), np.cov(pool_fake, rowvar=False))
@@ -77,21 +69,21 @@ def test_figures_are_those_of_the_images():
 
 @pytest.mark.slow
 def test_kernel_subsets_are_no_larger_than_the_convention():
-    figures = evaluate(NETWORK, [images(1100, 4)], [images(1200, 5)])
+    figures = report.evaluate_images(NETWORK, images(1100, 4), images(1200, 5))
     assert figures["kernel_subset_size"] == 1000
 
 
 def test_a_network_without_logits_gives_no_score():
     silent = dataclasses.replace(NETWORK, function=lambda batch: Features(linear(batch).pool, None))
-    figures = evaluate(silent, [images(20, 0)], [images(20, 1)])
+    figures = report.evaluate_images(silent, images(20, 0), images(20, 1))
     assert not [name for name in figures if "score" in name]
     assert "frechet_distance(linear)" in figures
 
 
-@pytest.mark.parametrize("real, fake", [([], [images(20, 0)]), ([images(20, 0)], [images(2, 1)])])
+@pytest.mark.parametrize("real, fake", [(images(1, 0), images(20, 0)), (images(20, 0), images(2, 1))])
 def test_too_few_images_are_refused(real, fake):
     with pytest.raises(UsageError, match="must exceed the feature size"):
-        evaluate(NETWORK, real, fake)
+        report.evaluate_images(NETWORK, real, fake)
 
 
 @pytest.mark.parametrize(

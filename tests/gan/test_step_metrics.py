@@ -68,11 +68,13 @@ class Steps:
 
 class TestByHand:
     @pytest.fixture(scope="class")
-    def steps(self):
+    @classmethod
+    def steps(cls):
         return Steps(local_strategy(REPLICAS))
 
     @pytest.fixture(scope="class")
-    def figures(self, steps):
+    @classmethod
+    def figures(cls, steps):
         """Of both steps."""
         steps.add(0)
         steps.add(1)
@@ -126,49 +128,48 @@ class TestByHand:
 
 
 class TestGame:
-    """Three replicas, two vectors a player, one step at a time: energies follow from residuals and directions."""
+    """Two replicas, two vectors a player, one step at a time: energies follow from residuals and directions."""
 
     RATES = {"generator": 0.2, "discriminator": 0.1}
     STEPS, NAN_STEP = 3, 1
 
     @pytest.fixture(scope="class")
-    def game(self):
+    @classmethod
+    def game(cls):
         """(figures of all accepted steps together, figures of each accepted step, its energies by player)."""
-        strategy = local_strategy(tiny_gan.REPLICAS)
-        rates = {f"learning_rate_{player[0]}": rate for player, rate in self.RATES.items()}
+        strategy = local_strategy(REPLICAS)
+        rates = {f"learning_rate_{player[0]}": rate for player, rate in cls.RATES.items()}
         optimizer = OptimizerConfig(direction="sgd", **rates)
         compression = CompressionConfig(compressor="sign:bucket=32", compressor_rules="bias=linear:bits=2,bucket=32")
         model = tiny_gan.build(strategy, optimizer, compression)
         assert len(model.channel.vectors) == 4
-        batches = tiny_gan.real_batches(self.STEPS)
-        batches[self.NAN_STEP, 1, 0, 0] = np.nan
-        start = model.shared_values(), [model.replica_values(m) for m in range(tiny_gan.REPLICAS)]
+        batches = tiny_gan.real_batches(cls.STEPS)[:, :REPLICAS]
+        batches[cls.NAN_STEP, 1, 0, 0] = np.nan
+        start = model.shared_values(), [model.replica_values(m) for m in range(REPLICAS)]
         each, energies = [], []
         iterator = tiny_gan.distributed_iterator(strategy, batches)
-        for step in range(self.STEPS):
-            before = self.residuals(model)
+        for step in range(cls.STEPS):
+            before = tiny_gan.replica_state(model, "residual")
             model.train_steps(iterator, 1)
             figures = model.drain_metrics()
-            if step != self.NAN_STEP:
+            if step != cls.NAN_STEP:
                 each.append(figures)
-                energies.append(self.energies(model, before))
+                energies.append(cls.energies(model, before))
         model.set_shared_values(start[0])
         for replica, values in enumerate(start[1]):
             model.set_replica_values(replica, values)
-        model.train_steps(tiny_gan.distributed_iterator(strategy, batches), self.STEPS)
+        model.train_steps(tiny_gan.distributed_iterator(strategy, batches), cls.STEPS)
         return model.drain_metrics(), each, energies, model.drain_metrics()
 
-    def residuals(self, model):
-        return tiny_gan.replica_state(model, "residual")
-
-    def energies(self, model, before):
+    @classmethod
+    def energies(cls, model, before):
         """{player: mean over replicas of (|g|^2, |p|^2, |e|^2, |error|^2)}; u is g, the error is the new residual."""
-        gradient, after = tiny_gan.replica_state(model, "previous_direction"), self.residuals(model)
+        gradient, after = (tiny_gan.replica_state(model, kind) for kind in ("previous_direction", "residual"))
         named, start = {}, 0
         for player, size in tiny_gan.SIZES:
             g, e, new = (x[:, start : start + size] for x in (gradient, before, after))
             start += size
-            squares = [np.sum(x**2, 1) for x in (g, self.RATES[player] * g + e, e, new)]
+            squares = [np.sum(x**2, 1) for x in (g, cls.RATES[player] * g + e, e, new)]
             named[player] = np.mean(squares, 1)
         return named
 

@@ -142,6 +142,8 @@ def test_an_average_stays_until_the_next():
 def test_sgd_is_the_gradient():
     gradient = tf.constant(gradients()[0])
     assert Sgd().direction(gradient, {}, tf.constant(1.0)) is gradient
+    with pytest.raises(TypeError, match="Sgd averages nothing"):
+        Sgd().corrected({}, tf.constant(1.0))
 
 
 def test_get_hands_every_setting_on():

@@ -66,14 +66,22 @@ def test_pictures_of_points_and_images():
 
 @pytest.mark.parametrize(("spec", "shape"), [(RING, (2,)), (IMAGES, (4, 4, 1))])
 def test_write_pictures(tmp_path, spec, shape):
-    shown = {}
-    board = types.SimpleNamespace(image=lambda step, tag, image: shown.update({(step, tag): image}))
-    samples.write_pictures(tmp_path, 7, spec, Model(latent_dim=int(np.prod(shape)), shape=shape), board)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ema_00000007.png", "raw_00000007.png"]
+    model, board = (
+        Model(latent_dim=int(np.prod(shape)), shape=shape),
+        tf.summary.create_file_writer(str(tmp_path / "tb")),
+    )
+    samples.write_pictures(tmp_path / "samples", 7, spec, model, board)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    assert set(files) == {"ema_00000007.png", "raw_00000007.png"}
+    (events,) = (tmp_path / "tb").iterdir()
+    shown = {
+        (event.step, value.tag): tf.io.decode_png(value.tensor.string_val[2])  # behind width and height
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
     assert set(shown) == {(7, "samples/raw"), (7, "samples/ema")}
     for name in ("raw", "ema"):
-        written = tf.io.decode_png((tmp_path / f"{name}_00000007.png").read_bytes()).numpy()
-        np.testing.assert_array_equal(written, shown[7, f"samples/{name}"])
+        np.testing.assert_array_equal(tf.io.decode_png(files[f"{name}_00000007.png"]), shown[7, f"samples/{name}"])
     assert np.any(shown[7, "samples/raw"] != shown[7, "samples/ema"])
 
 

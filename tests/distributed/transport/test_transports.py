@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.distribute.options import CompressionOptions
+from dqgan_tf.distribute.channel import CompressionOptions
 from dqgan_tf.distribute.transport import transports
 from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
 from dqgan_tf.distribute.transport.sockets import SocketCollectives
