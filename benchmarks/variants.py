@@ -73,7 +73,7 @@ def settings(name: str, values: int, *, whole_step: bool) -> dict[str, Any]:
         "topology": topology,
         "packet_mb": packet_mb,
         "transport": transport,
-        "error_feedback": worker.whole_vector(spec, shapes).delta > 0,
+        "error_feedback": worker.vector(spec, shapes).delta > 0,
         "shapes": shapes,
     }
 
@@ -94,9 +94,10 @@ def parse(name: str) -> tuple[str, str, float]:
 
 
 def shapes_of(spec: str, values: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of the tensors that make up the vector: one flat tensor, or matrices for PowerSGD.
+    """Returns the shapes of the weights that make up the vector: one flat weight, or matrices for PowerSGD.
 
-    The matrices have 2048 x 512 values, like the widest layers of a DCGAN; the rest are rows of 128.
+    Every checkout is then given the same memory: joining weights is no part of the exchange. The matrices have
+    2048 x 512 values, like the widest layers of a DCGAN; the rest are rows of 128.
     """
     if not spec.startswith("powersgd"):
         return [(values,)]
@@ -118,7 +119,7 @@ def sent_bytes(name: str, values: int, num_workers: int) -> int:
     if name.startswith(torch_baselines.PREFIX):
         return torch_baselines.sent_bytes(name, values, num_workers)
     spec, topology, _ = parse(name)
-    vectors = [worker.whole_vector(spec, shapes_of(spec, values))]
+    vectors = [worker.vector(spec, shapes_of(spec, values))]
     return topologies.sent_bytes(topologies.choose(topology, vectors, num_workers).kind, vectors, num_workers)
 
 

@@ -99,14 +99,14 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
 
     strategy = CompressedStrategy()
     normal = np.random.RandomState(arguments["index"]).standard_normal(arguments["values"])
-    vector = tf.Variable(1e-3 * normal.astype(np.float32))
+    flat = tf.Variable(1e-3 * normal.astype(np.float32))
 
     def on_replicas(replica_fn):
         return tf.function(lambda: strategy.run(replica_fn), autograph=False)
 
     def exact(name):
         def replica_fn():
-            mean = tf.distribute.get_replica_context().all_reduce("mean", tf.cast(vector.read_value(), name))
+            mean = tf.distribute.get_replica_context().all_reduce("mean", tf.cast(flat.read_value(), name))
             return tf.reduce_sum(tf.cast(mean, tf.float32)[:1])
 
         workers = strategy.num_replicas_in_sync
@@ -114,20 +114,16 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
         return Measured(on_replicas(replica_fn), dict, lambda: {"declared_bytes": sent})
 
     def compressed(variant):
-        shapes = variant["shapes"]
-        if sum(map(math.prod, shapes)) != arguments["values"]:
-            raise ValueError(f"The shapes of {variant['name']!r} must hold {arguments['values']} values: {shapes}")
-        settings = {name: variant[name] for name in ("error_feedback", "topology", "packet_mb")}
-        whole = whole_vector(variant["spec"], shapes)
-        channel = renamed(strategy.open_channel, variant["name"], [whole], **settings)
+        channel = open_channel(strategy, variant, arguments["values"])
+        shapes, weights = variant["shapes"], [flat]
+        if len(shapes) > 1 and not hasattr(channel, "segments"):  # until 00c0494 a channel took flat vectors alone
+            parts = tf.split(flat, [math.prod(shape) for shape in shapes])
+            weights = [tf.Variable(tf.reshape(part, shape)) for part, shape in zip(parts, shapes, strict=True)]
 
         def replica_fn():
-            values = [vector.read_value()]
-            if hasattr(whole, "weights"):  # later than 00c0494: a channel takes tensors of these shapes
-                parts = tf.split(values[0], [math.prod(shape) for shape in shapes]) if len(shapes) > 1 else values
-                values = [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-            mean = tf.distribute.get_replica_context().all_reduce("mean", values, options=channel.options)[0]
-            return tf.reduce_sum(tf.reshape(mean, [-1])[:1])
+            context = tf.distribute.get_replica_context()
+            means = context.all_reduce("mean", [weight.read_value() for weight in weights], options=channel.options)
+            return tf.add_n([tf.reduce_sum(tf.reshape(mean, [-1])[:1]) for mean in means])
 
         def phases():
             return dict(zip(TIMES, 1e3 * channel.seconds.variables[0].numpy(), strict=True))
@@ -139,7 +135,7 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
 
     def measured(variant):
         if variant["name"] == "copy":
-            copy = tf.function(lambda: vector.read_value() * 0.5, jit_compile=True, autograph=False)
+            copy = tf.function(lambda: flat.read_value() * 0.5, jit_compile=True, autograph=False)
             return Measured(copy, dict, lambda: {"declared_bytes": 0})
         return compressed(variant) if "spec" in variant else exact(variant["name"])
 
@@ -250,11 +246,11 @@ def plain_steps(players, dataset, steps: int) -> Callable[[], None]:
     return run
 
 
-def whole_vector(spec: str, shapes: Sequence[Sequence[int]]):
-    """Returns what a channel sends: one vector, made of tensors of these shapes, with one compressor."""
+def vector(spec: str, shapes: Sequence[Sequence[int]]):
+    """Returns the library's description of what a channel sends: one vector, made of weights of these shapes."""
     from dqgan_tf import compressors
 
-    compressor, shapes = compressors.get(spec), tuple(map(tuple, shapes))
+    shapes, compressor = tuple(map(tuple, shapes)), compressors.get(spec)
     try:
         from dqgan_tf.distribute.layout import Vector
     except ImportError:  # until 00c0494
@@ -262,6 +258,15 @@ def whole_vector(spec: str, shapes: Sequence[Sequence[int]]):
 
         return Segment("vector", sum(map(math.prod, shapes)), compressor, shapes)
     return Vector("vector", compressor, shapes, tuple(range(len(shapes))))
+
+
+def open_channel(strategy, variant: Mapping[str, Any], values: int):
+    """Returns the channel of a variant over `values` values."""
+    whole = vector(variant["spec"], variant["shapes"])
+    if whole.size != values:
+        raise ValueError(f"The shapes of {variant['name']!r} must hold {values} values: {variant['shapes']}")
+    settings = {name: variant[name] for name in ("error_feedback", "topology", "packet_mb")}
+    return renamed(strategy.open_channel, variant["name"], [whole], **settings)
 
 
 def renamed(function: Callable, *arguments: Any, **settings: Any) -> Any:
