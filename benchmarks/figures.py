@@ -1,7 +1,9 @@
 """The benchmark's figures by Matplotlib (the extra `benchmark`), as SVG and PNG; equal runs give equal bytes."""
 
+import collections
 import contextlib
 import pathlib
+from collections.abc import Sequence
 
 from benchmarks.crew import LOOPBACK, bits_per_second
 from benchmarks.torch_baselines import NAMES, PREFIX
@@ -17,6 +19,7 @@ _STYLE = {
 }
 _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "goldenrod", "darkgreen")  # C7 is grey
 _DASHES = ("-", "--", ":", "-.")
+_HALF = 50  # percent: names of variants above it hang under them, others stand beside them
 _BEYOND = 4.0  # loopback stands at this multiple of the highest rate
 
 
@@ -77,8 +80,42 @@ def volume_against_workers(curves: dict[str, list[int]], measured: list[dict], p
         axes.set_title(f"{measured[0]['values']:,} values; dotted: all-gather, solid: two-step or ring")
 
 
+def quality_against_bytes(points: Sequence, path: pathlib.Path) -> None:
+    """Draws the share of high-quality samples against the bytes that a worker sends per step, as PNG.
+
+    A vertical line joins the smallest and the largest share of several seeds. A cross is an ablation.
+
+    Args:
+      points: those of `quality.points`.
+      path: name of the file.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    markers = dict(zip(dict.fromkeys(point.series for point in points), "os^v", strict=False))
+    hanging = min(point.share for point in points if point.share > _HALF) - 6
+    names = collections.defaultdict(list)  # by place, those that hang there
+    with _figure(path, size=(7.5, 4), endings=(".png",), legend={"loc": "lower right"}) as axes:
+        for point in points:
+            label, marker = ("ablation", "x") if point.is_ablation else (point.series, markers[point.series])
+            colour = "C3" if point.is_ablation else f"C{list(markers).index(point.series)}"
+            label = None if label in axes.get_legend_handles_labels()[1] else label
+            look = {"color": colour, "marker": marker, "markersize": 5, "linestyle": ""}
+            axes.plot(point.sent_bytes, point.share, label=label, **look)
+            axes.plot([point.sent_bytes] * 2, [min(point.shares), max(point.shares)], color=colour, linewidth=1.5)
+            if point.share < _HALF:
+                axes.annotate(point.variant, (point.sent_bytes, point.share), (8, -3), textcoords="offset points")
+            elif point.variant not in names[point.sent_bytes]:
+                place, offset = (point.sent_bytes, hanging), (12 * len(names[point.sent_bytes]), 0)
+                look = {"rotation": 90, "ha": "center", "va": "top", "textcoords": "offset points"}
+                axes.annotate(point.variant, place, offset, **look)
+                names[point.sent_bytes].append(point.variant)
+        axes.set(xscale="log", ylim=(0, 100), xlabel="bytes that a worker sends per step")
+        axes.set(ylabel="high-quality samples, %")
+
+
 @contextlib.contextmanager
-def _figure(path):
+def _figure(path, size=(8.5, 5), endings=(".svg", ".png"), legend=None):
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -86,13 +123,14 @@ def _figure(path):
         raise UsageError(f"Figures need Matplotlib: pip install '.[benchmark]' ({error})") from error
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.5, 5), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         yield axes
         axes.grid(True, which="both", linewidth=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
-        figure.savefig(path.with_suffix(".png"), dpi=120, metadata={"Software": None})
+        axes.legend(**(legend or {"loc": "center left", "bbox_to_anchor": (1, 0.5)}), fontsize=7)
+        for ending in endings:
+            metadata = {"Date": None, "Creator": None} if ending == ".svg" else {"Software": None}
+            figure.savefig(path.with_suffix(ending), dpi=120, metadata=metadata)
 
 
 def _x(entry, beyond):

@@ -1,0 +1,63 @@
+"""The figure of quality against bytes: what it draws is what the tables of results hold."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+from benchmarks import figures, quality
+from dqgan_tf.errors import UsageError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path):
+    plan = {"title": "A game", "seeds": [0, 1], "variants": {"sign": [], "lost": ["--noerror_feedback"], "later": []}}
+    runs = [
+        {"variant": variant, "seed": seed, "sent_bytes_per_step": sent, "high_quality_fraction": share}
+        | {"commit": "abc", "hardware": "2 cores of X"}
+        for variant, seed, sent, share in [("sign", 0, 9000, 0.75), ("sign", 1, 9000, 0.875), ("lost", 0, 3000, 0.125)]
+    ]
+    (tmp_path / "variants.json").write_text(json.dumps(plan))
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    return tmp_path
+
+
+def test_a_point_holds_all_seeds_of_a_variant(folder):
+    sign, lost = quality.points([folder])  # nothing is recorded of the third variant
+    assert sign == quality.Point(f"{folder}, seeds 0 and 1", "sign", 9000, (75.0, 87.5), False)
+    assert sign.share == 81.25
+    assert (lost.shares, lost.is_ablation) == ((12.5,), True)
+
+
+def test_the_caption_says_where_the_figures_come_from(folder):
+    source = f"`{folder}`: A game, seeds [0, 1], commit abc"
+    assert quality.caption([folder]) == f"{source}; 2 cores of X; drawn by `python -m benchmarks.quality`."
+
+
+def test_readme_has_the_caption():
+    """If this fails: `python -m benchmarks.quality`, and what it prints replaces the caption in README."""
+    assert quality.caption() in (ROOT / "README.md").read_text()
+
+
+def test_the_sentence_under_the_figure_holds():
+    points = quality.points()
+    assert {point.variant for point in points if point.share < 80} == {"top 1 %, no error feedback"}
+    assert min(point.sent_bytes for point in points) == 1616
+    spreads = [max(point.shares) - min(point.shares) for point in points if len(point.shares) > 1]
+    assert 1 <= min(spreads) and max(spreads) <= 4
+
+
+def test_equal_points_give_equal_bytes(tmp_path):
+    pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+    for name in ("one", "two"):
+        figures.quality_against_bytes(quality.points(), tmp_path / f"{name}.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_the_figure_says_that_it_needs_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match="benchmark"):
+        figures.quality_against_bytes(quality.points(), tmp_path / "a.png")
