@@ -136,12 +136,12 @@ def _codec_columns(entry, entries):
     for other in comparable:
         if other["variant"] == "copy" and conditions(other) == conditions(entry):
             for phase in ("encode", "decode"):
-                if f"{phase}_milliseconds_median" in entry:
+                if entry.get(f"{phase}_milliseconds_median"):  # absent for the copy, 0 below the clock's resolution
                     share = other["milliseconds_median"] / entry[f"{phase}_milliseconds_median"]
                     columns[f"{phase}, of copy's speed"] = f"{share:.0%}"
     same = [other for other in comparable if (other["variant"], other["values"]) == (entry["variant"], entry["values"])]
     first = min(same, key=lambda other: other["threads"])
-    if first["threads"] < entry["threads"] and "encode_milliseconds_median" in entry:
+    if first["threads"] < entry["threads"] and entry.get("encode_milliseconds_median"):
         gain = first["encode_milliseconds_median"] / entry["encode_milliseconds_median"]
         columns["encode, gain by threads"] = f"{gain:.2f}x of {first['threads']}"
     return columns

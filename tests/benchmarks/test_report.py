@@ -120,6 +120,13 @@ def test_the_codec_is_held_against_a_copy_and_the_fewest_threads():
     assert sign["encode, gain by threads"] == "" and sign_of_two["encode, gain by threads"] == "1.82x of 1"
 
 
+def test_a_phase_too_short_for_the_clock_is_no_error():
+    copy = FLOAT32 | {"kind": "codec", "variant": "copy"}
+    sign = copy | {"variant": "sign", "encode_milliseconds_median": 10.0, "decode_milliseconds_median": 0.0}
+    header, *_, row = rows(report.table([copy, sign]))
+    assert row[header.index("decode")] == "0.0" and row[header.index("encode, of copy's speed")] == "400%"
+
+
 def test_another_checkout_is_named():
     header, _, row = rows(report.table([FLOAT32 | {"tree": "HEAD~1"}]))
     assert dict(zip(header, row, strict=True))["variant"] == "float32 (HEAD~1)"
