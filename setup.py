@@ -1,4 +1,4 @@
-"""Packaging of `dqgan_tf`: the library alone; `flags`, `trainers` and `tests` stay in the checkout."""
+"""Packaging of `dqgan_tf`: the library alone; `benchmarks`, `flags`, `trainers`, `tests` stay in the checkout."""
 
 import pathlib
 import re

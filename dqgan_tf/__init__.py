@@ -11,7 +11,7 @@ Chen, Yang, Shen, Pang 2020, arXiv 2010.13359. The names below are imported when
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULE_OF = {
     "CompressedStrategy": "dqgan_tf.distribute.strategy",

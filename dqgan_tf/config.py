@@ -1,168 +1,334 @@
-"""Everything that determines a run, as frozen dataclasses that are saved with it as JSON.
+"""Every setting of a run: its type, default, bounds, choices and help stand here once.
 
-A flag becomes one field here and is read nowhere else. `RunConfig.fingerprint` is what the workers of a job
-compare at start: two configurations with the same fingerprint compute the same weights.
+A run is a frozen dataclass that is saved with it as JSON. The flags of the binaries (`flags/run.py`) and the table in
+docs/settings.md are made from these fields, and a dataclass checks itself when it is constructed, by the same rule and
+with the same sentence as the flag. This file knows no TensorFlow.
 """
 
 import dataclasses
 import hashlib
 import json
-import math
-from typing import Any, get_type_hints
+import numbers
+import os
+import sys
+import typing
+from typing import Any
+
+from dqgan_tf.errors import UsageError
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """What is learned.
+def setting(
+    default,
+    help_text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    lower: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    example=None,
+    is_path: bool = False,
+    may_change: bool = False,
+    is_local: bool = False,
+):
+    """Returns a dataclass field whose metadata hold what its name, type and default do not say.
 
-    dataset: `gaussian_ring`, `gaussian_grid`, or the name of any image set of TensorFlow Datasets.
-    data_dir: prepared TFDS directory (None: the TFDS default). Local to a machine: not part of the fingerprint.
-    image_size: height and width in pixels after resizing (None: the reference size for the data set).
-    split: TFDS split used for training.
+    Args:
+      default: of the field and its flag.
+      help_text: for users, with units.
+      choices: the allowed values of a text.
+      lower, above, below: bounds of a number: value >= lower, value > above, value < below.
+      example: a number that works, for error messages; None takes the default.
+      is_path: the text is a path.
+      may_change: a resumed run may have another value.
+      is_local: each worker may have a value of its own; implies `may_change`.
+    """
+    metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
+    metadata |= {"lower": lower, "above": above, "below": below, "may_change": may_change or is_local}
+    return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
+
+
+def check(field: dataclasses.Field, value):
+    """Returns `value` as the plain bool, int, float or str of the field's type; None where the type allows it.
+
+    Args:
+      field: of a group of settings.
+      value: may be a number of numpy, or a `pathlib.Path` for a path.
+
+    Raises:
+      UsageError: another type, not finite, out of bounds, or none of the choices.
+    """
+    kind, is_optional = value_type(field)
+    if value is None and is_optional:
+        return None
+    if field.metadata["is_path"] and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    has_type = {
+        bool: isinstance(value, bool),
+        int: isinstance(value, numbers.Integral) and not isinstance(value, bool),
+        # At most the largest float: false for NaN, for infinity and for integers that no float holds.
+        float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
+        str: isinstance(value, str),
+    }[kind]
+    choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
+    if (
+        has_type
+        and (not choices or value in choices)
+        and (lower is None or value >= lower)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    ):
+        return kind(value)
+    works = f". A value that works is {field.name}={field.metadata['example']}" if kind in (int, float) else ""
+    raise UsageError(f"`{field.name}` must be {requirement(field)}. Received: {field.name}={value!r}{works}")
+
+
+def requirement(field: dataclasses.Field) -> str:
+    """Returns what `check` asks for, such as `a whole number of at least 1`."""
+    if field.metadata["choices"]:
+        return "one of " + ", ".join(field.metadata["choices"])
+    kind, _ = value_type(field)
+    noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    words = {"lower": "of at least", "above": "above", "below": "below"}
+    bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
+    return " ".join(["a path" if field.metadata["is_path"] else noun, " and ".join(bounds)]).rstrip()
+
+
+def value_type(field: dataclasses.Field) -> tuple[type, bool]:
+    """Returns the type of a field's values, and whether None is allowed too."""
+    allowed = typing.get_args(field.type) or (field.type,)
+    return allowed[0], type(None) in allowed
+
+
+class Settings:
+    """Base of the groups of settings. Construction checks every field; the docstring gets every field's help.
+
+    Raises:
+      UsageError: see `check`; a group is not of its class.
     """
 
-    dataset: str = "gaussian_ring"
-    data_dir: str | None = None
-    image_size: int | None = None
-    split: str = "train"
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkConfig:
-    """Both players' architectures.
-
-    network: `mlp` or `dcgan`.
-    latent_dim: dimension of the standard normal latent z (None: the network's reference value).
-    width: units of an MLP's hidden layers, or filters of DCGAN's widest-resolution layer (None: the reference value).
-    batch_norm: batch normalisation in the generator of `dcgan` (never in the discriminator).
-    """
-
-    network: str = "mlp"
-    latent_dim: int | None = None
-    width: int | None = None
-    batch_norm: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The game.
-
-    loss: `non_saturating`, `wgan_gp`, `hinge` or `wgan_clip`.
-    r1_gamma: weight gamma of the R1 penalty gamma/2 E||grad_x D(x)||^2; used by `non_saturating` and `hinge`.
-    gradient_penalty: weight of E(||grad D|| - 1)^2; used by `wgan_gp`.
-    clip_value: bound on the absolute discriminator weights; used by `wgan_clip`.
-    """
-
-    loss: str = "non_saturating"
-    r1_gamma: float = 0.1
-    gradient_penalty: float = 10.0
-    clip_value: float = 0.01
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """How a gradient becomes a step.
-
-    direction: `sgd` (u = g, optimistic mirror descent) or `adam` (u = preconditioned momentum).
-    learning_rate_g, learning_rate_d: eta of each player, in units of parameters per unit of u.
-    learning_rate_schedule: `constant`, `linear` or `cosine` (both to 0 at the last step).
-    warmup_steps: steps over which eta rises linearly from 0.
-    beta_1, beta_2, epsilon: Adam's.
-    second_moment: `local`, `averaged` or `guarded` (see dqgan_tf/optimizers/adam.py); used by `adam`.
-    second_moment_period: K, steps between two exact averages of the second moment.
-    half_step: evaluate gradients at w - (eta u_prev + e) rather than at w.
-    """
-
-    direction: str = "adam"
-    learning_rate_g: float = 1e-3
-    learning_rate_d: float = 1e-3
-    learning_rate_schedule: str = "constant"
-    warmup_steps: int = 0
-    beta_1: float = 0.5
-    beta_2: float = 0.9
-    epsilon: float = 1e-8
-    second_moment: str = "local"
-    second_moment_period: int = 100
-    half_step: bool = True
-
-
-def check_bucket_mb(value: float) -> None:
-    """Raises ValueError unless `value` is a number of MiB: finite, 0 or more."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
-        raise ValueError(
-            "`bucket_mb` must be 0, which sends everything at once, or a positive number of MiB. A value that works is "
-            f"bucket_mb=4.0. Received: bucket_mb={value!r}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class CompressionConfig:
-    """How updates travel.
-
-    compressor: a spec such as `none`, `linear:bits=4,bucket=512`, `sign:bucket=512`, `topk:fraction=0.01`.
-    compressor_rules: other specs by weight name, `PATTERN=SPEC;PATTERN=SPEC`; see `compressors.rules`.
-    start_step: the first step that is compressed; earlier ones are exact (0 and 1: all are compressed).
-    error_feedback: keep what a compressor drops and add it to the next update.
-    residual_in_half_step: let the half step contain the residual (False is an ablation).
-    allow_non_contractive: permit error feedback with a compressor that proves no contraction.
-    topology: `auto`, `all_gather`, `two_step` or `hierarchical`: how packets travel.
-    bucket_mb: float32 MiB that are encoded and sent at a time (0: all at once); changes no result. Checked here, since
-        others would end in arithmetic far away.
-    communication: `auto`, `sockets`, `ring` or `nccl`: what carries packets between processes; see
-        `distribute.groups`. `ring` and `nccl` are TensorFlow's collectives.
-    """
-
-    compressor: str = "linear:bits=4,bucket=512"
-    compressor_rules: str = ""
-    start_step: int = 0
-    error_feedback: bool = True
-    residual_in_half_step: bool = True
-    allow_non_contractive: bool = False
-    topology: str = "auto"
-    bucket_mb: float = 4.0
-    communication: str = "auto"
+    def __init_subclass__(cls):
+        fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
+        lines = [f"{name}: {field.metadata['help']}" for name, field in fields.items() if field.metadata]
+        cls.__doc__ = "\n".join([cls.__doc__ or cls.__name__, "", *lines])
 
     def __post_init__(self):
-        check_bucket_mb(self.bucket_mb)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata:
+                object.__setattr__(self, field.name, check(field, value))
+            elif not isinstance(value, field.type):
+                raise UsageError(
+                    f"`{field.name}` must be a dqgan_tf.config.{field.type.__name__}. Received: {field.name}={value!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long, how much at a time, how often something is looked at. Periods are in steps; 0 means never.
+class DataConfig(Settings):
+    """What is learned."""
 
-    batch_size: samples per step over all replicas together.
-    steps: total steps of the run.
-    seed: of initial weights, data order, latent noise and stochastic rounding.
-    ema_decay: of the averaged generator.
-    steps_per_call: steps inside one call of the compiled function.
-    replicas_per_worker: local replicas of one worker on CPU (on GPU: one per visible GPU).
-    weight_check_every: period of comparing a hash of the weights across replicas.
-    max_skipped_in_row: consecutive non-finite steps after which the run stops.
-    keep_checkpoints: how many complete checkpoints stay on disk.
-    deterministic: TensorFlow's op determinism: exact resume at some cost in speed.
-    """
-
-    batch_size: int = 256
-    steps: int = 4000
-    seed: int = 0
-    ema_decay: float = 0.999
-    steps_per_call: int = 20
-    replicas_per_worker: int = 1
-    log_every: int = 100
-    sample_every: int = 1000
-    checkpoint_every: int = 1000
-    weight_check_every: int = 1000
-    max_skipped_in_row: int = 10
-    keep_checkpoints: int = 3
-    deterministic: bool = True
+    dataset: str = setting(
+        "gaussian_ring",
+        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes), or the name of an image set of TensorFlow "
+        "Datasets, such as fashion_mnist, mnist, cifar10 or celeb_a.",
+    )
+    data_dir: str | None = setting(
+        None,
+        "Prepared TensorFlow Datasets directory on this machine. Default: that of TensorFlow Datasets.",
+        is_path=True,
+        is_local=True,
+    )
+    image_size: int | None = setting(
+        None, "Height and width in pixels after resizing. Default: the data set's own.", lower=1, example=64
+    )
+    split: str = setting("train", "Split of the image set to train on, for example train or train[:90%].")
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """One run. `model_dir` and what `LOCAL_FIELDS` names may differ between workers."""
+class NetworkConfig(Settings):
+    """Architecture of both players."""
 
-    model_dir: str = ""
+    network: str = setting("mlp", "Architecture of both players.", choices=("mlp", "dcgan"))
+    latent_dim: int | None = setting(
+        None, "Dimension of the normal latent z. Default: the network's reference value.", lower=1, example=128
+    )
+    width: int | None = setting(
+        None,
+        "Hidden units (mlp) or filters of the layer next to the image (dcgan). Default: the network's reference value.",
+        lower=1,
+        example=64,
+    )
+    batch_norm: bool = setting(
+        True,
+        "Batch normalisation in the generator of dcgan; the discriminator has none. Its statistics are averaged over "
+        "the replicas.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig(Settings):
+    """The game."""
+
+    loss: str = setting(
+        "non_saturating",
+        "Losses of both players. wgan_clip is a projection that error feedback's analysis does not cover "
+        "(arXiv 2510.03507).",
+        choices=("non_saturating", "wgan_gp", "hinge", "wgan_clip"),
+    )
+    r1_gamma: float = setting(
+        0.1,
+        "Weight gamma of the R1 penalty gamma/2 E||grad D||^2 of non_saturating and hinge; 0 turns it off "
+        "(arXiv 1801.04406).",
+        lower=0,
+    )
+    gradient_penalty: float = setting(
+        10.0, "Weight of the penalty E(||grad D|| - 1)^2 of wgan_gp (10 in arXiv 1704.00028).", lower=0
+    )
+    clip_value: float = setting(0.01, "Bound on the absolute discriminator weights of wgan_clip.", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Settings):
+    """How a gradient becomes a step."""
+
+    direction: str = setting(
+        "adam",
+        "How a gradient g becomes a direction u: sgd (u = g, optimistic mirror descent) or adam (preconditioned on "
+        "every worker).",
+        choices=("sgd", "adam"),
+    )
+    learning_rate_g: float = setting(
+        1e-3, "Learning rate eta of the generator, in parameters per unit of direction.", above=0
+    )
+    learning_rate_d: float = setting(
+        1e-3, "Learning rate eta of the discriminator, in parameters per unit of direction.", above=0
+    )
+    learning_rate_schedule: str = setting(
+        "constant",
+        "Learning rates over the run: constant, or a fall to 0 at the last step.",
+        choices=("constant", "linear", "cosine"),
+    )
+    warmup_steps: int = setting(0, "Steps over which the learning rates rise linearly from 0.", lower=0)
+    beta_1: float = setting(0.5, "Decay of adam's first moment.", lower=0, below=1)
+    beta_2: float = setting(0.9, "Decay of adam's second moment.", lower=0, below=1)
+    epsilon: float = setting(1e-8, "Term that adam adds to the root of the second moment.", above=0)
+    second_moment: str = setting(
+        "local",
+        "Second moment of adam: the worker's own (local), an exact average over workers at t = 1, 2, 4, ..., 64 and "
+        "every second_moment_period steps (averaged), or the larger of both (guarded). Use guarded where workers see "
+        "different data.",
+        choices=("local", "averaged", "guarded"),
+    )
+    second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
+    half_step: bool = setting(
+        True, "Evaluate gradients at w - (eta u_prev + e), as DQGAN does. False is simultaneous descent, a baseline."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionConfig(Settings):
+    """How updates travel."""
+
+    compressor: str = setting(
+        "linear:bits=4,bucket=512",
+        "Encoding of updates: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, "
+        "topk:fraction=0.01, adaptive:bits=3,bucket=512, powersgd:rank=2, ...; README has the table.",
+    )
+    compressor_rules: str = setting(
+        "",
+        "Compressors by weight name, PATTERN=SPEC;PATTERN=SPEC; the first pattern that occurs in a name wins: "
+        "'bias|gamma|beta=none;discriminator/=sign:bucket=512'. Names begin with generator/ or discriminator/.",
+    )
+    start_step: int = setting(
+        0, "First step that is compressed; earlier steps are exact. 0 and 1 compress every step.", lower=0
+    )
+    error_feedback: bool = setting(
+        True, "Error feedback: keep what the compressor drops (the residual e) and add it to the next update."
+    )
+    residual_in_half_step: bool = setting(True, "Include the residual in the half step. False is an ablation.")
+    allow_non_contractive: bool = setting(
+        False,
+        "Permit error feedback with a compressor that has no proven contraction bound: residuals may grow without "
+        "limit.",
+    )
+    topology: str = setting(
+        "auto",
+        "Route of the packets among M workers: all_gather sends M-1 packets per worker, two_step about 2 for any M; "
+        "hierarchical adds up exactly inside a host and compresses between hosts. auto takes hierarchical where hosts "
+        "have several replicas, and two_step where it saves a quarter of the bytes and at least 16 KiB.",
+        choices=("auto", "all_gather", "two_step", "hierarchical"),
+    )
+    packet_mb: float = setting(
+        4.0,
+        "Packet size: float32 MiB that are encoded and sent at a time, last layers first; 0 sends everything at once. "
+        "One packet travels while the next is encoded and earlier layers' gradients are computed. The size changes no "
+        "bit for compressors with local scales.",
+        lower=0,
+        may_change=True,
+    )
+    transport: str = setting(
+        "auto",
+        "Carrier of packets between processes: TCP connections of the library (sockets), or TensorFlow's collectives "
+        "over gRPC (ring) or NCCL (nccl). auto takes sockets where every process has one replica on a CPU, and ring "
+        "elsewhere: ask for nccl on GPUs.",
+        choices=("auto", "sockets", "ring", "nccl"),
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Settings):
+    """Length and batch of the run, and the periods of what is done beside training, in steps."""
+
+    batch_size: int = setting(
+        256, "Samples per step over ALL replicas together; a multiple of the number of replicas.", lower=1
+    )
+    steps: int = setting(4000, "Steps of the whole run; a resumed run counts from its start.", lower=1, may_change=True)
+    seed: int = setting(
+        0, "Seed of initial weights, data order, latent noise and stochastic rounding.", lower=0, below=2**32
+    )
+    ema_decay: float = setting(0.999, "Decay of the averaged generator.", lower=0, below=1)
+    steps_per_call: int = setting(
+        20, "Steps inside one call of the compiled function; signals are seen between calls.", lower=1, may_change=True
+    )
+    replicas_per_worker: int = setting(
+        1, "Replicas on one CPU worker, for tests. With GPUs every visible GPU is a replica.", lower=1, may_change=True
+    )
+    log_every: int = setting(100, "Steps between two lines of progress; 0: never.", lower=0, may_change=True)
+    sample_every: int = setting(1000, "Steps between two pictures; 0: only at the end.", lower=0, may_change=True)
+    checkpoint_every: int = setting(
+        1000, "Steps between two checkpoints; 0: only at the end.", lower=0, may_change=True
+    )
+    weight_check_every: int = setting(
+        1000,
+        "Steps between two comparisons of a hash of the weights across replicas; 0: only at the end.",
+        lower=0,
+        may_change=True,
+    )
+    max_skipped_in_row: int = setting(
+        10,
+        "Consecutive steps skipped for a non-finite update after which the run stops; 0: it never does.",
+        lower=0,
+        may_change=True,
+    )
+    keep_checkpoints: int = setting(3, "Complete checkpoints that stay on disk.", lower=1, may_change=True)
+    deterministic: bool = setting(
+        True,
+        "TensorFlow's deterministic kernels: resuming is exact on GPUs too, at some cost in speed.",
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Settings):
+    """One run. Two configurations with the same fingerprint compute the same weights."""
+
+    model_dir: str = setting(
+        "",
+        "Folder of the run: configuration, metrics, checkpoints, pictures, TensorBoard. All workers share it. The same "
+        "command over an unfinished run resumes it.",
+        is_path=True,
+        is_local=True,
+    )
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
@@ -175,11 +341,11 @@ class RunConfig:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
 
     def flat(self) -> dict[str, Any]:
-        """Returns `{"model_dir": ..., "data.dataset": ..., ...}`: one entry per field, groups joined by a dot."""
+        """Returns `{"model_dir": ..., "data.dataset": ..., ...}`: one entry per setting, by the keys of `settings`."""
         return flatten(dataclasses.asdict(self))
 
     def shared(self) -> dict[str, Any]:
-        """Returns `flat()` without the fields that may differ between workers."""
+        """Returns `flat()` without the settings that may differ between workers."""
         return {key: value for key, value in self.flat().items() if key not in LOCAL_FIELDS}
 
     def fingerprint(self) -> str:
@@ -187,33 +353,58 @@ class RunConfig:
         return hashlib.sha256(json.dumps(self.shared(), sort_keys=True).encode()).hexdigest()
 
 
-LOCAL_FIELDS = frozenset({"model_dir", "data.data_dir"})
+def settings() -> dict[str, dataclasses.Field]:
+    """Returns every setting by its key: `model_dir`, then `data.dataset` and so on, group after group."""
+    fields = {}
+    for field in dataclasses.fields(RunConfig):
+        if field.metadata:
+            fields[field.name] = field
+        else:
+            fields |= {f"{field.name}.{inner.name}": inner for inner in dataclasses.fields(field.type)}
+    return fields
+
+
+LOCAL_FIELDS = frozenset(key for key, field in settings().items() if field.metadata["is_local"])
+# What may differ between a run and its continuation; docs/operations.md says which of these can change the weights.
+FREE_FIELDS = frozenset(key for key, field in settings().items() if field.metadata["may_change"])
+
+# Keys that version 0.1.0 wrote under another name.
+_RENAMED = {"compression.bucket_mb": "compression.packet_mb", "compression.communication": "compression.transport"}
 
 
 def flatten(groups: dict[str, Any]) -> dict[str, Any]:
-    """Returns `RunConfig.flat` of a configuration as it stands in its JSON, of whatever version."""
+    """Returns what `RunConfig.flat` does, for a configuration as its JSON has it, of this version or of 0.1.0."""
     flat = {}
     for name, value in groups.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
+    return {_RENAMED.get(key, key): value for key, value in flat.items()}
 
 
 def from_json(text: str) -> RunConfig:
-    """Inverse of `RunConfig.to_json`.
+    """Inverse of `RunConfig.to_json`; a setting that is missing takes its default.
 
     Raises:
-      ValueError: a key is unknown, with the key's name, or a value is refused by its dataclass.
+      UsageError: not a JSON object, an unknown key, or a value that its dataclass refuses.
     """
-    return _build(RunConfig, json.loads(text), prefix="")
-
-
-def _build(cls, values, prefix):
-    types = get_type_hints(cls)
-    unknown = sorted(set(values) - set(types))
+    try:
+        values = flatten(json.loads(text))
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"A configuration must be a JSON object like that of RunConfig().to_json(): {error}") from None
+    unknown = sorted(set(values) - set(settings()))
     if unknown:
-        raise ValueError(f"Unknown configuration key {prefix + unknown[0]!r}; known: {sorted(types)}")
-    built = {}
-    for name, value in values.items():
-        nested = dataclasses.is_dataclass(types[name])
-        built[name] = _build(types[name], value, f"{prefix}{name}.") if nested else value
-    return cls(**built)
+        raise UsageError(f"Unknown configuration key {unknown[0]!r}. The keys are {', '.join(settings())}")
+    return from_flat(values)
+
+
+def from_flat(values: dict[str, Any]) -> RunConfig:
+    """Inverse of `RunConfig.flat`; a setting that is missing takes its default.
+
+    Raises:
+      UsageError: a value that its dataclass refuses.
+    """
+    groups = {}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        groups.setdefault(group, {})[name] = value
+    classes = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+    return RunConfig(**groups.pop("", {}), **{group: classes[group](**inner) for group, inner in groups.items()})

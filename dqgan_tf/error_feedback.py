@@ -1,8 +1,8 @@
-"""Error feedback: what a compressor drops is remembered and added to the next update.
+"""Error feedback: what a compressor drops is added to the next update.
 
-    p_t = update_t + e_{t-1};    payload_t = encode(p_t);    e_t = p_t - decode(payload_t)
+    p_t = update_t + e_{t-1};    c_t = encode(p_t);    e_t = p_t - decode(c_t)
 
-so that sum_t decode(payload_t) + e_T = sum_t update_t: nothing is lost, only delayed.
+Hence sum_t decode(c_t) + e_T = sum_t update_t: nothing is lost, only delayed.
 Karimireddy et al. 2019, arXiv 1901.09847, algorithm 2.
 """
 
@@ -11,113 +11,100 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from dqgan_tf.compressors import Compressor, blocks, float_bits
-from dqgan_tf.compressors.blocks import effective_block
 
 
 class Encoded(NamedTuple):
-    """What one call sends, keeps and measured.
+    """Result of one encoding.
 
-    payload: the compressor's NamedTuple of 32-bit tensors.
-    residual: float32 [n], e_t.
-    statistics: float32 [3] = (||p_t||^2, ||e_{t-1}||^2, ||p_t - decode(payload_t)||^2); inf when a square overflows.
+    payload: c_t, the compressor's NamedTuple of 32-bit tensors.
+    residual: e_t, float32 [n]; None without error feedback.
+    energies: float32 [3] = (||p_t||^2, ||e_{t-1}||^2, ||p_t - decode(c_t)||^2); inf where a square overflows.
     """
 
     payload: Any
-    residual: tf.Tensor
-    statistics: tf.Tensor
+    residual: tf.Tensor | None
+    energies: tf.Tensor
 
 
-def encode_with_feedback(
+def encode(
     compressor: Compressor,
-    update: tf.Tensor,
-    residual: tf.Tensor,
+    update: tf.Tensor | blocks.Window,
+    residual: tf.Tensor | None,
     seed: tf.Tensor,
     *,
     block: int | None = None,
-    buffer: tf.Tensor | None = None,
+    memory: tf.Tensor | None = None,
 ) -> Encoded:
-    """Compensates, encodes and remembers. Pure; may be called eagerly, in a graph or jit-compiled.
+    """Adds the residual to the update, encodes the sum and returns the new residual.
 
-    Consecutive pieces of a longer vector, cut at multiples of `effective_block(compressor, block)` and the last at
-    least one such block long, each with the `blocks.block_seed` of its first block, have the whole vector's payload
-    fields and residuals, piece after piece, bit for bit.
+    Pure. May be called eagerly, in a graph or in a jit-compiled function. Consecutive slices of a vector, cut at
+    multiples of `blocks.effective_block(compressor, block)` and encoded with the `blocks.block_seed` of their first
+    block, have the payload fields and residuals of the whole vector bit for bit; the last slice must hold at least one
+    such block.
 
     Args:
-      compressor: how p is encoded.
-      update: float32 [n], in units of parameters, or a `blocks.Window` of a longer vector.
-      residual: float32 [n], what the calls before this one have not sent.
+      compressor: how p_t is encoded.
+      update: float32 [n], in units of parameters, or a window of a longer vector.
+      residual: e_{t-1}, float32 [n]; None: no error feedback, p_t = update_t.
       seed: int32 [2], of stochastic rounding.
-      block: encode about this many values at a time (whole buckets), so that all passes over them hit the cache. Faster
-        on a CPU (`blocks.CPU_BLOCK`), slower on a GPU, and only inside `tf.function(jit_compile=True)`. None: all at
-        once.
-      buffer: float32 [n], where blocks of the new residual are written; what it held does not matter. The value of a
-        variable that is then assigned the residual is written in place. None: new memory.
+      block: values that are encoded at a time, rounded to whole buckets, so that all passes over a block hit the cache.
+        Faster on a CPU (`blocks.CPU_BLOCK`), slower on a GPU; only inside `tf.function(jit_compile=True)`. None: all
+        values at once.
+      memory: float32 [n] of any content, where the blocks of e_t are written. XLA writes in place if this is the value
+        of a variable that is then assigned `Encoded.residual`. None: new memory.
     """
-    return _encode(compressor, update, residual, seed, block, buffer)
-
-
-def encode_without_feedback(
-    compressor: Compressor, update: tf.Tensor, seed: tf.Tensor, *, block: int | None = None
-) -> Encoded:
-    """Encodes the update alone: the residual is zero and what is dropped is lost, though measured.
-
-    Args as `encode_with_feedback`.
-    """
-    return _encode(compressor, update, None, seed, block, None)
-
-
-def _encode(compressor, update, residual, seed, asked, buffer):
-    n, block = update.shape[0], effective_block(compressor, asked)
-    if block:
-        return _encode_in_blocks(compressor, update, residual, seed, block, buffer)
+    if blocks.effective_block(compressor, block):
+        return _encode_in_blocks(compressor, update, residual, seed, block, memory)
     update = blocks.whole(update)
-    payload, error = compressor.encode_and_error(_compensated(update, residual), seed)
-    kept = tf.zeros([n]) if residual is None else error
-    return Encoded(payload, kept, _statistics_in_blocks(update, residual, error, asked))
+    payload, _, error = _equations(compressor, update, residual, seed)
+    return Encoded(payload, None if residual is None else error, energies(update, residual, error, block))
 
 
-def _encode_in_blocks(compressor, update, residual, seed, block, buffer):
-    n, spec = update.shape[0], compressor.payload_spec(update.shape[0])
+def _equations(compressor, update, residual, seed):
+    """Returns (c_t, p_t, e_t)."""
+    p = update if residual is None else update + residual
+    payload, decoded = compressor.encode_and_decode(p, seed)
+    return payload, p, p - decoded
 
-    def write(index, size, payload, kept, total):
-        position = index * block
-        before = None if residual is None else blocks.read(residual, position, size)
-        compensated = _compensated(blocks.read(update, position, size), before)
-        part, error = compressor.encode_and_error(compensated, blocks.block_seed(seed, index))
-        row = position // compressor.block_multiple
-        fields = [blocks.write(field, rows, row) for field, rows in zip(payload, part, strict=True)]
+
+def _encode_in_blocks(compressor, update, residual, seed, block, memory):
+    block = blocks.effective_block(compressor, block)
+    n = update.shape[0]
+
+    def encode_block(index, size, payload, residuals, total):
+        start = index * block
+        e = None if residual is None else blocks.read(residual, start, size)
+        rows, p, error = _equations(compressor, blocks.read(update, start, size), e, blocks.block_seed(seed, index))
+        row = start // compressor.block_multiple
+        payload = type(payload)(*[blocks.write(field, x, row) for field, x in zip(payload, rows, strict=True)])
         if residual is not None:
-            kept = blocks.write(kept, error, position)
-            # XLA would compute the error twice rather than read it, were this known to be the same place. It does not
-            # know that a sum of squares is never negative.
-            error = blocks.read(kept, position + tf.cast(total[2] < 0.0, tf.int32), size)
-        return type(payload)(*fields), kept, total + _statistics(compensated, before, error)
+            residuals = blocks.write(residuals, error, start)
+            # The energy must be computed from the error as written: XLA would compute the error a second time rather
+            # than read it back, if it knew that it reads the same place. It does not know that a sum of squares is
+            # never negative.
+            error = blocks.read(residuals, start + tf.cast(total[2] < 0.0, tf.int32), size)
+        return payload, residuals, total + _energies(p, e, error)
 
-    payload = tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), spec)
-    buffer = tf.zeros([n]) if buffer is None else buffer
-    return Encoded(*blocks.for_each_block(write, (payload, buffer, tf.zeros([3])), n, block))
+    empty = tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), compressor.payload_spec(n))
+    memory = tf.zeros([n if residual is not None else 0]) if memory is None else memory
+    payload, error, total = blocks.for_each_block(encode_block, (empty, memory, tf.zeros([3])), n, block)
+    return Encoded(payload, None if residual is None else error, total)
 
 
-def _statistics_in_blocks(update, residual, error, block):
-    def add(index, size, total):
-        parts = [None if v is None else blocks.read(v, index * block, size) for v in (update, residual, error)]
-        return (total + _statistics(_compensated(*parts[:2]), *parts[1:]),)
-
+def energies(update: tf.Tensor, residual: tf.Tensor | None, error: tf.Tensor, block: int | None) -> tf.Tensor:
+    """Returns `Encoded.energies`, float32 [3], read block by block where `block` is given: XLA then stores no p_t."""
     if not block:
-        return _statistics(_compensated(update, residual), residual, error)
+        return _energies(update if residual is None else update + residual, residual, error)
+
+    def add(index, size, total):
+        x, e, d = (None if v is None else blocks.read(v, index * block, size) for v in (update, residual, error))
+        return (total + _energies(x if e is None else x + e, e, d),)
+
     return blocks.for_each_block(add, (tf.zeros([3]),), update.shape[0], block)[0]
 
 
-def _compensated(update, residual):
-    return update if residual is None else update + residual
-
-
-def _statistics(compensated, residual, error):
-    return statistics(compensated, tf.zeros([0]) if residual is None else residual, error)
-
-
 def energy(vector: tf.Tensor, block: int | None) -> tf.Tensor:
-    """Returns ||vector||^2, a float32 scalar. XLA reads the vector in blocks, without them it may compute it again."""
+    """Returns ||vector||^2, float32 scalar, read block by block where `block` is given."""
     if not block:
         return float_bits.sum_of_squares(vector)
 
@@ -127,6 +114,6 @@ def energy(vector: tf.Tensor, block: int | None) -> tf.Tensor:
     return blocks.for_each_block(add, (tf.zeros([]),), vector.shape[0], block)[0]
 
 
-def statistics(compensated: tf.Tensor, residual: tf.Tensor, error: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [3], the squared norms of p_t, e_{t-1} and p_t - decode(payload_t), float32 [n] each."""
-    return tf.stack([float_bits.sum_of_squares(part) for part in (compensated, residual, error)])
+def _energies(p, residual, error):
+    residual = tf.zeros([0]) if residual is None else residual
+    return tf.stack([float_bits.sum_of_squares(vector) for vector in (p, residual, error)])

@@ -1,4 +1,9 @@
-"""Errors that the user can mend, and the exit codes of the binaries."""
+"""Errors that end a run in one line, and the exit codes of the binaries. Every other exception is a fault."""
+
+EXIT_USAGE = 2
+EXIT_TRAINING = 3
+EXIT_PEER_LOST = 4
+EXIT_FAULT = 70  # EX_SOFTWARE of BSD's sysexits.h; 1 is what Python itself and absl end with
 
 
 class UsageError(ValueError):
@@ -7,3 +12,25 @@ class UsageError(ValueError):
     The message is one sentence that names the value received and one that works. Every check of a user's value raises
     this class; any other exception is a fault of the library and keeps its traceback.
     """
+
+    exit_code = EXIT_USAGE
+
+
+class CheckpointError(UsageError):
+    """A checkpoint does not fit the run or cannot be read; the message names it."""
+
+
+class TrainingError(Exception):
+    """The run cannot go on: too many non-finite steps, diverged replicas, a full disk."""
+
+    exit_code = EXIT_TRAINING
+
+
+class PeerLostError(Exception):
+    """Another worker died, froze or met a fault; collectives are dead until all processes restart."""
+
+    exit_code = EXIT_PEER_LOST
+
+
+class LostConnectionError(ConnectionError):
+    """A connection to another worker could not be opened, was closed, fell silent, or brought what was not expected."""

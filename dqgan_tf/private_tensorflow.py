@@ -4,6 +4,7 @@ All names were read at TensorFlow 2.21.0. A comment says what a name is for and 
 says which of them a newer TensorFlow has moved; tests/test_layers.py forbids such imports everywhere else.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -20,15 +21,7 @@ from tensorflow.python.framework import config as framework_config
 from tensorflow.python.ops import resource_variable_ops
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-# The base of `strategy.CompressedStrategy`'s reductions: it overrides `batch_reduce`, `_all_reduce` and `__deepcopy__`
-# and reads `_devices`, `_group_size`, `_launchers` and `_options`. Replacement: a public hook for cross-device ops of
-# MultiWorkerMirroredStrategy, as `MirroredStrategy(cross_device_ops=...)` has one.
-CollectiveAllReduce = cross_device_ops.CollectiveAllReduce
-normalize_value_destination_pairs = cross_device_ops._normalize_value_destination_pairs
-
-# What `MultiWorkerMirroredStrategy` builds for itself, with the ops above and one device per process. Overridden:
-# `_initialize_local`, `_initialize_multi_worker`, `_initialize_local_devices`. Replacement: the same hook.
-CollectiveAllReduceExtended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+from dqgan_tf.errors import UsageError
 
 # The class behind tf.distribute.experimental.CommunicationOptions. The public name cannot be subclassed: its `__new__`
 # returns an `Options`. Replacement: a public class, or a public field for a tag.
@@ -42,14 +35,16 @@ ResourceVariable = resource_variable_ops.ResourceVariable
 XSpace = xplane_pb2.XSpace
 
 
-def initialize_strategy(strategy: tf.distribute.Strategy, extended) -> None:
-    """Calls `Strategy.__init__`, past `MultiWorkerMirroredStrategy.__init__`, which builds an `extended` of its own."""
-    distribute_lib.Strategy.__init__(strategy, extended)
-
-
 class ClusterPlace(NamedTuple):
-    """Where this process stands among the workers; a chief counts as worker 0."""
+    """Where this process stands among the workers.
 
+    cluster: addresses by job; empty for a single process.
+    worker_index: of this process. A chief is worker 0.
+    num_workers: how many there are.
+    is_chief: whether this worker writes what all share.
+    """
+
+    cluster: Mapping[str, Sequence[str]]
     worker_index: int
     num_workers: int
     is_chief: bool
@@ -58,7 +53,110 @@ class ClusterPlace(NamedTuple):
 def cluster_place(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> ClusterPlace:
     """Returns this process's place. Replacement: `strategy.cluster_resolver`, which numbers a chief apart."""
     extended = strategy.extended
-    return ClusterPlace(extended._id_in_cluster, extended._num_workers, extended._is_chief)
+    cluster = extended._cluster_spec.as_dict() if extended._cluster_spec else {}
+    return ClusterPlace(cluster, extended._id_in_cluster, extended._num_workers, extended._is_chief)
+
+
+class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """`MultiWorkerMirroredStrategy` with two seams for subclasses.
+
+    A worker without GPUs may have several replicas, one per logical CPU. A reduction in replica context whose options
+    have a `channel` goes to `reduce_in_channel`; all others stay TensorFlow's. Replacement: a public argument
+    `cross_device_ops`, as `tf.distribute.MirroredStrategy` has one, and a public choice of local devices.
+
+    Args:
+      cluster_resolver: as in the base class.
+      communication_options: a `CommunicationOptions`, not None.
+      replicas_per_worker: on a machine without GPUs.
+
+    Raises:
+      UsageError: fewer logical CPUs than replicas.
+    """
+
+    def __init__(self, cluster_resolver, communication_options, replicas_per_worker: int):
+        # Past the base class's __init__, which would build an `extended` of its own.
+        extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker)
+        distribute_lib.Strategy.__init__(self, extended)
+
+    def reduce_in_channel(self, reduce_op, values: Sequence[tf.Tensor], replica: int, options) -> list[tf.Tensor]:
+        """Returns the reductions of `values` over all replicas.
+
+        Args:
+          reduce_op: a `tf.distribute.ReduceOp`.
+          values: of the calling replica, which places them on its device.
+          replica: index of the local replica.
+          options: of the call; `options.channel` is neither None nor empty.
+        """
+        raise NotImplementedError
+
+    def launchers(self) -> list:
+        """Returns the local replicas' `CollectiveReplicaLauncher`s, in the group of all replicas."""
+        return list(self.extended._cross_device_ops._launchers)
+
+    def new_launcher(self, group_key: int, group_size: int, device: str):
+        """Returns a `CollectiveReplicaLauncher` in a group with a key that the caller chooses.
+
+        `CollectiveKeys` numbers groups in the order of creation, which may differ between processes.
+        """
+        keys = self.extended._collective_keys
+        instances = keys._instance_key_table.setdefault(group_key, {})
+        instances.setdefault(device, cross_device_utils.INSTANCE_KEY_START_NUMBER)
+        options = self.extended._communication_options
+        return cross_device_utils.CollectiveReplicaLauncher(group_key, group_size, keys, device, options)
+
+
+class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
+    def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker):
+        self._replicas_per_worker = replicas_per_worker
+        super().__init__(strategy, cluster_resolver, communication_options)
+
+    def _initialize_local_devices(self, cluster_resolver, worker_device):
+        devices, kind = super()._initialize_local_devices(cluster_resolver, worker_device)
+        if kind != "CPU" or self._replicas_per_worker == 1:
+            return devices, kind
+        available = len(tf.config.list_logical_devices("CPU"))
+        if available < self._replicas_per_worker:
+            raise UsageError(
+                f"{self._replicas_per_worker} replicas need as many logical CPUs, {available} exist: call "
+                "tf.config.set_logical_device_configuration before any other TensorFlow op."
+            )
+        return tuple(f"{worker_device}/device:CPU:{i}" for i in range(self._replicas_per_worker)), kind
+
+    def _initialize_local(self, cluster_resolver, devices=None):
+        super()._initialize_local(cluster_resolver, devices)
+        self._replace_cross_device_ops()
+
+    def _initialize_multi_worker(self, cluster_resolver):
+        super()._initialize_multi_worker(cluster_resolver)
+        self._replace_cross_device_ops()
+
+    def _replace_cross_device_ops(self):
+        # The base class builds its own and asserts their class, so these replace them with the same keys.
+        plain, options, keys = self._cross_device_ops, self._communication_options, self._collective_keys
+        self._cross_device_ops = _ChannelAllReduce(plain._devices, plain._group_size, options, keys)
+        self._cross_device_ops.find_strategy = self._container_strategy
+
+
+class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
+    """`CollectiveAllReduce` that hands reductions in channels to the strategy. `find_strategy` returns it."""
+
+    def __deepcopy__(self, memo):
+        # The base class would come back as a plain CollectiveAllReduce and drop the channels.
+        return self
+
+    def batch_reduce(self, reduce_op, value_destination_pairs, options=None):
+        # The base class returns early for a single replica; a reduction in a channel still encodes and decodes.
+        if getattr(options, "channel", None):
+            pairs = cross_device_ops._normalize_value_destination_pairs(value_destination_pairs)
+            return self.batch_reduce_implementation(reduce_op, pairs, options)
+        return super().batch_reduce(reduce_op, value_destination_pairs, options)
+
+    def _all_reduce(self, reduce_op, value, replica_id, options):
+        if not getattr(options, "channel", None):
+            return super()._all_reduce(reduce_op, value, replica_id, options)
+        with tf.device(self._devices[replica_id]):
+            results = self.find_strategy().reduce_in_channel(reduce_op, tf.nest.flatten(value), replica_id, options)
+        return tf.nest.pack_sequence_as(value, results)
 
 
 def local_replica_index(replica_context: tf.distribute.ReplicaContext) -> int:
@@ -67,17 +165,6 @@ def local_replica_index(replica_context: tf.distribute.ReplicaContext) -> int:
     Replacement: `replica_id_in_sync_group`, once it is a Python number in every strategy.
     """
     return replica_context._replica_id
-
-
-def launch(group_key: int, group_size: int, collective_keys, device: str, options):
-    """Returns a `CollectiveReplicaLauncher`, which launches one replica's collectives.
-
-    `CollectiveKeys` numbers groups in the order of creation, which may differ between processes; here the caller
-    chooses the key. Replacement: public collectives over a chosen group of devices.
-    """
-    instances = collective_keys._instance_key_table.setdefault(group_key, {})
-    instances.setdefault(device, cross_device_utils.INSTANCE_KEY_START_NUMBER)
-    return cross_device_utils.CollectiveReplicaLauncher(group_key, group_size, collective_keys, device, options)
 
 
 def all_gather(launcher, row: tf.Tensor, options) -> tf.Tensor:

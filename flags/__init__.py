@@ -1,1 +1,1 @@
-"""absl flags of the binaries: one file a group, each flag one field of a configuration dataclass."""
+"""absl flags of a training run, made from the settings of `dqgan_tf.config`; presets are in `experiments/`."""

@@ -1,43 +1,67 @@
-"""All flags of a training run and the configuration that they make."""
+"""The flags of a run: one for each setting of `dqgan_tf.config`, and the configuration that they make."""
 
 import sys
 
 from absl import flags
 
-from dqgan_tf.config import (
-    CompressionConfig,
-    DataConfig,
-    LossConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-)
-from dqgan_tf.training.command_line import parse  # noqa: F401  the binaries take it from here
-from flags import compression, data, loss, network, optimizer, train  # noqa: F401  each defines its flags
-from flags.define import collect
+from dqgan_tf import compressors, config
+from dqgan_tf.compressors import rules
+from dqgan_tf.training import command
 
-flags.DEFINE_string(
-    "model_dir",
-    None,
-    "Folder of the run: configuration, metrics, checkpoints, pictures, TensorBoard. Shared by all workers. The same "
-    "command over an unfinished one resumes it.",
-    required=True,
-)
-
-for _module in (data, network, loss, optimizer, compression, train, sys.modules[__name__]):
-    for _flag in flags.FLAGS.get_flags_for_module(_module.__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], _flag)  # --helpshort of the binary shows them
+_READERS = {
+    bool: flags.BooleanParser().parse,
+    int: flags.IntegerParser().convert,
+    float: flags.FloatParser().convert,
+    str: str,
+}
 
 
-def run_config() -> RunConfig:
-    """Returns the configuration that the parsed flags describe."""
-    return RunConfig(
-        model_dir=flags.FLAGS.model_dir,
-        data=collect(DataConfig),
-        network=collect(NetworkConfig),
-        loss=collect(LossConfig),
-        optimizer=collect(OptimizerConfig),
-        compression=collect(CompressionConfig),
-        train=collect(TrainConfig),
+class SettingParser(flags.ArgumentParser):
+    """Reads the text of a setting and checks it as its dataclass does, with the same sentence."""
+
+    def __init__(self, field):
+        self._field = field
+        self._type, _ = config.value_type(field)
+        is_limited = self._type in (int, float) or field.metadata["choices"]
+        self.syntactic_help = config.requirement(field) if is_limited else ""
+
+    def parse(self, argument):
+        try:
+            value = _READERS[self._type](argument)
+        except (TypeError, ValueError):
+            value = argument  # `check` says what it should have been
+        return config.check(self._field, value)
+
+    def flag_type(self):
+        return self._type.__name__
+
+
+def run_config() -> config.RunConfig:
+    """Returns the configuration that the parsed flags describe.
+
+    Raises:
+      UsageError: a compressor or a rule that does not exist.
+    """
+    described = config.from_flat({key: flags.FLAGS[field.name].value for key, field in config.settings().items()})
+    compressors.get(described.compression.compressor)
+    rules.parse(described.compression.compressor_rules)
+    return described
+
+
+def _define(key, field):
+    """Defines the flag of a setting: listed under its group by --helpfull, and by the binary's own --help."""
+    is_required = key == "model_dir"
+    flag = flags.Flag(
+        command.PathParser() if field.metadata["is_path"] else SettingParser(field),
+        flags.ArgumentSerializer(),
+        field.name,
+        None if is_required else field.default,
+        field.metadata["help"],
+        boolean=field.type is bool,
     )
+    flags.DEFINE_flag(flag, module_name=f"settings of {key.rpartition('.')[0] or 'the run'}", required=is_required)
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+for _key, _field in config.settings().items():
+    _define(_key, _field)

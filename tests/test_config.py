@@ -1,24 +1,261 @@
-"""By hand: what a configuration refuses, wherever it is made."""
+"""By hand: the defaults of all settings, and what a configuration refuses, wherever it is constructed."""
 
+import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
 from dqgan_tf import config
-from dqgan_tf.config import CompressionConfig, RunConfig
+from dqgan_tf.config import CompressionConfig, DataConfig, OptimizerConfig, RunConfig, TrainConfig
+from dqgan_tf.errors import UsageError
+
+# A default that changes changes every run whose command line does not name the flag.
+DEFAULTS = {
+    "model_dir": "",
+    "data.dataset": "gaussian_ring",
+    "data.data_dir": None,
+    "data.image_size": None,
+    "data.split": "train",
+    "network.network": "mlp",
+    "network.latent_dim": None,
+    "network.width": None,
+    "network.batch_norm": True,
+    "loss.loss": "non_saturating",
+    "loss.r1_gamma": 0.1,
+    "loss.gradient_penalty": 10.0,
+    "loss.clip_value": 0.01,
+    "optimizer.direction": "adam",
+    "optimizer.learning_rate_g": 1e-3,
+    "optimizer.learning_rate_d": 1e-3,
+    "optimizer.learning_rate_schedule": "constant",
+    "optimizer.warmup_steps": 0,
+    "optimizer.beta_1": 0.5,
+    "optimizer.beta_2": 0.9,
+    "optimizer.epsilon": 1e-8,
+    "optimizer.second_moment": "local",
+    "optimizer.second_moment_period": 100,
+    "optimizer.half_step": True,
+    "compression.compressor": "linear:bits=4,bucket=512",
+    "compression.compressor_rules": "",
+    "compression.start_step": 0,
+    "compression.error_feedback": True,
+    "compression.residual_in_half_step": True,
+    "compression.allow_non_contractive": False,
+    "compression.topology": "auto",
+    "compression.packet_mb": 4.0,
+    "compression.transport": "auto",
+    "train.batch_size": 256,
+    "train.steps": 4000,
+    "train.seed": 0,
+    "train.ema_decay": 0.999,
+    "train.steps_per_call": 20,
+    "train.replicas_per_worker": 1,
+    "train.log_every": 100,
+    "train.sample_every": 1000,
+    "train.checkpoint_every": 1000,
+    "train.weight_check_every": 1000,
+    "train.max_skipped_in_row": 10,
+    "train.keep_checkpoints": 3,
+    "train.deterministic": True,
+}
+FIELDS = config.settings()
+NUMBERS = [key for key, field in FIELDS.items() if config.value_type(field)[0] in (int, float)]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, -0.5, "4", None, True])
-def test_a_bucket_is_a_number_of_mebibytes(value):
-    with pytest.raises(ValueError, match="`bucket_mb` must be .* A value that works is bucket_mb=4.0. Received: buck"):
-        CompressionConfig(bucket_mb=value)
+def make(key, value):
+    """A configuration with this value, made through the dataclass of the setting's group."""
+    group, _, name = key.rpartition(".")
+    return type(getattr(RunConfig(), group))(**{name: value}) if group else RunConfig(**{name: value})
+
+
+def saved(key, value):
+    """The same, made from the JSON of a run."""
+    group, _, name = key.rpartition(".")
+    values = json.loads(RunConfig().to_json())
+    (values[group] if group else values)[name] = value
+    return config.from_json(json.dumps(values))
+
+
+def test_defaults():
+    flat = RunConfig().flat()
+    assert flat == DEFAULTS and list(flat) == list(FIELDS) == list(DEFAULTS)
+    assert all(type(flat[key]) is type(DEFAULTS[key]) for key in DEFAULTS)
+
+
+@pytest.mark.parametrize("key", [key for key, value in DEFAULTS.items() if value is not None and key != "model_dir"])
+def test_a_default_is_a_value_that_works(key):
+    assert getattr(make(key, DEFAULTS[key]), key.rpartition(".")[2]) == DEFAULTS[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "low", "inside", "high"),
+    [
+        ("data.image_size", 0, 1, None),
+        ("network.latent_dim", 0, 1, None),
+        ("network.width", 0, 1, None),
+        ("loss.r1_gamma", -1e-9, 0, None),
+        ("loss.gradient_penalty", -1e-9, 0, None),
+        ("loss.clip_value", 0, 1e-9, None),
+        ("optimizer.learning_rate_g", 0, 1e-9, None),
+        ("optimizer.learning_rate_d", 0, 1e-9, None),
+        ("optimizer.warmup_steps", -1, 0, None),
+        ("optimizer.beta_1", -1e-9, 0, 1),
+        ("optimizer.beta_2", -1e-9, 0, 1),
+        ("optimizer.epsilon", 0, 1e-9, None),
+        ("optimizer.second_moment_period", 0, 1, None),
+        ("compression.start_step", -1, 0, None),
+        ("compression.packet_mb", -1e-9, 0, None),
+        ("train.batch_size", 0, 1, None),
+        ("train.steps", 0, 1, None),
+        ("train.seed", -1, 2**32 - 1, 2**32),
+        ("train.ema_decay", -1e-9, 0, 1),
+        ("train.steps_per_call", 0, 1, None),
+        ("train.replicas_per_worker", 0, 1, None),
+        ("train.log_every", -1, 0, None),
+        ("train.sample_every", -1, 0, None),
+        ("train.checkpoint_every", -1, 0, None),
+        ("train.weight_check_every", -1, 0, None),
+        ("train.max_skipped_in_row", -1, 0, None),
+        ("train.keep_checkpoints", 0, 1, None),
+    ],
+)
+def test_bounds(key, low, inside, high):
+    make(key, inside)
+    for outside in (low, high):
+        if outside is not None:
+            with pytest.raises(UsageError, match=f"Received: {key.rpartition('.')[2]}={outside}"):
+                make(key, outside)
+
+
+def test_every_number_has_bounds_of_its_own_in_the_test_above():
+    [mark] = [mark for mark in test_bounds.pytestmark if mark.name == "parametrize"]
+    assert [case[0] for case in mark.args[1]] == NUMBERS
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", ["x", float("nan"), float("inf"), -float("inf"), True, [1]])
+def test_what_is_no_number_is_refused_with_one_that_works(key, value):
+    name = key.rpartition(".")[2]
+    with pytest.raises(UsageError) as caught:
+        make(key, value)
+    text, _, works = str(caught.value).partition(f". A value that works is {name}=")
+    assert text.startswith(f"`{name}` must be a ") and text.endswith(f"Received: {name}={value!r}")
+    assert getattr(make(key, type(DEFAULTS[key] or 0)(works)), name) == float(works)
+    with pytest.raises(UsageError, match=f"`{name}` must be a "):
+        saved(key, value)
+
+
+@pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if config.value_type(field)[0] is int])
+def test_a_whole_number_has_no_fraction(key):
+    with pytest.raises(UsageError, match="must be a whole number .*Received: .*=1.5. A value that works"):
+        make(key, 1.5)
+
+
+@pytest.mark.parametrize("key", [key for key, value in DEFAULTS.items() if isinstance(value, bool)])
+@pytest.mark.parametrize("value", [1, 0, "false", None])
+def test_a_switch_is_true_or_false(key, value):
+    with pytest.raises(UsageError, match="must be true or false. Received: "):
+        make(key, value)
+
+
+@pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if field.metadata["choices"]])
+def test_choices(key):
+    for choice in FIELDS[key].metadata["choices"]:
+        make(key, choice)
+    for value in ("unknown", 3, None):
+        with pytest.raises(UsageError, match=f"must be one of .*{choice}. Received: .*={value!r}"):
+            make(key, value)
+
+
+@pytest.mark.parametrize("key", ["data.dataset", "data.data_dir", "compression.compressor", "model_dir"])
+def test_a_text_is_no_number(key):
+    with pytest.raises(UsageError, match="must be a .*Received: .*=3"):
+        make(key, 3)
+
+
+def test_a_path_may_be_a_path_object():
+    assert RunConfig(model_dir=pathlib.Path("runs/x")).model_dir == "runs/x"
+    assert DataConfig(data_dir=pathlib.Path("data")).data_dir == "data"
+
+
+def test_equal_settings_have_equal_fingerprints():
+    """Numbers of numpy and whole numbers for fractions come out as what a flag makes of the same text."""
+    made = RunConfig(
+        compression=CompressionConfig(packet_mb=4),
+        optimizer=OptimizerConfig(beta_1=np.float64(0.5)),
+        train=TrainConfig(steps=np.int32(4000)),
+    )
+    assert made == RunConfig() and made.fingerprint() == RunConfig().fingerprint()
+    assert {type(value) for value in made.flat().values()} == {str, int, float, bool, type(None)}
+
+
+def test_a_group_has_its_own_class():
+    with pytest.raises(
+        UsageError, match="`optimizer` must be a dqgan_tf.config.OptimizerConfig. Received: optimizer={'beta_1': 0.5}"
+    ):
+        RunConfig(optimizer={"beta_1": 0.5})
+
+
+def test_replacing_a_value_checks_it():
+    with pytest.raises(UsageError, match="`beta_1` must be a number of at least 0 and below 1. Received: beta_1=2.0"):
+        dataclasses.replace(OptimizerConfig(), beta_1=2.0)
+
+
+def test_the_docstring_explains_every_setting():
+    for group in (OptimizerConfig, CompressionConfig, TrainConfig, RunConfig):
+        for field in dataclasses.fields(group):
+            if field.metadata:
+                assert f"\n{field.name}: {field.metadata['help']}" in group.__doc__
+
+
+def test_json_and_back():
+    run = RunConfig(model_dir="m", train=TrainConfig(steps=7))
+    assert config.from_json(run.to_json()) == run
+    assert config.from_json('{"train": {"steps": 7}, "model_dir": "m"}') == run
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "must be a JSON object"),
+        ("{", "must be a JSON object"),
+        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, data.dataset"),
+        ('{"train": 7}', "Unknown configuration key 'train'"),
+        ('{"train": {"steps": "7"}}', "`steps` must be a whole number of at least 1. Received: steps='7'"),
+    ],
+)
+def test_json_that_is_no_configuration(text, message):
+    with pytest.raises(UsageError, match=message):
+        config.from_json(text)
+
+
+def test_settings_of_version_0_1_0_are_read():
     saved = json.loads(RunConfig().to_json())
-    saved["compression"]["bucket_mb"] = value
-    with pytest.raises(ValueError, match="`bucket_mb` must be"):
-        config.from_json(json.dumps(saved))
+    saved["compression"]["bucket_mb"] = 0.5
+    saved["compression"]["communication"] = "ring"
+    del saved["compression"]["packet_mb"], saved["compression"]["transport"]
+    run = RunConfig(compression=CompressionConfig(packet_mb=0.5, transport="ring"))
+    assert config.from_json(json.dumps(saved)) == run
+    assert config.flatten(saved) == run.flat()
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 4, 0.25, np.float64(1.5)])
-def test_buckets_of_any_size_are_fine(value):
-    assert CompressionConfig(bucket_mb=value).bucket_mb == value
+def test_what_a_resumed_run_and_each_worker_may_change():
+    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir"}
+    assert config.FREE_FIELDS == {
+        "model_dir",
+        "data.data_dir",
+        "compression.packet_mb",
+        "compression.transport",
+        "train.steps",
+        "train.steps_per_call",
+        "train.replicas_per_worker",
+        "train.log_every",
+        "train.sample_every",
+        "train.checkpoint_every",
+        "train.weight_check_every",
+        "train.max_skipped_in_row",
+        "train.keep_checkpoints",
+        "train.deterministic",
+    }

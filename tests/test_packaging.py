@@ -21,7 +21,7 @@ OUTPUTS = shutil.ignore_patterns("__pycache__", "*.pyc")
 def wheel(tmp_path_factory):
     """The wheel of a copy of the checkout, so that no build output lands in it."""
     copy = tmp_path_factory.mktemp("checkout")
-    for folder in ("dqgan_tf", "flags", "trainers", "tests"):
+    for folder in ("benchmarks", "dqgan_tf", "flags", "trainers", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=OUTPUTS)
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
@@ -43,6 +43,11 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     assert {name.split("/")[0] for name in names} == {"dqgan_tf"}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dqgan_tf").rglob("*.py")}
     assert set(names) == sources
+
+
+def test_the_wheel_holds_no_benchmark(wheel):
+    assert not [name for name in wheel.namelist() if "benchmark" in name]
+    assert (ROOT / "benchmarks" / "run.py").exists()
 
 
 def test_the_wheel_carries_the_licence(wheel):

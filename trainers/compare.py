@@ -1,23 +1,20 @@
-"""Runs a table of settings and renders it into a document.
+"""Runs one job under several settings and seeds and renders the table of the runs into a document.
 
     python -m trainers.compare --results=results/ring --document=README.md
 
-Runs that results/ring/runs.jsonl holds already are not run again: remove the file to start anew.
+A run that results/ring/runs.jsonl holds is not repeated: remove the file to start anew.
 """
 
-from absl import app, flags
+from dqgan_tf.training import command
 
-from dqgan_tf.benchmarking import comparison
-from dqgan_tf.training import command_line
-
-_RESULTS = flags.DEFINE_string(
-    "results", None, "Folder with variants.json; runs.jsonl is written there.", required=True
-)
-_DOCUMENT = flags.DEFINE_string("document", None, "Markdown file with a place for the table; default: only print it.")
+_RESULTS = command.define_path("results", "Folder with variants.json; runs.jsonl is written there.", required=True)
+_DOCUMENT = command.define_path("document", "Markdown file with a place for the table. Default: print it only.")
 
 
-def main(argv):
-    del argv
+def main(arguments):
+    del arguments
+    from benchmarks import comparison
+
     for line in comparison.run(_RESULTS.value):
         print(line, flush=True)
     print(comparison.table(_RESULTS.value))
@@ -26,4 +23,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command_line.parse)
+    command.run(main)

@@ -6,27 +6,22 @@
 The same command over an unfinished --model_dir resumes it.
 """
 
-import os
 import signal
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow: its start-up notices are not the run's
-
-from absl import app
-
+from dqgan_tf.training import command
 from flags import run as run_flags
 
 
-def main(argv):
-    del argv
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run listens for it: nothing is lost, and no traceback
+def main(arguments):
+    del arguments
+    # Until the run listens for it, Ctrl-C ends the process at once: there is nothing to save and no traceback to show.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     config = run_flags.run_config()
 
-    from dqgan_tf.training import command, run
+    from dqgan_tf.training import run
 
-    with command.errors_in_one_line():
-        code = run.run(config)
-    command.leave(code)
+    return run.run(config)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    command.run(main, exits_at_once=True)

@@ -106,10 +106,10 @@ class Compressor(Compression):
     def decode(self, payload: Any, n: int) -> tf.Tensor:
         """Returns the float32 [n] vector of a payload: at most one multiplication a value."""
 
-    def encode_and_error(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
-        """Returns (payload, vector - decode(payload, n)), equal to the two calls bit for bit."""
+    def encode_and_decode(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
+        """Returns (payload, decode(payload, n)), equal to the two calls bit for bit but without unpacking."""
         payload = self.encode(vector, seed)
-        return payload, vector - self.decode(payload, vector.shape[0])
+        return payload, self.decode(payload, vector.shape[0])
 
     def mean_of_payloads(self, payloads: Sequence[Any], n: int) -> tf.Tensor:
         """Returns float32 [n], 1/M sum_m decode(payload_m), added in this order: the order decides the bits.

@@ -70,8 +70,10 @@ class Window(NamedTuple):
 
 
 def whole(vector) -> tf.Tensor:
-    """Returns a vector itself, or the values of a `Window`."""
-    return read(vector, 0, vector.size) if isinstance(vector, Window) else vector
+    """Returns a vector as it is, and the values of a `Window`."""
+    if not isinstance(vector, Window):
+        return vector
+    return vector.vector if vector.vector.shape[0] == vector.size else read(vector, 0, vector.size)
 
 
 def read(tensor, start, size: int) -> tf.Tensor:
@@ -80,7 +82,8 @@ def read(tensor, start, size: int) -> tf.Tensor:
     `size` is static, `start` need not be.
     """
     if isinstance(tensor, Window):
-        tensor, start = tensor.vector, tensor.start + start
+        whole = tensor.vector.shape[0] == tensor.size
+        tensor, start = tensor.vector, start if whole else tensor.start + start
     rest = tensor.shape[1:]
     rows = tf.slice(tensor, tf.stack([start] + [0] * rest.rank), [size, *rest])
     return tf.ensure_shape(rows, [size, *rest])

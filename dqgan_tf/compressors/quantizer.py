@@ -50,7 +50,7 @@ def to_vector(rows: tf.Tensor, n: int) -> tf.Tensor:
 
 
 class Quantizer(Compressor):
-    """Encodes in two steps, vector -> codes -> payload, so that the error is known before the codes are packed.
+    """Encodes in two steps, vector -> codes -> payload, so that what they decode to is known before they are packed.
 
     Codes are a tuple of tensors that the quantizer chooses, such as int32 codes and float32 scales.
     """
@@ -58,9 +58,9 @@ class Quantizer(Compressor):
     def encode(self, vector, seed):
         return self.pack(*self.quantize(vector, seed))
 
-    def encode_and_error(self, vector, seed):
+    def encode_and_decode(self, vector, seed):
         codes = self.quantize(vector, seed)
-        return self.pack(*codes), vector - self.dequantize(*codes, vector.shape[0])
+        return self.pack(*codes), self.dequantize(*codes, vector.shape[0])
 
     def decode(self, payload, n):
         return self.dequantize(*self.unpack(payload, n), n)
@@ -81,8 +81,8 @@ class Quantizer(Compressor):
     def dequantize(self, *codes_and_n) -> tf.Tensor:
         """Returns float32 [n] of (*codes, n): at most one multiplication a value, with an exact product.
 
-        `decode` rounds a product that is not exact. `encode_and_error` would not, where a compiler fuses the product
-        and the subtraction, and its error would differ from what the receivers decode.
+        `decode` rounds a product that is not exact. Error feedback would not, where a compiler fuses the product and
+        the subtraction p - decode(c), and its residual would differ from what the receivers decode.
         """
 
 

@@ -86,15 +86,15 @@ class Sparse(Compressor):
     def encode(self, vector, seed):
         return self.encode_sparse(vector, seed)[0]
 
-    def encode_and_error(self, vector, seed):
+    def encode_and_decode(self, vector, seed):
         payload, values, indices = self.encode_sparse(vector, seed)
-        n = vector.shape[0]
-        padding = self.extent(n) - n
-        padded = tf.pad(vector, [[0, padding]]) if padding else vector
-        return payload, tf.tensor_scatter_nd_sub(padded, indices[:, None], values)[:n]
+        return payload, self._place(values, indices, vector.shape[0])
 
     def decode(self, payload, n):
-        values, indices = self.decode_sparse(payload, n)
+        return self._place(*self.decode_sparse(payload, n), n)
+
+    def _place(self, values, indices, n):
+        """Returns float32 [n], the values at their indices and zeros elsewhere."""
         return tf.scatter_nd(indices[:, None], values, [self.extent(n)])[:n]
 
     def mean_of_payloads(self, payloads, n):

@@ -1,22 +1,21 @@
-"""What is learned: a configuration -> an endless dataset whose every batch is a function of (seed, step, replica)."""
+"""Training data: an endless dataset in which each batch is a function of (seed, step, replica)."""
 
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from dqgan_tf.config import DataConfig
-from dqgan_tf.data import images, mixtures, stream
-from dqgan_tf.data.errors import DatasetError
-from dqgan_tf.data.spec import DataSpec
+from dqgan_tf.data import images, mixtures
+from dqgan_tf.data.spec import DatasetError, DataSpec
 
 __all__ = ["DataSpec", "DatasetError", "build", "describe"]
 
 
 def describe(config: DataConfig) -> DataSpec:
-    """Returns what `build` yields, without reading any sample.
+    """Returns the description of what `build` yields, without reading a sample.
 
     Raises:
-      DatasetError: unknown or unprepared data set, unknown split, no usable `image` feature, or no image size.
+      DatasetError: the data set, its split, its `image` feature or the image size cannot be used.
     """
     if config.dataset in mixtures.MIXTURES:
         return mixtures.describe(config.dataset)
@@ -34,29 +33,48 @@ def build(
 ) -> tf.data.Dataset:
     """Returns an endless dataset of float32 batches [per_replica_batch_size, *shape], one per local replica and step.
 
-    The order is (step 0, replica_ids[0]), (step 0, replica_ids[1]), ..., (step 1, replica_ids[0]), ...: what
-    `strategy.distribute_datasets_from_function` hands to the local replicas. Element (step, replica id) depends on
-    (seed, step, replica id) alone: a dataset built with `start_step=k` continues bit for bit, at no cost of skipping,
-    and the samples of a step do not depend on how replicas are spread over workers.
+    The order is (step 0, replica_ids[0]), (step 0, replica_ids[1]), ..., (step 1, replica_ids[0]), ..., as
+    `strategy.distribute_datasets_from_function` hands batches to the local replicas. Each batch is a function of (seed,
+    step, replica id) alone. A dataset built with `start_step=k` therefore continues bit for bit without skipping
+    anything, and the samples of a step do not depend on how replicas are spread over workers.
 
-    Images are in [-1, 1]. The replicas' batches of a step are consecutive slices of one permutation of the split per
-    epoch. Points are drawn anew from the mixture.
+    Images are in [-1, 1]. In each epoch, the batches of all replicas are consecutive slices of one permutation of the
+    split. Points are drawn anew from the mixture.
 
     Args:
       config: the data set.
       per_replica_batch_size: samples per batch.
-      num_replicas: replicas of all workers together.
-      replica_ids: this worker's global replica ids, in the order of its devices.
-      seed: of the order or of the draws.
+      num_replicas: number of replicas of all workers together.
+      replica_ids: global ids of this worker's replicas, in the order of its devices.
+      seed: seed of the permutations or of the draws.
       start_step: the first step.
 
     Raises:
-      DatasetError: as `describe`, or the images need more memory than `images.MEMORY_LIMIT_BYTES`.
+      DatasetError: see `describe`; or the images need more memory than `images.MEMORY_LIMIT_BYTES`.
       ValueError: a batch size, replica id or step is out of range.
     """
-    schedule = stream.Schedule(per_replica_batch_size, num_replicas, tuple(replica_ids), start_step)
+    for name, value, least in (
+        ("per_replica_batch_size", per_replica_batch_size, 1),
+        ("num_replicas", num_replicas, 1),
+        ("start_step", start_step, 0),
+    ):
+        if value < least:
+            raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value}")
+    ids = list(replica_ids)
+    if not ids or len(set(ids)) != len(ids) or min(ids) < 0 or max(ids) >= num_replicas:
+        raise ValueError(
+            f"`replica_ids` must be one or more different ids below num_replicas={num_replicas}. "
+            f"Received: replica_ids={ids}"
+        )
     if config.dataset in mixtures.MIXTURES:
         batch_at = mixtures.batches(config.dataset, per_replica_batch_size, seed)
     else:
         batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
-    return stream.build(schedule, batch_at)
+    replicas = tf.constant(ids, tf.int64)
+
+    def element(position):
+        return batch_at(position // len(ids), replicas[position % len(ids)])
+
+    positions = tf.data.Dataset.counter(start=start_step * len(ids))
+    batches = positions.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(tf.data.AUTOTUNE)

@@ -1,9 +1,13 @@
-"""Image sets of TensorFlow Datasets, held in memory as bytes and gathered by a keyed permutation.
+"""Image sets of TensorFlow Datasets: held in memory as bytes, gathered in the order of a keyed permutation.
 
 Framing: the largest centred square (for `celeb_a` the centred 140 x 140 pixels, Tolstikhin et al. 2018,
-arXiv:1711.01558), then antialiased bilinear resizing to `image_size`, rounded to whole values. An image of the right
-size passes unchanged. A batch is x = v / 127.5 - 1 of the bytes v, float32 in [-1, 1].
+arXiv:1711.01558), then antialiased bilinear resizing to `image_size`, rounded to integers. An image of the right size
+is unchanged. A batch holds x = v / 127.5 - 1 of the bytes v, float32 in [-1, 1].
 """
+
+import math
+import re
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -11,69 +15,96 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dqgan_tf.config import DataConfig
-from dqgan_tf.data import catalogue, permutation
-from dqgan_tf.data.errors import DatasetError
-from dqgan_tf.data.spec import DataSpec
-from dqgan_tf.data.stream import BatchAt
+from dqgan_tf.data import catalogue
+from dqgan_tf.data.spec import DatasetError, DataSpec
 
 CROPS = {"celeb_a": 140}
 DEFAULT_SIZES = {"celeb_a": 64}
 MEMORY_LIMIT_BYTES = 6 * 10**9
+PERMUTATION_ROUNDS = 8  # With the op's default of 4, positions and epochs next to each other are correlated (0.07).
 
-_CHUNK = 256  # images
+_CHUNK = 256  # images read at a time
 
 
 def describe(config: DataConfig) -> DataSpec:
-    """Returns the spec of the framed images; see `dqgan_tf.data.describe`."""
+    """Returns the description of the framed images; see `dqgan_tf.data.describe`."""
     builder = catalogue.prepared_builder(config.dataset, config.data_dir)
-    feature = _image_feature(builder, config.dataset)
-    size = _image_size(config, feature)
-    shape = (size, size, feature.shape[-1])
-    return DataSpec(kind="images", shape=shape, num_examples=_num_examples(builder, config), name=config.dataset)
+    features = builder.info.features
+    if not isinstance(features, dict | tfds.features.FeaturesDict) or "image" not in features:
+        raise DatasetError(f"{config.dataset!r} has no feature `image`. Its features: {features}")
+    feature = features["image"]
+    if len(feature.shape) != 3 or feature.shape[-1] is None or feature.np_dtype != np.uint8:
+        raise DatasetError(
+            f"`image` of {config.dataset!r} must be uint8 [height, width, channels] with known channels. "
+            f"Received: shape={feature.shape}, dtype={np.dtype(feature.np_dtype)}"
+        )
+    height, width, channels = feature.shape
+    size = config.image_size
+    if size is None:
+        size = DEFAULT_SIZES.get(builder.name, height if height == width else None)
+    if size is None:
+        raise DatasetError(
+            f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
+            f"{feature.shape}."
+        )
+    if size < 1:
+        raise DatasetError(f"`image_size` must be 1 or more, such as 32. Received: image_size={size}")
+    try:
+        num_examples = builder.info.splits[config.split].num_examples
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits) or "those in its dataset_info.json, which lists none"
+        raise DatasetError(
+            f"`split` must be one of {known}, or a slice of one such as train[:50%]. Received: split={config.split!r}"
+        ) from error
+    if num_examples < 1:
+        raise DatasetError(f"Split {config.split!r} of {config.dataset!r} is empty.")
+    return DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
 
 
 def load(config: DataConfig) -> np.ndarray:
     """Returns the whole split, framed: uint8 [num_examples, height, width, channels], in the order of the files.
 
     Raises:
-      DatasetError: as `describe`; or the split is above `MEMORY_LIMIT_BYTES`, or not of the announced length.
+      DatasetError: see `describe`; or the split exceeds `MEMORY_LIMIT_BYTES`, has another length than its metadata say,
+        or cannot be read.
     """
     spec = describe(config)
-    _check_memory(spec)
+    size, needed = spec.shape[0], spec.num_examples * math.prod(spec.shape)
+    if needed > MEMORY_LIMIT_BYTES:
+        raise DatasetError(
+            f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
+            f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`, or a slice such as split='train[:10%]'."
+        )
+    builder, pictures = _read(config, "image")
+    crop = CROPS.get(builder.name)
+    framed_images = pictures.map(
+        lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     images = np.empty((spec.num_examples, *spec.shape), np.uint8)
-    loaded = 0
-    for chunk in _framed(config, spec.shape[0]).batch(_CHUNK).prefetch(4).as_numpy_iterator():
-        if loaded + len(chunk) <= len(images):
-            images[loaded : loaded + len(chunk)] = chunk
-        loaded += len(chunk)
-        _show_progress(config.dataset, loaded, len(images))
-    if loaded != len(images):
-        raise DatasetError(f"{config.dataset!r} announces {len(images)} images in {config.split!r} and holds {loaded}.")
+    count, tenth = 0, max(len(images) // 10, 1)
+    for chunk in _iterate(config, framed_images.batch(_CHUNK).prefetch(4)):
+        if count + len(chunk) <= len(images):
+            images[count : count + len(chunk)] = chunk
+        if (count + len(chunk)) // tenth > count // tenth:
+            logging.info("Loading %s: %d of %d images", spec.name, count + len(chunk), len(images))
+        count += len(chunk)
+    if count != len(images):
+        raise DatasetError(f"{config.dataset!r} announces {len(images)} images in {config.split!r} and holds {count}.")
     return images
 
 
-def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -> BatchAt:
-    """Returns (step i64 [], replica id i64 []) -> images f32 [batch_size, height, width, channels] in [-1, 1]."""
-    with tf.device("CPU:0"):
-        images = tf.identity(tf.constant(load(config)))  # The constant itself holds its bytes twice (TensorFlow 2.21).
-    num_examples = images.shape[0]
+def load_labels(config: DataConfig) -> np.ndarray | None:
+    """Returns the labels of the split, int64 [num_examples], in the order of `load`; None if it has no classes.
 
-    def batch_at(step, replica):
-        chosen = permutation.indices(num_examples, batch_size, num_replicas, seed, step, replica)
-        return tf.cast(tf.gather(images, chosen), tf.float32) / 127.5 - 1.0
-
-    return batch_at
-
-
-def _framed(config, size):
+    Raises:
+      DatasetError: the data set is unknown, not prepared or cannot be read.
+    """
     builder = catalogue.prepared_builder(config.dataset, config.data_dir)
-    crop = CROPS.get(catalogue.base_name(config.dataset))
-    decoders = tfds.decode.PartialDecoding({"image": True})
-    reading = tfds.ReadConfig(try_autocache=False)  # What is loaded is kept once, as bytes, by the caller.
-    examples = builder.as_dataset(split=config.split, shuffle_files=False, decoders=decoders, read_config=reading)
-    return examples.map(
-        lambda example: frame(example["image"], size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    feature = dict(builder.info.features).get("label")
+    if feature is None or feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
+        return None
+    _, labels = _read(config, "label")
+    return np.concatenate(list(_iterate(config, labels.batch(4096)))).astype(np.int64)
 
 
 def frame(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
@@ -88,55 +119,71 @@ def frame(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def _image_feature(builder, name):
-    features = builder.info.features
-    if not isinstance(features, dict | tfds.features.FeaturesDict) or "image" not in features:
-        raise DatasetError(f"{name!r} has no feature `image`. Its features: {features}")
-    feature = features["image"]
-    if len(feature.shape) != 3 or feature.shape[-1] is None or feature.np_dtype != np.uint8:
-        raise DatasetError(
-            f"`image` of {name!r} must be uint8 [height, width, channels] with known channels. "
-            f"Received: shape={feature.shape}, dtype={np.dtype(feature.np_dtype)}"
-        )
-    return feature
+def batches(
+    config: DataConfig, batch_size: int, num_replicas: int, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns a function (step i64 [], replica id i64 []) -> images f32 [batch_size, height, width, channels]."""
+    with tf.device("CPU:0"):
+        images = tf.identity(tf.constant(load(config)))  # The constant itself holds its bytes twice (TensorFlow 2.21).
+    num_examples = images.shape[0]
+
+    def batch_at(step, replica):
+        indices = permuted_indices(num_examples, batch_size, num_replicas, seed, step, replica)
+        return tf.cast(tf.gather(images, indices), tf.float32) / 127.5 - 1.0
+
+    return batch_at
 
 
-def _image_size(config, feature):
-    height, width, _ = feature.shape
-    native = height if height == width else None
-    size = config.image_size or DEFAULT_SIZES.get(catalogue.base_name(config.dataset), native)
-    if size is None:
-        raise DatasetError(
-            f"`image_size` must be given for {config.dataset!r}, whose images are of shape {feature.shape}."
-        )
-    if size < 1:
-        raise DatasetError(f"`image_size` must be 1 or more. Received: image_size={size}")
-    return size
+def permuted_indices(
+    num_examples: int, batch_size: int, num_replicas: int, seed: int, step: tf.Tensor, replica: tf.Tensor
+) -> tf.Tensor:
+    """Returns the indices of the samples of one batch, i64 [batch_size] in [0, num_examples).
+
+    Sample j of replica r in step t has the position p = (t num_replicas + r) batch_size + j. It lies in epoch p // n,
+    and its index is permutation_(seed, epoch)(p mod n). The permutation is a cipher on the numbers below n
+    (`RandomIndexShuffle`: Simon, Beaulieu et al. 2013, eprint 2013/404), so that no order is stored.
+
+    Args:
+      num_examples: n.
+      batch_size, num_replicas, seed: as in `dqgan_tf.data.build`.
+      step, replica: t and r, i64 [].
+    """
+    positions = (step * num_replicas + replica) * batch_size + tf.range(batch_size, dtype=tf.int64)
+    epochs = positions // num_examples
+    # One key per epoch that a batch can touch. Permutations of keys that differ by 1 are correlated (0.7), so that keys
+    # are drawn at random rather than counted.
+    num_epochs = (batch_size - 1 + num_examples - 1) // num_examples + 1
+    keys = []
+    for offset in range(num_epochs):
+        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epochs[0] + offset])
+        keys.append(tf.random.stateless_uniform([3], epoch_seed, minval=None, maxval=None, dtype=tf.uint32))
+    # tf.random.experimental.index_shuffle is the same op, but pads one seed per index wrongly (TensorFlow 2.21).
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions % num_examples,
+        seed=tf.gather(tf.stack(keys), epochs - epochs[0]),
+        max_index=tf.constant(num_examples - 1, tf.int64),
+        rounds=PERMUTATION_ROUNDS,
+    )
 
 
-def _num_examples(builder, config):
+def _read(config, feature):
+    """Returns the builder and a dataset of one feature of the split, in the order of the files."""
+    builder = catalogue.prepared_builder(config.dataset, config.data_dir)
+    examples = builder.as_dataset(
+        split=config.split,
+        shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding({feature: True}),
+        read_config=tfds.ReadConfig(try_autocache=False),  # The caller keeps what it reads, as bytes.
+    )
+    return builder, examples.map(lambda example: example[feature])
+
+
+def _iterate(config, dataset):
+    """Yields numpy batches; what TensorFlow cannot read is a `DatasetError`."""
     try:
-        count = builder.info.splits[config.split].num_examples
-    except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits)
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        reason = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", error.message)  # without the node's name (TensorFlow 2.21)
         raise DatasetError(
-            f"`split` must be one of {known}, or a slice of one. Received: split={config.split!r}"
+            f"Split {config.split!r} of {config.dataset!r} cannot be read: {reason}. Prepare the data set again."
         ) from error
-    if not count:
-        raise DatasetError(f"Split {config.split!r} of {config.dataset!r} is empty.")
-    return count
-
-
-def _check_memory(spec):
-    needed = spec.num_examples * int(np.prod(spec.shape))
-    if needed > MEMORY_LIMIT_BYTES:
-        raise DatasetError(
-            f"{spec.name!r} at {spec.shape[0]} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
-            f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`, or a slice such as split='train[:10%]'."
-        )
-
-
-def _show_progress(name, loaded, total):
-    tenth = max(total // 10, 1)
-    if loaded // tenth > (loaded - _CHUNK) // tenth:
-        logging.info("Loading %s: %d of %d images", name, loaded, total)

@@ -5,44 +5,37 @@
 | `gaussian_ring` | 8 on a circle, radius 2 | .02 | .25 | Metz et al. 2017, arXiv:1611.02163 |
 | `gaussian_grid` | 25 on {-4, -2, 0, 2, 4}^2 | .05 | .15 = 3 s | Srivastava et al. 2017, arXiv:1705.07761 |
 
-The ring's radius of high quality is a sixth of the distance between neighbours, wider than the 3 s = .06 of the
-literature: short runs differ in it before any of them is that sharp.
+The high-quality radius of the ring is a sixth of the distance between neighbours. It is wider than the 3 s = .06 of the
+literature, because it tells short runs apart before any of them is that sharp.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from dqgan_tf.data.spec import DataSpec
-from dqgan_tf.data.stream import BatchAt
 
-_STREAM = 0x706F696E  # "poin": keeps these draws apart from any other use of (seed, step, replica).
-
-
-def _ring():
-    angles = 2 * math.pi * np.arange(8) / 8
-    return (2.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
-
-
-def _grid():
-    ticks = np.arange(-4, 5, 2, dtype=np.float32)
-    return np.stack(np.meshgrid(ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 2)
-
+_STREAM = 0x706F696E  # "poin": a key of its own, so that no other use of (seed, step, replica) draws the same numbers
+_ANGLES = 2 * math.pi * np.arange(8) / 8
+_RING = (2.0 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)).astype(np.float32)
+_TICKS = np.arange(-4, 5, 2, dtype=np.float32)
+_GRID = np.stack(np.meshgrid(_TICKS, _TICKS, indexing="ij"), axis=-1).reshape(-1, 2)
 
 MIXTURES = {
-    "gaussian_ring": {"modes": _ring(), "standard_deviation": 0.02, "high_quality_radius": 0.25},
-    "gaussian_grid": {"modes": _grid(), "standard_deviation": 0.05, "high_quality_radius": 0.15},
+    "gaussian_ring": {"modes": _RING, "standard_deviation": 0.02, "high_quality_radius": 0.25},
+    "gaussian_grid": {"modes": _GRID, "standard_deviation": 0.05, "high_quality_radius": 0.15},
 }
 
 
 def describe(name: str) -> DataSpec:
-    """Returns the mixture's spec; `name` is a key of `MIXTURES`."""
+    """Returns the description of a mixture. `name` is a key of `MIXTURES`."""
     return DataSpec(kind="points", shape=(2,), num_examples=None, name=name, **MIXTURES[name])
 
 
-def batches(name: str, batch_size: int, seed: int) -> BatchAt:
-    """Returns (step i64 [], replica id i64 []) -> points f32 [batch_size, 2]."""
+def batches(name: str, batch_size: int, seed: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns a function (step i64 [], replica id i64 []) -> points f32 [batch_size, 2]."""
     spec = describe(name)
     modes = tf.constant(spec.modes)
 
@@ -56,7 +49,7 @@ def batches(name: str, batch_size: int, seed: int) -> BatchAt:
 
 
 def draw_seed(seed: int, step: tf.Tensor, replica: tf.Tensor) -> tf.Tensor:
-    """Returns two independent seeds, i64 [2, 2], that depend on (seed, step, replica) alone."""
+    """Returns two independent seeds, i64 [2, 2], as a function of (seed, step, replica)."""
     key = tf.stack([tf.constant(seed, tf.int64), tf.constant(_STREAM, tf.int64)])
     for part in (step, replica):
         key = tf.random.experimental.stateless_fold_in(key, part)

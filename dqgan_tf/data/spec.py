@@ -1,8 +1,14 @@
-"""What a data set looks like."""
+"""Description of a data set, and the error of one that cannot be used."""
 
 import dataclasses
 
 import numpy as np
+
+from dqgan_tf.errors import UsageError
+
+
+class DatasetError(UsageError):
+    """A data set is unknown, not prepared, damaged, unsuitable or too large."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -10,12 +16,12 @@ class DataSpec:
     """Shape and size of a data set.
 
     kind: `points` or `images`.
-    shape: of one sample: (2,) for points, (height, width, channels) for images.
-    num_examples: samples in the split, None where they are drawn anew.
+    shape: shape of one sample: (2,) for points, (height, width, channels) for images.
+    num_examples: number of samples in the split, or None if samples are drawn anew.
     name: as in `DataConfig.dataset`.
-    modes: float32 [num_modes, 2], the means of a mixture; None for images.
-    standard_deviation: of each mode along each axis; None for images.
-    high_quality_radius: a sample within this distance of a mode counts as of high quality; None for images.
+    modes: float32 [num_modes, 2], the means of a mixture. None for images.
+    standard_deviation: standard deviation of each mode along each axis. None for images.
+    high_quality_radius: a sample within this distance of a mode counts as high quality. None for images.
     """
 
     kind: str

@@ -37,40 +37,9 @@ class ReplicaLocal:
         return self.variables[local_replica_index()]
 
 
-class Joined(ReplicaLocal):
-    """Consecutive pieces of a vector, each a `ReplicaLocal`, as the `ReplicaLocal` of the whole.
-
-    Args:
-      pieces: in order, at least one.
-    """
-
-    def __init__(self, pieces: Sequence[ReplicaLocal]):  # no variable of its own
-        self.name = pieces[0].name
-        self.variables = [JoinedVariable(variables) for variables in zip(*[p.variables for p in pieces], strict=True)]
-
-
-class JoinedVariable:
-    """One replica's pieces, read and assigned as the vector [n] that they make."""
-
-    def __init__(self, pieces):
-        self._pieces = tuple(pieces)
-        self.shape = tf.TensorShape([sum(piece.shape[0] for piece in pieces)])
-        self.dtype = pieces[0].dtype
-
-    def read_value(self) -> tf.Tensor:
-        """Returns the whole vector."""
-        values = [piece.read_value() for piece in self._pieces]
-        return values[0] if len(values) == 1 else tf.concat(values, 0)
-
-    def numpy(self):
-        """Returns the whole vector as an array. Eager only."""
-        return self.read_value().numpy()
-
-    def assign(self, value) -> None:
-        """Sets the whole vector."""
-        sizes = [piece.shape[0] for piece in self._pieces]
-        for piece, part in zip(self._pieces, tf.split(tf.convert_to_tensor(value, self.dtype), sizes), strict=True):
-            piece.assign(part)
+def read_local(variables: Sequence[ReplicaLocal]) -> list[tf.Tensor]:
+    """Returns the calling replica's value of each. Replica context only."""
+    return [variable.local().read_value() for variable in variables]
 
 
 def first_local_value(variable) -> tf.Tensor:

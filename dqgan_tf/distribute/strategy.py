@@ -4,23 +4,26 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from dqgan_tf import private_tensorflow
-from dqgan_tf.config import check_bucket_mb
-from dqgan_tf.distribute import group_ranks
-from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.cross_device_ops import CompressedAllReduce, plain_options
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf import config
+from dqgan_tf.distribute.channel import Channel, plain_options
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.transport.transports import Transports
+from dqgan_tf.errors import UsageError
+from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place
 
 
-class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+class CompressedStrategy(WorkerStrategy):
     """`tf.distribute.MultiWorkerMirroredStrategy` with compressed channels.
 
-    Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow op. All that
-    the base class does stays exact; compression is asked for per call:
+    Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow
+    operation. All reductions of the base class stay exact; compression is asked for per call:
 
         strategy = CompressedStrategy()
-        channel = strategy.open_channel("updates", [Segment("weights", n, compressors.get("sign:bucket=512"))])
-        mean = tf.distribute.get_replica_context().all_reduce("mean", [update], options=channel.options)[0]
+        vectors = layout.vectors("weights", names, shapes, compressors.get("sign:bucket=512"))
+        channel = strategy.open_channel("updates", vectors)
+        means = tf.distribute.get_replica_context().all_reduce("mean", updates, options=channel.options)
+
+    Connections between workers belong to the strategy: `close` ends them, and so does its end.
 
     Args:
       cluster_resolver: as in the base class; None reads TF_CONFIG.
@@ -30,61 +33,88 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
 
     Raises:
-      ValueError: fewer logical CPUs than replicas.
+      UsageError: fewer logical CPUs than replicas.
     """
 
     def __init__(self, cluster_resolver=None, communication_options=None, replicas_per_worker: int = 1):
-        extended = _CompressedExtended(
-            self, cluster_resolver, plain_options(communication_options), replicas_per_worker
-        )
-        private_tensorflow.initialize_strategy(self, extended)
+        options = plain_options(communication_options)
+        super().__init__(cluster_resolver, options, replicas_per_worker)
+        self._channels: dict[str, Channel] = {}
+        self._options = options
+        self._transports = Transports(self._place, self.local_devices, self.launchers(), self.new_launcher, options)
 
     def open_channel(
         self,
         name: str,
-        segments: Sequence[Segment],
+        vectors: Sequence[Vector],
         *,
         error_feedback: bool = True,
         seed: int = 0,
         topology: str = "auto",
-        bucket_mb: float = 0.0,
+        packet_mb: float = 0.0,
         allow_non_contractive: bool = False,
         transport: str = "auto",
     ) -> Channel:
-        """Opens a compressed reduction; see `Channel` for the mathematics and the errors, `groups` for transports.
+        """Opens a compressed reduction; see `Channel` for the mathematics, and `transport.transports.NAMES`.
 
-        Must be called eagerly, before the function that uses it is traced, on every worker in the same order.
+        Must be called eagerly, before the function that uses it is traced, on every worker in the same order. With
+        several replicas on each of several hosts, topology `auto` is `hierarchical`, except for values that are not
+        compressed: these are added up over all replicas.
+
+        Raises:
+          UsageError: the name is taken, a transport does not fit; or see `Channel`.
         """
-        check_bucket_mb(bucket_mb)
-        return self.extended._cross_device_ops.open_channel(
+        config.check(config.settings()["compression.packet_mb"], packet_mb)
+        if name in self._channels:
+            raise UsageError(f"Channel {name!r} is open already.")
+        replicas = len(self.local_devices)
+        compressed = not all(vector.is_exact for vector in vectors)
+        by_host = topology == "auto" and self.num_workers > 1 and replicas > 1 and compressed
+        hierarchical = topology == "hierarchical" or by_host
+        self._channels[name] = Channel(
             name,
-            segments,
+            vectors,
             error_feedback=error_feedback,
             seed=seed,
             topology=topology,
-            bucket_mb=bucket_mb,
+            packet_mb=packet_mb,
             allow_non_contractive=allow_non_contractive,
-            transport=transport,
+            devices=self.local_devices,
+            groups=self._transports.collectives(transport, hierarchical),
+            streams=[self.worker_index] * replicas if hierarchical else self.local_replica_ids,
+            options=self._options,
         )
+        return self._channels[name]
 
     def close_channel(self, name: str) -> None:
         """Forgets a channel and its residuals."""
-        self.extended._cross_device_ops.close_channel(name)
+        del self._channels[name]
+
+    def close(self) -> None:
+        """Ends the connections to other workers, after everything that was handed over is sent."""
+        self._transports.close()
+
+    def reduce_in_channel(self, reduce_op, values, replica, options):
+        if options.channel not in self._channels:
+            raise UsageError(f"No channel {options.channel!r} is open. Open: {sorted(self._channels)}")
+        if reduce_op != tf.distribute.ReduceOp.MEAN:
+            raise UsageError(f"A channel computes means only. Received: reduce_op={reduce_op}")
+        return self._channels[options.channel].mean(values, replica, options)
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes what the workers share."""
-        return private_tensorflow.cluster_place(self).is_chief
+        """Whether this worker writes the files that workers share."""
+        return self._place.is_chief
 
     @property
     def worker_index(self) -> int:
         """This worker's index in the cluster."""
-        return private_tensorflow.cluster_place(self).worker_index
+        return self._place.worker_index
 
     @property
     def num_workers(self) -> int:
         """Number of workers in the cluster."""
-        return private_tensorflow.cluster_place(self).num_workers
+        return self._place.num_workers
 
     @property
     def local_devices(self) -> tuple[str, ...]:
@@ -97,43 +127,6 @@ class CompressedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         count = len(self.local_devices)
         return [self.worker_index * count + i for i in range(count)]
 
-
-class _CompressedExtended(private_tensorflow.CollectiveAllReduceExtended):
-    def __init__(self, container_strategy, cluster_resolver, communication_options, replicas_per_worker):
-        self._replicas_per_worker = replicas_per_worker
-        super().__init__(container_strategy, cluster_resolver, communication_options)
-
-    def _initialize_local_devices(self, cluster_resolver, worker_device):
-        devices, kind = super()._initialize_local_devices(cluster_resolver, worker_device)
-        if kind != "CPU" or self._replicas_per_worker == 1:
-            return devices, kind
-        available = len(tf.config.list_logical_devices("CPU"))
-        if available < self._replicas_per_worker:
-            raise ValueError(
-                f"{self._replicas_per_worker} replicas need as many logical CPUs, {available} exist: call "
-                "tf.config.set_logical_device_configuration before any other TensorFlow op."
-            )
-        return tuple(f"{worker_device}/device:CPU:{i}" for i in range(self._replicas_per_worker)), kind
-
-    def _initialize_local(self, cluster_resolver, devices=None):
-        super()._initialize_local(cluster_resolver, devices)
-        self._install_compressed_ops()
-
-    def _initialize_multi_worker(self, cluster_resolver):
-        super()._initialize_multi_worker(cluster_resolver)
-        self._install_compressed_ops()
-
-    def _install_compressed_ops(self):
-        # The base class builds its ops itself and asserts their class, so ours replace them with the same keys.
-        plain = self._cross_device_ops
-        cluster = self._cluster_spec.as_dict() if self._cluster_spec else {}
-        task = (self._task_type, self._task_id) if cluster else None
-        self._cross_device_ops = CompressedAllReduce(
-            plain._devices,
-            plain._group_size,
-            self._communication_options,
-            self._collective_keys,
-            worker_index=self._id_in_cluster,
-            ranks=group_ranks.ranks(cluster, task, plain._devices),
-            cluster=cluster,
-        )
+    @property
+    def _place(self) -> ClusterPlace:
+        return cluster_place(self)

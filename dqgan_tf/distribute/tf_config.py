@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from dqgan_tf.errors import UsageError
+
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 _JOBS = ("chief", "worker")
 
@@ -28,7 +30,7 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
     """Returns what TF_CONFIG says, or None when it is unset, empty or without a cluster.
 
     Raises:
-      ValueError: it is not JSON, or cluster and task do not fit together; the message says what is wrong.
+      UsageError: it is not JSON, or cluster and task do not fit together; the message says what is wrong.
     """
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
@@ -94,4 +96,4 @@ def _sizes(cluster):
 
 
 def _error(what):
-    return ValueError(f"TF_CONFIG is not usable: {what}. A good one: {_EXAMPLE}")
+    return UsageError(f"TF_CONFIG is not usable: {what}. A good one: {_EXAMPLE}")

@@ -1,5 +1,5 @@
-"""Distances between real and generated samples, and scores of generated ones.
+"""Figures of a generator's quality, without training code.
 
-`report` takes all figures of one set and names them; `frechet`, `kernel`, `classifier_score` and `modes` compute one
-each; `features` holds the networks that image figures are taken with.
+`distances` and `scores` hold the figures, `features` and `small_classifier` the networks that image figures are
+computed with, and `report` computes and names all figures of one evaluation.
 """

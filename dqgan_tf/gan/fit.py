@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.gan import batches
+from dqgan_tf.gan import steps
 from dqgan_tf.private_keras import LoopModel
 
 
@@ -32,12 +32,12 @@ class Fit(LoopModel):
         def step(batch, total):
             return total + self._first_local(self._strategy.run(self._replica_losses, args=(batch,)))
 
-        return batches.fold(step, iterator, num_steps, tf.zeros([3]))
+        return steps.fold(step, iterator, num_steps, tf.zeros([3]))
 
     def _replica_losses(self, data):
-        real = batches.real(data)
+        real = steps.real_samples(data)
         weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
-        evaluation = self._evaluate(weights, batches.one_sample_at_least(real), self.step.value)
+        evaluation = self._evaluate(weights, steps.one_sample_at_least(real), self.step.value)
         samples = tf.cast(tf.shape(real)[0], tf.float32)
         sums = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss, 1.0]) * samples
         sums = tf.where(samples > 0, sums, tf.zeros_like(sums))

@@ -1,4 +1,4 @@
-"""F(w; xi): both players' gradients at one point."""
+"""Gradients of both players at one point: F(w; xi)."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ from dqgan_tf.gan.losses import Loss
 
 
 class Evaluation(NamedTuple):
-    """What one gradient evaluation gives.
+    """Gradients and losses over the batch of one replica.
 
-    gradients: (generator's, discriminator's), each a list of float32 tensors shaped like that player's weights.
-    non_trainable: (generator's, discriminator's) values after the evaluation, e.g. batch-norm statistics.
-    generator_loss, discriminator_loss, penalty, real_logit, fake_logit: float32 scalars over the replica's batch; the
-      discriminator's loss contains the penalty; the logits are means.
+    gradients: (generator's, discriminator's), each a list of float32 tensors shaped like the weights of that player.
+    non_trainable: (generator's, discriminator's) non-trainable values after the evaluation, such as batch statistics.
+    generator_loss, discriminator_loss, penalty: float32 scalars. The discriminator's loss contains the penalty.
+    real_logit, fake_logit: mean logits, float32 scalars.
     """
 
     gradients: tuple
@@ -26,40 +26,58 @@ class Evaluation(NamedTuple):
 
 
 def simultaneous_gradients(
-    generator, discriminator, loss: Loss, weights, non_trainable, real: tf.Tensor, latent: tf.Tensor, penalty_seed
+    generator,
+    discriminator,
+    loss: Loss,
+    weights,
+    non_trainable,
+    real: tf.Tensor,
+    latent: tf.Tensor,
+    penalty_seed,
+    *,
+    in_turn: bool = False,
 ) -> Evaluation:
     """Returns the gradients of both players' losses at the SAME point, each with respect to its own weights.
 
         F(w; xi) = (d L_G / d w_G, d L_D / d w_D)(w_G, w_D; xi)
 
-    The networks are evaluated at `weights`, which are plain tensors: no variable is read or touched.
+    The networks are evaluated at `weights`, which are plain tensors: no variable is read or written.
 
     Args:
-      generator, discriminator: built Keras models; only their structure is used.
+      generator, discriminator: built Keras models, of which only the structure is used.
       loss: the game.
       weights: (generator's, discriminator's) lists of float32 tensors.
-      non_trainable: the same for what training does not differentiate.
+      non_trainable: (generator's, discriminator's) lists of non-trainable values. The discriminator updates them on the
+        real samples first, then on the fake ones.
       real: float32 [batch, *shape].
       latent: float32 [batch, latent_dim].
-      penalty_seed: int64 [2], of the penalty's interpolation.
+      penalty_seed: int64 [2], seed of the interpolation in the gradient penalty.
+      in_turn: compute the generator's gradients first, so that its update travels while the discriminator's gradients
+        are computed. Otherwise TensorFlow computes both at a time, as far as it has threads.
     """
     weights_g, weights_d = weights
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(weights_g)
         tape.watch(weights_d)
         fake, state_g = generator.stateless_call(weights_g, non_trainable[0], latent, training=True)
-        real_logits, state_d = discriminator.stateless_call(weights_d, non_trainable[1], real, training=True)
+        # D(real) is evaluated once, under two tapes: R1 differentiates it with respect to the samples (inner tape), and
+        # the result with respect to the weights (outer tape).
+        with tf.GradientTape(watch_accessed_variables=False) as input_tape:
+            input_tape.watch(real)
+            real_logits, state_d = discriminator.stateless_call(weights_d, non_trainable[1], real, training=True)
         fake_logits, state_d = discriminator.stateless_call(weights_d, state_d, fake, training=True)
+
+        def real_gradient():
+            return input_tape.gradient(real_logits, real, unconnected_gradients="zero")
 
         def discriminate(images):
             return discriminator.stateless_call(weights_d, state_d, images, training=True)[0]
 
         generator_loss = loss.generator(fake_logits)
-        penalty = loss.penalty(discriminate, real, tf.stop_gradient(fake), penalty_seed)
+        penalty = loss.penalty(real_gradient, discriminate, real, tf.stop_gradient(fake), penalty_seed)
         discriminator_loss = loss.discriminator(real_logits, fake_logits) + penalty
     gradients_g = tape.gradient(generator_loss, weights_g, unconnected_gradients="zero")
-    # The generator's update can travel while the discriminator's is computed.
-    with tf.control_dependencies(gradients_g):
+    with tf.control_dependencies(gradients_g if in_turn else []):
         gradients_d = tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero")
     return Evaluation(
         (gradients_g, gradients_d),

@@ -1,6 +1,6 @@
-"""Losses of both players: logits -> scalars, and penalties on the discriminator's input gradient.
+"""Losses of both players (logits -> scalars) and penalties on the input gradient of the discriminator.
 
-With real logits r = D(x) and fake logits f = D(G(z)), both float32 [batch, 1], means over the replica's batch:
+With real logits r = D(x) and fake logits f = D(G(z)), both float32 [batch, 1], and means over the batch of a replica:
 
 | name | discriminator minimises | generator minimises | penalty P, added to the discriminator's loss |
 |---|---|---|---|
@@ -15,34 +15,42 @@ Arjovsky et al. 2017, arXiv:1701.07875 (Wasserstein, clipping); Gulrajani et al.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
 from absl import logging
 
 from dqgan_tf.config import LossConfig
+from dqgan_tf.errors import UsageError
 
+RealGradient = Callable[[], tf.Tensor]
 Discriminate = Callable[[tf.Tensor], tf.Tensor]
 
-_NORM_FLOOR = 1e-12  # Under the root: the derivative of a norm at 0 would be NaN. Below float32 resolution at norm 1.
+_NORM_FLOOR = 1e-12  # Under the root, since the derivative of a norm at 0 is NaN. A norm of 1 does not notice it.
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A two-player game. All functions are pure and work in `tf.function` under an outer `GradientTape`.
+    """A two-player game. All functions are pure and work in a `tf.function` under an outer `GradientTape`.
 
-    name: the loss's name.
+    name: name of the loss.
     generator: fake logits f32 [batch, 1] -> f32 [].
     discriminator: (real logits, fake logits), f32 [batch, 1] each -> f32 [].
-    penalty: (discriminate, real, fake, seed) -> f32 []; `discriminate` maps f32 [batch, ...] to logits [batch, 1] and
-      must treat samples separately (no batch statistics); real and fake are f32 [batch, ...]; seed is an integer [2].
+    penalty: (real_gradient, discriminate, real, fake, seed) -> f32 [].
+      real_gradient: function that returns grad_x D(x) at the real samples, f32 [batch, ...]. It differentiates the
+        evaluation of D that gave `discriminator` its real logits, so that R1 needs no second one.
+      discriminate: function of samples f32 [batch, ...] that evaluates D anew: logits f32 [batch, 1]. D must not use
+        batch statistics.
+      real, fake: samples f32 [batch, ...].
+      seed: integer [2].
     clip_value: bound on the absolute value of every discriminator weight after each step, or None.
     """
 
     name: str
     generator: Callable[[tf.Tensor], tf.Tensor]
     discriminator: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    penalty: Callable[[Discriminate, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    penalty: Callable[[RealGradient, Discriminate, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
     clip_value: float | None = None
 
 
@@ -50,42 +58,57 @@ def get(config: LossConfig) -> Loss:
     """Returns the loss that `config` names.
 
     Raises:
-      ValueError: unknown name, or a weight that the named loss uses is out of range.
+      UsageError: the name is unknown, or a weight that the loss uses is out of range.
     """
-    if config.loss not in _LOSSES:
-        raise ValueError(f"`loss` must be one of {', '.join(sorted(_LOSSES))}. Received: loss={config.loss!r}")
-    return _LOSSES[config.loss](config)
+    if config.loss not in _PLAYERS:
+        raise UsageError(f"`loss` must be one of {', '.join(sorted(_PLAYERS))}. Received: loss={config.loss!r}")
+    generator, discriminator = _PLAYERS[config.loss]
+    if config.loss == "wgan_gp":
+        return Loss(config.loss, generator, discriminator, gradient_penalty(_positive(config, "gradient_penalty")))
+    if config.loss == "wgan_clip":
+        bound = _positive(config, "clip_value")
+        logging.warning(
+            "`wgan_clip` projects the discriminator's weights after every step. The analysis of error feedback does "
+            "not cover a projection (arXiv:2510.03507): the residual can push against the bound. Prefer `wgan_gp`."
+        )
+        return Loss(config.loss, generator, discriminator, no_penalty, clip_value=bound)
+    if not 0 <= config.r1_gamma < math.inf:
+        raise UsageError(f"`r1_gamma` must be 0 or more and finite, such as 0.1. Received: r1_gamma={config.r1_gamma}")
+    return Loss(config.loss, generator, discriminator, r1_penalty(config.r1_gamma))
 
 
 def r1_penalty(gamma: float):
     """Returns P = gamma/2 E_real ||grad_x D(x)||^2 (Mescheder et al. 2018, arXiv:1801.04406)."""
 
-    def penalty(discriminate, real, fake, seed):
-        del fake, seed
-        gradient = _input_gradient(discriminate, real)
-        return 0.5 * gamma * tf.reduce_mean(_squared_norm(gradient))
+    def penalty(real_gradient, discriminate, real, fake, seed):
+        del discriminate, real, fake, seed
+        return 0.5 * gamma * tf.reduce_mean(_squared_norm(real_gradient()))
 
     return penalty if gamma else no_penalty
 
 
 def gradient_penalty(weight: float):
-    """Returns P = weight E (||grad_x D(x)|| - 1)^2 at x = a real + (1 - a) fake, a uniform in [0, 1), one per sample.
+    """Returns P = weight E (||grad_x D(x)|| - 1)^2 at x = a real + (1 - a) fake, with one a ~ U[0, 1) per sample.
 
-    Gulrajani et al. 2017, arXiv:1704.00028, eq. 3.
+    No gradient reaches `fake`. Gulrajani et al. 2017, arXiv:1704.00028, eq. 3.
     """
 
-    def penalty(discriminate, real, fake, seed):
+    def penalty(real_gradient, discriminate, real, fake, seed):
+        del real_gradient
         between = interpolate(real, tf.stop_gradient(fake), seed)
-        gradient = _input_gradient(discriminate, between)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(between)
+            logits = discriminate(between)
+        gradient = tape.gradient(logits, between, unconnected_gradients="zero")
         norm = tf.sqrt(_squared_norm(gradient) + _NORM_FLOOR)
         return weight * tf.reduce_mean(tf.square(norm - 1.0))
 
     return penalty
 
 
-def no_penalty(discriminate, real, fake, seed) -> tf.Tensor:
+def no_penalty(real_gradient, discriminate, real, fake, seed) -> tf.Tensor:
     """Returns 0, f32 []."""
-    del discriminate, real, fake, seed
+    del real_gradient, discriminate, real, fake, seed
     return tf.zeros([])
 
 
@@ -94,13 +117,6 @@ def interpolate(real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     shape = tf.concat([tf.shape(real)[:1], tf.ones([real.shape.rank - 1], tf.int32)], axis=0)
     share = tf.random.stateless_uniform(shape, seed)
     return fake + share * (real - fake)
-
-
-def _input_gradient(discriminate, samples):
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(samples)
-        logits = discriminate(samples)
-    return tape.gradient(logits, samples, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
 def _squared_norm(gradient):
@@ -127,41 +143,17 @@ def _critic_generator(fake_logits):
     return -tf.reduce_mean(fake_logits)
 
 
-def _non_saturating(config):
-    penalty = r1_penalty(_non_negative(config, "r1_gamma"))
-    return Loss("non_saturating", _logistic_generator, _logistic_discriminator, penalty)
-
-
-def _hinge(config):
-    return Loss("hinge", _critic_generator, _hinge_discriminator, r1_penalty(_non_negative(config, "r1_gamma")))
-
-
-def _wgan_gp(config):
-    penalty = gradient_penalty(_positive(config, "gradient_penalty"))
-    return Loss("wgan_gp", _critic_generator, _critic_discriminator, penalty)
-
-
-def _wgan_clip(config):
-    bound = _positive(config, "clip_value")
-    logging.warning(
-        "`wgan_clip` projects the discriminator's weights after every step, and the analysis of error feedback does "
-        "not cover a projection (arXiv:2510.03507): what the residual holds can push at the bound. Prefer `wgan_gp`."
-    )
-    return Loss("wgan_clip", _critic_generator, _critic_discriminator, no_penalty, clip_value=bound)
+_PLAYERS = {
+    "non_saturating": (_logistic_generator, _logistic_discriminator),
+    "hinge": (_critic_generator, _hinge_discriminator),
+    "wgan_gp": (_critic_generator, _critic_discriminator),
+    "wgan_clip": (_critic_generator, _critic_discriminator),
+}
 
 
 def _positive(config, field):
     value = getattr(config, field)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"`{field}` must be positive and finite. Received: {field}={value}")
+    if not 0 < value < math.inf:
+        default = getattr(LossConfig(), field)
+        raise UsageError(f"`{field}` must be positive and finite, such as {default}. Received: {field}={value}")
     return value
-
-
-def _non_negative(config, field):
-    value = getattr(config, field)
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"`{field}` must be 0 or more and finite. Received: {field}={value}")
-    return value
-
-
-_LOSSES = {"non_saturating": _non_saturating, "hinge": _hinge, "wgan_gp": _wgan_gp, "wgan_clip": _wgan_clip}

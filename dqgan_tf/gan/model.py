@@ -1,23 +1,24 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed, error-corrected updates."""
 
+from collections.abc import Mapping
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import compressors, optimizers
 from dqgan_tf.compressors import rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
-from dqgan_tf.distribute import clock
-from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, global_replica_id
+from dqgan_tf.distribute import layout, pipeline
+from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.gan import batches, digest, losses, noise, step_kinds, step_metrics
-from dqgan_tf.gan.averaged_generator import AveragedGenerator
+from dqgan_tf.errors import UsageError
+from dqgan_tf.gan import losses, noise, steps
 from dqgan_tf.gan.fit import Fit
-from dqgan_tf.gan.flat import flatten
 from dqgan_tf.gan.gradients import simultaneous_gradients
-from dqgan_tf.gan.player import Player
-from dqgan_tf.gan.step_kinds import StepKind
-from dqgan_tf.gan.update_channels import UpdateChannels
-from dqgan_tf.optimizers.schedule import learning_rate
+from dqgan_tf.gan.player import AveragedWeights, Player, digest
+from dqgan_tf.gan.step_metrics import StepMetrics
+from dqgan_tf.gan.steps import StepKind
 
 
 class DQGAN(Fit):
@@ -54,7 +55,7 @@ class DQGAN(Fit):
       ema_decay: of the averaged generator, w_ema <- d w_ema + (1-d) w with d = min(ema_decay, (1+t)/(10+t)).
 
     Raises:
-      ValueError: created outside a `CompressedStrategy`'s scope, or a network that cannot be trained; see `Player`.
+      UsageError: created outside a `CompressedStrategy`'s scope, or a network that cannot be trained; see `Player`.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class DQGAN(Fit):
     ):
         super().__init__(**kwargs)
         if keras.backend.backend() != "tensorflow":
-            raise ValueError(f"DQGAN needs Keras on TensorFlow. Received: KERAS_BACKEND={keras.backend.backend()}")
+            raise UsageError(f"DQGAN needs Keras on TensorFlow. Received: KERAS_BACKEND={keras.backend.backend()}")
         self._strategy = _compressed_strategy()
         self.generator = generator
         self.discriminator = discriminator
@@ -71,12 +72,11 @@ class DQGAN(Fit):
         self.seed = seed
         devices = self._strategy.local_devices
         self._players = (Player("generator", generator, devices), Player("discriminator", discriminator, devices))
-        self._averaged = AveragedGenerator(self._players[0], devices, ema_decay)
-        self._step_metrics = step_metrics.StepMetrics(devices)
+        self._averaged = AveragedWeights(self._players[0], devices, ema_decay)
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self._channels = None
+        self.channel = self._exact_channel = None
         self.built = True
 
     def compile(
@@ -96,31 +96,26 @@ class DQGAN(Fit):
           steps_per_execution: steps inside one call of the compiled function.
 
         Raises:
-          ValueError: a setting is out of range, a rule of compressors that names no weight, or error feedback with a
+          UsageError: a setting is out of range, a rule of compressors that names no weight, or error feedback with a
             compressor that is not contractive.
         """
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
         if not isinstance(optimizer, OptimizerConfig):
-            raise ValueError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
-        compressor, by_name = compressors.get(compression.compressor), rules.parse(compression.compressor_rules)
-        rules.check_names([name for player in self._players for name in player.weight_names], by_name)
+            raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        vectors = self._vectors(compression)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
             player.compile(
                 self._direction,
-                compressor,
-                by_name,
                 half_step=optimizer.half_step,
                 residual_in_half_step=compression.residual_in_half_step,
                 clip_value=clip_value,
             )
-        if self._channels is not None:
-            self._channels.close()
-            self._channels = None  # should the new ones be refused
-        self._channels = UpdateChannels(self._strategy, self.name, self._players, compression, self.seed)
+        self._open_channels(vectors, compression)
+        self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
         self._run_steps = self._make_run_steps()
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
@@ -141,7 +136,7 @@ class DQGAN(Fit):
           The steps taken: fewer than `num_steps` when the data end.
         """
         step, taken = int(self.step.numpy()), 0
-        for count, kind in step_kinds.runs(step, num_steps, self._kind):
+        for count, kind in steps.runs(step, num_steps, self._kind):
             done = int(self._run_steps(iterator, tf.constant(count), kind))
             taken += done
             if done < count:
@@ -151,17 +146,12 @@ class DQGAN(Fit):
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
         vector = self._first_local(self._drain()).numpy()
-        return self._step_metrics.named(vector, self.channel_now) | self._learning_rates_now()
-
-    @property
-    def channel(self):
-        """The compressed channel; None before `compile`."""
-        return None if self._channels is None else self._channels.compressed
+        return self._step_metrics.figures(vector, self.channel_now) | self._learning_rates_now()
 
     @property
     def channel_now(self):
-        """The channel that the step after this one uses: an exact one until compression starts."""
-        return self._channels.of(exact=self._kind(int(self.step.numpy()) + 1).exact)
+        """The channel that the next step uses: an exact one until compression starts."""
+        return self._channel(self._kind(int(self.step.numpy()) + 1))
 
     def weight_digests(self):
         """Returns every replica's digest of the weights, int32 [M, 2], on every worker: equal rows, equal weights."""
@@ -186,28 +176,100 @@ class DQGAN(Fit):
         """Sets the averaged generator to the raw one."""
         self._averaged.reset()
 
-    def shared_state(self) -> dict[str, object]:
-        """Returns the variables that are equal on all replicas, by name: what the chief saves."""
+    def shared_values(self) -> dict[str, tf.Tensor]:
+        """Returns what is equal on all replicas, by name: counters, networks, averaged generator. Eager only."""
+        values = {name: first_local_value(variable) for name, variable in self._shared_variables().items()}
+        return values | {name: average.variables[0].read_value() for name, average in self._averaged.state().items()}
+
+    def set_shared_values(self, values: Mapping[str, np.ndarray]) -> None:
+        """Sets what `shared_values` returned, on all local replicas. Eager only."""
+        for name, variable in self._shared_variables().items():
+            variable.assign(values[name])
+        for name, average in self._averaged.state().items():
+            for variable in average.variables:
+                variable.assign(values[name])
+
+    def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
+        """Returns what differs between replicas, by name: residuals, moments, directions, learned levels.
+
+        Names are those of weights: no name depends on how updates are cut into packets. Eager only.
+
+        Args:
+          replica: index of the local replica.
+        """
+        pairs = zip(self._weight_names(), self.channel.residuals(replica), strict=True)
+        values = {f"residual/{name}": residual for name, residual in pairs if residual is not None}
+        return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
+
+    def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
+        """Sets what `replica_values` returned. Eager only."""
+        names = self._weight_names()
+        self.channel.set_residuals(replica, [values.get(f"residual/{name}") for name in names])
+        for name, local in self._replica_state().items():
+            local.variables[replica].assign(values[name])
+
+    def _shared_variables(self):
         named = {name: getattr(self, name) for name in ("step", "skipped", "skipped_in_row")}
         for player in self._players:
-            for index, variable in enumerate(player.network.variables):
-                named[f"{player.name}/{index:03d}_{variable.name}"] = variable
+            named |= player.saved_names
         return named
 
-    def replicated_state(self) -> dict[str, ReplicaLocal]:
-        """Returns per-replica variables that hold equal values on all replicas: saved once, restored everywhere."""
-        return {"ema/generator": self._averaged.variables}
-
-    def replica_state(self) -> dict[str, ReplicaLocal]:
-        """Returns the state that differs between replicas, by name: what every worker saves."""
-        named = dict(self.channel.state())
+    def _replica_state(self):
+        named = {f"learned/{name}": state for name, state in self.channel.learned.items()} | {
+            "calls": self.channel.calls
+        }
         for player in self._players:
             named |= player.state()
         return named
 
+    def _weight_names(self):
+        """Names in checkpoints of all trainable weights, in the order of the channel."""
+        return [name for player in self._players for name in player.trainable_names]
+
+    def _vectors(self, compression):
+        """Returns the vectors of both players; the generator's updates exist first."""
+        compressor, by_name = compressors.get(compression.compressor), rules.parse(compression.compressor_rules)
+        rules.check_names([name for player in self._players for name in player.weight_names], by_name)
+        made, first = [], 0
+        for turn, player in enumerate(self._players):
+            names, shapes = player.weight_names, player.shapes
+            made += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, turn=turn)
+            first += len(shapes)
+        return made
+
+    def _open_channels(self, vectors, compression):
+        """Opens the compressed channel and, if compression starts later, an exact one; closes those before."""
+        for channel in (self.channel, self._exact_channel):
+            if channel is not None:
+                self._strategy.close_channel(channel.name)
+        self.channel = self._exact_channel = None  # should the new ones be refused
+        travel = {"packet_mb": compression.packet_mb, "transport": compression.transport}
+        self.channel = self._strategy.open_channel(
+            f"{self.name}/updates",
+            vectors,
+            error_feedback=compression.error_feedback,
+            seed=self.seed,
+            topology=compression.topology,
+            allow_non_contractive=compression.allow_non_contractive,
+            **travel,
+        )
+        if compression.start_step > 1:
+            exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors]
+            self._exact_channel = self._strategy.open_channel(
+                f"{self.name}/exact", exact, error_feedback=False, **travel
+            )
+
+    def _channel(self, kind):
+        return self._exact_channel if kind.exact else self.channel
+
     def _kind(self, step):
         exact = step < self.compression_config.start_step
         return StepKind(average=self._direction.averages_at(step), exact=exact)
+
+    def _by_player(self, per_weight):
+        """One item per weight -> one list per player."""
+        items = iter(per_weight)
+        return [[next(items) for _ in player.shapes] for player in self._players]
 
     def _make_run_steps(self):
         @tf.function(autograph=False)
@@ -216,38 +278,44 @@ class DQGAN(Fit):
                 self._strategy.run(self._replica_step, args=(batch, kind))
                 return state
 
-            return batches.fold(step, iterator, num_steps, ())[0]
+            return steps.fold(step, iterator, num_steps, ())[0]
 
         return run_steps
 
     def _replica_step(self, data, kind):
-        channel = self._channels.of(kind.exact)
-        context = tf.distribute.get_replica_context()
-        real = batches.one_sample_at_least(batches.real(data))
+        channel, context = self._channel(kind), tf.distribute.get_replica_context()
+        real = steps.one_sample_at_least(steps.real_samples(data))
         step = self.step.value + 1
         rates = self._rates(step)
-        started = clock.now([real])
-        residuals = self._channels.by_player([residual.local().read_value() for residual in self.channel.residuals])
-        weights = tuple(p.evaluation_point(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
-        evaluation = self._evaluate(weights, real, step)
         count = tf.cast(step - self.skipped.value, tf.float32)
-        exact_mean = (lambda values: context.all_reduce("mean", values)) if kind.average else None
+        started = pipeline.now([real])
+        residuals = self._by_player(self.channel.residuals(local_replica_index()))
+        points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
+        evaluation = self._evaluate(points, real, step)
+        average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
         proposals = [
-            player.propose(gradients, statistics, eta, count, exact_mean)
+            player.propose(gradients, statistics, eta, count, average)
             for player, gradients, statistics, eta in zip(
                 self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
             )
         ]
         updates = [update for proposal in proposals for update in proposal.updates]
-        computed = clock.now(updates)
-        means = self._channels.by_player(context.all_reduce("mean", updates, options=channel.options))
+        computed = pipeline.now(updates)
+        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
         accepted = channel.accepted.local().read_value()
-        flats = [p.advance(x, q, accepted) for p, x, q in zip(self._players, proposals, means, strict=True)]
-        self._averaged.update(flats[0], count, accepted)
-        for player, values in zip(self._players, evaluation.non_trainable, strict=True):
-            player.keep_statistics(values, accepted)
+        statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
+
+        def commit():
+            weights = [p.advance(x, q) for p, x, q in zip(self._players, proposals, means, strict=True)]
+            self._averaged.update(weights[0], count)
+            for player, values in zip(self._players, statistics, strict=True):
+                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
+                    variable.assign(value)
+            self._step_metrics.add(evaluation, proposals, channel, computed - started)
+            return accepted
+
+        tf.cond(accepted, commit, lambda: accepted)
         self._count(step, accepted)
-        self._step_metrics.add(evaluation, proposals, channel, computed - started, accepted)
 
     def _evaluate(self, weights, real, step):
         replica = global_replica_id(self._strategy)
@@ -257,13 +325,21 @@ class DQGAN(Fit):
         penalty_seed = noise.stream_seed(self.seed, noise.PENALTY, step, replica, replicas)
         states = tuple([v.value for v in p.network.non_trainable_variables] for p in self._players)
         return simultaneous_gradients(
-            self.generator, self.discriminator, self.loss_function, weights, states, real, latent, penalty_seed
+            self.generator,
+            self.discriminator,
+            self.loss_function,
+            weights,
+            states,
+            real,
+            latent,
+            penalty_seed,
+            in_turn=replicas > 1,
         )
 
     def _rates(self, step):
         config = self.optimizer_config
         return [
-            learning_rate(
+            optimizers.learning_rate(
                 step,
                 base,
                 schedule=config.learning_rate_schedule,
@@ -287,8 +363,8 @@ class DQGAN(Fit):
         return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
 
     def _replica_digest(self):
-        flats = [flatten([v.value for v in p.network.trainable_variables]) for p in self._players]
-        return tf.distribute.get_replica_context().all_gather(digest.digest(tf.concat(flats, 0))[tf.newaxis], axis=0)
+        weights = [v.value for p in self._players for v in p.network.trainable_variables]
+        return tf.distribute.get_replica_context().all_gather(digest(weights)[tf.newaxis], axis=0)
 
     def _first_local(self, value):
         return self._strategy.experimental_local_results(value)[0]
@@ -301,7 +377,7 @@ class DQGAN(Fit):
 def _compressed_strategy() -> CompressedStrategy:
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, CompressedStrategy):
-        raise ValueError(
+        raise UsageError(
             "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
             f"Received: {type(strategy).__name__}"
         )

@@ -1,26 +1,7 @@
-"""From gradients to update directions: pure functions on flat float32 vectors, one replica at a time."""
+"""From gradients to updates: directions, the half step, the learning rate. Pure functions on one replica."""
 
-from dqgan_tf.config import OptimizerConfig
-from dqgan_tf.optimizers.adam import Adam
-from dqgan_tf.optimizers.sgd import Sgd
+from dqgan_tf.optimizers.directions import Adam, Direction, Sgd, get
+from dqgan_tf.optimizers.half_step import half_step_point
+from dqgan_tf.optimizers.schedule import learning_rate
 
-__all__ = ["Adam", "Sgd", "get"]
-
-
-def get(config: OptimizerConfig) -> Adam | Sgd:
-    """Returns the direction that `config` names.
-
-    Raises:
-      ValueError: unknown direction, or a setting that the direction refuses.
-    """
-    if config.direction == "sgd":
-        return Sgd()
-    if config.direction == "adam":
-        return Adam(
-            beta_1=config.beta_1,
-            beta_2=config.beta_2,
-            epsilon=config.epsilon,
-            second_moment=config.second_moment,
-            second_moment_period=config.second_moment_period,
-        )
-    raise ValueError(f"`direction` must be sgd or adam. Received: direction={config.direction!r}")
+__all__ = ["Adam", "Direction", "Sgd", "get", "half_step_point", "learning_rate"]

@@ -1,4 +1,1 @@
-"""Writers and figures of a run: JSON lines, TensorBoard, image grids, throughput, time of a step's phases.
-
-Import the module that is needed: `atomic`, `json_lines` and `break_even` work without TensorFlow.
-"""
+"""Files that a run writes about itself, and its speed. `json_lines` and `throughput` work without TensorFlow."""

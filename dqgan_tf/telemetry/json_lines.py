@@ -1,42 +1,73 @@
-"""Metrics as JSON lines: one object a line, each with its `step`."""
+"""Metrics as JSON lines (one object a line, each with its `step`), and atomic replacement of whole files."""
 
 import json
 import math
 import os
 import pathlib
+import tempfile
 from typing import Any
 
-from dqgan_tf.telemetry import atomic
+from dqgan_tf.errors import UsageError
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
+    """Replaces the file at `path` by `content` (text as UTF-8). A missing folder is created.
+
+    The bytes go to a temporary file in the same folder, reach the disk (fsync) and take the name in one rename. A
+    reader, or a restart after a crash, sees either the whole old file or the whole new one.
+
+    Raises:
+      OSError: the folder cannot be written. The old file is unchanged and no temporary file remains.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644  # mkstemp gives access to the owner alone
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # A power cut can undo the rename until the folder itself is on the disk.
+    finally:
+        os.close(folder)
 
 
 class JsonLinesWriter:
-    """Appends one JSON object per line to a file and flushes each.
+    """Appends one JSON object per line to a file and flushes after each.
 
-    A run that resumes from a checkpoint repeats the steps after it: entries beyond `resume_step`, and a last line torn
-    by a crash, are removed at construction, so that every step is in the file once.
+    A run that resumes from a checkpoint repeats the steps after it. The constructor therefore removes entries beyond
+    `resume_step`, and a last line that a crash cut off, so that the file holds every step once.
 
     Args:
-      path: of the file; its folder is made when missing.
-      resume_step: the last step whose entries are kept (0 for a run that starts); None keeps all and touches nothing,
-        for a second writer beside a run.
+      path: the file.
+      resume_step: last step whose entries stay (0 for a new run). None leaves the file as it is, for a second writer
+        beside a run.
 
     Raises:
-      ValueError: a line other than the last is no entry, with the file and the line's number.
+      UsageError: a line other than the last is not an entry; see `read`.
     """
 
     def __init__(self, path: str | os.PathLike, resume_step: int | None = 0):
-        self._path = pathlib.Path(path)
         if resume_step is not None:
-            truncate(self._path, resume_step)
-        self._file = self._path.open("a", encoding="utf-8")
+            lines = [json.dumps(entry) + "\n" for entry in read(path) if entry["step"] <= resume_step]
+            write_atomically(path, "".join(lines))
+        self._file = open(path, "a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Appends `{"step": step, **values}`.
 
         Args:
           step: training steps done so far.
-          values: numbers, strings, numpy scalars and arrays, eager tensors, or lists and dicts of them. A non-finite
-            number is written as null: JSON has none.
+          values: numbers, strings, numpy scalars and arrays, eager tensors, or lists and dicts of these. A number that
+            is not finite becomes null, because JSON has no such number.
         """
         entry = {"step": int(step)} | {key: _plain(value) for key, value in values.items() if key != "step"}
         self._file.write(json.dumps(entry, allow_nan=False) + "\n")
@@ -53,30 +84,25 @@ class JsonLinesWriter:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the entries of the file in order; none when it does not exist. A torn last line is left out.
+    """Returns the entries of a file in order, or none if it does not exist. A torn last line is left out.
 
     Raises:
-      ValueError: a line other than the last is no entry, with the file and the line's number.
+      UsageError: a line other than the last is not an entry. The message names the file and the line.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines()
-    entries = [_parse(line) for line in lines]
+    entries = [_parse(line) for line in path.read_bytes().splitlines()] if path.exists() else []
     if entries and entries[-1] is None:
         entries.pop()
     if None in entries:
-        raise ValueError(f"Line {entries.index(None) + 1} of {path} is not a JSON object with a step; mend or move it.")
+        raise UsageError(
+            f"Line {entries.index(None) + 1} of {path} is not a JSON object with a `step`, such as "
+            '{"step": 100, "penalty": 0.5}. Repair the line or move the file away.'
+        )
     return entries
 
 
-def truncate(path: str | os.PathLike, step: int) -> None:
-    """Removes the entries beyond `step` and a torn last line, atomically. A missing file becomes an empty one."""
-    kept = [entry for entry in read(path) if entry["step"] <= step]
-    atomic.write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
-
-
 def _parse(line):
+    """Returns the entry of one line, or None."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -85,6 +111,7 @@ def _parse(line):
 
 
 def _plain(value):
+    """Returns `value` as Python numbers, strings, lists and dicts."""
     if hasattr(value, "numpy"):
         value = value.numpy()
     if hasattr(value, "tolist"):
@@ -93,6 +120,4 @@ def _plain(value):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,1 +1,1 @@
-"""Everything from a `RunConfig`: the job, its loop, its checkpoints and its reports."""
+"""Everything that a `RunConfig` describes: the job, its loop, its checkpoints and its reports."""

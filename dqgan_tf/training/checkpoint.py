@@ -1,8 +1,10 @@
 """Complete checkpoints: written by all workers together, restored to the bit, refused by name when they do not fit.
 
-checkpoints/step_00001000/replicated.*   what is equal on all replicas, by the chief
-checkpoints/step_00001000/worker_0.*     what replica state worker 0 holds: residuals, moments, directions
-checkpoints/step_00001000/COMMIT         JSON, renamed into place last: without it the folder counts for nothing
+checkpoints/step_00001000/replicated.*   state that is equal on all replicas, written by the chief
+checkpoints/step_00001000/worker_0.*     state of worker 0's replicas: residuals, moments, directions
+checkpoints/step_00001000/COMMIT         JSON, renamed into place last; without it the folder is ignored
+
+Tensors have the names of the weights they belong to. None depends on how updates are cut into packets.
 """
 
 import json
@@ -14,33 +16,17 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.config import RunConfig, flatten
+import dqgan_tf
+from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.distribute.replica_local import ReplicaLocal
-from dqgan_tf.telemetry import atomic
+from dqgan_tf.errors import CheckpointError, TrainingError
+from dqgan_tf.telemetry import json_lines
+from dqgan_tf.tensorflow_texts import first_line
 from dqgan_tf.training import tensor_file
-from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 
-FORMAT = 1
-# What may differ between a run and its continuation; docs/operations.md says what of it can change the weights.
-FREE_FIELDS = frozenset(
-    {
-        "model_dir",
-        "data.data_dir",
-        "compression.bucket_mb",
-        "compression.communication",
-        "train.steps",
-        "train.steps_per_call",
-        "train.replicas_per_worker",
-        "train.log_every",
-        "train.sample_every",
-        "train.checkpoint_every",
-        "train.weight_check_every",
-        "train.max_skipped_in_row",
-        "train.keep_checkpoints",
-        "train.deterministic",
-    }
-)
+FORMAT = 2
+_WRITERS = {1: "0.1", 2: "0.2 or later"}
+"""Versions of this library that write each format."""
 
 
 class Restored(NamedTuple):
@@ -134,8 +120,14 @@ class Checkpoints:
 
     def _write(self, folder):
         if self._strategy.is_chief:
-            tensor_file.write(folder / "replicated", _first_values(self._model))
-        tensor_file.write(folder / f"worker_{self._strategy.worker_index}", self._local_values())
+            tensor_file.write(folder / "replicated", self._model.shared_values())
+        # Names carry the global replica id, so that replicas may move between workers.
+        values = {
+            f"{name}/{replica}": value
+            for index, replica in enumerate(self._strategy.local_replica_ids)
+            for name, value in self._model.replica_values(index).items()
+        }
+        tensor_file.write(folder / f"worker_{self._strategy.worker_index}", values)
 
     def _commit(self, folder, step):
         if not self._strategy.is_chief:
@@ -144,6 +136,7 @@ class Checkpoints:
         text = json.dumps(
             {
                 "format": FORMAT,
+                "version": dqgan_tf.__version__,
                 "step": step,
                 "num_workers": self._strategy.num_workers,
                 "num_replicas": self._strategy.num_replicas_in_sync,
@@ -153,7 +146,7 @@ class Checkpoints:
             indent=2,
             sort_keys=True,
         )
-        atomic.write_text(folder / "COMMIT", text)
+        json_lines.write_atomically(folder / "COMMIT", text)
         self._prune()
 
     def _prune(self):
@@ -162,44 +155,39 @@ class Checkpoints:
             (folder / "COMMIT").unlink()  # first: a kill between here and the end leaves no half checkpoint that counts
             shutil.rmtree(folder)
 
-    def _local_values(self):
-        """Names carry the global replica id, so that replicas may move between workers."""
-        values = {}
-        for name, state in self._model.replica_state().items():
-            for replica, variable in zip(self._strategy.local_replica_ids, state.variables, strict=True):
-                values[f"{name}/{replica}"] = variable.read_value()
-        return values
-
     def _read_replicas(self, folder, commit):
-        """Every replica's state at saving, by name and global replica id."""
+        """Returns every replica's state at saving, by name and global replica id."""
         saved = {}
         for worker in range(commit["num_workers"]):
             saved |= tensor_file.read(folder / f"worker_{worker}")
-        states, replicas = self._model.replica_state(), range(commit["num_replicas"])
-        expected = {f"{name}/{replica}": _shape(state) for name, state in states.items() for replica in replicas}
+        expected = {
+            f"{name}/{replica}": tuple(value.shape)
+            for name, value in self._model.replica_values(0).items()
+            for replica in range(commit["num_replicas"])
+        }
         check_tensors(folder, expected, saved)
         return saved
 
     def _restore_replicas(self, saved, commit):
-        same = commit["num_replicas"] == self._strategy.num_replicas_in_sync
-        for name, state in self._model.replica_state().items():
-            values = [saved[f"{name}/{replica}"] for replica in range(commit["num_replicas"])]
-            for replica, variable in zip(self._strategy.local_replica_ids, state.variables, strict=True):
-                variable.assign(values[replica] if same else merge_replicas(values))
+        same, count = commit["num_replicas"] == self._strategy.num_replicas_in_sync, commit["num_replicas"]
+        names = list(self._model.replica_values(0))
+        for index, replica in enumerate(self._strategy.local_replica_ids):
+            if same:
+                values = {name: saved[f"{name}/{replica}"] for name in names}
+            else:
+                values = {name: merge_replicas([saved[f"{name}/{old}"] for old in range(count)]) for name in names}
+            self._model.set_replica_values(index, values)
 
 
 def restore_shared(folder: pathlib.Path, model) -> None:
-    """Loads what is equal on all replicas into `model`.
+    """Loads the state that is equal on all replicas into `model`.
 
     Raises:
       CheckpointError: the file is damaged or does not fit the model; nothing has been changed.
     """
     saved = tensor_file.read(folder / "replicated")
-    targets = model.shared_state() | model.replicated_state()
-    check_tensors(folder, {name: _shape(target) for name, target in targets.items()}, saved)
-    for name, target in targets.items():
-        for variable in target.variables if isinstance(target, ReplicaLocal) else [target]:
-            variable.assign(saved[name])
+    check_tensors(folder, {name: tuple(value.shape) for name, value in model.shared_values().items()}, saved)
+    model.set_shared_values(saved)
 
 
 def merge_replicas(values: list[np.ndarray]) -> np.ndarray:
@@ -233,7 +221,11 @@ def check_files(folder: pathlib.Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'COMMIT'} cannot be read ({error}); {_ADVICE}") from None
     if version != FORMAT:
-        raise CheckpointError(f"{folder} has checkpoint format {version}; this version reads format {FORMAT}.")
+        writer = f"dqgan-tf {_WRITERS[version]}" if version in _WRITERS else "an unknown version of dqgan-tf"
+        raise CheckpointError(
+            f"{folder} was written by {writer} (checkpoint format {version}); this is dqgan-tf {dqgan_tf.__version__}, "
+            f"which reads format {FORMAT}. Finish the run with the version that began it, or use another --model_dir."
+        )
     missing = sorted({"step", "num_workers", "num_replicas", "config"} - set(commit))
     if missing:
         raise CheckpointError(f"{folder / 'COMMIT'} has no {missing[0]!r}; {_ADVICE}")
@@ -272,12 +264,3 @@ def check_tensors(folder: pathlib.Path, expected: dict[str, tuple], found: dict[
             raise CheckpointError(f"{folder} does not fit: {name} has shape {got} there and {wanted} in this run.")
         if not np.isfinite(found[name]).all():
             raise CheckpointError(f"{folder} holds values in {name} that are not finite; {_ADVICE}")
-
-
-def _shape(target):
-    return tuple(target.variables[0].shape) if isinstance(target, ReplicaLocal) else tuple(target.shape)
-
-
-def _first_values(model):
-    values = {name: model.local_value(variable) for name, variable in model.shared_state().items()}
-    return values | {name: state.variables[0].read_value() for name, state in model.replicated_state().items()}

@@ -1,61 +1,118 @@
-"""How a binary ends: the user's errors in one line and an exit code, the program's own with their traceback."""
+"""How a binary starts and ends: its command line, then an exit code and, for what its user can mend, one line.
+
+All binaries run by `run`. docs/operations.md has the table of exit codes.
+"""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import flags, logging
-from tensorflow import errors as tf_errors
+from absl import app, flags, logging
 
-from dqgan_tf.training import errors
+from dqgan_tf import errors, tensorflow_texts
+
+flags.disclaim_key_flags()  # a flag of `define_path` belongs to the file that calls it, in --help too
 
 
-@contextlib.contextmanager
-def errors_in_one_line():
-    """Turns what is the user's or the cluster's to mend into one line on stderr and an exit code.
+def run(main: Callable[[list[str]], int | None], *, has_dashes: bool = False, exits_at_once: bool = False) -> NoReturn:
+    """Parses the command line, calls `main` and ends the process.
 
-    The process leaves at once then: TensorFlow's own shutdown would wait for the workers that are gone.
+    --help and wrong flags are answered before TensorFlow is loaded, since `main` imports it and not the binary's file.
+
+    Args:
+      main: takes the binary's name and what stands behind `--`; returns the exit code, or None for 0.
+      has_dashes: arguments behind `--` are allowed and not parsed.
+      exits_at_once: leave without the interpreter's teardown. TensorFlow's waits for workers that are gone, and takes
+        seconds in which other workers miss its heartbeat.
     """
-    _quiet()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(
+        functools.partial(_run_and_end, main, exits_at_once),
+        flags_parser=functools.partial(parse, has_dashes=has_dashes),
+    )
+
+
+def parse(arguments: Sequence[str], has_dashes: bool = False) -> list[str]:
+    """Parses a command line; returns the binary's name and, where `has_dashes`, what stands behind `--`.
+
+    A flag that is unknown or has a bad value, or an argument that is no flag, ends the process with one line on stderr
+    and `EXIT_USAGE`. absl's own parser would exit with 1, which a launcher takes for a crash. --help exits with 0.
+    """
+    arguments, behind = list(arguments), []
+    if has_dashes and "--" in arguments:
+        cut = arguments.index("--")
+        arguments, behind = arguments[:cut], arguments[cut + 1 :]
     try:
-        yield
-    except (errors.UsageError, ValueError) as error:
-        _leave(error, errors.EXIT_USAGE)
-    except (errors.TrainingError, errors.PeerLostError) as error:
-        _leave(error, error.exit_code)
-    except OSError as error:
-        _leave(error, errors.EXIT_TRAINING)
-    except tf_errors.ResourceExhaustedError as error:  # a full disk, told by TensorFlow's own file system
-        _leave(errors.first_line(error), errors.EXIT_TRAINING)
-    except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        _leave(f"Interrupted by signal {int(number)}.", 128 + number)
-    except Exception:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-            sys.stderr.flush()
-        os._exit(1)
+        rest = flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise SystemExit(_tell(f"{error} (see --helpshort)", errors.EXIT_USAGE)) from None
+    except (SystemExit, BrokenPipeError):  # --help and its like, which exit with 1 in absl 2.5
+        raise SystemExit(0) from None
+    if len(rest) > 1:
+        raise SystemExit(_tell(f"Unexpected argument {rest[1]!r}.", errors.EXIT_USAGE))
+    return [*rest, *behind]
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process at once: TensorFlow's own teardown takes seconds, in which the others miss its heartbeat."""
-    with contextlib.suppress(OSError):
+class PathParser(flags.ArgumentParser):
+    """Reads a path and expands `~`, which a shell leaves alone behind `=`. All flags that are paths use it."""
+
+    syntactic_help = "a path; ~ is your home folder"
+
+    def parse(self, argument):
+        path = os.path.expanduser(argument)
+        if path.startswith("~"):
+            raise ValueError(f"there is no such user; for a folder of that name write ./{argument}")
+        return path
+
+
+def define_path(name: str, help_text: str, default: str | None = None, **options) -> flags.FlagHolder:
+    """Defines a flag whose value is a path; `options` are those of `absl.flags.DEFINE`."""
+    return flags.DEFINE(PathParser(), name, default, help_text, serializer=flags.ArgumentSerializer(), **options)
+
+
+def _run_and_end(main, exits_at_once, arguments):
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # of TensorFlow and Keras: a run prints lines of its own
+    code = _exit_code(main, arguments)
+    with contextlib.suppress(OSError):  # nobody reads the output, or it lies on a full disk
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)
+    if exits_at_once:
+        os._exit(code)
+    return code
 
 
-def _quiet():
-    """TensorFlow's own notices only where --verbosity asks for them: the run has its own lines."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+def _exit_code(main, arguments) -> int:
+    try:
+        return main(arguments) or 0
+    except (errors.UsageError, errors.TrainingError, errors.PeerLostError) as error:
+        return _tell(error, error.exit_code)
+    except OSError as error:
+        return _tell(error, errors.EXIT_TRAINING)
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        return _tell(f"Interrupted by signal {int(number)}.", 128 + number)
+    except Exception as error:
+        if _is_full_disk(error):
+            return _tell(tensorflow_texts.first_line(error), errors.EXIT_TRAINING)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return errors.EXIT_FAULT
 
 
-def _leave(error, code):
-    with contextlib.suppress(OSError):  # a log on the disk that is full
+def _is_full_disk(error):
+    """Whether TensorFlow's file system ran out of space; False where TensorFlow is not loaded."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
+
+
+def _tell(error, code) -> int:
+    """Prints an error as one line; returns `code`."""
+    with contextlib.suppress(OSError):
         print("ERROR: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-        sys.stdout.flush()
-    os._exit(code)
+    return code

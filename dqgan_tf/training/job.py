@@ -7,23 +7,23 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from dqgan_tf import compressors, data
+from dqgan_tf import data
 from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.gan import losses, networks
+from dqgan_tf.errors import UsageError
+from dqgan_tf.gan import networks
 from dqgan_tf.gan.model import DQGAN
-from dqgan_tf.training.errors import UsageError
 
 
 class Job(NamedTuple):
-    """What a worker needs to train.
+    """A run on one worker.
 
-    config: the run.
-    strategy, board: its place among the workers.
-    data_spec: what is learned.
-    model: compiled.
+    config: its settings.
+    strategy, board: the worker's place among the others.
+    data_spec: shape and size of the data set.
+    model: the compiled model.
     """
 
     config: RunConfig
@@ -51,13 +51,13 @@ class Job(NamedTuple):
 
 
 def check(config: RunConfig) -> None:
-    """Refuses what can be refused before TensorFlow starts.
+    """Makes the model_dir before TensorFlow starts.
 
     Raises:
-      UsageError: the model_dir cannot be written, or settings do not fit together.
+      UsageError: it has no name or cannot be written.
     """
     if not config.model_dir:
-        raise UsageError("--model_dir must name a folder.")
+        raise UsageError("--model_dir must name a folder, such as --model_dir=runs/ring")
     try:
         os.makedirs(config.model_dir, exist_ok=True)
         probe = os.path.join(config.model_dir, f".writable_{os.getpid()}")
@@ -66,23 +66,21 @@ def check(config: RunConfig) -> None:
         os.unlink(probe)
     except OSError as error:
         raise UsageError(f"--model_dir={config.model_dir} cannot be written: {error.strerror}.") from None
-    compressors.get(config.compression.compressor)
-    losses.get(config.loss)
 
 
 def start_strategy(config: RunConfig) -> CompressedStrategy:
     """Configures TensorFlow and joins the cluster of TF_CONFIG, waiting for the other workers.
 
     Raises:
-      ValueError: TF_CONFIG is malformed.
+      UsageError: TF_CONFIG is malformed.
     """
     place = tf_config.read(os.environ)
     _configure_devices(config.train.replicas_per_worker)
     if place is not None and place.num_workers > 1:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
-    named = config.compression.communication in ("ring", "nccl")
-    implementation = config.compression.communication.upper() if named else "AUTO"
+    transport = config.compression.transport
+    implementation = transport.upper() if transport in ("ring", "nccl") else "AUTO"
     return CompressedStrategy(
         cluster_resolver=None if place else no_cluster(),
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
@@ -91,16 +89,15 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
 
 
 def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns the cluster of this process alone, whatever TF_CONFIG says: TensorFlow fails on an empty one."""
+    """Returns the cluster of this process alone, whatever TF_CONFIG holds; TensorFlow fails on an empty TF_CONFIG."""
     return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
 
 
 def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:
-    """Returns what is learned, after checking it against the cluster. Uses no collective.
+    """Returns shape and size of the data set, after checking the batch size against the cluster. Uses no collective.
 
     Raises:
-      UsageError: the global batch does not divide among the replicas.
-      ValueError: the data set is not usable.
+      UsageError: the global batch does not divide among the replicas, or the data set cannot be used.
     """
     replicas = strategy.num_replicas_in_sync
     if config.train.batch_size % replicas or config.train.batch_size < replicas:
@@ -112,12 +109,12 @@ def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:
 
 
 def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, board: MessageBoard) -> Job:
-    """Builds networks and model. All workers must agree on `config` by then: initial values are broadcast.
+    """Builds networks and model. All workers must have agreed on `config` before: initial values are broadcast.
 
     Raises:
-      ValueError: a setting does not fit the data.
+      UsageError: a setting does not fit the data.
     """
-    # Determinism needs a seed under every random op of Keras' initializers.
+    # Op determinism needs a seed for every random op of Keras' initializers.
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -135,7 +132,7 @@ def build_model(config: RunConfig, spec: data.DataSpec, strategy: CompressedStra
     """Returns both networks as a `DQGAN` on `strategy`, not compiled: enough to draw samples.
 
     Raises:
-      ValueError: a setting does not fit the data.
+      UsageError: a setting does not fit the data.
     """
     with strategy.scope():
         players = networks.build(config.network, spec.shape, seed=config.train.seed)

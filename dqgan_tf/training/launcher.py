@@ -1,11 +1,10 @@
-"""Several workers on one machine: started together, watched together, stopped together. Knows no TensorFlow."""
+"""Starts, watches and stops the workers of one machine together. Imports no TensorFlow."""
 
 import ctypes
 import dataclasses
 import json
 import os
 import pathlib
-import re
 import signal
 import socket
 import subprocess
@@ -16,13 +15,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from dqgan_tf.training.errors import EXIT_PEER_LOST, EXIT_USAGE
+from dqgan_tf.errors import EXIT_FAULT, EXIT_PEER_LOST, EXIT_USAGE, UsageError
+from dqgan_tf.tensorflow_texts import START_UP_NOISE
+from dqgan_tf.training import command
 
-_GRACE_SECONDS = 20.0
-_SETTLE_SECONDS = 3.0
-_TAIL_LINES = 15
-# What TensorFlow 2.21 prints at import whatever its log level; it stays in the log files.
-_START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
+_GRACE_SECONDS = 20.0  # for workers to save and exit after a signal
+_SETTLE_SECONDS = 3.0  # for the worker that caused a failure to exit after those that lost it
+_TAIL_LINES = 15  # of the log of a worker that failed
+_TRACEBACK_LINES = 50  # the same after a fault
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,10 +30,10 @@ _PR_SET_PDEATHSIG = 1
 class LaunchConfig:
     """What to start.
 
-    command: of one worker, the same for all.
-    num_workers: how many.
-    log_dir: for `worker_<i>.log`.
-    max_restarts: how often all are started again after one has failed.
+    command: command line of every worker.
+    num_workers: number of workers.
+    log_dir: folder of `worker_<i>.log`.
+    max_restarts: number of times that all workers start again after one failed.
     """
 
     command: tuple[str, ...]
@@ -43,32 +43,41 @@ class LaunchConfig:
 
 
 class Launcher:
-    """Runs the workers of a `LaunchConfig` until all are done.
+    """Runs the workers of a `LaunchConfig` until all have exited.
 
-    The first to exit with an error is taken for the cause; the others are stopped and what they say is a consequence.
-    SIGTERM and SIGINT are handed on to the workers, which save and leave. No worker outlives this process.
+    The first worker that exits with an error is taken for the cause, and the others are stopped: their errors are
+    consequences. SIGTERM and SIGINT are forwarded to the workers, which save and exit. No worker outlives this process.
     """
 
     def __init__(self, config: LaunchConfig):
         self._config = config
         self._processes: list[subprocess.Popen] = []
-        self._received: int | None = None
+        self._signal: int | None = None
         self._hurried = False
 
     def run(self) -> int:
-        """Returns 0, 128 + the signal that stopped all, or the exit code of the first worker that failed."""
+        """Returns 0, 128 + the signal that stopped all workers, or the exit code of the first worker that failed.
+
+        All workers start again after any failure but `EXIT_USAGE`, up to `max_restarts` times.
+
+        Raises:
+          UsageError: the folder of the logs cannot be made.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
         for attempt in range(self._config.max_restarts + 1):
             code = self._run_once(attempt)
-            if self._received or code in (0, EXIT_USAGE):  # what the user asked for cannot be done; again neither
+            if self._signal or code in (0, EXIT_USAGE):  # a wrong flag is as wrong the next time
                 break
             if attempt < self._config.max_restarts:
                 _say(f"Restart {attempt + 1} of {self._config.max_restarts}.")
-        return 128 + self._received if self._received else code
+        return 128 + self._signal if self._signal else code
 
     def _run_once(self, attempt):
-        self._config.log_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._config.log_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--log_dir={self._config.log_dir} cannot be made: {error.strerror}") from None
         ports = free_ports(self._config.num_workers)
         shown = self._log(0).stat().st_size if attempt else 0
         self._processes = [self._start(index, ports, attempt) for index in range(self._config.num_workers)]
@@ -80,7 +89,7 @@ class Launcher:
             follower.close()
         if failed is None:
             return 0
-        self._explain(failed)
+        self._report(failed)
         code = self._processes[failed].returncode
         return code if code > 0 else 128 - code
 
@@ -93,47 +102,47 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches them through this process alone: twice is at once
+                start_new_session=True,  # else Ctrl-C would signal a worker twice, which means: do not save
                 preexec_fn=die_with_parent,
             )
 
     def _wait(self):
-        """Returns the index of the first worker that failed, or None when all have ended well or were asked to stop."""
+        """Returns the index of the worker that failed first, or None after success or a signal to this process."""
         deadline = None
         while self._running():
             cause = self._cause()
             if cause is not None:
                 return self._settled(cause)
-            if self._received and deadline is None:
+            if self._signal and deadline is None:
                 deadline = time.monotonic() + _GRACE_SECONDS
-                self._send(self._received)
+                self._send(self._signal)
             if deadline and (self._hurried or time.monotonic() > deadline):
                 return None
             time.sleep(0.05)
         return self._cause()
 
     def _settled(self, cause):
-        """The cause, a moment later if it only lost another: who fails first need not be the first to exit."""
+        """Returns the cause; waits if it only lost another worker, since that one may exit after those that lost it."""
         end = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < end and cause is not None and self._processes[cause].returncode == EXIT_PEER_LOST:
             time.sleep(0.02)
-            cause = self._cause()  # None when a signal has come meanwhile
+            cause = self._cause()  # None if a signal has arrived meanwhile
         return cause
 
     def _running(self):
-        # All are polled: any() over polls stops at the first that runs and never sees a later one die.
+        # Polls all processes: any() would stop at the first that runs and never reap a later one.
         return [process for process in self._processes if process.poll() is None]
 
     def _cause(self):
-        """The worker that failed, of several rather one that did not lose another; None once all were asked to stop."""
-        if self._received:
+        """Returns the worker that failed, preferring one that did not merely lose another; None after a signal."""
+        if self._signal:
             return None
         codes = [process.poll() for process in self._processes]
         failed = [(code == EXIT_PEER_LOST, index) for index, code in enumerate(codes) if code]
         return min(failed)[1] if failed else None
 
     def _stop(self):
-        """Ends what is still running: asked first, killed after a grace."""
+        """Ends the running workers: SIGTERM, then SIGKILL after five seconds."""
         for number, grace in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
             self._send(number)
             end = time.monotonic() + grace
@@ -141,21 +150,21 @@ class Launcher:
                 time.sleep(0.02)
 
     def _send(self, number):
-        """Sends a signal to what is still running."""
+        """Sends a signal to the running workers."""
         for process in self._running():
             process.send_signal(number)
 
     def _receive(self, number, frame):
-        # Acted on by `_wait`: here the workers may be half started, or half stopped.
+        # `_wait` acts on it: at this moment some workers may not have started, or be stopping.
         del frame
-        self._hurried = self._received is not None
-        self._received = self._received or number
+        self._hurried = self._signal is not None
+        self._signal = self._signal or number
 
-    def _explain(self, index):
+    def _report(self, index):
         code = self._processes[index].returncode
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         _say(f"Worker {index} {how}. The end of {self._log(index)}:")
-        for line in last_lines(self._log(index), _TAIL_LINES):
+        for line in last_lines(self._log(index), _TRACEBACK_LINES if code == EXIT_FAULT else _TAIL_LINES):
             _say(f"  {line}")
 
     def _log(self, index):
@@ -163,7 +172,7 @@ class Launcher:
 
 
 class Follower:
-    """Copies a growing file to the screen from `offset` until it is closed, without TensorFlow's start-up notices."""
+    """Copies a growing file from `offset` on to the screen until closed, without TensorFlow's start-up notices."""
 
     def __init__(self, path: pathlib.Path, offset: int = 0):
         self._path = path
@@ -174,7 +183,7 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Copies what is left and ends."""
+        """Copies the rest of the file and stops."""
         self._closing.set()
         self._thread.join()
 
@@ -195,14 +204,14 @@ class Follower:
             self._show(line)
 
     def _show(self, line):
-        if not _START_UP_NOISE.search(line):
+        if not START_UP_NOISE.search(line):
             print(line, flush=True)
 
 
 def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
-    """Returns this process' environment with TF_CONFIG for worker `index` and its share of the processors.
+    """Returns this process' environment with TF_CONFIG for worker `index` and thread counts for its share of the cores.
 
-    Thread counts that the user has set stay. One worker gets no TF_CONFIG: nothing of a cluster is started then.
+    Thread counts in the environment stay. A single worker gets no TF_CONFIG and starts no cluster.
     """
     environment = dict(os.environ)
     environment.pop("TF_CONFIG", None)
@@ -212,46 +221,52 @@ def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
     threads = max(1, len(os.sched_getaffinity(0)) // len(ports))
     environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-    environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one may wait in a collective while the other computes
+    environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one waits in a collective while the other computes
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return environment
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns `count` different ports that are free now. Another process may still take one before the worker does."""
+    """Returns `count` different free ports. Another process may take one before the worker does."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for sock in sockets:
+            sock.close()
 
 
 def last_lines(path: pathlib.Path, count: int) -> list[str]:
     """Returns the last `count` lines of a file, without TensorFlow's start-up notices."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    return [line for line in text.splitlines() if line and not _START_UP_NOISE.search(line)][-count:]
+    return [line for line in text.splitlines() if line and not START_UP_NOISE.search(line)][-count:]
 
 
-def model_dir_of(arguments: Sequence[str]) -> str | None:
-    """Returns --model_dir among a worker's arguments, read as the worker will, --flagfile included; None without one.
+def log_dir_of(arguments: Sequence[str]) -> pathlib.Path:
+    """Returns the folder of the logs of workers with these arguments: logs/ in their --model_dir.
+
+    --model_dir is read as the worker will read it, --flagfile included.
 
     Raises:
-      absl.flags.Error: a flagfile cannot be read, or --model_dir has no value.
+      UsageError: there is no --model_dir, it has no value, or a flagfile cannot be read.
     """
-    known = flags.FlagValues()
-    flags.DEFINE_string("model_dir", None, "As of the worker.", flag_values=known)
-    known.set_gnu_getopt()  # the value behind an unknown `--name value` ends nothing
-    known(["worker", *arguments], known_only=True)
-    return known.model_dir
+    worker_flags = flags.FlagValues()
+    command.define_path("model_dir", "As of the worker.", flag_values=worker_flags)
+    worker_flags.set_gnu_getopt()  # a value that stands behind its flag and a blank does not end the flags
+    try:
+        worker_flags(["worker", *arguments], known_only=True)
+    except flags.Error as error:
+        raise UsageError(str(error)) from None
+    if not worker_flags.model_dir:
+        raise UsageError("Give --model_dir=DIR behind --, or --log_dir=DIR before it.")
+    return pathlib.Path(worker_flags.model_dir) / "logs"
 
 
 def die_with_parent() -> None:
-    """Makes the calling process end with its parent: for `preexec_fn`."""
-    # Without it a launcher that is killed -9 leaves workers behind. Linux only.
+    """Makes the calling process die with its parent, even if SIGKILL ends that: for `preexec_fn`. Linux only."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

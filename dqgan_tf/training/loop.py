@@ -1,20 +1,46 @@
-"""The training loop: steps, looks, checkpoints, and the ways in which it ends."""
+"""The training loop: steps, reports, checkpoints, and how a run ends."""
 
 import contextlib
 import json
+import signal
 import time
 
 import numpy as np
 import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
+from dqgan_tf.errors import TrainingError
 from dqgan_tf.telemetry.throughput import peak_memory_mib
 from dqgan_tf.training import summary
 from dqgan_tf.training.checkpoint import Checkpoints
-from dqgan_tf.training.errors import TrainingError
 from dqgan_tf.training.job import Job
 from dqgan_tf.training.reporter import Reporter
-from dqgan_tf.training.stop_signal import StopSignal
+
+
+class StopSignal:
+    """Catches SIGTERM and SIGINT as a request to save and exit; the loop forwards it to all workers at its next look.
+
+    A second signal raises `KeyboardInterrupt(number)` at once. Use as a context manager in the main thread.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+        self._previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        del frame
+        if self.received is not None:
+            raise KeyboardInterrupt(number)
+        self.received = number
 
 
 class Loop:
@@ -22,10 +48,10 @@ class Loop:
 
     Args:
       job: the run on this worker.
-      checkpoints: where it is saved.
-      reporter: what it tells.
-      stop: asks to leave early.
-      start_step: steps done before.
+      checkpoints: saves the run.
+      reporter: reports its figures and pictures.
+      stop: holds the number of a signal that asks to stop early.
+      start_step: number of steps done before.
     """
 
     def __init__(self, job: Job, checkpoints: Checkpoints, reporter: Reporter, stop: StopSignal, start_step: int):
@@ -38,32 +64,33 @@ class Loop:
         self._clock = StepClock()
 
     def run(self, iterator) -> int | None:
-        """Trains on `iterator`, a distributed iterator that starts at this loop's first step.
+        """Trains on `iterator`, a distributed iterator that starts at the first step of this loop.
 
-        Returns None after the last step, or the number of the signal that asked some worker to stop.
+        Returns:
+          None after the last step, or the number of the signal that asked a worker to stop.
 
         Raises:
-          TrainingError: too many non-finite steps in a row, diverged replicas, or a file could not be written.
-          tf.errors.OpError: a collective failed, most often since another worker is gone.
+          TrainingError: too many steps in a row were not finite, replicas diverged, or a file could not be written.
+          tf.errors.OpError: a collective failed, most often because another worker is gone.
         """
         config = self._job.config.train
         while self._step < config.steps:
-            count = next_look(self._step, config) - self._step
+            count = next_stop(self._step, config) - self._step
             with self._clock.measure(count):
                 self._model.train_steps(iterator, count)
             self._step += count
-            self._look(config)
-            received = self._exchange_reasons_to_stop()
-            if received:
+            self._do_periodic_work(config)
+            signal_number = self._exchange_reasons_to_stop()
+            if signal_number:
                 self._save()
-                return received
+                return signal_number
         return None
 
     def finish(self) -> None:
-        """Writes the last checkpoint and summary.json and closes what the reporter writes.
+        """Writes the last checkpoint and summary.json, and closes the reporter's files.
 
         Raises:
-          TrainingError: on every worker, if one could not write.
+          TrainingError: a worker could not write. All workers raise it.
         """
         self._save()
         if self._job.strategy.is_chief:
@@ -71,46 +98,39 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """Closes what the reporter writes. No worker leaves before all have.
+        """Closes the reporter's files. No worker leaves before all have closed theirs.
 
         Raises:
-          TrainingError: on every worker, if one could not write.
+          TrainingError: a worker could not write. All workers raise it.
         """
         self._reporter.close()
         self._exchange_reasons_to_stop()
 
-    def _look(self, config):
+    def _do_periodic_work(self, config):
         step, last = self._step, self._step >= config.steps
-        self._check_skipped(config)
+        in_row = int(self._model.local_value(self._model.skipped_in_row))
+        if config.max_skipped_in_row and in_row >= config.max_skipped_in_row:
+            raise TrainingError(
+                f"The last {in_row} steps up to step {step} were skipped since an update was not finite on some "
+                "replica. They changed no weight or residual. Lower the learning rates, or raise --max_skipped_in_row."
+            )
         if due(step, config.weight_check_every) or last:
             self._check_weights()
         if due(step, config.log_every) or last:
-            self._log()
-        if due(step, config.sample_every) or last:
-            self._reporter.sample(step)
+            figures = self._model.drain_metrics()
+            figures["skipped"] = int(self._model.local_value(self._model.skipped))
+            figures["sent_bytes_per_step"] = float(self._model.channel.sent_bytes)
+            self._clock.add_phases(figures)
+            self._reporter.log(step, figures)
         if due(step, config.checkpoint_every):
             self._save()
-
-    def _log(self):
-        figures = self._model.drain_metrics()
-        figures["skipped"] = int(self._model.local_value(self._model.skipped))
-        figures["sent_bytes_per_step"] = float(self._model.channel.sent_bytes)
-        self._clock.keep(figures)
-        self._reporter.log(self._step, figures)
+        if due(step, config.sample_every) or last:
+            self._reporter.sample(step)
 
     def _save(self):
         if self._saved != self._step:
             self._checkpoints.save(self._step)
             self._saved = self._step
-
-    def _check_skipped(self, config):
-        in_row = int(self._model.local_value(self._model.skipped_in_row))
-        if config.max_skipped_in_row and in_row >= config.max_skipped_in_row:
-            raise TrainingError(
-                f"The last {in_row} steps up to step {self._step} were skipped since an update was not finite on some "
-                "replica. Weights and residuals are as before them. Lower the learning rates, or raise "
-                "--max_skipped_in_row."
-            )
 
     def _check_weights(self):
         digests = self._model.weight_digests()
@@ -118,13 +138,19 @@ class Loop:
         if different:
             raise TrainingError(
                 f"At step {self._step} the weights of replicas {different} differ from those of replica 0. They must "
-                "be equal to the bit: look for different processors or library builds, or faulty memory."
+                "agree bit for bit: look for different processors or library builds, or faulty memory."
             )
 
     def _exchange_reasons_to_stop(self) -> int | None:
-        """What stops one worker stops all, or the others would wait for it: a signal, or a file that is not written."""
-        own = json.dumps([self._reporter.failure, self._stop.received])
-        answers = [json.loads(text) for text in self._job.board.exchange("stop", own)]
+        """Returns the number of a signal that some worker received, or None.
+
+        All workers stop together, because the others would wait for a worker that leaves alone.
+
+        Raises:
+          TrainingError: a worker could not write a file.
+        """
+        reasons = json.dumps([self._reporter.failure, self._stop.received])
+        answers = [json.loads(text) for text in self._job.board.exchange("stop", reasons)]
         for index, (failure, _) in enumerate(answers):
             if failure:
                 folder = self._job.config.model_dir
@@ -132,7 +158,7 @@ class Loop:
                     f"Worker {index} could not write into {folder} by step {self._step}: {failure}. The last complete "
                     "checkpoint is intact."
                 )
-        return next((signal for _, signal in answers if signal), None)
+        return next((number for _, number in answers if number), None)
 
     def _summary(self):
         config, channel = self._job.config, self._model.channel
@@ -155,7 +181,7 @@ class Loop:
 
 
 class StepClock:
-    """Wall time of the steps themselves, without looks and without the first call, which traces and compiles."""
+    """Wall time of the steps alone, without the work between calls and without the first call, which compiles."""
 
     def __init__(self):
         self._calls: list[float] = []
@@ -168,38 +194,36 @@ class StepClock:
         yield
         self._calls.append((time.perf_counter() - start) / count)
 
-    def keep(self, figures: dict[str, float]) -> None:
-        """Takes the phases of a log interval."""
-        self._phases.append({k: v for k, v in figures.items() if k.startswith("milliseconds/")})
+    def add_phases(self, figures: dict[str, float]) -> None:
+        """Adds the phases (`milliseconds/*`) of one log interval."""
+        self._phases.append({name: value for name, value in figures.items() if name.startswith("milliseconds/")})
 
     def figures(self) -> dict[str, float]:
-        """Returns milliseconds per step as the median over calls, steps per second, and each phase's median."""
+        """Returns milliseconds per step and steps per second (median over calls), and the median of each phase."""
         calls, phases = self._calls[1:] or self._calls, self._phases[1:] or self._phases
         if not calls:
             return {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
-        figures = {
-            "milliseconds_per_step": 1e3 * float(np.median(calls)),
-            "steps_per_second": 1 / float(np.median(calls)),
-        }
+        seconds = float(np.median(calls))
+        figures = {"milliseconds_per_step": 1e3 * seconds, "steps_per_second": 1 / seconds}
         for name in phases[0] if phases else ():
-            figures[name.replace("/", "_")] = float(np.median([p[name] for p in phases]))
+            figures[name.replace("/", "_")] = float(np.median([phase[name] for phase in phases]))
         return figures
 
 
 def due(step: int, period: int) -> bool:
-    """Whether something with this period is due after `step` steps; period 0 means never."""
+    """Returns whether work with this period is due after `step` steps. Period 0 means never."""
     return period > 0 and step % period == 0
 
 
-def next_look(step: int, config) -> int:
-    """Returns the step at which the next call of the compiled function must end."""
+def next_stop(step: int, config) -> int:
+    """Returns the step at which the next call of the compiled function ends: no later than the next periodic work."""
     periods = (config.log_every, config.sample_every, config.checkpoint_every, config.weight_check_every)
     ends = [step - step % period + period for period in periods if period > 0]
     return min([step + config.steps_per_call, config.steps, *ends])
 
 
 def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
-    """Returns the line that says where the run begins."""
+    """Returns the first line of a run: what it trains, where, and how updates travel."""
     where = f"{job.strategy.num_workers} worker(s), {job.strategy.num_replicas_in_sync} replica(s)"
     channel = job.model.channel
     what = f"{channel.wire_bytes:,} bytes per update instead of {channel.dense_bytes:,}"

@@ -1,32 +1,41 @@
-"""What the chief tells the world: console, metrics.jsonl, TensorBoard, pictures."""
+"""What the chief reports: console, metrics.jsonl, TensorBoard, pictures."""
 
 import contextlib
+import json
 import pathlib
 import sys
+import traceback
 
 import tensorflow as tf
 
-from dqgan_tf.config import RunConfig
-from dqgan_tf.telemetry import atomic, break_even
-from dqgan_tf.telemetry.json_lines import JsonLinesWriter
-from dqgan_tf.telemetry.tensorboard import writer_for
-from dqgan_tf.telemetry.throughput import Throughput, format_duration, peak_memory_mib
+from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
+from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
+from dqgan_tf.tensorflow_texts import first_line
 from dqgan_tf.training import samples, summary
-from dqgan_tf.training.errors import first_line
+
+_TENSORBOARD_GROUPS = {
+    "loss": ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit"),
+    "speed": ("steps_per_second", "samples_per_second", "peak_memory_mib"),
+    "bytes": ("wire_bytes", "sent_bytes_per_step", "compression_ratio", "break_even_gbit_per_second"),
+    "guard": ("skipped",),
+}
+_TAGS = {name: f"{group}/{name}" for group, names in _TENSORBOARD_GROUPS.items() for name in names}
 
 
 class Reporter:
-    """Writes the shared files of a run; on a worker that is not the chief every method does nothing.
+    """Writes the shared files of a run. On a worker that is not the chief every method does nothing.
 
-    A file that cannot be written raises nothing: a chief that left alone would be lost to the others. `failure` says
-    why, "" while all went well, and is for the next exchange among the workers.
+    A file that cannot be written raises nothing, because the other workers would wait for a chief that leaves alone.
+    `failure` holds the first reason, or "". The loop passes it to the other workers, and all end together. A picture
+    that fails is printed once and ends nothing.
 
     Args:
       job: the run on this worker.
-      start_step: from which it continues; entries beyond it are removed from metrics.jsonl.
+      start_step: step that the run continues from. Later entries of metrics.jsonl are removed.
 
     Raises:
       OSError: the first files cannot be written.
+      UsageError: metrics.jsonl is damaged.
     """
 
     def __init__(self, job, start_step: int):
@@ -34,35 +43,40 @@ class Reporter:
         self._active = job.strategy.is_chief
         self._folder = pathlib.Path(job.config.model_dir)
         self._throughput = Throughput(start_step)
+        self._pictures_failed = False
         self.failure = ""
-        self.tensorboard = writer_for(self._active, self._folder / "tensorboard")
-        self.metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step) if self._active else None
         if self._active:
-            atomic.write_text(self._folder / "config.json", job.config.to_json() + "\n")
-            self.tensorboard.text(start_step, "configuration", _as_markdown(job.config))
+            self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
+            self._metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step)
+            write_atomically(self._folder / "config.json", job.config.to_json() + "\n")
+            rows = [f"| {key} | {value} |" for key, value in job.config.flat().items()]
+            with self._tensorboard.as_default(start_step):
+                tf.summary.text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
 
     def say(self, text: str) -> None:
-        """Prints a line, on the chief."""
+        """Prints a line on stderr."""
         if self._active:
-            with self._writing():
+            with self._record_failure():
                 print(text, file=sys.stderr, flush=True)
 
-    def log(self, step: int, figures: dict[str, float]) -> dict[str, float]:
-        """Reports the figures of the steps since the last call; returns them with throughput added."""
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Reports the figures of the steps since the last call, with throughput and break-even rate added."""
         if not self._active:
-            return figures
-        config = self._job.config.train
+            return
+        config, channel = self._job.config.train, self._job.model.channel
         rate = self._throughput.mark(step)
-        codec = 1e-3 * (figures["milliseconds/encode"] + figures["milliseconds/decode"])
+        codec_seconds = 1e-3 * (figures["milliseconds/encode"] + figures["milliseconds/decode"])
+        break_even = break_even_bandwidth(channel.dense_sent_bytes, channel.sent_bytes, codec_seconds)
         figures = figures | {
             "steps_per_second": rate,
             "samples_per_second": rate * config.batch_size,
             "peak_memory_mib": peak_memory_mib(),
-            "break_even_gbit_per_second": self._break_even(codec),
+            "break_even_gbit_per_second": min(1e-9 * break_even, 1e6),  # JSON has no infinity
         }
-        with self._writing():
-            self.metrics.write(step, figures)
-            self.tensorboard.scalars(step, {tag(name): value for name, value in figures.items()})
+        with self._record_failure(), self._tensorboard.as_default(step):
+            self._metrics.write(step, figures)
+            for name, value in figures.items():
+                tf.summary.scalar(_TAGS.get(name, name), value)
         left = format_duration(self._throughput.remaining_seconds(config.steps))
         self.say(
             f"step {step}/{config.steps}  {rate:.1f} steps/s  {left} left  "
@@ -70,60 +84,46 @@ class Reporter:
             f"|e|/|p| G {figures['residual_ratio/generator']:.2f} D {figures['residual_ratio/discriminator']:.2f}"
             + (f"  skipped {int(figures['skipped'])}" if figures.get("skipped") else "")
         )
-        return figures
 
     def sample(self, step: int) -> None:
-        """Writes pictures of the raw and the averaged generator."""
-        if self._active:
-            pictures = samples.pictures(self._job.data_spec, self._job.model)
-            with self._writing():
-                samples.write(self._folder / "samples", step, pictures, self.tensorboard)
-
-    def finish(self, step: int, figures: dict) -> None:
-        """Writes summary.json, what of it is an evaluation to the metrics, and prints its table."""
+        """Writes pictures of the raw and the averaged generator. The first failure is printed, later ones are not."""
         if not self._active:
             return
-        evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "high", "raw_"))}
-        with self._writing():
-            self.metrics.write(step, evaluation)
-            self.tensorboard.scalars(step, {f"evaluation/{name}": value for name, value in evaluation.items()})
-            summary.write(self._folder, figures)
+        try:
+            samples.write_pictures(
+                self._folder / "samples", step, self._job.data_spec, self._job.model, self._tensorboard
+            )
+        except Exception as error:  # of any kind: a picture is never worth the run
+            if not self._pictures_failed:
+                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
+                reason = first_line(error) if full_disk else traceback.format_exc()
+                self.say(f"The run goes on without the pictures of step {step}: {reason}")
+            self._pictures_failed = True
+
+    def finish(self, step: int, figures: dict) -> None:
+        """Writes summary.json, adds the evaluation in it to the metrics, and prints the table."""
+        if not self._active:
+            return
+        evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "num_modes", "high_quality", "raw_"))}
+        with self._record_failure(), self._tensorboard.as_default(step):
+            if evaluation:
+                self._metrics.write(step, evaluation)
+            for name, value in evaluation.items():
+                tf.summary.scalar(f"evaluation/{name}", value)
+            text = json.dumps(figures, indent=2, sort_keys=True) + "\n"
+            write_atomically(self._folder / "summary.json", text)
             print("\n" + summary.table(figures, self._job.config.model_dir), flush=True)
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        with self._writing():
-            self.tensorboard.close()
-            if self._active:
-                self.metrics.close()
+        if self._active:
+            with self._record_failure():
+                self._tensorboard.close()
+                self._metrics.close()
 
     @contextlib.contextmanager
-    def _writing(self):
+    def _record_failure(self):
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
             self.failure = self.failure or first_line(error)
-
-    def _break_even(self, codec_seconds):
-        channel = self._job.model.channel
-        rate = break_even.break_even_bandwidth(channel.dense_sent_bytes, channel.sent_bytes, codec_seconds)
-        return min(1e-9 * rate, 1e6)  # a finite number for JSON where the codec costs nothing
-
-
-def tag(name: str) -> str:
-    """Returns the TensorBoard tag of a figure: grouped by what it is about."""
-    groups = {
-        "loss": ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit"),
-        "speed": ("steps_per_second", "samples_per_second", "peak_memory_mib"),
-        "bytes": ("wire_bytes", "sent_bytes_per_step", "compression_ratio", "break_even_gbit_per_second"),
-        "guard": ("skipped",),
-    }
-    for group, names in groups.items():
-        if name in names:
-            return f"{group}/{name}"
-    return name
-
-
-def _as_markdown(config: RunConfig) -> str:
-    rows = [f"| {key} | {value} |" for key, value in config.flat().items()]
-    return "\n".join(["| setting | value |", "|---|---|", *rows])

@@ -1,76 +1,90 @@
 """One worker's run from start to end."""
 
+import hashlib
 import json
 import pathlib
 import sys
 
+import keras
 import tensorflow as tf
 
+import dqgan_tf
 from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.distribute.sockets.connection import LostConnectionError
-from dqgan_tf.training import agreement, job, peer_errors, summary
+from dqgan_tf.errors import (
+    EXIT_FAULT,
+    EXIT_USAGE,
+    LostConnectionError,
+    PeerLostError,
+    TrainingError,
+    UsageError,
+)
+from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
+from dqgan_tf.training import job, summary
 from dqgan_tf.training.checkpoint import Checkpoints
-from dqgan_tf.training.errors import PeerLostError, TrainingError, UsageError
-from dqgan_tf.training.loop import Loop, describe_start
+from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
-from dqgan_tf.training.stop_signal import StopSignal
+
+# A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
+_FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
 
 
 def run(config: RunConfig) -> int:
     """Trains, or resumes, or finds nothing to do. Returns the exit code: 0, or 128 + the signal that stopped it.
 
     Raises:
-      UsageError, ValueError: the user's to mend.
-      TrainingError: the run cannot go on.
+      UsageError: a setting, a file or the cluster cannot be used; on every worker.
+      TrainingError: the run cannot go on; on every worker.
       PeerLostError: another worker is gone.
     """
     job.check(config)
     try:
         strategy = job.start_strategy(config)
     except tf.errors.OpError as error:
-        reason = peer_errors.reason(error)
-        raise PeerLostError(
-            f"The cluster of TF_CONFIG did not come together ({type(error).__name__}: {reason})."
-        ) from None
-    with StopSignal() as stop:  # after the strategy: its preemption notifier takes SIGTERM for itself (TensorFlow 2.21)
+        text = f"{type(error).__name__}: {reason(error)}"
+        raise PeerLostError(f"The cluster of TF_CONFIG did not come together ({text}).") from None
+    with StopSignal() as stop:  # after the strategy, whose preemption notifier takes SIGTERM (TensorFlow 2.21)
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
             code = _run(config, strategy, board, stop)
             board.part()
             return code
-        except (UsageError, TrainingError, ValueError):
+        except (UsageError, TrainingError):  # raised by all workers
             board.part()
             raise
         except LostConnectionError as error:  # while connecting
             raise PeerLostError(f"The workers could not connect: {error}.") from None
         except tf.errors.OpError as error:
-            if strategy.num_workers == 1 or not peer_errors.is_peer_lost(error):
+            if strategy.num_workers == 1 or not is_peer_lost(error):
                 raise
             raise PeerLostError(
                 f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: "
-                f"{peer_errors.reason(error)}). Start all workers again: the run resumes from its last complete "
+                f"{reason(error)}). Start all workers again: the run resumes from its last complete "
                 "checkpoint."
             ) from None
 
 
 def _run(config, strategy, board, stop):
-    agreement.check(board, config)
-    spec = _together(board, lambda: job.describe(config, strategy))
-    _compare_data(board, spec)
+    check_agreement(board, config)
+    spec = together(board, lambda: job.describe(config, strategy))
+    _check_equal_data(board, spec)
     the_job = job.build(config, spec, strategy, board)
     folder = pathlib.Path(config.model_dir) / "checkpoints"
     checkpoints = Checkpoints(folder, config, the_job.model, board, strategy, config.train.keep_checkpoints)
-    restored = _together(board, checkpoints.restore)
+    restored = together(board, checkpoints.restore)
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
-    reporter = _together(board, lambda: Reporter(the_job, restored.step))
-    iterator = _together(board, lambda: the_job.iterator(restored.step))
+    reporter = together(board, lambda: Reporter(the_job, restored.step))
+    iterator = together(board, lambda: the_job.iterator(restored.step))
     reporter.say(describe_start(config, restored.step, the_job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
-        reporter.say(_world_changed(restored.num_replicas, strategy.num_replicas_in_sync))
+        reporter.say(
+            f"The number of replicas changed from {restored.num_replicas} to {strategy.num_replicas_in_sync}. Every "
+            "replica starts from the mean of the old residuals, directions and moments, which conserves what the "
+            "residuals owe to the weights, (1/M) sum_m e^m."
+        )
     if restored.step == 0:
-        reporter.say("The first call traces and compiles; that takes half a minute or so.")
+        reporter.say("The first call traces and compiles, which takes half a minute or so.")
     loop = Loop(the_job, checkpoints, reporter, stop, restored.step)
     received = loop.run(iterator)
     if not received:
@@ -81,28 +95,89 @@ def _run(config, strategy, board, stop):
     return 128 + received
 
 
-def _compare_data(board, spec):
-    """The data set lies where each worker keeps it, so its version may differ."""
+def together(board: MessageBoard, action):
+    """Runs `action` on every worker and returns its result; if it fails on one worker, all workers end.
+
+    The action must use no collective: the others would wait in it for a worker that failed before.
+
+    Raises:
+      UsageError: on every worker, if one raised it or could not use a file.
+      PeerLostError: another worker met a fault; the message names the worker and the fault.
+      Exception: this worker met a fault; its own exception, with its traceback.
+    """
+    result, error, code, text = None, None, 0, ""
+    try:
+        result = action()
+    except (UsageError, *_FILE_ERRORS) as caught:
+        error, code, text = caught, EXIT_USAGE, " ".join(str(caught).split())
+    except Exception as caught:
+        error, code, text = caught, EXIT_FAULT, f"{type(caught).__name__}: {first_line(caught)}"
+    answers = [json.loads(answer) for answer in board.exchange("ready", json.dumps([code, text]))]
+    failures = [(code_there, index, text_there) for index, (code_there, text_there) in enumerate(answers) if code_there]
+    if not failures:
+        return result
+    code_there, index, text_there = min(failures)  # a usage error rather than a fault, then the lowest index
+    if EXIT_FAULT in (code, code_there):
+        board.part()
+    if code == EXIT_FAULT:
+        raise error
+    if code_there == EXIT_FAULT:
+        raise PeerLostError(f"Worker {index} met a fault: {text_there}. Its own output has the traceback.")
+    raise UsageError(text if error else f"Worker {index}: {text_there}") from error
+
+
+def check_agreement(board: MessageBoard, config: RunConfig) -> None:
+    """Compares settings, code and versions of all workers before the first step.
+
+    Raises:
+      UsageError: on every worker, naming the first differences and each side's value.
+    """
+    texts = board.exchange("configuration", json.dumps(identity(config), sort_keys=True))
+    differences = find_differences([json.loads(text) for text in texts])
+    if differences:
+        raise UsageError(
+            "The workers disagree: " + "; ".join(differences[:3]) + ". Start all with the same flags and code."
+        )
+
+
+def identity(config: RunConfig) -> dict:
+    """Returns what must be equal on all workers: shared settings, hash of the library's code, versions."""
+    return config.shared() | {
+        "code": code_hash(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": ".".join(map(str, sys.version_info[:2])),
+    }
+
+
+def find_differences(identities: list[dict]) -> list[str]:
+    """Returns a sentence for each key in which a worker differs from worker 0."""
+    differences = []
+    for key in sorted(set().union(*identities)):
+        values = [identity_.get(key) for identity_ in identities]
+        other = next((i for i, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            name = "--" + key.split(".")[-1] if "." in key else key
+            differences.append(f"{name} is {values[0]!r} on worker 0 and {values[other]!r} on worker {other}")
+    return differences
+
+
+def code_hash() -> str:
+    """Returns the sha256 (hex, first 16 digits) of the library's Python files."""
+    root = pathlib.Path(dqgan_tf.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_equal_data(board, spec):
+    """Compares the data sets: each worker reads its own copy, whose version may differ."""
     text = f"{spec.name} with {spec.num_examples} examples of shape {spec.shape}"
     texts = board.exchange("data", text)
     for index, other in enumerate(texts):
         if other != texts[0]:
             raise UsageError(f"The workers see different data: {texts[0]} on worker 0, {other} on worker {index}.")
-
-
-def _together(board, action):
-    """Runs `action`, which uses no collective; a worker's usage error ends all workers with its text."""
-    error, result = None, None
-    try:
-        result = action()
-    except (UsageError, ValueError, OSError, tf.errors.OpError) as caught:
-        error = caught
-    for index, text in enumerate(board.exchange("ready", "" if error is None else str(error))):
-        if text:
-            raise UsageError(
-                " ".join(text.split()) if error is not None else f"Worker {index}: {' '.join(text.split())}"
-            )
-    return result
 
 
 def _nothing_to_do(config, strategy, board, step):
@@ -112,10 +187,3 @@ def _nothing_to_do(config, strategy, board, step):
         print(summary.table(json.loads(path.read_text()), config.model_dir), flush=True)
     board.exchange("end", "")
     return 0
-
-
-def _world_changed(before, now):
-    return (
-        f"The number of replicas changed from {before} to {now}. Every replica starts from the mean of the old "
-        "residuals, directions and moments, so that what the residuals owe to the weights, (1/M) sum_m e^m, is kept."
-    )

@@ -1,22 +1,31 @@
-"""Pictures of what the generator draws."""
+"""Samples of a generator: drawn from fixed latents, shown as pictures, written to files."""
 
+import io
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import data
+from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import noise
-from dqgan_tf.telemetry import image_grid, scatter
-from dqgan_tf.telemetry.png import write_png
+from dqgan_tf.telemetry import pictures
+from dqgan_tf.telemetry.json_lines import write_atomically
+from dqgan_tf.training.restore import TrainedRun
 
-PICTURED_IMAGES = 64
-PICTURED_POINTS = 2048
+IMAGES_PER_PICTURE = 64
+POINTS_PER_PICTURE = 2048
 _BATCH = 500
 
 
 def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
-    """Returns `count` generated samples, float32 [count, *shape]; the same latents at every call."""
+    """Returns `count` generated samples, float32 [count, *shape]. Every call uses the same latents.
+
+    Raises:
+      UsageError: `count` is below 1.
+    """
+    if count < 1:
+        raise UsageError(f"The number of samples must be 1 or more, such as 64. Received: {count}")
     batches = []
     for first in range(0, count, _BATCH):
         seed = noise.stream_seed(model.seed, noise.SAMPLE, tf.constant(first), tf.constant(0), 1)
@@ -26,22 +35,40 @@ def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
 
 
 def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
-    """Returns samples as one image, uint8 [H, W, C]: a scatter plot with the modes, or a grid."""
-    if spec.kind == "points":
-        return scatter.scatter(samples, spec.modes)
-    return image_grid.image_grid(samples)
+    """Returns samples as one picture, uint8 [H, W, 1 or 3]: a scatter plot with the modes, or a grid of images."""
+    return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples)
 
 
-def pictures(spec: data.DataSpec, model) -> dict[str, np.ndarray]:
-    """Returns `{"raw": image, "ema": image}`, what the raw and the averaged generator draw from the same latents."""
-    count = PICTURED_POINTS if spec.kind == "points" else PICTURED_IMAGES
-    return {
-        name: picture(spec, draw(model, count, use_ema=use_ema)) for name, use_ema in (("raw", False), ("ema", True))
-    }
+def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard: tf.summary.SummaryWriter) -> None:
+    """Writes what the raw and the averaged generator draw from the same latents.
+
+    The files are `raw_<step>.png` and `ema_<step>.png` in `folder`. TensorBoard shows `samples/raw` and `samples/ema`.
+    """
+    count = POINTS_PER_PICTURE if spec.kind == "points" else IMAGES_PER_PICTURE
+    for name, use_ema in (("raw", False), ("ema", True)):
+        image = picture(spec, draw(model, count, use_ema=use_ema))
+        pictures.write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
+        with tensorboard.as_default(step):
+            tf.summary.image(f"samples/{name}", image[np.newaxis])
 
 
-def write(folder, step: int, images: dict[str, np.ndarray], tensorboard) -> None:
-    """Writes each of `pictures` as `<name>_<step>.png` into `folder` and to TensorBoard. The chief's part alone."""
-    for name, image in images.items():
-        write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
-        tensorboard.image(step, f"samples/{name}", image)
+def write_file(path: str, run: TrainedRun, count: int, *, use_ema: bool) -> None:
+    """Writes `count` samples of a run's generator to a file.
+
+    X.png is one picture. X.npz holds `samples`, uint8 images or float32 points, and `step`.
+
+    Raises:
+      UsageError: the path ends in neither .npz nor .png, or `count` is below 1.
+      OSError: the file cannot be written.
+    """
+    if not path.endswith((".npz", ".png")):
+        raise UsageError(f"The output must be a file such as samples.npz or samples.png. Received: {path!r}")
+    samples = draw(run.model, count, use_ema=use_ema)
+    if path.endswith(".png"):
+        pictures.write_png(path, picture(run.data_spec, samples))
+        return
+    if run.data_spec.kind == "images":
+        samples = pictures.to_uint8(samples)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, samples=samples, step=np.int64(run.step))
+    write_atomically(path, buffer.getvalue())

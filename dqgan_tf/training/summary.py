@@ -1,4 +1,4 @@
-"""The end of a run in one table and one file."""
+"""The result of a run: summary.json and the table at the end."""
 
 import hashlib
 import json
@@ -9,14 +9,13 @@ import numpy as np
 from dqgan_tf import data
 from dqgan_tf.distribute.pipeline import PHASES
 from dqgan_tf.evaluation import report
-from dqgan_tf.telemetry import atomic
 from dqgan_tf.training import samples
 
 EVALUATED_POINTS = 10000
 
 
 def weights_sha256(model) -> str:
-    """Returns the sha256 (hex) of both players' variables, little-endian, in order: equal weights, equal hash."""
+    """Returns the sha256 (hex) of all variables of both players, little-endian and in order."""
     digest = hashlib.sha256()
     for player in (model.generator, model.discriminator):
         for variable in player.variables:
@@ -25,7 +24,7 @@ def weights_sha256(model) -> str:
 
 
 def quality(spec: data.DataSpec, model) -> dict[str, float]:
-    """Returns mode coverage of the averaged generator for points (`raw_*`: of the raw one), nothing for images."""
+    """Returns the mode coverage of the averaged generator (`raw_*`: the raw one) for points, nothing for images."""
     if spec.kind != "points":
         return {}
     figures = {}
@@ -37,13 +36,8 @@ def quality(spec: data.DataSpec, model) -> dict[str, float]:
     return figures | {"num_modes": len(spec.modes)}
 
 
-def write(folder, figures: dict) -> None:
-    """Writes summary.json."""
-    atomic.write_text(pathlib.Path(folder) / "summary.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
-
-
 def steps_of(folder) -> int | None:
-    """Returns the step that summary.json in `folder` is of, None without a readable one."""
+    """Returns the number of steps in the summary.json of `folder`, or None if there is no readable one."""
     try:
         return json.loads((pathlib.Path(folder) / "summary.json").read_text())["steps"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -52,22 +46,20 @@ def steps_of(folder) -> int | None:
 
 def table(figures: dict, folder) -> str:
     """Returns the summary as lines of aligned text."""
-    rows = []
+    rows = {}
     if "modes" in figures:
-        rows.append(("modes found", f"{figures['modes']} of {figures['num_modes']}"))
-        rows.append(("high-quality samples", f"{100 * figures['high_quality_fraction']:.1f} %"))
+        rows["modes found"] = f"{figures['modes']} of {figures['num_modes']}"
+        rows["high-quality samples"] = f"{100 * figures['high_quality_fraction']:.1f} %"
     sent, dense = figures["sent_bytes_per_step"], figures["dense_sent_bytes_per_step"]
-    if not dense:  # one replica: nothing travels
+    if not dense:  # A single replica sends nothing. The table shows what it would send.
         sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]
-    rows.append(
-        ("bytes per step and worker", f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)")
-    )
+    rows["bytes per step and worker"] = f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)"
     parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in ("compute", *PHASES))
-    rows.append(("milliseconds per step", f"{figures['milliseconds_per_step']:.2f}:  {parts}"))
-    rows.append(("steps per second", f"{figures['steps_per_second']:.1f}"))
-    rows.append(("peak memory", f"{figures['peak_memory_mib']:.0f} MiB of worker 0"))
-    rows.append(("skipped steps", f"{figures['skipped']}"))
-    rows.append(("pictures", f"{folder}/samples/"))
-    rows.append(("TensorBoard", f"make tensorboard MODEL_DIR={folder}"))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    rows["milliseconds per step"] = f"{figures['milliseconds_per_step']:.2f}:  {parts}"
+    rows["steps per second"] = f"{figures['steps_per_second']:.1f}"
+    rows["peak memory"] = f"{figures['peak_memory_mib']:.0f} MiB of worker 0"
+    rows["skipped steps"] = str(figures["skipped"])
+    rows["pictures"] = f"{folder}/samples/"
+    rows["TensorBoard"] = f"make tensorboard MODEL_DIR={folder}"
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

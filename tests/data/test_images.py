@@ -1,6 +1,7 @@
 """Framing against numpy and Pillow; the loader on stand-ins for prepared sets and on the real CIFAR-10."""
 
 import json
+import pathlib
 import time
 
 import numpy as np
@@ -11,7 +12,9 @@ import tensorflow_datasets as tfds
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig
 from dqgan_tf.data import images
+from dqgan_tf.errors import UsageError
 
+FILES = "dataset_info.json or features.json there is damaged, prepare the set again"
 VERSIONS = {"cifar10": "3.0.2", "fashion_mnist": "3.0.1", "celeb_a": "2.1.0"}
 
 
@@ -115,23 +118,25 @@ class TestStandIns:
             images.load(stand_in("cifar10", announced=announced))
 
     def test_unknown_split(self, stand_in):
-        with pytest.raises(data.DatasetError, match="one of train, or a slice of one. Received: split='validation'"):
+        with pytest.raises(data.DatasetError, match=r"one of train, or .*\[:50%\]. Received: split='validation'"):
             data.describe(stand_in("cifar10", split="validation"))
 
     def test_empty_split(self, stand_in):
         with pytest.raises(data.DatasetError, match=r"Split 'train\[:0\]' of 'cifar10' is empty"):
             data.describe(stand_in("cifar10", split="train[:0]"))
 
-    def test_image_size_below_one(self, stand_in):
-        with pytest.raises(data.DatasetError, match="`image_size` must be 1 or more. Received: image_size=-1"):
-            data.describe(stand_in("cifar10", image_size=-1))
+    @pytest.mark.parametrize("size", [-1, 0])
+    def test_image_size_below_one(self, stand_in, size):
+        with pytest.raises(UsageError, match=f"`image_size` must be a .*at least 1. Received: image_size={size}"):
+            data.describe(stand_in("cifar10", image_size=size))
 
 
-def store(tmp_path, **features):
+def store(tmp_path, version="1.0.0", config=None, **features):
     """Writes a set `own` of one example and returns its configuration; features: name -> (feature, value)."""
     tfds.dataset_builders.store_as_tfds_dataset(
         name="own",
-        version="1.0.0",
+        version=version,
+        config=config,
         features=tfds.features.FeaturesDict({name: feature for name, (feature, _) in features.items()}),
         split_datasets={"train": [(0, {name: value for name, (_, value) in features.items()})]},
         data_dir=tmp_path,
@@ -158,6 +163,82 @@ class TestOwnSets:
         feature = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.float32)
         with pytest.raises(data.DatasetError, match=r"must be uint8 .* Received: shape=\(4, 4, 1\), dtype=float32"):
             data.describe(store(tmp_path, image=(feature, np.zeros([4, 4, 1], np.float32))))
+
+    @pytest.mark.parametrize(
+        ("label", "value", "expected"),
+        [
+            (tfds.features.ClassLabel(num_classes=9), 3, [3]),
+            (tfds.features.Text(), "three", None),
+            (tfds.features.Tensor(shape=(2,), dtype=np.int64), [1, 2], None),
+        ],
+    )
+    def test_labels_are_whole_numbers_or_none(self, tmp_path, label, value, expected):
+        image = (tfds.features.Image(shape=(4, 4, 1)), picture(4, 4, 1))
+        labels = images.load_labels(store(tmp_path, image=image, label=(label, value)))
+        assert (None if labels is None else labels.tolist()) == expected
+
+    def test_no_labels(self, tmp_path):
+        config = store(tmp_path, image=(tfds.features.Image(shape=(4, 4, 1)), picture(4, 4, 1)))
+        assert images.load_labels(config) is None
+
+    @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:40]), pathlib.Path.unlink])
+    def test_files_that_cannot_be_read(self, tmp_path, damage):
+        config = store(tmp_path, image=(tfds.features.Image(shape=(4, 4, 1)), picture(4, 4, 1)))
+        damage(next(tmp_path.glob("own/1.0.0/*.tfrecord*")))
+        with pytest.raises(data.DatasetError, match=r"^Split 'train' of 'own' cannot be read: [^{]*Prepare"):
+            images.load(config)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder of a set with two configurations, one of them in two versions, of 1, 3 and 4 channels."""
+    folder = tmp_path_factory.mktemp("sets")
+    for config, version, channels in (("small", "1.0.0", 1), ("large", "1.0.0", 3), ("large", "1.2.0", 4)):
+        feature = tfds.features.Image(shape=(16, 16, channels))
+        store(folder, version, config, image=(feature, picture(16, 16, channels)))
+    return folder
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "channels"),
+        [("own/small", 1), ("own/large", 4), ("own/large:1.0.0", 3), ("own/small:1.*.*", 1), ("own:1.2.0", 4)],
+    )
+    def test_configuration_and_version(self, folder, name, channels):
+        config = DataConfig(dataset=name, data_dir=str(folder))
+        assert data.describe(config).shape == (16, 16, channels)
+        np.testing.assert_array_equal(images.load(config), picture(16, 16, channels)[np.newaxis])
+
+    @pytest.mark.parametrize("name", ["own/medium", "own:3.0.0", "own/small:1.2.0"])
+    def test_others_are_refused_with_a_list(self, folder, name):
+        with pytest.raises(data.DatasetError) as error:
+            data.describe(DataConfig(dataset=name, data_dir=str(folder)))
+        expected = f"There is no data set {name!r}. {folder} holds own/large:1.0.0, own/large:1.2.0, own/small:1.0.0."
+        assert str(error.value) == expected
+
+    def test_configurations_that_tfds_knows_are_listed(self, tmp_path):
+        with pytest.raises(data.DatasetError, match="'cifar10_corrupted/fog': .*Its configurations are .*fog_1, fog_2"):
+            data.describe(DataConfig(dataset="cifar10_corrupted/fog", data_dir=str(tmp_path)))
+
+    @pytest.mark.parametrize("name", ["", ":", "own/", "../own", "own/small/x=1", "own:1.0", "a b", "x:y:z"])
+    def test_other_forms_are_refused(self, folder, name):
+        with pytest.raises(data.DatasetError, match=r"A name is written NAME, .* such as cifar10:3.0.2"):
+            data.describe(DataConfig(dataset=name, data_dir=str(folder)))
+
+    @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+    @pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", '{"splits": 3}'])
+    def test_damaged_metadata(self, tmp_path, file, text):
+        config = store(tmp_path, image=(tfds.features.Image(shape=(4, 4, 1)), picture(4, 4, 1)))
+        (tmp_path / "own" / "1.0.0" / file).write_text(text)
+        with pytest.raises(data.DatasetError, match=f"cannot open 'own': .* {tmp_path} holds own:1.0.0. If a {FILES}"):
+            data.describe(config)
+
+    def test_no_split(self, tmp_path):
+        config = store(tmp_path, image=(tfds.features.Image(shape=(4, 4, 1)), picture(4, 4, 1)))
+        info = tmp_path / "own" / "1.0.0" / "dataset_info.json"
+        info.write_text(json.dumps(json.loads(info.read_text()) | {"splits": []}))
+        with pytest.raises(data.DatasetError, match="`split` must be .* lists none"):
+            data.describe(config)
 
 
 class TestMissing:

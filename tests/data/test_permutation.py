@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.data import permutation
+from dqgan_tf.data import images
 
 
 def order(num_examples, batch_size, num_replicas, steps, seed=0):
@@ -12,7 +12,7 @@ def order(num_examples, batch_size, num_replicas, steps, seed=0):
 
     @tf.function
     def batch(step, replica):
-        return permutation.indices(num_examples, batch_size, num_replicas, seed, step, replica)
+        return images.permuted_indices(num_examples, batch_size, num_replicas, seed, step, replica)
 
     ids = tf.range(num_replicas, dtype=tf.int64)
     steps = tf.range(steps, dtype=tf.int64)
@@ -55,6 +55,6 @@ def test_seeds_beyond_32_bits_differ():
 def test_late_positions():
     """Step 10^12 of 64 replicas: no position overflows, and none leaves the data."""
     step, replica = tf.constant(10**12, tf.int64), tf.constant(63, tf.int64)
-    indices = permutation.indices(50_000, 128, 64, 0, step, replica).numpy()
+    indices = images.permuted_indices(50_000, 128, 64, 0, step, replica).numpy()
     assert len(set(indices)) == 128
     assert indices.min() >= 0 and indices.max() < 50_000

@@ -8,7 +8,7 @@ import pytest
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig
 from dqgan_tf.data import images
-from dqgan_tf.data.prepare import prepare
+from dqgan_tf.data.catalogue import prepare
 
 
 def test_unknown_name(tmp_path):

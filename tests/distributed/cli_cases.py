@@ -11,9 +11,12 @@ TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {
 class Case:
     """A command and what must come of it.
 
-    arguments: behind `python -m`; `{new}` is a fresh folder's name, `{file}` a file, `{empty}` an empty folder, `{run}`
-        and `{damaged}`, `{truncated}` runs of 10 steps, `{sets}` data sets: `own` of images, `flat` of vectors.
-      message: pattern that the one line on stderr contains; None where the command succeeds.
+    arguments: behind `python -m`; `{new}` is a fresh folder's name, `{file}` a file, `{empty}` an empty folder,
+      `{run}`, `{damaged}` and `{truncated}` runs of 10 steps, `{sets}` data sets: `own` of images, `flat` of vectors.
+      The home folder is the one in which they lie.
+    message: pattern of the one line on stderr; None where the command succeeds.
+    code: exit code.
+    tf_config: value of TF_CONFIG.
     """
 
     arguments: str
@@ -67,12 +70,14 @@ CASES = {
         "'biass' .* no weight's name. The names are generator/.*discriminator/.*bias.gamma.beta=none",
     ),
     "another_run": Case(RESUME + "{run} --width=32", "--width=16, this run asks for --width=32"),
+    "a_run_below_the_home_folder": Case(RESUME + "~/run --seed=1", "--seed=0, this run asks for --seed=1"),
     "another_seed": Case(RESUME + "{run} --seed=1", "--seed=0, this run asks for --seed=1"),
     "damaged_run": Case(RESUME + "{damaged}", "worker_0.index is missing; remove this folder"),
     "truncated_run": Case(RESUME + "{truncated}", "replicated.data.* has 1000 bytes instead of .*; remove this folder"),
     "evaluate_empty": Case("trainers.evaluate --model_dir={empty}", "empty holds no run: there is no config.json"),
     "evaluate_nothing": Case("trainers.evaluate --model_dir={new}", "new holds no run"),
     "evaluate_damaged": Case("trainers.evaluate --model_dir={damaged}", "worker_0.index is missing"),
+    "evaluate_below_the_home_folder": Case("trainers.evaluate --model_dir=~/damaged", "worker_0.index is missing"),
     "evaluate_truncated": Case("trainers.evaluate --model_dir={truncated}", "has 1000 bytes instead of"),
     "generate_empty": Case("trainers.generate --model_dir={empty} --output={new}.png", "empty holds no run"),
     "generate_into_a_file": Case(
@@ -107,7 +112,7 @@ def make_files(folder):
 
     from dqgan_tf import data
     from dqgan_tf.config import NetworkConfig, RunConfig, TrainConfig
-    from dqgan_tf.data import prepare
+    from dqgan_tf.data import catalogue
     from dqgan_tf.distribute.message_board import MessageBoard
     from dqgan_tf.training import job
     from dqgan_tf.training.checkpoint import Checkpoints
@@ -140,5 +145,5 @@ def make_files(folder):
             disable_shuffling=True,
         )
     (folder / "idx").mkdir()
-    for name in prepare.SOURCE_FILES["mnist"]:
+    for name in catalogue.SOURCE_FILES["mnist"]:
         (folder / "idx" / name).write_bytes(b"")

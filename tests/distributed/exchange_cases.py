@@ -10,7 +10,7 @@ from tests.oracles import exchange_numpy as oracle
 
 SPECS = (*small_compressors.SPECS, *small_compressors.COMPOSED)
 MATRICES = ((20, 30), (100,)), ((97,),)
-"""Shapes of the tensors of two segments of 700 and 97 values."""
+"""Shapes of the tensors of two vectors of 700 and 97 values."""
 SIZES = 700, 97
 CALLS, POISONED = 3, 1
 """Reductions one after the other; in the second, one replica's last value is infinite and nothing is remembered."""
@@ -19,7 +19,7 @@ CERTAIN = 2e-5
 
 
 class Case(NamedTuple):
-    """spec: of both segments. topology: `dense`, `all_gather`, `two_step` or `low_rank`."""
+    """spec: of both vectors. topology: `dense`, `all_gather`, `two_step` or `low_rank`."""
 
     spec: str
     topology: str
@@ -28,8 +28,8 @@ class Case(NamedTuple):
         return f"{self.spec}@{self.topology}"
 
     @property
-    def segments(self):
-        return [oracle.Segment(self.spec, shapes) for shapes in MATRICES]
+    def vectors(self):
+        return [oracle.Vector(self.spec, shapes) for shapes in MATRICES]
 
 
 def cases(specs=SPECS):
@@ -45,7 +45,7 @@ def topologies(spec):
 
 
 def stream(replica, call, seed=0):
-    """The seed of a channel's random numbers: (seed, number of the stream), (calls times segments)."""
+    """The seed of a channel's random numbers: (seed, number of the stream), (calls times vectors)."""
     return (1000003 * seed + 7919 * replica) % 2**31, len(SIZES) * call
 
 
@@ -55,7 +55,7 @@ def common_stream(call, seed=0):
 
 
 class Expected(NamedTuple):
-    """data: number of the draw. calls: for each call one `Outcome` a segment, None for the one that is refused."""
+    """data: number of the draw. calls: for each call one `Outcome` a vector, None for the one that is refused."""
 
     data: int
     calls: list
@@ -80,17 +80,17 @@ def expected(case, replicas, error_feedback=True, per_host=1):
 
 def _run(case, replicas, data, error_feedback, per_host):
     residuals = [np.zeros((replicas, size), np.float32) for size in SIZES]
-    states = [oracle.start(segment) for segment in case.segments]
+    states = [oracle.start(vector) for vector in case.vectors]
     calls = [None] * CALLS
     for call in set(range(CALLS)) - {POISONED}:
         seeds, common = [stream(replica, call) for replica in range(replicas)], common_stream(call)
         hosts = [range(host * per_host, (host + 1) * per_host) for host in range(replicas)]
-        vectors = [[updates(data, replica, call) for replica in host] for host in hosts]
+        values = [[updates(data, replica, call) for replica in host] for host in hosts]
         outcomes = []
-        for index, segment in enumerate(case.segments):
-            x = np.stack([sum(own[index] for own in host) / np.float32(per_host) for host in vectors])
+        for index, vector in enumerate(case.vectors):
+            x = np.stack([sum(own[index] for own in host) / np.float32(per_host) for host in values])
             state = residuals[index], states[index]
-            one = oracle.exchange(segment, index, case.topology, x, *state, seeds, common, error_feedback)
+            one = oracle.exchange(vector, index, case.topology, x, *state, seeds, common, error_feedback)
             residuals[index], states[index] = one.residuals, one.state
             outcomes.append(one)
         if min(one.margin for one in outcomes) < CERTAIN:
@@ -100,15 +100,15 @@ def _run(case, replicas, data, error_feedback, per_host):
 
 
 def updates(data, replica, call):
-    """float32 vectors of `SIZES`: a scale for each replica, a part common to all calls, heavier tails later."""
+    """Returns float32 vectors of `SIZES`: a scale for each replica, a part common to all calls, heavier tails later."""
     own, steady = (np.random.default_rng([data, replica, number]) for number in (call, CALLS))
     normal = (own.standard_normal(sum(SIZES)) + steady.standard_normal(sum(SIZES))) * 0.7
     drawn = (0.5 + 0.3 * replica) * np.copysign(np.abs(normal) ** (1 + call / 4), normal)
     return np.split(drawn.astype(np.float32), [SIZES[0]])
 
 
-def given(data, replica, replicas, call):
-    """`updates` as they are given to a reduction: the last replica's are infinite in the call that is refused."""
+def inputs(data, replica, replicas, call):
+    """`updates` as a reduction receives them: the last replica's are infinite in the call that is refused."""
     vectors = updates(data, replica, call)
     if call == POISONED and replica == replicas - 1:
         vectors[1][-1] = np.inf

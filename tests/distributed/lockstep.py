@@ -3,28 +3,36 @@
 import numpy as np
 import tensorflow as tf
 
+from dqgan_tf.distribute import topologies
 
-def reduce(topology, given):
-    """Returns every replica's `Reduced`.
+
+def setting(replicas, error_feedback=True, block=None):
+    """Returns the `Setting` of a packet whose M replicas all live in this process."""
+    return topologies.Setting(replicas, error_feedback, block, devices=("/cpu:0",) * replicas)
+
+
+def reduce(packet, updates, seeds):
+    """Returns every replica's `Outcome`.
 
     Args:
-      topology: whose generators are run.
-      given: every replica's `Given`, in the order of their ranks.
+      packet: whose generators are run; replica m has rank m.
+      updates: per replica, one tensor [size] per slice.
+      seeds: every replica's `Seeds`.
     """
-    generators = [topology.reduce(one) for one in given]
-    answers = [None] * len(generators)
+    generators = [packet.reduce(update, m, m, seeds[m]) for m, update in enumerate(updates)]
+    results = [None] * len(generators)
     while True:
-        requests, results = [], []
-        for generator, answer in zip(generators, answers, strict=True):
+        requests, outcomes = [], []
+        for generator, result in zip(generators, results, strict=True):
             try:
-                requests.append(generator.send(answer))
+                requests.append(generator.send(result))
             except StopIteration as finished:
-                results.append(finished.value)
-        if results:
+                outcomes.append(finished.value)
+        if outcomes:
             assert not requests, "all replicas take part in every collective"
-            return results
+            return outcomes
         (kind,) = {request.kind for request in requests}
-        answers = _COLLECTIVES[kind]([request.value for request in requests])
+        results = _COLLECTIVES[kind]([request.value for request in requests])
 
 
 def _all_gather(words):
@@ -34,7 +42,7 @@ def _all_gather(words):
 
 def _all_to_all(rows):
     received = np.stack(rows, axis=1)  # [to, from, W]
-    return [tf.constant(one) for one in received]
+    return [tf.constant(to_one) for to_one in received]
 
 
 def _all_reduce(values):

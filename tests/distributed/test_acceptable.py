@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.distribute.topologies.base import acceptable
+from dqgan_tf.distribute.topologies.packet import acceptable
 
 SPECS = [
     "none",

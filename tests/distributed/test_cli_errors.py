@@ -60,7 +60,8 @@ def results(tmp_path_factory):
         subprocess.run(["cp", "-a", template, folders[name]], check=True)
         places = {place: folders[name] / place for place in PLACES}
         arguments = case.arguments.format(**places).split()
-        environment = ENVIRONMENT | {"TF_CONFIG": case.tf_config}
+        home = {"HOME": str(folders[name])} if "~" in case.arguments else {}
+        environment = ENVIRONMENT | {"TF_CONFIG": case.tf_config} | home
         requests.append({"arguments": arguments, "environment": environment, "log": f"{folders[name]}.log"})
     before = contents(template)
     forked = {name: request for name, request in zip(CASES, requests, strict=True) if name not in AS_A_USER}
@@ -119,7 +120,7 @@ def fork_all(path):
     import tensorflow  # noqa: F401
     import tensorflow_datasets  # noqa: F401
 
-    from dqgan_tf.training import evaluation, export, restore, run  # noqa: F401
+    from dqgan_tf.training import evaluation, restore, run  # noqa: F401
 
     requests, running, ends = json.loads(pathlib.Path(path).read_text()), {}, {}
     for number, request in enumerate(requests):

@@ -7,20 +7,24 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.distribute.cross_device_ops import plain_options
-from dqgan_tf.distribute.options import CompressionOptions
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.channel import CompressionOptions
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.strategy import plain_options
 from tests.gan.local_strategy import local_strategy
 
 RING = tf.distribute.experimental.CommunicationImplementation.RING
 NCCL = tf.distribute.experimental.CommunicationImplementation.NCCL
 
 
+def vector(spec):
+    return Vector("w", compressors.get(spec), ((4,),), (0,))
+
+
 @pytest.fixture(scope="module")
 def strategy():
     """Two replicas with one open channel, `sign`, of 4 values."""
     strategy = local_strategy(2)
-    strategy.open_channel("sign", [Segment("w", 4, compressors.get("sign:bucket=32"))], error_feedback=False)
+    strategy.open_channel("sign", [vector("sign:bucket=32")], error_feedback=False)
     return strategy
 
 
@@ -62,10 +66,10 @@ def reduce(strategy, kind, options, values=((1.0, 2.0, 3.0, 10.0), (2.0, 4.0, 6.
     def replica(value):
         return tf.distribute.get_replica_context().all_reduce(kind, [tf.identity(value)], options=options)[0]
 
-    given = strategy.experimental_distribute_values_from_function(
+    rows = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(values[context.replica_id_in_sync_group])
     )
-    results = tf.function(lambda: strategy.run(replica, args=(given,)), autograph=False)()
+    results = tf.function(lambda: strategy.run(replica, args=(rows,)), autograph=False)()
     return np.array([value.numpy() for value in strategy.experimental_local_results(results)])
 
 
@@ -88,30 +92,28 @@ class TestReductions:
             reduce(strategy, "sum", CompressionOptions("sign"))
 
     def test_a_vector_of_another_size_is_refused(self, strategy):
-        with pytest.raises(
-            ValueError, match=r"'sign' sends float32 vectors of shapes \[\(4,\)\]. Received: \[\(3,\)\]"
-        ):
+        with pytest.raises(ValueError, match=r"'sign' sends float32 values of shapes \[\(4,\)\]. Received: \[\(3,\)\]"):
             reduce(strategy, "mean", CompressionOptions("sign"), values=np.ones((2, 3), np.float32))
 
     def test_a_name_opens_once(self, strategy):
-        segments = [Segment("w", 4, compressors.get("none"))]
+        vectors = [vector("none")]
         with pytest.raises(ValueError, match="'sign' is open already"):
-            strategy.open_channel("sign", segments)
-        strategy.open_channel("again", segments)
+            strategy.open_channel("sign", vectors)
+        strategy.open_channel("again", vectors)
         strategy.close_channel("again")
-        strategy.open_channel("again", segments)
+        strategy.open_channel("again", vectors)
         strategy.close_channel("again")
 
-    @pytest.mark.parametrize("bucket_mb", [-1.0, float("nan"), float("inf")])
-    def test_a_bucket_of_no_size_is_refused(self, strategy, bucket_mb):
-        with pytest.raises(ValueError, match="`bucket_mb` must be .* A value that works is bucket_mb=4.0"):
-            strategy.open_channel("other", [Segment("w", 4, compressors.get("none"))], bucket_mb=bucket_mb)
+    @pytest.mark.parametrize("packet_mb", [-1.0, float("nan"), float("inf")])
+    def test_a_packet_of_no_size_is_refused(self, strategy, packet_mb):
+        with pytest.raises(ValueError, match="`packet_mb` must be .* A value that works is packet_mb=4.0"):
+            strategy.open_channel("other", [vector("none")], packet_mb=packet_mb)
 
 
 class TestOneReplica:
     def test_the_tag_compresses_and_its_absence_does_not(self):
         strategy = local_strategy(1)
-        channel = strategy.open_channel("sign", [Segment("w", 4, compressors.get("sign:bucket=32"))])
+        channel = strategy.open_channel("sign", [vector("sign:bucket=32")])
         np.testing.assert_array_equal(reduce(strategy, "mean", channel.options), np.full((1, 4), 4.0))
         np.testing.assert_array_equal(reduce(strategy, "mean", None), [[1.0, 2.0, 3.0, 10.0]])
         with pytest.raises(ValueError, match="means only"):

@@ -4,35 +4,34 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors, private_tensorflow
-from dqgan_tf.distribute import clock
-from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.options import CompressionOptions
-from dqgan_tf.distribute.segment import Segment
-from dqgan_tf.distribute.sockets.group import SocketGroup
+from dqgan_tf.distribute import pipeline, topologies
+from dqgan_tf.distribute.channel import Channel, CompressionOptions
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.transport.sockets import SocketCollectives
 
 N = 4096
 DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"
 
 
-def graph_of(topology):
-    """The graph of a mean of two segments in a bucket each, of which the second comes late, with a clock before it."""
-    segments = [Segment(name, N, compressors.get("linear:bits=4,bucket=512")) for name in ("first", "second")]
+def graph_of(topology, packet_mb=4 * N / 2**20):
+    """The graph of a mean of two vectors, a packet each, of which the second exists late, with a clock before it."""
+    compressor = compressors.get("linear:bits=4,bucket=512")
     channel = Channel(
         "updates",
-        segments,
+        [Vector(name, compressor, ((N,),), (i,), turn=i) for i, name in enumerate(("first", "second"))],
         error_feedback=True,
         topology=topology,
         devices=[DEVICE],
-        groups=[SocketGroup(None, [0, 1], 0)],  # nothing is sent: the graph is built, not run
+        groups=[SocketCollectives(None, [0, 1], 0)],  # nothing is sent: the graph is built, not run
         streams=[0],
-        bucket_mb=4 * N / 2**20,
+        packet_mb=packet_mb,
     )
-    assert len(channel.reductions) == 2
+    assert len(channel.packets) == (2 if packet_mb else 1)
 
     @tf.function(autograph=False)
     def mean(first, second):
         values = [tf.identity(first, name="early"), tf.identity(second, name="late")]
-        computed = clock.now(values)
+        computed = pipeline.now(values)
         return channel.mean(values, 0, CompressionOptions(channel="updates")), computed
 
     return mean.get_concrete_function(*[tf.TensorSpec([N])] * 2).graph
@@ -40,17 +39,23 @@ def graph_of(topology):
 
 def sockets_of(graph):
     """The operations of sockets, in order; a clock gives a float64."""
-    return [one for one in graph.get_operations() if one.type == "PyFunc" and one.outputs[0].dtype == tf.float32]
+    return [op for op in graph.get_operations() if op.type == "PyFunc" and op.outputs[0].dtype == tf.float32]
+
+
+def kernels_before(graph, operation):
+    """The calls of compiled functions that run before an operation, in the order of construction."""
+    before = waits_for(operation)
+    return [op for op in graph.get_operations() if "PartitionedCall" in op.type and op.name in before]
 
 
 def waits_for(operation):
     """The names of all operations that run before this one."""
     seen, todo = set(), [operation]
     while todo:
-        for one in [*[tensor.op for tensor in todo[-1].inputs], *todo.pop().control_inputs]:
-            if one.name not in seen:
-                seen.add(one.name)
-                todo.append(one)
+        for op in [*[tensor.op for tensor in todo[-1].inputs], *todo.pop().control_inputs]:
+            if op.name not in seen:
+                seen.add(op.name)
+                todo.append(op)
     return seen
 
 
@@ -68,10 +73,31 @@ def test_a_packet_leaves_before_later_values_exist(topology):
     first, second = packets[0], packets[1]
     assert "early" in waits_for(first) and "late" not in waits_for(first)
     assert {"early", "late", first.name} <= waits_for(second)
-    assert all(first.name in waits_for(one) for one in packets[1:]), "in one order on all workers"
+    assert all(first.name in waits_for(op) for op in packets[1:]), "in one order on all workers"
+
+
+@pytest.mark.parametrize("topology", ["all_gather", "two_step"])
+def test_encodings_are_chained(topology):
+    """Two at once would share the cores: the first packet would leave when the last is encoded."""
+    graph = graph_of(topology)
+    first, second = kernels_before(graph, sockets_of(graph)[1])
+    assert first.name in waits_for(second)
+    assert second.name not in waits_for(first) and "late" not in waits_for(first)
+
+
+def test_slices_of_one_packet_are_encoded_at_once(monkeypatch):
+    """On as many threads as there are: a slice that waited for another one would leave a thread idle."""
+    monkeypatch.setattr(topologies, "_SMALLEST_SLICE", 512)
+    monkeypatch.setattr(topologies.blocks, "CPU_BLOCK", 512)
+    monkeypatch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda: 4)
+    graph = graph_of("all_gather", packet_mb=0)
+    encodings = kernels_before(graph, sockets_of(graph)[0])
+    assert len(encodings) == 4
+    for op in encodings:
+        assert not {other.name for other in encodings} & waits_for(op)
 
 
 def test_what_has_arrived_is_decoded_before_the_next_packet_is_awaited():
-    *_, last = sockets_of(graph_of("all_gather"))
-    kernels = [name for name in waits_for(last) if "PartitionedCall" in name]
-    assert len(kernels) == 3, "two encodings and the first decoding"
+    graph = graph_of("all_gather")
+    *_, last = sockets_of(graph)
+    assert len(kernels_before(graph, last)) == 3, "two encodings and the first decoding"

@@ -10,9 +10,10 @@ import tensorflow as tf
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute import topologies
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.topologies.packet import Seeds
 from tests.distributed import exchange_cases, lockstep
-from tests.distributed.exchange_cases import CALLS, POISONED, SIZES, Case
+from tests.distributed.exchange_cases import CALLS, MATRICES, POISONED, Case
 
 REPLICAS = (2, 3, 4)
 # Values and residuals up to 10 and, at the owner, four times an error: float32 rounds them to 1e-6, three calls long.
@@ -20,6 +21,7 @@ TOLERANCE = 1e-5
 FOUR = ("linear:bits=4,bucket=32", "randomk:fraction=0.1", "none", "powersgd:rank=2,explore=1")
 WITHOUT = ("linear:bits=4,bucket=32", "sign:bucket=32")
 COMPILED = {
+    (Case("linear:bits=4,bucket=32", "all_gather"), 2),
     (Case("linear:bits=4,bucket=32", "two_step"), 4),
     (Case("powersgd:rank=2,explore=1", "low_rank"), 3),
 }
@@ -51,109 +53,122 @@ def by_replicas(quick):
 
 @pytest.mark.parametrize("case, replicas", by_replicas(quick))
 def test_equations(eager, case, replicas):
-    assert_follows_oracle(case, replicas, topologies.Encoder(error_feedback=True, block=None))
+    assert_follows_oracle(case, replicas)
 
 
 @pytest.mark.parametrize("case, replicas", by_replicas(lambda *case: case in COMPILED))
 def test_compiled(case, replicas):
-    assert_follows_oracle(case, replicas, topologies.Encoder(error_feedback=True, block=blocks.CPU_BLOCK))
-
-
-def test_the_mean_of_what_is_not_compressed_is_the_sum_times_the_reciprocal_to_the_bit():
-    """Compiled; of three, whose reciprocal is no float32. So is TensorFlow's: see tests/gan/test_identities.py."""
-    segments = [Segment("only", 1000, compressors.get("none"), ((1000,),))]
-    (topology,) = topologies.build("auto", segments, 3, topologies.Encoder(error_feedback=True, block=blocks.CPU_BLOCK))
-    values = np.random.default_rng(4).standard_normal([3, 1000]).astype(np.float32)
-    common = {"residuals": [tf.zeros([1000])], "states": [None], "seed": tf.zeros([2], tf.int32)}
-    common |= {"common_seed": tf.zeros([2], tf.int32)}
-    given = [topologies.Given(values=[tf.constant(v)], rank=tf.constant(i), **common) for i, v in enumerate(values)]
-    for reduced in lockstep.reduce(topology, given):
-        np.testing.assert_array_equal(reduced.means[0], (values[0] + values[1] + values[2]) * np.float32(1 / 3))
-
-
-def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
-    """All replicas and the owner draw the same tenth: the mean holds that tenth of the exact mean, and nothing less."""
-    replicas, n = 4, 1280
-    segments = [Segment("only", n, compressors.get("randomk:fraction=0.1"), ((n,),))]
-    (topology,) = topologies.build("two_step", segments, replicas, topologies.Encoder(error_feedback=True, block=None))
-    values = np.random.default_rng(5).standard_normal([replicas, n]).astype(np.float32)
-    given = [
-        topologies.Given(
-            values=[tf.constant(value)],
-            residuals=[tf.zeros([n])],
-            states=[None],
-            seed=tf.constant([rank, 3]),
-            common_seed=tf.constant([99, 3]),
-            rank=tf.constant(rank),
-        )
-        for rank, value in enumerate(values)
-    ]
-    for rank, reduced in enumerate(lockstep.reduce(topology, given)):
-        mean = reduced.means[0].numpy()
-        drawn = np.flatnonzero(mean)
-        assert len(drawn) == n // 10
-        np.testing.assert_allclose(mean[drawn], values.mean(0)[drawn], rtol=0, atol=1e-6)
-        kept = values[rank].copy()
-        kept[drawn] = 0.0
-        np.testing.assert_array_equal(reduced.residuals[0], kept)
+    assert_follows_oracle(case, replicas, block=blocks.CPU_BLOCK)
 
 
 @pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("case", [Case(spec, topology) for spec in WITHOUT for topology in ("all_gather", "two_step")])
 def test_without_feedback(eager, case, replicas):
-    assert_follows_oracle(case, replicas, topologies.Encoder(error_feedback=False, block=None))
+    assert_follows_oracle(case, replicas, error_feedback=False)
 
 
-def assert_follows_oracle(case, replicas, encoder):
+def test_the_mean_of_what_is_not_compressed_is_the_sum_times_the_reciprocal_to_the_bit():
+    """Compiled; of three, whose reciprocal is no float32. So is TensorFlow's: see tests/gan/test_identities.py."""
+    packet, (state,) = built([Vector("only", compressors.get("none"), ((1000,),), (0,))], lockstep.setting(3))
+    assert packet.name == "dense" and packet.residuals == [None]
+    values = np.random.default_rng(4).standard_normal([3, 1000]).astype(np.float32)
+    lockstep.reduce(packet, [[tf.constant(v)] for v in values], [seeds(m, 0) for m in range(3)])
+    for mean in state.mean.variables:
+        np.testing.assert_array_equal(mean, (values[0] + values[1] + values[2]) * np.float32(1 / 3))
+
+
+def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
+    """All replicas and the owner draw the same tenth: the mean holds that tenth of the exact mean, and nothing less."""
+    replicas, n = 4, 1280
+    vector = Vector("only", compressors.get("randomk:fraction=0.1"), ((n,),), (0,))
+    packet, (state,) = built([vector], lockstep.setting(replicas), "two_step")
+    values = np.random.default_rng(5).standard_normal([replicas, n]).astype(np.float32)
+    common = tf.constant([99, 3])
+    drawing = [Seeds(tf.constant([rank, 3]), common) for rank in range(replicas)]
+    outcomes = lockstep.reduce(packet, [[tf.constant(value)] for value in values], drawing)
+    for rank, outcome in enumerate(outcomes):
+        mean = state.mean.variables[rank].numpy()
+        drawn = np.flatnonzero(mean)
+        assert len(drawn) == n // 10
+        np.testing.assert_allclose(mean[drawn], values.mean(0)[drawn], rtol=0, atol=1e-6)
+        expected = values[rank].copy()
+        expected[drawn] = 0.0
+        np.testing.assert_array_equal(outcome.residuals[0], expected)
+
+
+@pytest.mark.parametrize("topology", ["all_gather", "two_step"])
+def test_replicas_round_by_numbers_of_their_own(eager, topology):
+    """Equal updates on all replicas: with one stream for all, each of them would keep the same residual."""
+    vector = Vector("only", compressors.get("linear:bits=2,bucket=32,rounding=stochastic"), ((96,),), (0,))
+    packet, _ = built([vector], lockstep.setting(3), topology)
+    update = np.random.default_rng(6).standard_normal(96).astype(np.float32)
+
+    def residuals(call):
+        outcomes = lockstep.reduce(packet, [[tf.constant(update)]] * 3, [seeds(m, call) for m in range(3)])
+        return [outcome.residuals[0].numpy().tobytes() for outcome in outcomes]
+
+    assert len({*residuals(0), *residuals(1)}) == 6, "of every replica and every call"
+    assert residuals(0) == residuals(0)
+
+
+def built(vectors, setting, kind=None):
+    """Returns the only packet of these vectors, and their states."""
+    states = [topologies.VectorState(vector, setting.devices) for vector in vectors]
+    (packet,) = topologies.build(kind, vectors, states, setting)
+    return packet, states
+
+
+def seeds(replica, call):
+    """As a channel makes them."""
+    return Seeds(tf.constant(exchange_cases.stream(replica, call)), tf.constant(exchange_cases.common_stream(call)))
+
+
+def assert_follows_oracle(case, replicas, *, error_feedback=True, block=None):
     """Compares three reductions with the oracle, as a channel would run them."""
-    expected = exchange_cases.expected(case, replicas, encoder.error_feedback)
-    names = ("first", "second")
+    expected = exchange_cases.expected(case, replicas, error_feedback)
     compressor = compressors.get(case.spec)
-    segments = [Segment(name, s.size, compressor, s.shapes) for name, s in zip(names, case.segments, strict=True)]
-    name = case.topology if case.topology in topologies.NAMES else "auto"
-    (topology,) = topologies.build(name, segments, replicas, encoder)
-    assert topology.name == case.topology
-    residuals = [[tf.zeros([size]) for size in SIZES] for _ in range(replicas)]
-    states = [None if s.initial_state() is None else tf.constant(s.initial_state()) for s in segments]
+    weights = ((0, 1), (2,))
+    vectors = [Vector(*row) for row in zip(("first", "second"), [compressor] * 2, MATRICES, weights, strict=True)]
+    kind = case.topology if case.topology in topologies.NAMES else None
+    packet, states = built(vectors, lockstep.setting(replicas, error_feedback, block), kind)
+    assert packet.name == case.topology
+    assert [part.vector for part in packet.slices] == [1, 0], "the last weights come first"
     for call in range(CALLS):
-        given = [
-            topologies.Given(
-                values=[tf.constant(v) for v in exchange_cases.given(expected.data, replica, replicas, call)],
-                residuals=residuals[replica],
-                states=states,
-                seed=tf.constant(exchange_cases.stream(replica, call)),
-                common_seed=tf.constant(exchange_cases.common_stream(call)),
-                rank=tf.constant(replica),
-            )
-            for replica in range(replicas)
-        ]
-        reduced = lockstep.reduce(topology, given)
-        assert [bool(one.finite) for one in reduced] == [call != POISONED] * replicas
+        values = [exchange_cases.inputs(expected.data, replica, replicas, call) for replica in range(replicas)]
+        updates = [[tf.constant(own[part.vector]) for part in packet.slices] for own in values]
+        outcomes = lockstep.reduce(packet, updates, [seeds(replica, call) for replica in range(replicas)])
+        assert [bool(outcome.finite) for outcome in outcomes] == [call != POISONED] * replicas
         if call == POISONED:
             continue
-        assert_equal_to(reduced, expected.calls[call])
-        residuals = [one.residuals for one in reduced]
-        states = learned(compressor, reduced, states)
-        for state, outcome in zip(states, expected.calls[call], strict=True):
-            if case.spec.startswith("adaptive"):
-                np.testing.assert_array_equal(state[: len(outcome.state[0])], outcome.state[0])
+        for replica, outcome in enumerate(outcomes):
+            packet.keep(outcome, replica)
+        learn(packet, states, outcomes)
+        for place, part in enumerate(packet.slices):
+            energies = np.stack([outcome.energies[place] for outcome in outcomes])
+            assert_equal_to(expected.calls[call][part.vector], states[part.vector], packet.residuals[place], energies)
 
 
-def assert_equal_to(reduced, outcomes):
-    for index, outcome in enumerate(outcomes):
-        means = [one.means[index].numpy() for one in reduced]
-        assert all(mean.tobytes() == means[0].tobytes() for mean in means), "all replicas receive the same bits"
-        np.testing.assert_allclose(means[0], outcome.mean, rtol=0, atol=TOLERANCE)
-        kept = np.stack([one.residuals[index] for one in reduced])
-        np.testing.assert_allclose(kept, outcome.residuals, rtol=0, atol=TOLERANCE)
-        energies = np.stack([one.statistics[index] for one in reduced])
-        np.testing.assert_allclose(energies, outcome.energies, rtol=1e-4, atol=1e-6)
+def assert_equal_to(expected, state, residual, energies):
+    """Compares one vector's mean, residuals and energies with the oracle's `Outcome`."""
+    means = [variable.numpy() for variable in state.mean.variables]
+    assert all(mean.tobytes() == means[0].tobytes() for mean in means), "all replicas receive the same bits"
+    np.testing.assert_allclose(means[0], expected.mean, rtol=0, atol=TOLERANCE)
+    if residual is None:
+        assert not expected.residuals.any()
+    else:
+        np.testing.assert_allclose(np.stack(residual.variables), expected.residuals, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(energies, expected.energies, rtol=1e-4, atol=1e-6)
+    if isinstance(expected.state, tuple):  # levels, which are exact, and a running histogram
+        levels = expected.state[0]
+        np.testing.assert_array_equal(state.learned.variables[0][: len(levels)], levels)
 
 
-def learned(compressor, reduced, states):
-    """What a channel remembers: the fit to the samples of all replicas, or what the topology returned."""
-    new = reduced[0].states
-    for index, own in enumerate(zip(*[one.samples for one in reduced], strict=True)):
-        if own[0] is not None:
-            new[index] = compressor.next_state(states[index], tf.add_n(list(own)))
-    return new
+def learn(packet, states, outcomes):
+    """As a channel: states are fitted to the histograms of all replicas, or are those that the packet returned."""
+    for place, part in enumerate(packet.slices):
+        learned, histograms = states[part.vector].learned, [outcome.histograms[place] for outcome in outcomes]
+        for replica, variable in enumerate(learned.variables if learned else []):
+            if histograms[0] is None:
+                variable.assign(outcomes[replica].states[place])
+            else:
+                variable.assign(packet.vectors[place].compressor.next_state(variable, tf.add_n(histograms)))

@@ -66,8 +66,8 @@ def test_compression_is_what_it_says(measured):
 
 def main(folder):
     from dqgan_tf import compressors
+    from dqgan_tf.distribute.layout import Vector
     from dqgan_tf.distribute.message_board import MessageBoard
-    from dqgan_tf.distribute.segment import Segment
     from dqgan_tf.distribute.strategy import CompressedStrategy
 
     strategy = CompressedStrategy()
@@ -75,7 +75,9 @@ def main(folder):
     figures = {"workers": strategy.num_workers}
     for spec in SPECS:
         name, _, topology = spec.partition("@")
-        channel = strategy.open_channel(spec, [Segment("values", VALUES, compressors.get(name))], topology=topology)
+        channel = strategy.open_channel(
+            spec, [Vector("values", compressors.get(name), ((VALUES,),), (0,))], topology=topology
+        )
         exchange = exchange_function(strategy, channel)
         exchange(1)  # traces, connects
         idle, idle_seconds = count(board, lambda: time.sleep(IDLE_SECONDS))

@@ -1,10 +1,12 @@
-"""What ends one worker ends all: the same exit code, one line each that names the cause, no traceback."""
+"""What ends one worker ends all: one line each that names the cause. Only a fault of the library shows a traceback."""
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
+from dqgan_tf.errors import EXIT_FAULT, EXIT_PEER_LOST
 from tests.distributed import cluster
 from tests.distributed.test_training import TINY, command
 
@@ -18,6 +20,24 @@ NAN_DATA = """
 from dqgan_tf import data
 build = data.build
 data.build = lambda *arguments, **named: build(*arguments, **named).map(lambda batch: batch * float("nan"))
+"""
+
+
+# The second call raises what a flat vector that is one tensor short would raise in the middle of a step.
+FAULT_IN_A_STEP = """
+from dqgan_tf.gan.model import DQGAN
+train_steps, calls = DQGAN.train_steps, []
+def faulty(self, iterator, count):
+    calls.append(count)
+    list(zip(calls, [0], strict=True))
+    return train_steps(self, iterator, count)
+DQGAN.train_steps = faulty
+"""
+FAULT_AT_START = """
+from dqgan_tf.training import job
+def faulty(config, strategy):
+    raise ValueError("injected")
+job.describe = faulty
 """
 
 
@@ -56,6 +76,44 @@ def test_other_code(tmp_path):
     both = cluster.Cluster(prepared(*arguments), tmp_path / "logs", extra=extra)
     ends_all(both, 2, "The workers disagree: code is '")
     assert not list((tmp_path / "run").iterdir())
+
+
+def shows_a_traceback(text, error, file):
+    assert f"\n{error}" in text and f'/{file}", line ' in text and "Traceback" in text
+    assert "ERROR: " not in text
+
+
+def test_a_fault_of_one_worker_at_the_start(tmp_path):
+    """The others wait for nothing: they end at once with a line that names the worker and its fault."""
+    arguments = command(tmp_path / "run", 20)[2:]
+    both = cluster.Cluster(prepared(*arguments), tmp_path / "logs", extra=[[""], [FAULT_AT_START]])
+    assert both.wait(60) == [EXIT_PEER_LOST, EXIT_FAULT], both.output()
+    lines = [line for line in both.output(0).splitlines() if line.startswith("ERROR: ")]
+    assert lines == ["ERROR: Worker 1 met a fault: ValueError: injected. Its own output has the traceback."]
+    assert "Traceback" not in both.output(0)
+    shows_a_traceback(both.output(1), "ValueError: injected", "dqgan_tf/training/run.py")
+
+
+def test_a_fault_of_one_worker_in_a_step(tmp_path):
+    arguments = command(tmp_path / "run", 1000)[2:]
+    both = cluster.Cluster(prepared(*arguments), tmp_path / "logs", extra=[[""], [FAULT_IN_A_STEP]])
+    assert both.wait(60) == [EXIT_PEER_LOST, EXIT_FAULT], both.output()
+    assert "ERROR: Worker 0 lost another worker" in both.output(0) and "Traceback" not in both.output(0)
+    shows_a_traceback(both.output(1), "ValueError: zip() argument 2 is shorter", "dqgan_tf/training/loop.py")
+
+
+def test_a_fault_behind_the_launcher(tmp_path):
+    """It starts again, as after a crash, and reports the fault's own code and the end of the traceback."""
+    worker = [sys.executable, *prepared(*command(tmp_path / "run", 20)[2:], FAULT_IN_A_STEP)]
+    code = (
+        "import pathlib, sys; from dqgan_tf.training.launcher import Launcher, LaunchConfig\n"
+        f"sys.exit(Launcher(LaunchConfig({worker!r}, 1, pathlib.Path({str(tmp_path / 'logs')!r}), 1)).run())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=cluster.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == EXIT_FAULT
+    assert "Restart 1 of 1." in done.stderr and done.stderr.count("Worker 0 exited with code 70.") == 2
+    shows_a_traceback(done.stderr, "  ValueError: zip() argument 2 is shorter", "dqgan_tf/training/loop.py")
+    assert "  Traceback (most recent call last):" in done.stderr
 
 
 @pytest.mark.slow

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dqgan_tf.evaluation import classifier_score, frechet, kernel, report
-from dqgan_tf.evaluation.features import base
+from dqgan_tf.errors import UsageError
+from dqgan_tf.evaluation import distances, report, scores
+from dqgan_tf.evaluation.features import FeatureNetwork, Features
 
 # Two features and three logits, linear in the pixels of a 2 x 2 image.
 TO_POOL = np.array([[1, 0], [0, 1], [2, 0], [0, 3]], np.float32) / 255
@@ -15,29 +16,25 @@ TO_LOGITS = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 4], [1, 1, 1]], np.float32) /
 
 def linear(images):
     flat = images.reshape(len(images), 4).astype(np.float32)
-    return base.Features(flat @ TO_POOL, flat @ TO_LOGITS)
+    return Features(flat @ TO_POOL, flat @ TO_LOGITS)
 
 
-NETWORK = base.FeatureNetwork("linear", False, 2, (2, 2), (1,), "f" * 64, linear)
+NETWORK = FeatureNetwork("linear", False, 2, (2, 2), (1,), "f" * 64, linear)
 
 
 def images(count, seed):
     return np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 1), np.uint8)
 
 
-def batches(array, *ends):
-    return iter(np.split(array, ends))
-
-
 def test_only_inception_gives_fid_is_and_kid():
     inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
-    figures = report.evaluate_images(inception, [images(20, 0)], [images(20, 1)])
+    figures = report.evaluate_images(inception, images(20, 0), images(20, 1))
     assert {"FID", "KID", "KID_std", "IS", "IS_std"} <= set(figures)
     assert not [name for name in figures if "distance" in name or "score" in name]
 
 
 def test_any_other_network_is_named_in_the_figure():
-    figures = report.evaluate_images(NETWORK, [images(20, 0)], [images(20, 1)])
+    figures = report.evaluate_images(NETWORK, images(20, 0), images(20, 1))
     assert set(figures) == {
         "frechet_distance(linear)",
         "kernel_distance(linear)",
@@ -53,60 +50,56 @@ def test_any_other_network_is_named_in_the_figure():
     assert (figures["feature_network"], figures["feature_network_sha256"]) == ("linear", "f" * 64)
 
 
-def test_figures_are_those_of_the_images():
+def test_figures_are_those_of_the_images(monkeypatch):
+    monkeypatch.setattr(report, "BATCH_SIZE", 7)
     real, fake = images(30, 2), images(24, 3)
-    figures = report.evaluate_images(NETWORK, batches(real, 7, 20), batches(fake, 23), seed=5)
+    figures = report.evaluate_images(NETWORK, real, fake, seed=5)
     pool_real, pool_fake = linear(real).pool, linear(fake).pool
-    distance = frechet.frechet_distance(
+    distance = distances.frechet_distance(
         *(pool_real.mean(0), np.cov(pool_real, rowvar=False)), *(pool_fake.mean(0), np.cov(pool_fake, rowvar=False))
     )
     assert figures["frechet_distance(linear)"] == pytest.approx(distance, rel=1e-5)
-    expected = kernel.kernel_distance(pool_real, pool_fake, subset_size=24, seed=5)
+    expected = distances.kernel_distance(pool_real, pool_fake, subset_size=24, seed=5)
     assert (figures["kernel_distance(linear)"], figures["kernel_distance_std(linear)"]) == expected
     # Scores are of the generated images.
-    expected = classifier_score.classifier_score(linear(fake).logits)
+    expected = scores.classifier_score(linear(fake).logits)
     assert (figures["classifier_score(linear)"], figures["classifier_score_std(linear)"]) == expected
     assert (figures["num_real"], figures["num_fake"], figures["kernel_subset_size"]) == (30, 24, 24)
 
 
 @pytest.mark.slow
 def test_kernel_subsets_are_no_larger_than_the_convention():
-    figures = report.evaluate_images(NETWORK, [images(1100, 4)], [images(1200, 5)])
+    figures = report.evaluate_images(NETWORK, images(1100, 4), images(1200, 5))
     assert figures["kernel_subset_size"] == 1000
 
 
 def test_a_network_without_logits_gives_no_score():
-    silent = dataclasses.replace(NETWORK, function=lambda batch: base.Features(linear(batch).pool, None))
-    figures = report.evaluate_images(silent, [images(20, 0)], [images(20, 1)])
+    silent = dataclasses.replace(NETWORK, function=lambda batch: Features(linear(batch).pool, None))
+    figures = report.evaluate_images(silent, images(20, 0), images(20, 1))
     assert not [name for name in figures if "score" in name]
     assert "frechet_distance(linear)" in figures
 
 
-def test_real_features_can_be_kept():
-    real = report.extract_features(NETWORK, [images(20, 0)])
-    fake = report.extract_features(NETWORK, [images(20, 1)])
-    figures = report.evaluate_images(NETWORK, [images(20, 0)], [images(20, 1)])
-    assert report.score_features(NETWORK, real, fake) == figures
-
-
-@pytest.mark.parametrize("real, fake", [([], [images(20, 0)]), ([images(20, 0)], [images(2, 1)])])
+@pytest.mark.parametrize("real, fake", [(images(1, 0), images(20, 0)), (images(20, 0), images(2, 1))])
 def test_too_few_images_are_refused(real, fake):
-    with pytest.raises(ValueError, match="must exceed the feature size"):
+    with pytest.raises(UsageError, match="must exceed the feature size"):
         report.evaluate_images(NETWORK, real, fake)
 
 
 @pytest.mark.parametrize(
-    "batch, message",
+    "batch, by_user, message",
     [
-        (np.zeros((3, 2, 2, 1), np.float32), "uint8.*dtype=float32"),
-        (np.zeros((2, 2, 1), np.uint8), r"shape=\(2, 2, 1\)"),
-        (np.zeros((3, 4, 4, 1), np.uint8), r"2 x 2 with 1 channels for linear. Received: shape=\(3, 4, 4, 1\)"),
-        (np.zeros((3, 2, 2, 3), np.uint8), r"shape=\(3, 2, 2, 3\)"),
+        (np.zeros((3, 2, 2, 1), np.float32), False, "uint8.*dtype=float32"),
+        (np.zeros((2, 2, 1), np.uint8), False, r"shape=\(2, 2, 1\)"),
+        (np.zeros((3, 4, 4, 1), np.uint8), True, r"2 x 2 with 1 channels for linear. Received: shape=\(3, 4, 4, 1\)"),
+        (np.zeros((3, 2, 2, 3), np.uint8), True, r"shape=\(3, 2, 2, 3\)"),
     ],
 )
-def test_images_that_do_not_fit_the_network_are_refused(batch, message):
-    with pytest.raises(ValueError, match=message):
+def test_images_that_do_not_fit_the_network_are_refused(batch, by_user, message):
+    """The user chooses weights and data set, hence sizes and channels; the type is ours."""
+    with pytest.raises(ValueError, match=message) as error:
         NETWORK(batch)
+    assert isinstance(error.value, UsageError) == by_user
 
 
 def test_points():

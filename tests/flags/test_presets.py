@@ -8,6 +8,7 @@ from absl.testing import flagsaver
 from dqgan_tf import compressors
 from dqgan_tf.config import RunConfig
 from dqgan_tf.gan import losses
+from dqgan_tf.training import command
 from flags import run
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "flags" / "experiments"
@@ -29,7 +30,7 @@ def fresh_flags():
 
 def configuration(*names):
     files = [f"--flagfile={FOLDER / name}.flags" for name in names]
-    assert run.parse(["train", *files, "--model_dir=m"]) == ["train"]
+    assert command.parse(["train", *files, "--model_dir=m"]) == ["train"]
     return run.run_config()
 
 

@@ -102,7 +102,8 @@ def deviations(model, state):
         "v": "second",
         "averaged": "averaged",
     }
-    kinds = {name.split("/")[0] for name in model.replica_state()} & set(names)
+    kinds = {name.split("/")[0] for name in model.replica_values(0)} & set(names)
+    assert "residual" in kinds or not np.any(state.residual)
     pairs = {kind: (tiny_gan.replica_state(model, kind), getattr(state, names[kind])) for kind in kinds}
     pairs["weights"] = (tiny_gan.weights(model), state.w)
     scales = {kind: expected for kind, (_, expected) in pairs.items()} | {"residual": state.update}

@@ -1,13 +1,15 @@
 """What must hold on the real system for any game: nothing is lost, the virtual iterate obeys OMD, exact stays exact."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
-from dqgan_tf.distribute.segment import Segment
-from dqgan_tf.gan.flat import flatten
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.replica_local import local_replica_index
 from tests.gan import tiny_gan
 from tests.gan.local_strategy import local_strategy
 
@@ -37,10 +39,10 @@ def evaluation_points(strategy, model):
     """Returns a function: where every replica takes its next gradient, [M, n]."""
 
     def point():
-        flat = []
-        for player, residual, rate in zip(model._players, model.channel.residuals, (0.02, 0.01), strict=True):
-            weights = player.evaluation_point([residual.local().read_value()], tf.constant(rate))
-            flat.append(flatten(weights))
+        residuals, flat = iter(model.channel.residuals(local_replica_index())), []
+        for player, rate in zip(model._players, (0.02, 0.01), strict=True):
+            own = [next(residuals) for _ in player.shapes]
+            flat += [tf.reshape(w, [-1]) for w in player.evaluation_points(own, tf.constant(rate))]
         return tf.concat(flat, 0)
 
     compiled = tf.function(lambda: strategy.run(point), autograph=False)
@@ -57,7 +59,7 @@ def test_virtual_iterate_and_telescoping(strategy, compressor):
     run = states(strategy, compressor)
     model = next(run)
     points = evaluation_points(strategy, model)
-    start, given = tiny_gan.weights(model)[0], np.zeros((tiny_gan.REPLICAS, len(RATES)))
+    start, total = tiny_gan.weights(model)[0], np.zeros((tiny_gan.REPLICAS, len(RATES)))
     for _ in range(STEPS):
         before, mean_point = virtual_iterate(model), points().mean(0)
         optimistic = RATES * tiny_gan.replica_state(model, "previous_direction").mean(0)
@@ -65,28 +67,38 @@ def test_virtual_iterate_and_telescoping(strategy, compressor):
         model = next(run)
         update = RATES * tiny_gan.replica_state(model, "previous_direction")
         np.testing.assert_allclose(virtual_iterate(model), before - update.mean(0), atol=ROUNDING)
-        given += update
+        total += update
     residual = tiny_gan.replica_state(model, "residual")
     sent = start - tiny_gan.weights(model)[0]
-    np.testing.assert_allclose(sent + residual.mean(0), given.mean(0), atol=STEPS * ROUNDING)
+    np.testing.assert_allclose(sent + residual.mean(0), total.mean(0), atol=STEPS * ROUNDING)
     assert np.max(np.abs(residual)) > 1e-2  # eta |u| is about 1e-2: a single dropped update is this large
 
 
-def mean_over_replicas(strategy, options=None):
-    """Returns a function: values [M, n] -> what every replica receives as their mean, float32 [M, n]."""
+def mean_over_replicas(strategy, options=None, shapes=((70,),)):
+    """Returns a function: values [M, n] -> what every replica receives as their mean, float32 [M, n].
+
+    The n values travel as tensors of these shapes.
+    """
 
     def replica(value):
-        return tf.distribute.get_replica_context().all_reduce("mean", [value], options=options)[0]
+        parts = tf.split(value, [math.prod(shape) for shape in shapes])
+        parts = [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+        means = tf.distribute.get_replica_context().all_reduce("mean", parts, options=options)
+        return tf.concat([tf.reshape(mean, [-1]) for mean in means], 0)
 
     reduce = tf.function(lambda value: strategy.run(replica, args=(value,)), autograph=False)
 
     def mean(values):
-        given = strategy.experimental_distribute_values_from_function(
+        rows = strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(values[context.replica_id_in_sync_group])
         )
-        return np.array([v.numpy() for v in reduce(given).values])
+        return np.array([v.numpy() for v in reduce(rows).values])
 
     return mean
+
+
+def flat(tensors):
+    return np.concatenate([np.ravel(tensor) for tensor in tensors])
 
 
 def wide_values():
@@ -96,7 +108,7 @@ def wide_values():
 
 
 def test_none_is_the_dense_all_reduce_bit_for_bit(strategy):
-    channel = strategy.open_channel("exact", [Segment("w", 70, compressors.get("none"))])
+    channel = strategy.open_channel("exact", [Vector("w", compressors.get("none"), ((70,),), (0,))])
     values = wide_values()
     dense, through = (mean_over_replicas(strategy, options)(values) for options in (None, channel.options))
     strategy.close_channel("exact")
@@ -104,11 +116,11 @@ def test_none_is_the_dense_all_reduce_bit_for_bit(strategy):
 
 
 def test_without_the_tag_a_reduction_is_exact_beside_an_open_channel(strategy):
-    channel = strategy.open_channel("lossy", [Segment("w", 70, compressors.get("sign:bucket=32"))])
+    channel = strategy.open_channel("lossy", [Vector("w", compressors.get("sign:bucket=32"), ((70,),), (0,))])
     integers = np.arange(210, dtype=np.float32).reshape(3, 70) * 3  # sums of integers are exact in any order
     received = mean_over_replicas(strategy)(integers)
     assert np.array_equal(received, np.tile(integers.mean(0), (3, 1)))
-    assert not any(np.any(v.numpy()) for v in channel.residuals[0].variables)
+    assert not any(np.any(channel.residuals(replica)[0]) for replica in range(3))
     assert not np.array_equal(mean_over_replicas(strategy, channel.options)(integers), received)
     strategy.close_channel("lossy")
 
@@ -129,16 +141,17 @@ SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_channel_loses_nothing(strategy, spec):
     """sum_t q_t + mean_m e_T = sum_t mean_m x_t, and every replica receives the same bits."""
-    segment = Segment("w", 70, compressors.get(spec), ((6, 10), (10,)))
-    channel = strategy.open_channel("kept", [segment])
+    vector = Vector("w", compressors.get(spec), ((6, 10), (10,)), (0, 1))
+    channel = strategy.open_channel("kept", [vector])
     values = np.random.default_rng(4).standard_normal((10, 3, 70)).astype(np.float32)
-    mean = mean_over_replicas(strategy, channel.options)
+    mean = mean_over_replicas(strategy, channel.options, vector.shapes)
     received = np.array([mean(x) for x in values])
-    kept = np.mean([v.numpy() for v in channel.residuals[0].variables], axis=0)
+    kept = np.mean([flat(channel.residuals(replica)) for replica in range(3)], axis=0)
     assert np.max(np.abs(kept)) > 0.05
-    learned = [v.numpy() for name, state in channel.state().items() if "learned" in name for v in state.variables]
+    learned = [v.numpy() for state in channel.learned.values() for v in state.variables]
+    assert len(learned) == (0 if vector.initial_state() is None else 3)
     assert all(np.array_equal(one, learned[0]) for one in learned)
-    assert not learned or not np.array_equal(learned[0], segment.initial_state())
+    assert not learned or not np.array_equal(learned[0], vector.initial_state())
     strategy.close_channel("kept")
     assert np.array_equal(received[:, 0], received[:, 1]) and np.array_equal(received[:, 0], received[:, 2])
     np.testing.assert_allclose(received[:, 0].sum(0) + kept, values.mean(1).sum(0), atol=1e-5)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf.config import LossConfig
+from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import losses
 
 SEED = tf.constant([3, 4])
@@ -18,13 +19,25 @@ def column(*values):
     return tf.constant(values, tf.float32)[:, None]
 
 
+def penalty_of(loss, discriminate, real=REAL, fake=FAKE):
+    """Returns the penalty, with the gradient at the real samples taken from one evaluation as `gradients.py` does."""
+    with tf.GradientTape() as input_tape:
+        input_tape.watch(real)
+        logits = discriminate(real)
+
+    def real_gradient():
+        return input_tape.gradient(logits, real)
+
+    return loss.penalty(real_gradient, discriminate, real, fake, SEED)
+
+
 def penalty_and_gradient(loss, discriminate, weight, real=REAL, fake=FAKE):
     """Returns the penalty and its gradient with respect to `weight`, through a compiled function."""
 
     @tf.function
     def compute():
         with tf.GradientTape() as tape:
-            value = loss.penalty(discriminate, real, fake, SEED)
+            value = penalty_of(loss, discriminate, real, fake)
         return value, tape.gradient(value, weight, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     return [tensor.numpy() for tensor in compute()]
@@ -91,12 +104,16 @@ class TestR1:
     def test_image_norm_runs_over_all_pixels(self):
         """D(x) = sum of the 2*3*4 pixels: ||grad||^2 = 24."""
         real = tf.zeros([5, 2, 3, 4])
-        value = losses.r1_penalty(1.0)(lambda x: tf.reduce_sum(x, axis=[1, 2, 3])[:, None], real, real, SEED)
-        assert value.numpy() == 12
+        loss = losses.get(LossConfig(r1_gamma=1.0))
+        assert penalty_of(loss, lambda x: tf.reduce_sum(x, axis=[1, 2, 3])[:, None], real, real).numpy() == 12
 
-    def test_gamma_0_costs_no_evaluation(self):
+    def test_costs_no_second_evaluation(self):
+        loss = losses.get(LossConfig(r1_gamma=2.0))
+        assert loss.penalty(lambda: REAL, None, REAL, FAKE, SEED).numpy() == pytest.approx((5 + 10 + 0.25) / 3)
+
+    def test_gamma_0_costs_no_gradient(self):
         loss = losses.get(LossConfig(r1_gamma=0.0))
-        assert loss.penalty(None, REAL, FAKE, SEED).numpy() == 0
+        assert loss.penalty(None, None, REAL, FAKE, SEED).numpy() == 0
 
 
 class TestGradientPenalty:
@@ -123,7 +140,7 @@ class TestGradientPenalty:
         """D(x) = ||x||^2 / 2 has gradient x; with fake = 0 its norm is a ||real||."""
         share = losses.interpolate(tf.ones([3, 1]), tf.zeros([3, 1]), SEED).numpy()[:, 0]
         norm = share * np.sqrt([5, 10, 0.25])
-        value = self.LOSS.penalty(lambda x: tf.reduce_sum(x * x, axis=1, keepdims=True) / 2, REAL, 0 * FAKE, SEED)
+        value = penalty_of(self.LOSS, lambda x: tf.reduce_sum(x * x, axis=1, keepdims=True) / 2, REAL, 0 * FAKE)
         assert value.numpy() == pytest.approx(10 * np.mean((norm - 1) ** 2), rel=1e-5)
 
     def test_flat_discriminator_has_a_finite_gradient(self):
@@ -135,7 +152,7 @@ class TestGradientPenalty:
     def test_does_not_reach_the_generator(self):
         offset = tf.Variable([1.0, 1.0])
         with tf.GradientTape() as tape:
-            value = self.LOSS.penalty(lambda x: tf.reduce_sum(x * x, axis=1, keepdims=True), REAL, FAKE + offset, SEED)
+            value = penalty_of(self.LOSS, lambda x: tf.reduce_sum(x * x, axis=1, keepdims=True), REAL, FAKE + offset)
         assert tape.gradient(value, offset) is None
 
 
@@ -156,7 +173,7 @@ class TestInterpolate:
 
 class TestGet:
     def test_unknown_name_lists_the_known(self):
-        with pytest.raises(ValueError, match="hinge, non_saturating, wgan_clip, wgan_gp. Received: loss='lsgan'"):
+        with pytest.raises(UsageError, match="non_saturating, wgan_gp, hinge, wgan_clip. Received: loss='lsgan'"):
             losses.get(LossConfig(loss="lsgan"))
 
     @pytest.mark.parametrize(
@@ -170,7 +187,7 @@ class TestGet:
         ],
     )
     def test_weight_out_of_range(self, loss, field, value):
-        with pytest.raises(ValueError, match=f"`{field}` must be .* Received: {field}={value}"):
+        with pytest.raises(UsageError, match=f"`{field}` must be .* Received: {field}={value}"):
             losses.get(LossConfig(**{"loss": loss, field: value}))
 
     @pytest.mark.parametrize("name", ["non_saturating", "hinge", "wgan_gp"])
@@ -181,5 +198,5 @@ class TestGet:
         with caplog.at_level("WARNING", logger="absl"):
             loss = losses.get(LossConfig(loss="wgan_clip", clip_value=0.03))
         assert loss.clip_value == 0.03
-        assert loss.penalty(None, REAL, FAKE, SEED).numpy() == 0
+        assert loss.penalty(None, None, REAL, FAKE, SEED).numpy() == 0
         assert [record for record in caplog.records if "arXiv:2510.03507" in record.getMessage()]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from dqgan_tf.config import CompressionConfig, LossConfig, NetworkConfig, OptimizerConfig
 from dqgan_tf.gan import networks, noise
 from dqgan_tf.gan.model import DQGAN
-from tests.gan import tiny_gan
+from tests.gan import model_state, tiny_gan
 from tests.gan.local_strategy import local_strategy
 
 REPLICAS, BATCH, LATENT, SHAPE, SEED, EMA_DECAY = 2, 4, 3, (28, 28, 1), 5, 0.25
@@ -50,11 +50,17 @@ def served(strategy, batches):
 
 def bits(model):
     """The bytes of all state on every replica, by name, without counters."""
-    state = {name: variable.value.values for name, variable in model.shared_state().items()}
-    for named in (model.replica_state(), model.replicated_state()):
-        state |= {name: local.variables for name, local in named.items()}
-    kept = {name: variables for name, variables in state.items() if name not in COUNTERS}
-    return {name: [v.numpy().tobytes() for v in variables] for name, variables in kept.items()}
+    return {name: row for name, row in model_state.bits(model).items() if name not in COUNTERS}
+
+
+def averages(model, replica):
+    """The averaged generator of one replica, float64 [n]."""
+    named = model_state.values(model)
+    return flat_values([row[replica] for name, row in named.items() if name.startswith("ema/generator/")])
+
+
+def flat_values(values):
+    return np.concatenate([np.ravel(value) for value in values]).astype(np.float64)
 
 
 def counter(variable):
@@ -132,8 +138,8 @@ class TestEqualReplicas:
     def test_all_that_is_saved_once_is_equal(self, strategy, model):
         model.train_steps(served(strategy, images(2)), 2)
         state = bits(model)
-        shared = [name for name in state if name in model.shared_state() or name in model.replicated_state()]
-        assert all(state[name][0] == state[name][1] for name in shared)
+        shared = model_state.shared(model) - set(COUNTERS)
+        assert shared < set(state) and all(state[name][0] == state[name][1] for name in shared)
         # Batches and latents differ between replicas, so what is each replica's own does as well.
         assert all(state[name][0] != state[name][1] for name in state if name not in shared)
 
@@ -188,20 +194,20 @@ class TestAveragedGenerator:
         """w_ema <- d w_ema + (1 - d) w_t with d = min(ema_decay, (1 + t)/(10 + t)), t counting accepted steps."""
         model.step.assign(step)
         model.skipped.assign(skipped)
-        before = [v.numpy().astype(np.float64) for v in model.replicated_state()["ema/generator"].variables]
+        before = [averages(model, replica) for replica in range(REPLICAS)]
         model.train_steps(served(strategy, images(1)), 1)
-        for replica, variable in enumerate(model.replicated_state()["ema/generator"].variables):
-            weights = [v.value.values[replica].numpy().ravel() for v in model.generator.trainable_variables]
-            expected = decay * before[replica] + (1 - decay) * np.concatenate(weights)
+        for replica in range(REPLICAS):
+            weights = flat_values([v.value.values[replica] for v in model.generator.trainable_variables])
+            expected = decay * before[replica] + (1 - decay) * weights
             # Tolerance: three float32 roundings, of values below 1.
-            np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(averages(model, replica), expected, rtol=1e-6, atol=1e-7)
 
     def test_is_what_generate_draws_from(self, model):
         latent = tf.random.stateless_normal([2, LATENT], [1, 2])
         raw = model.generator(latent, training=False).numpy()
         np.testing.assert_allclose(model.generate(latent, use_ema=False), raw, atol=1e-6)
-        kept = [variable.numpy() for variable in model.replicated_state()["ema/generator"].variables]
-        model.replicated_state()["ema/generator"].variables[0].assign(kept[0] + 0.1)
+        values = model.shared_values()
+        model.set_shared_values(values | {n: v + 0.1 for n, v in values.items() if n.startswith("ema/")})
         assert np.max(np.abs(model.generate(latent, use_ema=True) - raw)) > 1e-3
         model.reset_ema()
         np.testing.assert_allclose(model.generate(latent, use_ema=True), raw, atol=1e-6)

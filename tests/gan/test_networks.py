@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dqgan_tf.config import NetworkConfig
+from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import networks
 
 DCGAN_SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
@@ -129,23 +130,23 @@ class TestMlp:
 
 class TestErrors:
     def test_unknown_network(self):
-        with pytest.raises(ValueError, match="one of dcgan, mlp. Received: network='resnet'"):
+        with pytest.raises(UsageError, match="one of mlp, dcgan. Received: network='resnet'"):
             networks.build(NetworkConfig(network="resnet"), (32, 32, 3), 0)
 
     @pytest.mark.parametrize("shape", [(48, 48, 3), (32, 64, 3)])
     def test_dcgan_size(self, shape):
-        with pytest.raises(ValueError, match=r"images of 28, 32 or 64 pixels. Received: data_shape=\(\d+, \d+, 3\)"):
+        with pytest.raises(UsageError, match=r"images of 28, 32 or 64 pixels; .* data_shape=\(\d+, \d+, 3\)"):
             networks.build(NetworkConfig(network="dcgan"), shape, 0)
 
     def test_dcgan_of_points(self):
-        with pytest.raises(ValueError, match=r"use `mlp` for points. Received: data_shape=\(2,\)"):
+        with pytest.raises(UsageError, match=r"use `mlp` for points. Received: data_shape=\(2,\)"):
             networks.build(NetworkConfig(network="dcgan"), (2,), 0)
 
     def test_mlp_of_a_matrix(self):
-        with pytest.raises(ValueError, match=r"Received: data_shape=\(4, 4\)"):
+        with pytest.raises(UsageError, match=r"Received: data_shape=\(4, 4\)"):
             networks.build(NetworkConfig(), (4, 4), 0)
 
     @pytest.mark.parametrize("field", ["width", "latent_dim"])
     def test_size_below_one(self, field):
-        with pytest.raises(ValueError, match=f"`{field}` must be 1 or more, or None. Received: {field}=0"):
+        with pytest.raises(UsageError, match=f"`{field}` must be a whole number of at least 1. Received: {field}=0"):
             networks.build(NetworkConfig(**{field: 0}), (2,), 0)

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from dqgan_tf import compressors
 from dqgan_tf.distribute import topologies
-from dqgan_tf.distribute.segment import Segment
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.topologies.packet import Seeds
 from tests.distributed import lockstep
 from tests.oracles import dqgan_numpy as oracle
 from tests.oracles import quantizers_numpy
@@ -39,30 +40,30 @@ def vectors(sizes):
     return (rng.standard_normal((STEPS, REPLICAS, n)) + rng.standard_normal((1, REPLICAS, n))).astype(np.float32)
 
 
-def exchanged(spec, sizes, given, error_feedback=True):
+def exchanged(spec, sizes, values, error_feedback=True):
     """Yields (what every replica received, residuals), both float64 [M, n], after each of the real exchanges."""
-    segments = [Segment(f"part_{i}", size, compressors.get(spec)) for i, size in enumerate(sizes)]
-    (topology,) = topologies.build("two_step", segments, REPLICAS, topologies.Encoder(error_feedback, block=None))
-    residuals = [[tf.zeros([size]) for size in sizes]] * REPLICAS
-    for call, values in enumerate(given):
-        reduced = lockstep.reduce(
-            topology,
-            [
-                topologies.Given(
-                    values=tf.split(tf.constant(x), sizes),
-                    residuals=residuals[rank],
-                    states=[None] * len(sizes),
-                    seed=tf.constant([rank, call]),
-                    common_seed=tf.constant([-1, call]),
-                    rank=tf.constant(rank),
-                )
-                for rank, x in enumerate(values)
-            ],
-        )
-        assert all(one.finite for one in reduced)
-        residuals = [one.residuals for one in reduced]
-        received = np.array([np.concatenate(one.means) for one in reduced], np.float64)
-        yield received, np.array([np.concatenate(own) for own in residuals], np.float64)
+    vectors = [Vector(f"part_{i}", compressors.get(spec), ((size,),), (i,)) for i, size in enumerate(sizes)]
+    setting = lockstep.setting(REPLICAS, error_feedback)
+    states = [topologies.VectorState(vector, setting.devices) for vector in vectors]
+    (packet,) = topologies.build("two_step", vectors, states, setting)
+    residuals = dict(zip([part.vector for part in packet.slices], packet.residuals, strict=True))
+    for call, rows in enumerate(values):
+        parts = [tf.split(tf.constant(row), sizes) for row in rows]
+        updates = [[own[part.vector] for part in packet.slices] for own in parts]
+        seeds = [Seeds(tf.constant([rank, call]), tf.constant([-1, call])) for rank in range(REPLICAS)]
+        outcomes = lockstep.reduce(packet, updates, seeds)
+        assert all(outcome.finite for outcome in outcomes)
+        for rank, outcome in enumerate(outcomes):
+            packet.keep(outcome, rank)
+        yield by_replica([state.mean for state in states]), by_replica([residuals[i] for i in range(len(sizes))])
+
+
+def by_replica(variables):
+    """float64 [M, n] of one variable per vector; zeros where nothing is kept."""
+    if variables[0] is None:
+        return np.zeros((REPLICAS, 1))
+    rows = zip(*[variable.variables for variable in variables], strict=True)
+    return np.array([np.concatenate([part.numpy() for part in row]) for row in rows], np.float64)
 
 
 QUICK = ("sign:bucket=32", "linear:bits=2,bucket=32")
@@ -72,7 +73,7 @@ SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for 
 @pytest.mark.parametrize("error_feedback", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", SPECS)
 def test_follows_the_oracle(spec, error_feedback):
-    sizes, given = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
+    sizes, values = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
     parts = oracle.players(("part_0", 96), ("part_1", 192))
     buckets = oracle.dealt(parts, 32, REPLICAS) if "bucket" in spec else oracle.shards(parts, REPLICAS)
     settings = oracle.Settings(
@@ -82,20 +83,21 @@ def test_follows_the_oracle(spec, error_feedback):
         error_feedback=error_feedback,
         two_step=True,
     )
-    expected = oracle.run(lambda w, step, worker: given[step - 1, worker], np.zeros(288), REPLICAS, settings, STEPS)
-    run = exchanged(spec, sizes, given, error_feedback)
+    expected = oracle.run(lambda w, step, worker: values[step - 1, worker], np.zeros(288), REPLICAS, settings, STEPS)
+    run = exchanged(spec, sizes, values, error_feedback)
     for (received, residual), state in zip(run, expected, strict=True):
         assert np.all(received == received[0])
         np.testing.assert_allclose(received[0], state.q, atol=TOLERANCE)
-        np.testing.assert_allclose(residual, state.residual, atol=TOLERANCE)
+        np.testing.assert_allclose(residual, state.residual if error_feedback else 0.0, atol=TOLERANCE)
+        assert error_feedback or not np.any(state.residual)
 
 
 @pytest.mark.parametrize("spec", [pytest.param(s, marks=[pytest.mark.slow] * (s[:4] != "sign")) for s in QUANTIZERS])
 def test_nothing_is_lost_when_shards_are_padded(spec):
     # sum_t q_t + mean_m e_T = sum_t mean_m x_t; 70 and 38 values in shards of 32: the last are padding, in part or all.
-    given = vectors((70, 38))
-    received, residuals = map(np.array, zip(*exchanged(spec, (70, 38), given), strict=True))
+    values = vectors((70, 38))
+    received, residuals = map(np.array, zip(*exchanged(spec, (70, 38), values), strict=True))
     assert np.all(received == received[:, :1])
     kept = residuals[-1].mean(0)
-    np.testing.assert_allclose(received[:, 0].sum(0) + kept, given.mean(1).sum(0), atol=TOLERANCE)
+    np.testing.assert_allclose(received[:, 0].sum(0) + kept, values.mean(1).sum(0), atol=TOLERANCE)
     assert np.max(np.abs(residuals[-1])) > 0.1

@@ -43,9 +43,12 @@ def weights(model):
 
 
 def replica_state(model, kind):
-    """The state `kind` of both players on every replica."""
-    parts = [model.replica_state()[f"{kind}/{name}"].variables for name, _ in SIZES]
-    return np.array([np.concatenate([v.numpy() for v in replica]) for replica in zip(*parts, strict=True)], np.float64)
+    """The state `kind` of all weights on every replica, generator first."""
+    rows = []
+    for replica in range(len(model.channel.calls.variables)):
+        named = model.replica_values(replica)
+        rows.append(np.concatenate([np.ravel(value) for name, value in named.items() if name.startswith(f"{kind}/")]))
+    return np.array(rows, np.float64)
 
 
 def _dense(units, activation=None):

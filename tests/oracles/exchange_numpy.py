@@ -1,7 +1,7 @@
 """One compressed exchange of M workers in numpy float32, from the equations of the topologies and their streams.
 
-`Worker`s hold one residual for each segment; `Exchange.call` is one reduction of all segments, `Outcome` what it gives.
-A segment is (spec, shapes of its tensors). Seeds are pairs of integers, taken modulo 2^32.
+`exchange` is one reduction of one vector, with one residual per worker; `Outcome` is its result. Seeds are pairs of
+integers, taken modulo 2^32.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ MEMORY = 0.9  # share of a running histogram that one call keeps
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class Vector:
     """spec: complete text of the compressor. shapes: of the tensors that the flat vector consists of."""
 
     spec: str
@@ -29,7 +29,7 @@ class Segment:
 
 @dataclasses.dataclass
 class Outcome:
-    """Of one segment. mean [n]; residuals and decoded [M, n]; state: learned, or None; margin: see `codecs_numpy`.
+    """Of one vector. mean [n]; residuals and decoded [M, n]; state: learned, or None; margin: see `codecs_numpy`.
 
     energies [M, 3]: squared norms of p, of the residual before and of the error, padding of shards included.
     """
@@ -41,8 +41,8 @@ class Outcome:
     margin: float
 
 
-def exchange(segment, index, topology, updates, residuals, state, seeds, common_seed, error_feedback=True) -> Outcome:
-    """One reduction of the segment number `index`.
+def exchange(vector, index, topology, updates, residuals, state, seeds, common_seed, error_feedback=True) -> Outcome:
+    """One reduction of the vector number `index`.
 
     Args:
       topology: `dense`, `all_gather`, `two_step` or `low_rank`.
@@ -57,24 +57,24 @@ def exchange(segment, index, topology, updates, residuals, state, seeds, common_
         return _dense(updates, residuals)
     common_seed = common_seed[0], common_seed[1] + index
     if topology == "low_rank":
-        mean, kept, errors, state, margin = _low_rank(segment, p, state, common_seed)
+        mean, kept, errors, state, margin = _low_rank(vector, p, state, common_seed)
     else:
         reduce = {"all_gather": _all_gather, "two_step": _two_step}[topology]
-        draws_in_common = codecs_numpy.parse(segment.spec).name == "randomk"
-        mean, kept, errors, margin = reduce(segment, p, (common_seed,) if draws_in_common else state, seeds)
+        draws_in_common = codecs_numpy.parse(vector.spec).name == "randomk"
+        mean, kept, errors, margin = reduce(vector, p, (common_seed,) if draws_in_common else state, seeds)
     before = residuals if error_feedback else np.zeros_like(residuals)
     energies = [[_energy(one) for one in row] for row in zip(p, before, errors, strict=True)]
     if state is not None and topology != "low_rank":
-        state, learning = _learn(segment, p, state)
+        state, learning = _learn(vector, p, state)
         margin = min(margin, learning)
     return Outcome(mean, kept if error_feedback else residuals, np.array(energies), state, margin)
 
 
-def start(segment):
+def start(vector):
     """The state before the first call: queries, or (levels, running histogram), or None."""
-    one = codecs_numpy.parse(segment.spec)
+    one = codecs_numpy.parse(vector.spec)
     if one.name == "powersgd":
-        widest = [_matrix(shape)[1] for shape in segment.shapes if _is_sent_as_matrix(one, shape)]
+        widest = [_matrix(shape)[1] for shape in vector.shapes if _is_sent_as_matrix(one, shape)]
         return np.random.default_rng(190513727).standard_normal(one.number("rank") * sum(widest), np.float32)
     if one.name == "adaptive":
         count = 2 ** (one.number("bits") - 1)
@@ -90,29 +90,29 @@ def _dense(updates, residuals):
     return Outcome(mean, residuals, energies, None, np.inf)
 
 
-def _all_gather(segment, p, state, seeds):
-    decoded, margins = _quantize_rows(segment.spec, p, seeds, state)
+def _all_gather(vector, p, state, seeds):
+    decoded, margins = _quantize_rows(vector.spec, p, seeds, state)
     return _mean(decoded), p - decoded, p - decoded, min(margins)
 
 
-def _two_step(segment, p, state, seeds):
+def _two_step(vector, p, state, seeds):
     """Shard by shard, then the owner's encoding of the average, whose error the owner keeps M times."""
     workers, n = p.shape
-    positions = shards(segment.spec, n, workers)
+    positions = shards(vector.spec, n, workers)
     padded = np.pad(p, ((0, 0), (0, positions.size - n)))
-    if _is_dealt(segment.spec, positions.shape[1]):
-        decoded, margins = _quantize_rows(segment.spec, padded, seeds, state)
+    if _is_dealt(vector.spec, positions.shape[1]):
+        decoded, margins = _quantize_rows(vector.spec, padded, seeds, state)
     else:
         decoded, margins = np.zeros_like(padded), []
         for k, places in enumerate(positions):
             streams = [(a + k * SHARD_STREAM % 2**31, b) for a, b in seeds]
-            decoded[:, places], more = _quantize_rows(segment.spec, padded[:, places], streams, state)
+            decoded[:, places], more = _quantize_rows(vector.spec, padded[:, places], streams, state)
             margins += more
     errors, mean = padded - decoded, _mean(decoded)
     kept = errors.copy()
     mean[n:] = 0.0
     for owner, places in enumerate(positions):
-        again, margin = _quantize(segment.spec, mean[places], (seeds[owner][0] + OWNER_STREAM, seeds[owner][1]), state)
+        again, margin = _quantize(vector.spec, mean[places], (seeds[owner][0] + OWNER_STREAM, seeds[owner][1]), state)
         kept[owner, places] += np.float32(workers) * (mean[places] - again)
         mean[places] = again
         margins.append(margin)
@@ -140,17 +140,17 @@ def _is_dealt(spec, size):
     return one.name not in ("none", "topk", "blocktopk", "randomk") and size % one.bucket == 0
 
 
-def _low_rank(segment, p, state, seed):
+def _low_rank(vector, p, state, seed):
     """Every matrix by `powersgd_numpy.step`, everything else exactly."""
-    one = codecs_numpy.parse(segment.spec)
+    one = codecs_numpy.parse(vector.spec)
     rank, explore = one.number("rank"), one.number("explore")
-    matrices = [_matrix(shape) for shape in segment.shapes if _is_sent_as_matrix(one, shape)]
+    matrices = [_matrix(shape) for shape in vector.shapes if _is_sent_as_matrix(one, shape)]
     top = max([rows for rows, _, _ in matrices], default=0)
     columns = rank + 2 * explore
     draws = hash_numpy.gaussian(len(matrices) * top, columns, seed).reshape(len(matrices), top, columns)
     decoded, mean, queries = p.astype(np.float64), p.astype(np.float64).mean(0), []
     at = used = count = 0
-    for shape in segment.shapes:
+    for shape in vector.shapes:
         places, at = slice(at, at + math.prod(shape)), at + math.prod(shape)
         if not _is_sent_as_matrix(one, shape):
             continue
@@ -182,9 +182,9 @@ def _oriented(flat, rows, cols, transposed):
     return flat.reshape(cols, rows).T if transposed else flat.reshape(rows, cols)
 
 
-def _learn(segment, p, state):
+def _learn(vector, p, state):
     """The running histogram of all workers and the levels fitted to it. Returns (state, margin)."""
-    one, (levels, running) = codecs_numpy.parse(segment.spec), state
+    one, (levels, running) = codecs_numpy.parse(vector.spec), state
     counted = [adaptive_numpy.histogram(x, one.number("bucket")) for x in p]
     running = MEMORY * running + sum(counts for counts, _ in counted)
     levels, rounding = adaptive_numpy.companded(running, len(levels))

@@ -1,13 +1,16 @@
-"""By hand: what stands in the file after a write, a crash and a resume."""
+"""By hand: what a file holds after a write, a crash and a resume; a failure at any point leaves the old file whole."""
 
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
-from dqgan_tf.telemetry.json_lines import JsonLinesWriter
+from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
 
 
 @pytest.fixture
@@ -89,10 +92,56 @@ def test_damage_in_the_middle_is_named_and_nothing_is_lost(path):
     path.parent.mkdir()
     text = '{"step": 1}\nnonsense\n{"step": 2}\n'
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"Line 2 of .*metrics\.jsonl"):
+    with pytest.raises(UsageError, match=r"Line 2 of .*metrics\.jsonl"):
         JsonLinesWriter(path, resume_step=2)
     assert path.read_text() == text
 
 
 def test_no_file_has_no_entries(path):
     assert json_lines.read(path) == []
+
+
+def test_new_file_in_a_new_folder(tmp_path):
+    write_atomically(tmp_path / "a" / "b.txt", "é\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"\xc3\xa9\n"
+    assert os.listdir(tmp_path / "a") == ["b.txt"]
+
+
+def test_the_old_file_is_replaced_and_keeps_its_mode(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"a longer old text")
+    path.chmod(0o640)
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_new_file_is_readable_by_others(tmp_path):
+    write_atomically(tmp_path / "file", b"")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk", "interrupt"])
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, where, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, where, fail)
+        with pytest.raises(type(error)):
+            write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (calls.append(name), real(*a)))
+    write_atomically(tmp_path / "file", b"new")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder that holds the name

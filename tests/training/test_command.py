@@ -1,97 +1,181 @@
-"""How a binary ends: exit code, one line, and a traceback for the program's own faults alone."""
+"""System: how a binary ends: exit code, one line, and a traceback for faults of the program alone."""
 
-import io
+import functools
+import os
+import pathlib
+import re
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
 import tensorflow as tf
 from absl import flags as absl_flags
-from absl.testing import flagsaver
 
-from dqgan_tf.training import command, command_line, errors
-from dqgan_tf.training.stop_signal import StopSignal
+from dqgan_tf import errors
+from dqgan_tf.training import command
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = """
+import signal, sys, time
+from dqgan_tf import errors
+from dqgan_tf.training import command
 
-@pytest.fixture
-def end(monkeypatch):
-    """Returns a function that ends with an error and returns the exit code."""
+def main(arguments):
+    print("started", flush=True)
+    {body}
 
-    def leave(code):
-        raise SystemExit(code)
-
-    def ended(error):
-        with pytest.raises(SystemExit) as caught, flagsaver.as_parsed(), command.errors_in_one_line():
-            raise error
-        return caught.value.code
-
-    monkeypatch.setattr(command.os, "_exit", leave)
-    return ended
+command.run(main, has_dashes=True, exits_at_once={at_once})
+"""
 
 
+def start(body, at_once=False, arguments=()):
+    program = PROGRAM.format(body=body, at_once=at_once)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell starts its background jobs, these tests among them, with SIGINT ignored, and children inherit that.
+    restore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT, preexec_fn=restore, **pipes)
+
+
+def ended(*arguments, **named):
+    """(exit code, stdout, stderr) of a binary with this body of `main`."""
+    process = start(*arguments, **named)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize(
+    ("body", "code"), [("pass", 0), ("return 0", 0), ("return 143", 143), ("sys.exit(5)", 5)], ids=str
+)
+def test_what_main_returns_is_the_exit_code(body, code, at_once):
+    assert ended(body, at_once) == (code, "started\n", "")
+
+
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (errors.UsageError("mend\n  it"), 2, "mend it"),
-        (errors.CheckpointError("damaged"), 2, "damaged"),
-        (ValueError("out of range"), 2, "out of range"),
-        (errors.TrainingError("diverged"), 3, "diverged"),
-        (OSError(28, "No space left on device"), 3, "[Errno 28] No space left on device"),
-        (tf.errors.ResourceExhaustedError(None, None, "{{node x}} events; No space\nmore"), 3, "events; No space"),
-        (errors.PeerLostError("worker 1"), 4, "worker 1"),
-        (KeyboardInterrupt(), 130, "Interrupted by signal 2."),
-        (KeyboardInterrupt(signal.SIGTERM), 143, "Interrupted by signal 15."),
+        ("errors.UsageError('mend\\n  it')", 2, "mend it"),
+        ("errors.CheckpointError('damaged')", 2, "damaged"),
+        ("errors.TrainingError('diverged')", 3, "diverged"),
+        ("OSError(28, 'No space left on device')", 3, "[Errno 28] No space left on device"),
+        ("errors.PeerLostError('worker 1')", 4, "worker 1"),
+        ("KeyboardInterrupt()", 130, "Interrupted by signal 2."),
+        ("KeyboardInterrupt(signal.SIGTERM)", 143, "Interrupted by signal 15."),
     ],
 )
-def test_one_line_and_a_code(end, capsys, error, code, line):
-    assert end(error) == code
-    assert capsys.readouterr() == ("", f"ERROR: {line}\n")
+def test_one_line_and_a_code(error, code, line, at_once):
+    assert ended(f"raise {error}", at_once) == (code, "started\n", f"ERROR: {line}\n")
 
 
-@pytest.mark.parametrize("error", [tf.errors.InternalError(None, None, "XLA"), TypeError("ours"), AssertionError()])
-def test_a_fault_of_the_program_shows_its_traceback(end, capsys, error):
-    assert end(error) == 1
-    text = capsys.readouterr().err
-    assert text.startswith("Traceback") and type(error).__name__ in text and "ERROR: " not in text
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise ValueError('ours')", "ValueError: ours"),
+        ("list(zip([1], [1, 2], strict=True))", "ValueError: zip() argument 2 is longer than argument 1"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("assert arguments == 5", "AssertionError"),
+    ],
+)
+def test_a_fault_shows_its_traceback_and_has_its_own_code(body, error, at_once):
+    code, out, err = ended(body, at_once)
+    assert (code, out) == (errors.EXIT_FAULT, "started\n") == (70, "started\n")
+    assert err.startswith("Traceback") and err.endswith(f"{error}\n") and "ERROR: " not in err
+    assert re.search(r'File "<string>", line 8, in main', err)
 
 
-def test_a_log_on_a_full_disk_changes_no_code(end, monkeypatch):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(28, "No space left on device")
+def test_errors_of_tensorflow(monkeypatch, capsys):
+    """Only a full disk, which TensorFlow's file system reports by an error of its own, ends in one line."""
 
-    monkeypatch.setattr(sys, "stderr", Full())
-    assert end(errors.TrainingError("full")) == 3
+    def code(error):
+        def main(arguments):
+            raise error
 
+        return command._exit_code(main, [])
 
-def test_a_second_signal_interrupts_and_says_which():
-    with StopSignal() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.received == signal.SIGTERM
-        with pytest.raises(KeyboardInterrupt) as caught:
-            signal.raise_signal(signal.SIGINT)
-    assert caught.value.args == (signal.SIGINT,)
-
-
-@pytest.fixture
-def own_flags(monkeypatch):
-    """A binary's flags alone: those of others that this process has imported would want values too."""
-    values = absl_flags.FlagValues()
-    absl_flags.DEFINE_integer("verbosity", 0, "", flag_values=values)
-    monkeypatch.setattr(absl_flags, "FLAGS", values)
+    assert code(tf.errors.ResourceExhaustedError(None, None, "{{node x}} events; No space\nmore")) == 3
+    assert capsys.readouterr() == ("", "ERROR: events; No space\n")
+    assert code(tf.errors.InvalidArgumentError(None, None, "Incompatible shapes: [2] vs. [3]")) == 70
+    assert "in main" in (text := capsys.readouterr().err) and "Incompatible shapes" in text and "ERROR: " not in text
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    assert code(ValueError("no TensorFlow here")) == 70
 
 
-@pytest.mark.usefixtures("own_flags")
+@pytest.mark.parametrize("at_once", [False, True])
+def test_output_that_cannot_be_written_changes_no_code(at_once):
+    program = PROGRAM.format(body="raise errors.TrainingError('full')", at_once=at_once)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == 3
+
+
+def test_leaving_at_once_skips_the_teardown():
+    body = "import atexit; atexit.register(print, 'teardown')"
+    assert ended(body, at_once=False)[1] == "started\nteardown\n"
+    assert ended(body, at_once=True)[1] == "started\n"
+
+
+def test_ctrl_c():
+    process = start("time.sleep(60)")
+    assert process.stdout.readline() == "started\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "ERROR: Interrupted by signal 2.\n"
+    assert process.returncode == 130
+
+
 def test_what_stands_behind_dashes_is_not_parsed():
-    rest = command_line.parse_before_dashes(["launch", "--verbosity=-1", "--", "--unknown", "--", "x"])
-    assert rest == ["launch", "--unknown", "--", "x"]
+    code, out, _ = ended("print(arguments[1:])", arguments=["--verbosity=-1", "--", "--unknown", "--", "x"])
+    assert (code, out) == (0, "started\n['--unknown', '--', 'x']\n")
 
 
 @pytest.mark.parametrize("arguments", [["--unknown"], ["--verbosity=x"], ["stray"], ["stray", "--", "x"]])
-@pytest.mark.usefixtures("own_flags")
-def test_what_stands_before_them_is(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        command_line.parse_before_dashes(["launch", *arguments])
-    assert caught.value.code == 2
-    text = capsys.readouterr().err
-    assert text.startswith("ERROR: ") and text.count("\n") == 1
+def test_a_wrong_command_line(arguments):
+    code, out, err = ended("pass", arguments=arguments)
+    assert (code, out) == (2, "") and err.startswith("ERROR: ") and err.count("\n") == 1
+
+
+def test_tensorflow_is_silent_unless_told_otherwise():
+    body = "import os; from absl import logging; print(os.environ['TF_CPP_MIN_LOG_LEVEL'], logging.get_verbosity())"
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    command_line = [sys.executable, "-c", PROGRAM.format(body=body, at_once=False)]
+    for arguments, printed in [([], "2 -1"), (["--verbosity=1"], "2 1")]:
+        done = subprocess.run([*command_line, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.stdout == f"started\n{printed}\n"
+
+
+class TestPaths:
+    @pytest.fixture
+    def values(self, monkeypatch):
+        """Flags of their own: those of other binaries that this process has imported would want values too."""
+        monkeypatch.setenv("HOME", "/home/somebody")
+        values = absl_flags.FlagValues()
+        command.define_path("folder", "A folder.", flag_values=values)
+        command.define_path("cache", "A folder.", default="~/.cache", flag_values=values)
+        return values
+
+    @pytest.mark.parametrize(
+        ("argument", "path"),
+        [
+            ("~/runs/x", "/home/somebody/runs/x"),
+            ("~", "/home/somebody"),
+            ("~root/x", os.path.expanduser("~root/x")),
+            ("runs/~x", "runs/~x"),
+            ("./~x", "./~x"),
+            ("gs://bucket/~", "gs://bucket/~"),
+        ],
+    )
+    def test_a_tilde_is_the_home_folder(self, values, argument, path):
+        values(["binary", f"--folder={argument}"])
+        assert (values.folder, values.cache) == (path, "/home/somebody/.cache")
+
+    def test_a_tilde_of_nobody_is_refused(self, values):
+        with pytest.raises(absl_flags.Error, match="~nobody_of_that_name: there is no such user; .*write ./~nobody_of"):
+            values(["binary", "--folder=~nobody_of_that_name"])
+
+    def test_none_stays(self, values):
+        values(["binary"])
+        assert values.folder is None

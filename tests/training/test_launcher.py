@@ -6,8 +6,8 @@ import pathlib
 import time
 
 import pytest
-from absl import flags
 
+from dqgan_tf.errors import UsageError
 from dqgan_tf.training import launcher
 from tests.training.launched import SOON, assert_none_running
 
@@ -165,9 +165,8 @@ def test_free_ports_differ():
         (["--model_dir=a"], "a"),
         (["-model_dir", "a", "--steps=1"], "a"),
         (["--model_dir=a", "--model_dir=b"], "b"),
-        (["--steps=1"], None),
-        (["model_dir=a"], None),
         (["--width", "16", "--model_dir", "a"], "a"),
+        (["--model_dir=~/a"], "/home/somebody/a"),
         (["--flagfile={file}"], "of the file"),
         (["--flagfile", "{file}", "--steps=1"], "of the file"),
         (["--flagfile={outer}"], "of the file"),
@@ -175,16 +174,32 @@ def test_free_ports_differ():
         (["--model_dir=a", "--flagfile={file}"], "of the file"),
     ],
 )
-def test_model_dir_of(arguments, expected, tmp_path):
+def test_logs_lie_in_the_model_dir(arguments, expected, tmp_path, monkeypatch):
     """As absl reads them: the last one counts, a flagfile stands for its lines, flagfiles may name others."""
+    monkeypatch.setenv("HOME", "/home/somebody")
     file, outer = tmp_path / "file", tmp_path / "outer"
     file.write_text("# comment\n--steps=3\n--model_dir=of the file\n")
     outer.write_text(f"--flagfile={file}\n")
     arguments = [argument.format(file=file, outer=outer) for argument in arguments]
-    assert launcher.model_dir_of(arguments) == expected
+    assert launcher.log_dir_of(arguments) == pathlib.Path(expected) / "logs"
 
 
-@pytest.mark.parametrize("arguments", [["--model_dir"], ["--flagfile=/nowhere"]])
-def test_model_dir_that_cannot_be_read(arguments):
-    with pytest.raises(flags.Error):
-        launcher.model_dir_of(arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps=1"], "Give --model_dir=DIR behind --, or --log_dir=DIR before it"),
+        (["model_dir=a"], "Give --model_dir=DIR behind --"),
+        (["--model_dir"], "model_dir"),
+        (["--flagfile=/nowhere"], "/nowhere"),
+    ],
+)
+def test_workers_without_a_model_dir_that_can_be_read(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        launcher.log_dir_of(arguments)
+
+
+def test_logs_that_have_no_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = launcher.LaunchConfig(("true",), 1, tmp_path / "file" / "logs")
+    with pytest.raises(UsageError, match="--log_dir=.*file/logs cannot be made: Not a directory"):
+        launcher.Launcher(config)._run_once(0)

@@ -1,5 +1,6 @@
 """The training loop on stand-ins for model and job: when it looks, saves, stops and gives up."""
 
+import signal
 import types
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 
 from dqgan_tf.config import RunConfig, TrainConfig
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.errors import TrainingError
 from dqgan_tf.training import loop
-from dqgan_tf.training.errors import TrainingError
 
 
 class Model:
@@ -180,7 +181,7 @@ class TestSharedFiles:
         assert result == 15 and seen.saved == [10]
 
 
-class TestNextLook:
+class TestNextStop:
     def test_ends_at_every_multiple_and_never_beyond(self):
         """For any periods: forward, at most `steps_per_call`, and no multiple of a period is jumped over."""
         random = np.random.default_rng(0)
@@ -195,7 +196,7 @@ class TestNextLook:
                 weight_check_every=weights,
             )
             step = int(random.integers(0, config.steps))
-            end = loop.next_look(step, config)
+            end = loop.next_stop(step, config)
             assert step < end <= min(step + config.steps_per_call, config.steps)
             passed = range(step + 1, end)
             assert not [t for t in passed for p in (log, sample, check, weights) if loop.due(t, p)]
@@ -254,9 +255,18 @@ class TestStepClock:
         with clock.measure(1):
             now[0] += 0.5
         for value in values:
-            clock.keep({"milliseconds/encode": value, "generator_loss": 3.0})
+            clock.add_phases({"milliseconds/encode": value, "generator_loss": 3.0})
         assert clock.figures() == {
             "milliseconds_per_step": 500.0,
             "steps_per_second": 2.0,
             "milliseconds_encode": expected,
         }
+
+
+def test_a_second_signal_interrupts_and_says_which():
+    with loop.StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt) as caught:
+            signal.raise_signal(signal.SIGINT)
+    assert caught.value.args == (signal.SIGINT,)

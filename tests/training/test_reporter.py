@@ -1,11 +1,14 @@
-"""The chief's files on a disk that takes no more: nothing is raised, the reason is kept for the other workers."""
+"""The chief's files: on a full disk nothing is raised and `failure` says why; a picture that fails ends nothing."""
 
+import pathlib
+import re
 import resource
 import signal
 import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig, RunConfig
@@ -45,7 +48,7 @@ class Model:
         return np.ones((500, 2), np.float32) * latent[:1]
 
 
-def reporter(folder, is_chief=True):
+def make_reporter(folder, is_chief=True):
     spec = data.describe(DataConfig("gaussian_ring"))
     strategy = types.SimpleNamespace(is_chief=is_chief)
     job = types.SimpleNamespace(config=RunConfig(str(folder)), strategy=strategy, data_spec=spec, model=Model())
@@ -63,47 +66,99 @@ def full(monkeypatch):
 
 
 WRITES = {
-    "metrics": lambda told: told.log(10, FIGURES),
-    "pictures": lambda told: told.sample(10),
-    "summary": lambda told: told.finish(10, SUMMARY),
+    "metrics": lambda reporter: reporter.log(10, FIGURES),
+    "pictures": lambda reporter: reporter.sample(10),
+    "summary": lambda reporter: reporter.finish(10, SUMMARY),
 }
 
 
-@pytest.mark.parametrize("name", WRITES)
-def test_what_cannot_be_written_is_remembered(full, tmp_path, name):
-    told = reporter(tmp_path)
-    assert told.failure == ""
+@pytest.mark.parametrize("name", ["metrics", "summary"])
+def test_what_cannot_be_written_is_recorded(full, tmp_path, name):
+    reporter = make_reporter(tmp_path)
+    assert reporter.failure == ""
     full(100)
-    WRITES[name](told)
-    assert "File too large" in told.failure
-    told.close()
+    WRITES[name](reporter)
+    assert "File too large" in reporter.failure
+    reporter.close()
 
 
 def test_the_first_reason_stays(full, tmp_path):
-    told = reporter(tmp_path)
-    told.failure = "of before"
+    reporter = make_reporter(tmp_path)
+    reporter.failure = "of before"
     full(100)
-    told.sample(10)
-    assert told.failure == "of before"
-    assert not list((tmp_path / "samples").iterdir())
+    reporter.log(10, FIGURES)
+    assert reporter.failure == "of before"
+
+
+def test_a_picture_that_cannot_be_written_is_reported_once(full, tmp_path, capsys):
+    reporter = make_reporter(tmp_path)
+    full(100)
+    reporter.sample(10)
+    reporter.sample(20)
+    full(resource.RLIM_INFINITY)
+    reporter.sample(30)
+    error = capsys.readouterr().err
+    assert error == "The run goes on without the pictures of step 10: [Errno 27] File too large\n"
+    assert reporter.failure == ""
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000030.png", "ema_00000030.png"}
+
+
+def test_a_picture_that_cannot_be_drawn_is_reported_once_with_its_place(tmp_path, capsys):
+    reporter = make_reporter(tmp_path)
+    reporter._job.data_spec = data.DataSpec("volumes", (4, 4, 4, 1), 10, "volumes")
+    reporter.sample(10)
+    reporter.sample(20)
+    reporter.log(20, FIGURES)
+    error = capsys.readouterr().err
+    assert error.count("ValueError: `images` must have shape") == error.count("Traceback") == 1
+    assert "pictures.py" in error and "step 20/" in error
+    assert reporter.failure == ""
 
 
 def test_all_is_well(tmp_path, capsys):
-    told = reporter(tmp_path)
+    reporter = make_reporter(tmp_path)
     for write in WRITES.values():
-        write(told)
-    told.close()
-    assert told.failure == ""
+        write(reporter)
+    reporter.close()
+    assert reporter.failure == ""
     entries = json_lines.read(tmp_path / "metrics.jsonl")
     assert [entry["step"] for entry in entries] == [10, 10]
-    assert entries[1] == {"step": 10, "modes": 8, "high_quality_fraction": 0.9}
+    assert entries[1] == {"step": 10, "modes": 8, "num_modes": 8, "high_quality_fraction": 0.9}
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {"raw_00000010.png", "ema_00000010.png"}
     assert "8 of 8" in capsys.readouterr().out
 
 
+def test_a_run_on_images_has_no_evaluation(tmp_path):
+    reporter = make_reporter(tmp_path)
+    reporter.finish(
+        10, {name: value for name, value in SUMMARY.items() if "modes" not in name and "quality" not in name}
+    )
+    reporter.close()
+    assert json_lines.read(tmp_path / "metrics.jsonl") == []
+
+
+def test_the_documents_name_every_figure_and_its_place_in_tensorboard(tmp_path, two):
+    """docs/operations.md against the figures of a real model, as the loop completes them."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    table = text.partition("| name | TensorBoard | unit | meaning |")[2].partition("\n\n")[0]
+    documented = {}
+    for row in table.splitlines()[2:]:
+        names, prefix = row.split("|")[1:3]
+        for name in re.findall("`(.*?)`", names):
+            for player in ("generator", "discriminator") if "{p}" in name else ("",):
+                documented[name.format(p=player)] = prefix.strip(" `") + name.format(p=player)
+    reporter = make_reporter(tmp_path)
+    reporter.log(10, two[1].drain_metrics() | {"skipped": 0, "sent_bytes_per_step": 1.0})
+    reporter.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    tags = [v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) if e.step == 10 for v in e.summary.value]
+    assert sorted(tags) == sorted(documented.values())
+    assert set(json_lines.read(tmp_path / "metrics.jsonl")[0]) == {"step", *documented}
+
+
 def test_only_the_chief_writes(tmp_path, capsys):
-    told = reporter(tmp_path, is_chief=False)
+    reporter = make_reporter(tmp_path, is_chief=False)
     for write in WRITES.values():
-        write(told)
-    told.close()
+        write(reporter)
+    reporter.close()
     assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig
+from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import noise
 from dqgan_tf.training import samples
 
@@ -26,6 +27,11 @@ class Model:
 
 
 class TestDraw:
+    @pytest.mark.parametrize("count", [0, -1])
+    def test_no_sample_is_refused(self, count):
+        with pytest.raises(UsageError, match=f"1 or more, such as 64. Received: {count}"):
+            samples.draw(Model(), count, use_ema=False)
+
     def test_is_normal_and_of_the_length_asked_for(self):
         drawn = samples.draw(Model(), 1234, use_ema=False)
         assert drawn.shape == (1234, 2) and drawn.dtype == np.float32
@@ -59,14 +65,54 @@ def test_pictures_of_points_and_images():
 
 
 @pytest.mark.parametrize(("spec", "shape"), [(RING, (2,)), (IMAGES, (4, 4, 1))])
-def test_write(tmp_path, spec, shape):
-    shown = {}
-    board = types.SimpleNamespace(image=lambda step, tag, image: shown.update({(step, tag): image}))
-    pictures = samples.pictures(spec, Model(latent_dim=int(np.prod(shape)), shape=shape))
-    samples.write(tmp_path, 7, pictures, board)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ema_00000007.png", "raw_00000007.png"]
+def test_write_pictures(tmp_path, spec, shape):
+    model, board = (
+        Model(latent_dim=int(np.prod(shape)), shape=shape),
+        tf.summary.create_file_writer(str(tmp_path / "tb")),
+    )
+    samples.write_pictures(tmp_path / "samples", 7, spec, model, board)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    assert set(files) == {"ema_00000007.png", "raw_00000007.png"}
+    (events,) = (tmp_path / "tb").iterdir()
+    shown = {
+        (event.step, value.tag): tf.io.decode_png(value.tensor.string_val[2])  # behind width and height
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
     assert set(shown) == {(7, "samples/raw"), (7, "samples/ema")}
     for name in ("raw", "ema"):
-        written = tf.io.decode_png((tmp_path / f"{name}_00000007.png").read_bytes()).numpy()
-        np.testing.assert_array_equal(written, shown[7, f"samples/{name}"])
+        np.testing.assert_array_equal(tf.io.decode_png(files[f"{name}_00000007.png"]), shown[7, f"samples/{name}"])
     assert np.any(shown[7, "samples/raw"] != shown[7, "samples/ema"])
+
+
+class TestWriteFile:
+    """Files of samples; trainers.generate writes them."""
+
+    def trained(self, spec, shape):
+        model = Model(latent_dim=int(np.prod(shape)), shape=shape)
+        return types.SimpleNamespace(data_spec=spec, model=model, step=70)
+
+    def test_points_are_floats(self, tmp_path):
+        trained = self.trained(RING, (2,))
+        samples.write_file(str(tmp_path / "x.npz"), trained, 5, use_ema=True)
+        with np.load(tmp_path / "x.npz") as file:
+            np.testing.assert_array_equal(file["samples"], samples.draw(trained.model, 5, use_ema=True))
+            assert file["samples"].dtype == np.float32 and file["step"] == 70
+
+    def test_images_are_bytes(self, tmp_path):
+        trained = self.trained(IMAGES, (4, 4, 1))
+        samples.write_file(str(tmp_path / "x.npz"), trained, 5, use_ema=False)
+        with np.load(tmp_path / "x.npz") as file:
+            drawn = np.clip(samples.draw(trained.model, 5, use_ema=False), -1, 1)
+            np.testing.assert_array_equal(file["samples"], np.rint(127.5 * (drawn + 1)).astype(np.uint8))
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+    def test_a_picture_of_any_number_of_channels(self, tmp_path, channels):
+        spec = data.DataSpec("images", (4, 4, channels), 10, "images")
+        samples.write_file(str(tmp_path / "x.png"), self.trained(spec, spec.shape), 4, use_ema=True)
+        written = tf.io.decode_png((tmp_path / "x.png").read_bytes())
+        assert written.shape == (10, 10, 3 if channels >= 3 else 1)
+
+    def test_another_ending(self, tmp_path):
+        with pytest.raises(UsageError, match="such as samples.npz or samples.png. Received: '.*x.jpg'"):
+            samples.write_file(str(tmp_path / "x.jpg"), self.trained(RING, (2,)), 4, use_ema=True)

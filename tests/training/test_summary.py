@@ -1,7 +1,6 @@
 """The end of a run: hash of the weights, quality of points, table and file."""
 
 import hashlib
-import json
 import types
 
 import numpy as np
@@ -105,12 +104,6 @@ class TestTable:
         lines = summary.table(FIGURES | POINTS, "x").splitlines()
         column = len("bytes per step and worker") + 2
         assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
-
-
-def test_write(tmp_path):
-    summary.write(tmp_path, FIGURES)
-    assert json.loads((tmp_path / "summary.json").read_text()) == FIGURES
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from dqgan_tf.config import CompressionConfig, DataConfig, NetworkConfig, OptimizerConfig, RunConfig
 from dqgan_tf.distribute.message_board import MessageBoard
@@ -10,6 +9,7 @@ from dqgan_tf.gan import networks
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint
 from dqgan_tf.training.checkpoint import Checkpoints
+from tests.gan import model_state
 from tests.gan.local_strategy import local_strategy
 
 CONFIG = RunConfig(
@@ -40,30 +40,22 @@ def fill(built, seed, step=7):
     """Gives every variable values of its own: per replica where replicas may differ."""
     random, (_, model) = np.random.default_rng(seed), built
 
-    def value(variable):
-        if "int" in tf.as_dtype(variable.dtype).name:
-            return random.integers(1, 1000)
-        return random.standard_normal(variable.shape).astype(np.float32)
+    def drawn(values):
+        return {name: draw(value) for name, value in values.items()}
 
-    for variable in model.shared_state().values():
-        variable.assign(value(variable))
-    model.step.assign(step)
-    for state in model.replica_state().values():
-        for variable in state.variables:
-            variable.assign(value(variable))
-    for state in model.replicated_state().values():
-        drawn = value(state.variables[0])
-        for variable in state.variables:
-            variable.assign(drawn)
+    def draw(value):
+        if value.dtype.is_integer:
+            return random.integers(1, 1000)
+        return random.standard_normal(value.shape).astype(np.float32)
+
+    model.set_shared_values(drawn(model.shared_values()) | {"step": step})
+    for replica in range(len(model.channel.calls.variables)):
+        model.set_replica_values(replica, drawn(model.replica_values(replica)))
 
 
 def bits(built):
     """The bytes of all state, by name and replica."""
-    _, model = built
-    state = {name: variable.value.values for name, variable in model.shared_state().items()}
-    for named in (model.replica_state(), model.replicated_state()):
-        state |= {name: local.variables for name, local in named.items()}
-    return {name: [v.numpy().tobytes() for v in variables] for name, variables in state.items()}
+    return model_state.bits(built[1])
 
 
 def steps(folder):

@@ -2,101 +2,91 @@
 
 import tensorflow as tf
 
+from dqgan_tf import error_feedback
 from dqgan_tf.compressors import base as wire
-from dqgan_tf.distribute.pipeline import Request
-from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
-from dqgan_tf.distribute.topologies.encoding import (
-    Encoder,
+from dqgan_tf.compressors import blocks
+from dqgan_tf.distribute.topologies.packet import (
+    Outcome,
+    Packet,
+    Request,
+    Volume,
+    acceptable,
     bound,
     compiled,
-    kept,
-    starts,
-    states_of,
-    window,
-    write_mean,
+    write_means,
 )
 
 
-class AllGather(Topology):
-    """Everybody sends its whole payload to everybody and decodes all of them.
+class AllGather(Packet):
+    """Every replica sends its payload to all others and decodes all payloads.
 
-        p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
-
-    Args:
-      parts, group_size: see `Topology`.
-      encoder: how to encode.
+    p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
     """
 
     name = "all_gather"
+    writes_into_memory = True
 
-    def __init__(self, parts, group_size: int, encoder: Encoder):
-        super().__init__(parts, group_size)
-        self._encoder = encoder
-        self._encode = _encode(self.codings, encoder)
-        self._decode = _decode(self.codings, encoder, group_size)
+    @staticmethod
+    def volume(codings, group_size):
+        payload = sum(coding.compressor.wire_bytes(coding.size) for coding in codings)
+        return Volume(payload, (group_size - 1) * payload)
 
-    @property
-    def wire_bytes(self) -> int:
-        return sum(part.compressor.wire_bytes(part.size) for part in self.parts)
-
-    @property
-    def sent_bytes(self) -> int:
-        return (self.group_size - 1) * self.wire_bytes
-
-    @property
-    def buffered(self):
-        return tuple(self._encoder.writes_into_buffers(part.compressor) for part in self.parts)
-
-    @property
-    def writes_means(self):
-        return True
-
-    def reduce(self, given: Given):
-        seeds = [self._encoder.seed(p.compressor, given.seed, p.segment, p.start) for p in self.parts]
-        places, states = starts(self.parts), states_of(self.parts, given)
-        buffers, means = (variables or [None] * len(self.parts) for variables in (given.buffers, given.means))
-        words, residuals, statistics, samples = self._encode(
-            given.values, given.residuals, states, seeds, places, buffers
-        )
-        residuals = kept(residuals, buffers)
-        gathered = yield Request("all_gather", words)
-        means, finite = self._decode(gathered, states, places, means)
-        return Reduced(means, residuals, statistics, finite, given.states, samples)
+    def reduce(self, updates, replica, rank, seeds):
+        states = self._states(replica, seeds)
+        residuals, memory = self._read(self.residuals, replica), self._local(self._memory, replica)
+        # One call per slice: TensorFlow runs them on as many threads as it has.
+        encoded = [
+            _encode(coding, self.setting.block)(*arguments)
+            for coding, *arguments in zip(
+                self.codings, updates, residuals, memory, states, self._seeds(seeds.own), strict=True
+            )
+        ]
+        words, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
+        rows = yield Request("all_gather", words[0] if len(words) == 1 else tf.concat(words, 0))
+        decode = _decode(self.codings, self._places, self.setting.group_size)
+        rows = [rows[m] for m in range(self.setting.group_size)]
+        finite = decode(rows, states, self._starts, self._local(self._means, replica))
+        return Outcome(finite, energies, residuals, histograms, [None] * len(energies))
 
 
 @compiled
-def _encode(codings, encoder):
-    def encode(values, residuals, states, seeds, starts, buffers):
-        """The words; residuals, None where they are in a buffer; statistics; samples."""
-        encoded, samples = [], []
-        for coding, vector, residual, state, seed, start, buffer in zip(
-            codings, values, residuals, states, seeds, starts, buffers, strict=True
-        ):
-            compressor, value = bound(coding.compressor, state), window(vector, start, coding.size)
-            encoded.append(encoder.encode(compressor, value, residual, seed, buffer))
-            samples.append(encoder.samples(coding, value, residual))
-        words = tf.concat([wire.to_wire(one.payload) for one in encoded], 0)
-        residuals = [one.residual if b is None else None for one, b in zip(encoded, buffers, strict=True)]
-        return words, residuals, tf.stack([one.statistics for one in encoded]), samples
+def _encode(coding, block):
+    def encode(update, residual, memory, state, seed):
+        """Returns (words, residual, energies, histogram); the residual is None if it is in `memory`."""
+        compressor = bound(coding.compressor, state)
+        value = None if memory is None else memory.read_value()
+        one = error_feedback.encode(compressor, update, residual, seed, block=block, memory=value)
+        if memory is not None:
+            memory.assign(one.residual)
+        kept = one.residual if memory is None else None
+        return wire.to_wire(one.payload), kept, one.energies, histogram(coding, update, residual)
 
     return encode
 
 
+def histogram(coding, update: tf.Tensor | blocks.Window, residual: tf.Tensor | None) -> tf.Tensor | None:
+    """Returns what the compressor learns from this replica's p, float32 [k]; None if it does not learn."""
+    if coding.compressor.initial_state(coding.size) is None:
+        return None
+    update = blocks.whole(update)
+    return coding.compressor.histogram(update if residual is None else update + residual, coding.stride)
+
+
 @compiled
-def _decode(codings, encoder, group_size):
+def _decode(codings, places, group_size):
     specs = [coding.compressor.payload_spec(coding.size) for coding in codings]
     sizes = [wire.wire_words(spec) for spec in specs]
 
-    def decode(gathered, states, starts, targets):
-        """The parts of the mean, None where they are in a target; whether all were acceptable."""
-        rows = [tf.split(gathered[m], sizes) for m in range(group_size)]
+    def decode(rows, states, starts, targets):
+        """Writes the mean of M rows of words; returns whether all were acceptable."""
+        words = [tf.split(row, sizes) for row in rows]
         means, accepted = [], []
         for index, (coding, spec, state) in enumerate(zip(codings, specs, states, strict=True)):
             compressor = bound(coding.compressor, state)
-            payloads = [wire.from_wire(row[index], spec) for row in rows]
-            mean = compressor.mean_of_payloads(payloads, coding.size)
-            means.append(write_mean(targets[index], mean, starts[index]))
-            accepted += [acceptable(compressor, one, coding.size) for one in payloads]
-        return means, tf.reduce_all(tf.stack(accepted))
+            payloads = [wire.from_wire(words[m][index], spec) for m in range(group_size)]
+            means.append(compressor.mean_of_payloads(payloads, coding.size))
+            accepted += [acceptable(compressor, payload, coding.size) for payload in payloads]
+        write_means(targets, places, means, starts)
+        return tf.reduce_all(tf.stack(accepted))
 
     return decode

@@ -2,70 +2,64 @@
 
 import tensorflow as tf
 
-from dqgan_tf.distribute.pipeline import Request
-from dqgan_tf.distribute.topologies.base import LARGEST_SCALE, Given, Reduced, Topology
-from dqgan_tf.distribute.topologies.encoding import Encoder, compiled
-from dqgan_tf.error_feedback import energy
+from dqgan_tf import error_feedback
+from dqgan_tf.compressors import blocks
+from dqgan_tf.distribute.topologies.packet import LARGEST_SCALE, Outcome, Packet, Request, Volume, compiled, write_means
 
 
-class LowRank(Topology):
+class LowRank(Packet):
     """See `compressors.contrib.powersgd.PowerSGDPlan` for the steps, with p^m = x^m + e^m in place of x^m.
 
-    Args:
-      parts: whole segments, compressed by `PowerSGD`.
-      group_size: see `Topology`.
-      encoder: whether there is error feedback, and in which blocks vectors are read.
+    Its slices are whole vectors.
     """
 
     name = "low_rank"
 
-    def __init__(self, parts, group_size: int, encoder: Encoder):
-        super().__init__(parts, group_size)
-        kernels = self.codings, encoder, group_size
-        self._project, self._coefficients, self._decode = _project(*kernels), _coefficients(*kernels), _decode(*kernels)
+    @staticmethod
+    def volume(codings, group_size):
+        payload = sum(plan.wire_bytes for plan in _plans(codings))
+        return Volume(payload, 2 * (group_size - 1) * payload // group_size)
 
-    @property
-    def wire_bytes(self) -> int:
-        return sum(plan.wire_bytes for plan in _plans(self.codings))
-
-    @property
-    def sent_bytes(self) -> int:
-        return 2 * (self.group_size - 1) * self.wire_bytes // self.group_size
-
-    def reduce(self, given: Given):
-        own_first, tensors = self._project(given.values, given.residuals, given.states)
+    def reduce(self, updates, replica, rank, seeds):
+        size, residuals = self.setting.group_size, self._read(self.residuals, replica)
+        updates = [blocks.whole(update) for update in updates]
+        own_first, tensors = _project(self.codings)(updates, residuals, self._read(self._learned, replica))
         first = yield Request("all_reduce", own_first)
-        seeds = [given.common_seed + [0, part.segment] for part in self.parts]
-        own_second, bases = self._coefficients(tensors, first, seeds)
+        seeds = [seeds.common + [0, part.vector] for part in self.slices]
+        own_second, bases = _coefficients(self.codings, size)(tensors, list(first), seeds)
         sends = any(plan.second_size for plan in _plans(self.codings))
         second = (yield Request("all_reduce", own_second)) if sends else own_second
-        means, residuals, energies, finite, states = self._decode(
-            tensors, given.residuals, own_first, first, bases, own_second, second
+        finite, residuals, energies, states = _decode(self.codings, self._places, size, self.setting.block)(
+            tensors,
+            residuals,
+            own_first,
+            list(first),
+            bases,
+            own_second,
+            list(second),
+            self._starts,
+            self._local(self._means, replica),
         )
-        return Reduced(means, residuals, energies, finite, states, [None] * len(means))
+        return Outcome(finite, energies, residuals, [None] * len(states), states)
 
 
 def _plans(codings):
-    return [coding.compressor.plan(coding.shapes or ((coding.size,),)) for coding in codings]
+    return [coding.compressor.plan(coding.shapes) for coding in codings]
 
 
 @compiled
-def _project(codings, encoder, group_size):
-    del group_size
-
-    def project(values, residuals, states):
+def _project(codings):
+    def project(updates, residuals, states):
         plans = _plans(codings)
-        updates = [v + e for v, e in zip(values, residuals, strict=True)] if encoder.error_feedback else values
-        tensors = [plan.tensors(p) for plan, p in zip(plans, updates, strict=True)]
+        p = [x if e is None else x + e for x, e in zip(updates, residuals, strict=True)]
+        tensors = [plan.tensors(vector) for plan, vector in zip(plans, p, strict=True)]
         return [plan.project(t, state) for plan, t, state in zip(plans, tensors, states, strict=True)], tensors
 
     return project
 
 
 @compiled
-def _coefficients(codings, encoder, group_size):
-    del encoder
-
+def _coefficients(codings, group_size):
     def coefficients(tensors, first_sums, seeds):
         plans = _plans(codings)
         bases = [plan.bases(t / group_size, seed) for plan, t, seed in zip(plans, first_sums, seeds, strict=True)]
@@ -76,19 +70,22 @@ def _coefficients(codings, encoder, group_size):
 
 
 @compiled
-def _decode(codings, encoder, group_size):
-    def decode(tensors, residuals, own_first, first_sums, bases, own_second, second_sums):
+def _decode(codings, places, group_size, block):
+    def decode(tensors, residuals, own_first, first_sums, bases, own_second, second_sums, starts, targets):
         means, kept, energies, states = [], [], [], []
         firsts, seconds = ([total / group_size for total in sums] for sums in (first_sums, second_sums))
         for index, plan in enumerate(_plans(codings)):
             means.append(tf.concat(plan.decode(firsts[index], bases[index], seconds[index]), 0))
             decoded = plan.decode(own_first[index], bases[index], own_second[index])
             error = tf.concat([t - d for t, d in zip(tensors[index], decoded, strict=True)], 0)
-            compensated = tf.add_n([energy(t, None) for t in tensors[index]])
-            energies.append(tf.stack([compensated, *(energy(v, encoder.block) for v in (residuals[index], error))]))
-            kept.append(error if encoder.error_feedback else residuals[index])
+            residual = residuals[index]
+            p = tf.add_n([error_feedback.energy(t, None) for t in tensors[index]])
+            e = tf.zeros([]) if residual is None else error_feedback.energy(residual, block)
+            energies.append(tf.stack([p, e, error_feedback.energy(error, block)]))
+            kept.append(None if residual is None else error)
             states.append(plan.next_state(seconds[index]))
+        write_means(targets, places, means, starts)
         bounded = [tf.reduce_all(tf.abs(mean) < LARGEST_SCALE) for mean in (*firsts, *seconds)]
-        return means, kept, tf.stack(energies), tf.reduce_all(tf.stack(bounded)), states
+        return tf.reduce_all(tf.stack(bounded)), kept, energies, states
 
     return decode

@@ -1,20 +1,29 @@
-"""All-to-all of shards, average and encode again at the owner, all-gather: flat in the number of replicas."""
+"""All-to-all of shards, average and second encoding at the owner, all-gather: bytes do not grow with the replicas."""
 
 import tensorflow as tf
 
+from dqgan_tf import error_feedback
 from dqgan_tf.compressors import base as wire
 from dqgan_tf.compressors import blocks
-from dqgan_tf.distribute.pipeline import Request
-from dqgan_tf.distribute.topologies.base import Given, Reduced, Topology, acceptable
-from dqgan_tf.distribute.topologies.encoding import Encoder, bound, compiled, starts, states_of, window, write_mean
-from dqgan_tf.distribute.topologies.shards import Shards
+from dqgan_tf.distribute.topologies.all_gather import histogram
+from dqgan_tf.distribute.topologies.packet import (
+    Outcome,
+    Packet,
+    Request,
+    Volume,
+    acceptable,
+    bound,
+    compiled,
+    write_means,
+)
 
-_SHARD_STREAM = 0x51ED270B  # shard k of a worker draws from stream k times this,
-_OWNER_STREAM = 0x2545F491  # the owner, when it encodes again, from this one
+_LANES = 32
+_SHARD_STREAM = 0x51ED270B  # shard k of a replica draws from stream k times this,
+_OWNER_STREAM = 0x2545F491  # the owner's second encoding from this one
 
 
-class TwoStep(Topology):
-    """Replica k owns shard k of every vector:
+class TwoStep(Packet):
+    """Replica k owns shard k of every slice:
 
         c^m = encode(p^m), shard by shard;   e^m <- p^m - decode(c^m)        as in `AllGather`
         all-to-all:  the owner of shard k receives c^1[k], ..., c^M[k]
@@ -22,111 +31,149 @@ class TwoStep(Topology):
         e^k[k] <- e^k[k] + M (q[k] - qhat[k])                                  on the owner alone
 
     The last line folds the second compression's error into the owner's own residual: mean_m e^m then contains both
-    errors, the virtual iterate w - mean_m e^m still obeys exact optimistic mirror descent, and there is no second
-    residual to keep. Every replica sends (M-1)/M payloads in either phase, below two for any M, of a vector that is
-    filled up to whole buckets for every owner: less than M buckets, which count where n / M is a few of them.
-
-    Args:
-      parts, group_size: see `Topology`.
-      encoder: how to encode.
+    errors, the virtual iterate w - mean_m e^m obeys exact optimistic mirror descent, and there is no second residual to
+    keep. Every replica sends (M-1)/M payloads in either phase, fewer than two for any M, of a vector that is filled up
+    to whole buckets for every owner: up to M buckets more, which count where n / M is a few of them.
     """
 
     name = "two_step"
 
-    def __init__(self, parts, group_size: int, encoder: Encoder):
-        super().__init__(parts, group_size)
-        self._encoder = encoder
-        self._words = sum(wire.wire_words(spec) for _, _, spec in _layout(self.codings, group_size))
-        kernels = self.codings, encoder, group_size
-        self._encode, self._average, self._encode_again = _encode(*kernels), _average(*kernels), _encode_again(*kernels)
-        self._decode = _decode(*kernels)
+    @staticmethod
+    def volume(codings, group_size):
+        shard = 4 * sum(wire.wire_words(spec) for _, _, spec in _layout(codings, group_size))
+        return Volume(group_size * shard, 2 * (group_size - 1) * shard)
 
-    @property
-    def wire_bytes(self) -> int:
-        return 4 * self.group_size * self._words
-
-    @property
-    def sent_bytes(self) -> int:
-        return 2 * (self.group_size - 1) * 4 * self._words
-
-    @property
-    def writes_means(self):
-        return True
-
-    def reduce(self, given: Given):
-        places, targets = starts(self.parts), given.means or [None] * len(self.parts)
-        states = states_of(self.parts, given)
-        rows, kept, statistics, samples = self._encode(
-            given.values, given.residuals, states, self._seeds(given.seed, 1), places
+    def reduce(self, updates, replica, rank, seeds):
+        size, block, rank = self.setting.group_size, self.setting.block, tf.constant(rank)
+        states, residuals = self._states(replica, seeds), self._read(self.residuals, replica)
+        encoded = [
+            _encode(coding, block, size)(*arguments)
+            for coding, *arguments in zip(self.codings, updates, residuals, states, self._seeds(seeds.own), strict=True)
+        ]
+        shards, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
+        received = yield Request("all_to_all", shards[0] if len(shards) == 1 else tf.concat(shards, 1))
+        averages = _average(self.codings, size)([received[m] for m in range(size)], states, rank)
+        owner_seeds = self._seeds(seeds.own + [_OWNER_STREAM, 0], owners=size)
+        words, errors = _encode_again(self.codings, block, size)(averages, states, owner_seeds)
+        rows = yield Request("all_gather", words)
+        finite, residuals = _decode(self.codings, self._places, size)(
+            [rows[m] for m in range(size)],
+            states,
+            residuals,
+            errors,
+            rank,
+            self._starts,
+            self._local(self._means, replica),
         )
-        received = yield Request("all_to_all", rows)
-        seeds = self._seeds(given.seed + [_OWNER_STREAM, 0], self.group_size)
-        averages = self._average(received, states, given.rank)
-        words, errors = self._encode_again(averages, states, seeds)
-        gathered = yield Request("all_gather", words)
-        means, residuals, finite = self._decode(gathered, states, kept, errors, given.rank, places, targets)
-        return Reduced(means, residuals, statistics, finite, given.states, samples)
+        return Outcome(finite, energies, residuals, histograms, [None] * len(energies))
 
-    def _seeds(self, seed, owners):
-        return [self._encoder.seed(part.compressor, seed, part.segment, part.start // owners) for part in self.parts]
+
+class Shards:
+    """Which values of a slice each of M replicas owns.
+
+    Where a compressor works bucket by bucket, bucket r belongs to replica r mod M, so that the owner of a value does
+    not depend on how a vector is cut into slices. Other vectors are M consecutive ranges.
+
+    Args:
+      compressor: whose buckets stay whole.
+      size: n, values of the slice.
+      count: M.
+
+    Attributes:
+      size: values of a shard, ceil(n / M) rounded up to whole buckets, or to 32 for small slices; M shards cover the
+        slice and up to `padding` values behind it.
+      bucket: values that stay together; None: shard k is the k-th range.
+    """
+
+    def __init__(self, compressor, size: int, count: int):
+        share = -(-size // count)
+        lanes = -(-share // _LANES) * _LANES
+        multiple = min(compressor.block_multiple or _LANES, lanes)
+        self.size = -(-share // multiple) * multiple
+        self.count = count
+        self.padding = self.size * count - size
+        whole = compressor.block_multiple is not None and self.size % compressor.block_multiple == 0
+        self.bucket = compressor.block_multiple if whole else None
+
+    def pad(self, vector: tf.Tensor | None) -> tf.Tensor | None:
+        """[n] -> [M size], zeros at the end; None for None."""
+        return None if vector is None else tf.pad(vector, [[0, self.padding]])
+
+    def join(self, shards: list[tf.Tensor]) -> tf.Tensor:
+        """M shards [size], in order of their owners -> [M size]."""
+        if self.bucket is None:
+            return tf.concat(shards, 0)
+        return tf.reshape(tf.stack([tf.reshape(shard, [-1, self.bucket]) for shard in shards], 1), [-1])
+
+    def positions(self, rank: tf.Tensor) -> tf.Tensor:
+        """int32 [size]: where the values of shard `rank` stand in the slice."""
+        places = tf.range(self.size)
+        if self.bucket is None:
+            return places + rank * self.size
+        inside = places % self.bucket
+        return (places - inside) * self.count + rank * self.bucket + inside
+
+    def payload_rows(self, field: tf.Tensor) -> tf.Tensor:
+        """A field of the payload of [M size] values, some words per bucket, as [M, words]: row k is shard k's."""
+        words = tf.reshape(tf.bitcast(field, tf.float32), [self.size // self.bucket, self.count, -1])
+        return tf.reshape(tf.transpose(words, [1, 0, 2]), [self.count, -1])
 
 
 def _layout(codings, group_size):
-    """(coding, its shards, the payload of one shard) of every part."""
-    made = [(coding, Shards(coding.compressor, coding.size, group_size)) for coding in codings]
-    return [(coding, shards, coding.compressor.payload_spec(shards.size)) for coding, shards in made]
+    """Returns (coding, its shards, payload of one shard) of every slice."""
+    shards = [Shards(coding.compressor, coding.size, group_size) for coding in codings]
+    return [(c, one, c.compressor.payload_spec(one.size)) for c, one in zip(codings, shards, strict=True)]
 
 
 @compiled
-def _encode(codings, encoder, group_size):
-    def encode(values, residuals, states, seeds, starts):
-        """Rows of words, float32 [M, W]: row k goes to the owner of shard k."""
-        rows, kept, statistics, samples = [], [], [], []
-        for (coding, shards, _), vector, residual, state, seed, start in zip(
-            _layout(codings, group_size), values, residuals, states, seeds, starts, strict=True
-        ):
-            compressor, value = bound(coding.compressor, state), window(vector, start, coding.size)
-            samples.append(encoder.samples(coding, value, residual))
-            encode_all = _encode_buckets if shards.bucket else _encode_ranges
-            one = encode_all(encoder, compressor, shards, shards.pad(blocks.whole(value)), shards.pad(residual), seed)
-            rows.append(one[0])
-            kept.append(one[1][: coding.size])
-            statistics.append(one[2])
-        return tf.concat(rows, 1), kept, tf.stack(statistics), samples
+def _encode(coding, block, group_size):
+    shards = Shards(coding.compressor, coding.size, group_size)
+
+    def encode(update, residual, state, seed):
+        """Returns (float32 [M, W] words, row k for the owner of shard k; residual; energies; histogram)."""
+        update, compressor = blocks.whole(update), bound(coding.compressor, state)
+        encode_shards = _encode_buckets if shards.bucket else _encode_ranges
+        rows, kept, energies = encode_shards(compressor, shards, shards.pad(update), shards.pad(residual), seed, block)
+        kept = None if kept is None else kept[: coding.size]
+        return rows, kept, energies, histogram(coding, update, residual)
 
     return encode
 
 
-def _encode_buckets(encoder, compressor, shards, value, residual, seed):
-    one = encoder.encode(compressor, value, residual, seed)
-    fields = [shards.payload_rows(tf.bitcast(field, tf.float32)) for field in one.payload]
-    return tf.concat(fields, 1), one.residual, one.statistics
+def _encode_buckets(compressor, shards, update, residual, seed, block):
+    """One encoding; the payload's buckets are dealt out to their owners."""
+    one = error_feedback.encode(compressor, update, residual, seed, block=block)
+    return tf.concat([shards.payload_rows(field) for field in one.payload], 1), one.residual, one.energies
 
 
-def _encode_ranges(encoder, compressor, shards, value, residual, seed):
+def _encode_ranges(compressor, shards, update, residual, seed, block):
+    """One encoding per shard."""
+    updates = tf.split(update, shards.count)
+    residuals = [None] * shards.count if residual is None else tf.split(residual, shards.count)
+    seeds = [seed + [k * _SHARD_STREAM % 2**31, 0] for k in range(shards.count)]
     encoded = [
-        encoder.encode(compressor, v, e, seed + [k * _SHARD_STREAM % 2**31, 0])
-        for k, (v, e) in enumerate(zip(shards.split(value), shards.split(residual), strict=True))
+        error_feedback.encode(compressor, *arguments, block=block)
+        for arguments in zip(updates, residuals, seeds, strict=True)
     ]
     rows = tf.stack([wire.to_wire(one.payload) for one in encoded])
-    return rows, tf.concat([one.residual for one in encoded], 0), tf.add_n([one.statistics for one in encoded])
+    kept = None if residual is None else tf.concat([one.residual for one in encoded], 0)
+    return rows, kept, tf.add_n([one.energies for one in encoded])
 
 
 @compiled
-def _average(codings, encoder, group_size):
+def _average(codings, group_size):
     layout = _layout(codings, group_size)
     sizes = [wire.wire_words(spec) for _, _, spec in layout]
 
     def average(received, states, rank):
-        """Means of the shards that this replica owns, float32 [size] each."""
-        means = []
-        rows = [tf.split(received[m], sizes) for m in range(group_size)]
+        """Returns the means of the shards that this replica owns, float32 [size] each."""
+        words, means = [tf.split(row, sizes) for row in received], []
         for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
-            compressor = bound(coding.compressor, state)
-            payloads = [wire.from_wire(row[index], spec) for row in rows]
-            mean = compressor.mean_of_payloads(payloads, shards.size)
+            payloads = [wire.from_wire(words[m][index], spec) for m in range(group_size)]
+            mean = bound(coding.compressor, state).mean_of_payloads(payloads, shards.size)
             # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
-            # What is not finite stays: a poisoned shard may have sent nothing else, where values are drawn at random.
+            # Values that are not finite stay: a poisoned shard may hold no other sign of it, where a compressor sends
+            # values drawn at random.
             keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)
             means.append(tf.where(keep, mean, 0.0))
         return means
@@ -135,50 +182,49 @@ def _average(codings, encoder, group_size):
 
 
 @compiled
-def _encode_again(codings, encoder, group_size):
-    second = Encoder(error_feedback=False, block=encoder.block)
+def _encode_again(codings, block, group_size):
+    """Compiled apart from `_average` and `_decode`: the compiler fuses a product into a sum, with one rounding instead
+    of two, or not, depending on sizes; the bits would depend on them."""
 
     def encode_again(averages, states, seeds):
-        """The words of the averages, and M times what they lose.
-
-        Apart from `_average` and `_decode`: a product that is fused into a sum rounds once instead of twice, or not,
-        as the compiler likes for a size, and the bits would depend on it.
-        """
+        """Returns the words of the averages, and M times the error of their encoding."""
         words, errors = [], []
         for (coding, shards, _), mean, state, seed in zip(
             _layout(codings, group_size), averages, states, seeds, strict=True
         ):
             compressor = bound(coding.compressor, state)
-            one = second.encode(compressor, mean, None, seed)
-            words.append(wire.to_wire(one.payload))
-            errors.append(group_size * (mean - compressor.decode(one.payload, shards.size)))
+            payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
+            words.append(wire.to_wire(payload))
+            errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
         return tf.concat(words, 0), errors
 
     return encode_again
 
 
 @compiled
-def _decode(codings, encoder, group_size):
+def _decode(codings, places, group_size):
     layout = _layout(codings, group_size)
     sizes = [wire.wire_words(spec) for _, _, spec in layout]
 
-    def decode(gathered, states, residuals, errors, rank, starts, targets):
+    def decode(rows, states, residuals, errors, rank, starts, targets):
+        """Writes the mean; returns (whether all shards were acceptable, residuals with the owner's errors)."""
+        words = [tf.split(row, sizes) for row in rows]
         means, folded, accepted = [], [], []
-        rows = [tf.split(gathered[k], sizes) for k in range(group_size)]
         for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
             compressor = bound(coding.compressor, state)
-            payloads = [wire.from_wire(row[index], spec) for row in rows]
-            mean = shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size]
-            means.append(write_mean(targets[index], mean, starts[index]))
-            residual = residuals[index]
-            folded.append(_fold(residual, errors[index], shards, rank) if encoder.error_feedback else residual)
-            accepted += [acceptable(compressor, one, shards.size) for one in payloads]
-        return means, folded, tf.reduce_all(tf.stack(accepted))
+            payloads = [wire.from_wire(words[k][index], spec) for k in range(group_size)]
+            means.append(shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size])
+            folded.append(_fold(residuals[index], errors[index], shards, rank))
+            accepted += [acceptable(compressor, payload, shards.size) for payload in payloads]
+        write_means(targets, places, means, starts)
+        return tf.reduce_all(tf.stack(accepted)), folded
 
     return decode
 
 
 def _fold(residual, error, shards, rank):
     """Adds M times the second error to the owner's shard of its residual."""
+    if residual is None:
+        return None
     owned = [tf.where(rank == k, error, 0.0) for k in range(shards.count)]
     return residual + shards.join(owned)[: residual.shape[0]]

@@ -1,0 +1,121 @@
+"""The benchmark's figures by Matplotlib (the extra `benchmark`), as SVG and PNG; equal runs give equal bytes."""
+
+import contextlib
+import pathlib
+
+from benchmarks.crew import LOOPBACK, bits_per_second
+from benchmarks.torch_baselines import NAMES, PREFIX
+from benchmarks.variants import DENSE, WORKERS
+from dqgan_tf.errors import UsageError
+
+_STYLE = {
+    "svg.hashsalt": "dqgan",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "path.simplify": False,
+}
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "goldenrod", "darkgreen")  # C7 is grey
+_DASHES = ("-", "--", ":", "-.")
+_BEYOND = 4.0  # loopback stands at this multiple of the highest rate
+
+
+def time_against_rate(entries: list[dict], path: pathlib.Path) -> None:
+    """Draws the median milliseconds of every variant against the link's rate, both logarithmic.
+
+    Args:
+      entries: exchanges of one payload by one number of workers and threads.
+      path: file name without the suffix.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    known = [bits_per_second(entry["rate"]) for entry in entries if entry["rate"] != LOOPBACK]
+    beyond = _BEYOND * max(known, default=1e9)
+    with _figure(path) as axes:
+        names = list(dict.fromkeys(entry["variant"] for entry in entries))
+        looks = _looks(names)
+        for name in names:
+            points = sorted(
+                (_x(entry, beyond), entry["milliseconds_median"]) for entry in entries if entry["variant"] == name
+            )
+            axes.plot(*zip(*points, strict=True), label=name, markersize=3, **looks[name])
+        axes.set(xscale="log", yscale="log", xlabel="link rate per worker, Gbit/s", ylabel="milliseconds per exchange")
+        ticks = {1e-9 * rate: f"{1e-9 * rate:g}" for rate in sorted(set(known))}
+        if any(entry["rate"] == LOOPBACK for entry in entries):
+            ticks[1e-9 * beyond] = LOOPBACK
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set_xticks([], minor=True)
+        threads = "one thread" if entries[0]["threads"] == 1 else f"{entries[0]['threads']} threads"
+        axes.set_title(f"{entries[0]['workers']} workers, {entries[0]['values']:,} values, {threads} each")
+
+
+def volume_against_workers(curves: dict[str, list[int]], measured: list[dict], path: pathlib.Path) -> None:
+    """Draws the declared megabytes that one worker sends against the number of workers, both logarithmic, and the bytes
+    counted at the interface as crosses.
+
+    Args:
+      curves: bytes for each of `variants.WORKERS`, by variant.
+      measured: exchanges of the same payload.
+      path: file name without the suffix.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    with _figure(path) as axes:
+        looks = _looks(list(dict.fromkeys(name.partition("@")[0] for name in curves)))
+        for name, sent in curves.items():
+            base, _, topology = name.partition("@")
+            label = base if base not in axes.get_legend_handles_labels()[1] else None
+            dotted = {"linestyle": ":"} if topology == "all_gather" else {}
+            axes.plot(WORKERS, [count / 1e6 for count in sent], label=label, **looks[base] | {"marker": None} | dotted)
+        crosses = [(entry["workers"], entry["interface_bytes"] / 1e6) for entry in measured]
+        axes.plot(*zip(*crosses, strict=True), "kx", markersize=4, label="at the interface")
+        axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="MB sent per worker and exchange")
+        axes.set_xticks(WORKERS, [str(count) for count in WORKERS])
+        axes.set_xticks([], minor=True)
+        axes.set_title(f"{measured[0]['values']:,} values; dotted: all-gather, solid: two-step or ring")
+
+
+@contextlib.contextmanager
+def _figure(path):
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(f"Figures need Matplotlib: pip install '.[benchmark]' ({error})") from error
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 5), layout="constrained")
+        axes = figure.subplots()
+        yield axes
+        axes.grid(True, which="both", linewidth=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+        figure.savefig(path.with_suffix(".png"), dpi=120, metadata={"Software": None})
+
+
+def _x(entry, beyond):
+    return 1e-9 * (beyond if entry["rate"] == LOOPBACK else bits_per_second(entry["rate"]))
+
+
+def _looks(names):
+    """Returns Matplotlib's arguments per line: dense black, PyTorch's grey, compressors coloured in their order.
+
+    A variant with a topology or a packet size in its name is dotted, in the colour of its compressor.
+    """
+    colours = iter(_COLOURS * len(names))
+    looks, colour_of = {}, {}
+    for name in names:
+        look = {"marker": "o", "linewidth": 1.2, "linestyle": "-"}
+        if name in DENSE:
+            look |= {"color": "black", "linestyle": _DASHES[DENSE.index(name)]}
+        elif name.startswith(PREFIX):
+            look |= {"color": "grey", "linestyle": _DASHES[NAMES.index(name)]}
+        else:
+            spec, _, settings = name.partition("@")
+            if spec not in colour_of:
+                colour_of[spec] = next(colours)
+            look |= {"color": colour_of[spec], "linestyle": ":" if settings else "-"}
+        looks[name] = look
+    return looks

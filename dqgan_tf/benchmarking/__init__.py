@@ -1,1 +1,0 @@
-"""Measures the exchange: variants interleaved in real processes, on loopback or on links of a given rate."""

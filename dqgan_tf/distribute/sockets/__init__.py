@@ -1,1 +1,0 @@
-"""Packets between workers over TCP connections of our own, beside TensorFlow's gRPC."""

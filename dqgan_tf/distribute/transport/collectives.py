@@ -1,0 +1,77 @@
+"""Packets by TensorFlow's collectives: between single replicas, and between hosts of several replicas."""
+
+import tensorflow as tf
+
+from dqgan_tf import private_tensorflow
+from dqgan_tf.distribute.transport.contract import Collectives
+
+
+class TensorFlowCollectives(Collectives):
+    """Every replica is a rank of its own and sends by TensorFlow's collectives.
+
+    Args:
+      launcher: this replica's `CollectiveReplicaLauncher`.
+      size, rank: see `Collectives`.
+      implementation: `RING` or `NCCL`; `AUTO` leaves the choice to the options of a call, then to TensorFlow.
+    """
+
+    def __init__(self, launcher, size: int, rank: int, implementation: str = "AUTO"):
+        self.size, self.rank = size, rank
+        self._launcher = launcher
+        self._options = private_tensorflow.CommunicationOptions(implementation=implementation)
+
+    def _begin(self, kind, value, options):
+        options = options.merge(self._options) if options is not None else self._options
+        if kind == "all_reduce":
+            # Last first, as TensorFlow's own CollectiveAllReduce sends them (2.21.0): with the same places in the ring
+            # the sums have the same bits as an exact reduction outside of a channel.
+            sums = self._launcher.batch_all_reduce([list(value)[::-1]], options)[::-1]
+            return lambda: sums
+        if kind == "all_gather":
+            rows = private_tensorflow.all_gather(self._launcher, value[tf.newaxis], options)
+        else:
+            rows = private_tensorflow.all_to_all(self._launcher, value, options)
+        return lambda: tf.unstack(rows, self.size)
+
+
+class HostCollectives(Collectives):
+    """Every host is a rank: its replicas add up exactly, encode the same mean, and share the sending.
+
+    A replica sends its share of the words to the replicas of its local index on the other hosts; inside a host all
+    shares are gathered again. A host sends each word once, however many replicas it has.
+
+    Args:
+      local: the collectives of this host's replicas.
+      across: the collectives of the replicas of this local index on all hosts.
+    """
+
+    is_hierarchical = True
+
+    def __init__(self, local: Collectives, across: Collectives):
+        self.size, self.rank, self.replicas_per_rank = across.size, across.rank, local.size
+        self._local, self._across = local, across
+
+    def rank_mean(self, values, options):
+        return [total / self._local.size for total in self._local.exchange("all_reduce", values, options)]
+
+    def _begin(self, kind, value, options):
+        reduces = kind == "all_reduce"
+        words = tf.concat([tf.reshape(vector, [-1]) for vector in value], 0) if reduces else value  # [W] or [M, W]
+        width, replicas, rows = words.shape[-1], self._local.size, 1 if reduces else self.size
+        share = -(-width // replicas)
+        padding = [[0, 0]] * (words.shape.rank - 1) + [[0, share * replicas - width]]
+        start = self._local.rank * share
+        columns = tf.pad(words, padding)[..., start : start + share]
+        finish_across = self._across.begin(kind, [columns] if reduces else columns, options)
+
+        def finish():
+            received = tf.concat(finish_across(), 0)  # this replica's share of all rows, [rows * share]
+            shares = tf.stack(self._local.exchange("all_gather", received, options))
+            table = tf.transpose(tf.reshape(shares, [replicas, rows, share]), [1, 0, 2])
+            table = tf.reshape(table, [rows, replicas * share])[:, :width]
+            if not reduces:
+                return tf.unstack(table)
+            vectors = tf.split(table[0], [vector.shape.num_elements() for vector in value])
+            return [tf.reshape(vector, like.shape) for vector, like in zip(vectors, value, strict=True)]
+
+        return finish

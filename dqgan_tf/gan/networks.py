@@ -1,0 +1,174 @@
+"""Architectures of both players, as built Keras models.
+
+**mlp**, for points and small images. Generator: z -> 3 hidden layers with ReLU -> sample; the last layer is linear for
+points, and tanh for images, whose range is [-1, 1]. Discriminator: sample -> 3 hidden layers with LeakyReLU(.2) ->
+logit. Hidden weights are He normal (He et al. 2015, arXiv:1502.01852), output weights Glorot uniform, biases 0.
+
+**dcgan**, for images of 28, 32 or 64 pixels. Generator: z -> dense to `base x base x 2^(levels-1) width` -> one 4x4
+transposed convolution of stride 2 per level, which halves the filters down to `width`, and the last one to the channels
+-> tanh. ReLU, and optionally batch normalisation, stand between. Discriminator: one 4x4 convolution of stride 2 per
+level, which doubles the filters from `width`, each with LeakyReLU(.2) -> dense to one logit. It never has batch
+normalisation, because a gradient penalty needs D(x) to depend on x alone (Gulrajani et al. 2017, arXiv:1704.00028,
+sec. 4). Its layers have biases instead.
+
+| pixels | base | levels | filters at width 64 | latent_dim | source |
+|---|---|---|---|---|---|
+| 28 | 7 | 2 | 128, 64 | 128 | the network for 32 pixels without its 4x4 level |
+| 32 | 4 | 3 | 256, 128, 64 | 128 | Gidel et al. 2019, arXiv:1802.10551, DCGAN of the WGAN-GP runs |
+| 64 | 4 | 4 | 512, 256, 128, 64 | 100 | Radford et al. 2016, arXiv:1511.06434 |
+
+Weights start as N(0, .02^2) (Radford et al. 2016). With 64 pixels, 3 channels and the defaults the generator has
+3,576,704 trainable parameters and the discriminator 2,764,737. The usual total for both, 6,342,272, counts 1,792
+parameters of batch normalisation in the discriminator where this one has 961 biases.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from dqgan_tf.config import NetworkConfig
+from dqgan_tf.errors import UsageError
+
+MLP_POINTS = {"latent_dim": 16, "width": 128}
+MLP_IMAGES = {"latent_dim": 64, "width": 512}
+MLP_HIDDEN_LAYERS = 3
+DCGAN_LEVELS = {28: 2, 32: 3, 64: 4}
+DCGAN_LATENT_DIM = {28: 128, 32: 128, 64: 100}
+DCGAN_WIDTH = 64
+
+
+class Players(NamedTuple):
+    """Both players, built.
+
+    generator: f32 [batch, latent_dim] -> f32 [batch, *data_shape].
+    discriminator: f32 [batch, *data_shape] -> logits f32 [batch, 1]. It uses no batch statistics, so that each logit
+      depends on its own sample alone.
+    latent_dim: dimension of the standard normal latent.
+    """
+
+    generator: keras.Model
+    discriminator: keras.Model
+    latent_dim: int
+
+
+def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
+    """Returns both players for samples of `data_shape`: (dimensions,) for points, (height, width, channels) for images.
+
+    Two calls with equal arguments give equal weights. Call it where variables may be created: eagerly, or in the scope
+    of a strategy.
+
+    Raises:
+      UsageError: the network is unknown, does not draw samples of this shape, or has a size below 1.
+    """
+    if config.network not in ("mlp", "dcgan"):
+        raise UsageError(f"`network` must be one of dcgan, mlp. Received: network={config.network!r}")
+    for field in ("latent_dim", "width"):
+        value = getattr(config, field)
+        if value is not None and value < 1:
+            raise UsageError(f"`{field}` must be 1 or more, such as 64, or None. Received: {field}={value}")
+    return (_mlp if config.network == "mlp" else _dcgan)(config, tuple(data_shape), seed)
+
+
+def _mlp(config, data_shape, seed):
+    if len(data_shape) not in (1, 3):
+        raise UsageError(
+            f"`mlp` draws points [n] or images [height, width, channels]. Received: data_shape={data_shape}"
+        )
+    defaults = MLP_POINTS if len(data_shape) == 1 else MLP_IMAGES
+    latent_dim = config.latent_dim or defaults["latent_dim"]
+    width = config.width or defaults["width"]
+
+    seeds = _layer_seeds(seed, "generator")
+    latent = x = keras.Input([latent_dim], name="latent")
+    for layer in range(MLP_HIDDEN_LAYERS):
+        x = keras.layers.ReLU(name=f"relu_{layer}")(_hidden(width, layer, seeds)(x))
+    x = _output(math.prod(data_shape), seeds)(x)
+    if len(data_shape) == 3:
+        x = keras.layers.Activation("tanh", name="tanh")(x)
+        x = keras.layers.Reshape(data_shape, name="image")(x)
+    generator = keras.Model(latent, x, name="generator")
+
+    seeds = _layer_seeds(seed, "discriminator")
+    sample = x = keras.Input(data_shape, name="sample")
+    if len(data_shape) == 3:
+        x = keras.layers.Flatten(name="flat")(x)
+    for layer in range(MLP_HIDDEN_LAYERS):
+        x = keras.layers.LeakyReLU(0.2, name=f"leaky_relu_{layer}")(_hidden(width, layer, seeds)(x))
+    discriminator = keras.Model(sample, _output(1, seeds)(x), name="discriminator")
+    return Players(generator, discriminator, latent_dim)
+
+
+def _hidden(width, layer, seeds):
+    initializer = keras.initializers.HeNormal(next(seeds))
+    return keras.layers.Dense(width, kernel_initializer=initializer, name=f"hidden_{layer}")
+
+
+def _output(units, seeds):
+    initializer = keras.initializers.GlorotUniform(next(seeds))
+    return keras.layers.Dense(units, kernel_initializer=initializer, name="output")
+
+
+def _dcgan(config, data_shape, seed):
+    if len(data_shape) != 3:
+        raise UsageError(f"`dcgan` draws images; use `mlp` for points. Received: data_shape={data_shape}")
+    pixels, columns, channels = data_shape
+    if pixels != columns or pixels not in DCGAN_LEVELS:
+        raise UsageError(
+            "`dcgan` draws images of 28, 32 or 64 pixels; set image_size=32, for example, or use `mlp`. "
+            f"Received: data_shape={data_shape}"
+        )
+    latent_dim, width = config.latent_dim or DCGAN_LATENT_DIM[pixels], config.width or DCGAN_WIDTH
+    levels = DCGAN_LEVELS[pixels]
+    base, filters = pixels >> levels, width << (levels - 1)
+
+    seeds = _layer_seeds(seed, "generator")
+    # A bias in front of batch normalisation has no effect. The output layer then has none either (Radford et al. 2016).
+    use_bias = not config.batch_norm
+    latent = keras.Input([latent_dim], name="latent")
+    x = keras.layers.Dense(base * base * filters, kernel_initializer=_normal(seeds), name="project", use_bias=use_bias)(
+        latent
+    )
+    x = keras.layers.Reshape([base, base, filters], name="reshape")(x)
+    x = _activate(x, 0, config.batch_norm)
+    for level in range(1, levels):
+        x = _upsample(filters >> level, seeds, f"up_{level}", use_bias)(x)
+        x = _activate(x, level, config.batch_norm)
+    x = _upsample(channels, seeds, "output", use_bias)(x)
+    generator = keras.Model(latent, keras.layers.Activation("tanh", name="tanh")(x), name="generator")
+
+    seeds = _layer_seeds(seed, "discriminator")
+    image = x = keras.Input(data_shape, name="image")
+    for level in range(levels):
+        options = {"strides": 2, "padding": "same", "kernel_initializer": _normal(seeds), "name": f"down_{level}"}
+        x = keras.layers.Conv2D(width << level, 4, **options)(x)
+        x = keras.layers.LeakyReLU(0.2, name=f"leaky_relu_{level}")(x)
+    x = keras.layers.Flatten(name="flat")(x)
+    logit = keras.layers.Dense(1, kernel_initializer=_normal(seeds), name="output")(x)
+    return Players(generator, keras.Model(image, logit, name="discriminator"), latent_dim)
+
+
+def _activate(x, level, batch_norm):
+    if batch_norm:
+        x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"batch_norm_{level}")(x)
+    return keras.layers.ReLU(name=f"relu_{level}")(x)
+
+
+def _upsample(filters, seeds, name, use_bias):
+    options = {"strides": 2, "padding": "same", "kernel_initializer": _normal(seeds), "name": name}
+    return keras.layers.Conv2DTranspose(filters, 4, use_bias=use_bias, **options)
+
+
+def _normal(seeds):
+    return keras.initializers.RandomNormal(stddev=0.02, seed=next(seeds))
+
+
+def _layer_seeds(seed: int, player: str) -> Iterator[int]:
+    """Yields one 32-bit seed per layer, a function of (seed, player, index of the layer)."""
+    entropy = [seed % 2**64, *player.encode()]
+    layer = 0
+    while True:
+        yield int(np.random.SeedSequence([*entropy, layer]).generate_state(1)[0])
+        layer += 1

@@ -1,0 +1,177 @@
+"""Workers find and connect to each other."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+
+from dqgan_tf.distribute.transport import endpoint
+from dqgan_tf.errors import LostConnectionError
+
+
+class Boards:
+    """What `MessageBoard` does, for threads of one process."""
+
+    def __init__(self, count, change=lambda worker, topic, text: text):
+        self._barrier = threading.Barrier(count, timeout=30)
+        self._texts = {}
+        self._change = change
+        self._count = count
+
+    def of(self, worker):
+        boards = self
+
+        class Board:
+            def exchange(self, topic, text):
+                boards._texts[topic, worker] = boards._change(worker, topic, text)
+                boards._barrier.wait()
+                return [boards._texts[topic, index] for index in range(boards._count)]
+
+        return Board()
+
+
+def connect(boards, count, address="127.0.0.1:9", timeout=20.0):
+    """Returns every worker's `Endpoint`, or the error that it got."""
+
+    def one(worker):
+        try:
+            return endpoint.connect(boards.of(worker), [address] * count, worker, timeout)
+        except Exception as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+@pytest.fixture
+def closing():
+    with contextlib.ExitStack() as stack:
+        yield lambda ends: [stack.callback(end.close) for end in ends] and ends
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:2222", "localhost:2222", "[::1]:2222"])
+def test_every_pair_talks(closing, address):
+    if "::1" in address and not _has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    ends = closing(connect(Boards(4), 4, address))
+    for sender in range(4):
+        for receiver in set(range(4)) - {sender}:
+            ends[sender].send(receiver, sender, np.full(5, 10 * sender + receiver, np.float32))
+    for receiver in range(4):
+        for sender in set(range(4)) - {receiver}:
+            received = ends[receiver].receive(sender, sender, 20, 20.0).view(np.float32)
+            np.testing.assert_array_equal(received, np.full(5, 10 * sender + receiver))
+
+
+def test_callers_without_the_token_are_hung_up_on(closing):
+    answers = []
+
+    def disturb(worker, topic, text):
+        if topic == "address" and worker == 0:  # worker 0 listens by now and answers later
+            place = json.loads(text)
+            for shown in (b"", b"x" * 36, bytes.fromhex(place["token"])[:-1] + b"?" + b"\1\0\0\0"):
+                stranger = socket.create_connection((place["host"], place["port"]), 5)
+                stranger.sendall(shown)
+                stranger.shutdown(socket.SHUT_WR)
+                answers.append(stranger)
+        return text
+
+    ends = closing(connect(Boards(2, disturb), 2))
+    ends[1].send(0, 0, np.ones(1, np.float32))
+    assert ends[0].receive(1, 0, 4, 20.0).view(np.float32)[0] == 1.0
+    assert len(answers) == 3 and all(stranger.recv(1) == b"" for stranger in answers)
+
+
+def test_a_worker_that_cannot_be_reached_is_named_by_all():
+    def misdirect(worker, topic, text):
+        if topic != "address" or worker != 0:
+            return text
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            return json.dumps(json.loads(text) | {"port": closed.getsockname()[1]})
+
+    errors = connect(Boards(2, misdirect), 2, timeout=2.0)
+    for error in errors:
+        assert isinstance(error, LostConnectionError)
+        assert "has no connection to worker" in str(error) and "--transport=ring" in str(error)
+
+
+def test_the_time_begins_when_all_workers_are_there(closing, monkeypatch):
+    clock = types.SimpleNamespace(late=0.0)
+    clock.monotonic = lambda: time.monotonic() + clock.late
+
+    def wait(worker, topic, text):
+        if topic == "address":
+            clock.late += 300.0
+        return text
+
+    monkeypatch.setattr(endpoint, "time", clock)
+    ends = closing(connect(Boards(2, wait), 2, timeout=60.0))
+    ends[0].send(1, 0, np.ones(1, np.float32))
+    assert ends[1].receive(0, 0, 4, 20.0).view(np.float32)[0] == 1.0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists the open files of Linux")
+def test_what_was_opened_is_closed_if_one_connection_fails():
+    def misdirect(worker, topic, text):
+        if topic != "address" or worker != 1:
+            return text
+        with socket.create_server(("127.0.0.1", 0)) as closed:  # 2 reaches 0 but not 1
+            return json.dumps(json.loads(text) | {"port": closed.getsockname()[1]})
+
+    before = _open_sockets()
+    errors = connect(Boards(3, misdirect), 3, timeout=1.0)
+    assert all(isinstance(error, LostConnectionError) for error in errors)  # whose frames keep what is in them
+    assert _open_sockets() <= before
+
+
+def test_what_was_opened_is_closed_if_a_worker_dies(monkeypatch):
+    opened = []
+    call = endpoint._call
+
+    def die(worker, topic, text):
+        if topic == "connected":
+            raise RuntimeError("the board is gone")
+        return text
+
+    monkeypatch.setattr(endpoint, "_call", lambda *args: opened.append(call(*args)) or opened[-1])
+    assert [type(error) for error in connect(Boards(2, die), 2)] == [RuntimeError, RuntimeError]
+    assert [one.fileno() for one in opened] == [-1]
+
+
+def test_a_host_that_is_not_this_machine_still_listens(closing):
+    """Behind a gateway the name in TF_CONFIG is no address of the machine."""
+    seen = {}
+
+    def as_gateway(worker, topic, text):
+        if topic == "address":
+            seen[worker] = json.loads(text)
+            return json.dumps(seen[worker] | {"host": "127.0.0.1"})
+        return text
+
+    ends = closing(connect(Boards(2, as_gateway), 2, "192.0.2.1:2222"))
+    assert {place["host"] for place in seen.values()} == {"192.0.2.1"}
+    ends[0].send(1, 0, np.ones(1, np.float32))
+    assert ends[1].receive(0, 0, 4, 20.0).view(np.float32)[0] == 1.0
+
+
+def _open_sockets():
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {one for one in found if one.startswith("socket:")}
+
+
+def _has_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,183 @@
+"""What the workers compare before the first step, and what a failure of one does to all."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import pytest
+import tensorflow as tf
+
+import dqgan_tf
+from dqgan_tf.config import DataConfig, RunConfig, TrainConfig
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.errors import CheckpointError, PeerLostError, UsageError
+from dqgan_tf.training import run
+
+CONFIG = RunConfig(model_dir="here", data=DataConfig(data_dir="on this disk"))
+
+
+class Board(MessageBoard):
+    """A board on which another worker's text stands already."""
+
+    def __init__(self, other):
+        super().__init__(0, 2)
+        self.other = other
+
+    def exchange(self, topic, text, timeout_seconds=0.0):
+        return [text, self.other]
+
+
+def other_worker(config=CONFIG, **changes):
+    return Board(json.dumps(run.identity(config) | changes))
+
+
+def refusal(board):
+    """What `check_agreement` refuses on this board, or None."""
+    try:
+        run.check_agreement(board, CONFIG)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def test_equal_workers_agree():
+    assert refusal(other_worker()) is None
+    assert refusal(MessageBoard(0, 1)) is None
+
+
+def test_what_is_local_may_differ():
+    other = dataclasses.replace(CONFIG, model_dir="there", data=DataConfig(data_dir="on that disk"))
+    assert refusal(other_worker(other)) is None
+
+
+def test_a_flag_is_named_with_both_values():
+    other = dataclasses.replace(CONFIG, train=TrainConfig(seed=3))
+    with pytest.raises(
+        UsageError, match="disagree: --seed is 0 on worker 0 and 3 on worker 1. Start all with the same"
+    ):
+        run.check_agreement(other_worker(other), CONFIG)
+
+
+@pytest.mark.parametrize("key", ["code", "tensorflow", "keras", "python"])
+def test_code_and_versions_are_compared(key):
+    with pytest.raises(UsageError, match=f"{key} is '.*' on worker 0 and 'other' on worker 1"):
+        run.check_agreement(other_worker(**{key: "other"}), CONFIG)
+
+
+class TestFindDifferences:
+    def test_every_key_of_any_worker(self):
+        assert run.find_differences([{"a": 1}, {"a": 1, "group.b": 2}]) == ["--b is None on worker 0 and 2 on worker 1"]
+
+    def test_the_first_worker_that_differs(self):
+        assert run.find_differences([{"a": 1}, {"a": 1}, {"a": 2}]) == ["a is 1 on worker 0 and 2 on worker 2"]
+
+    def test_none(self):
+        assert run.find_differences([{"a": 1}] * 3) == []
+
+
+class TestCodeHash:
+    @pytest.fixture
+    def copy(self, tmp_path, monkeypatch):
+        """A copy of the library's files, to which the hash is pointed."""
+        root = tmp_path / "dqgan_tf"
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(pathlib.Path(dqgan_tf.__file__).parent, root, ignore=ignored)
+        monkeypatch.setattr(dqgan_tf, "__file__", str(root / "__init__.py"))
+        return root
+
+    def test_depends_on_contents_and_names_alone(self, copy, monkeypatch):
+        in_copy = run.code_hash()
+        monkeypatch.undo()
+        assert run.code_hash() == in_copy
+        assert len(in_copy) == 16 and int(in_copy, 16) >= 0
+
+    def test_changes_with_one_character(self, copy):
+        before, path = run.code_hash(), copy / "distribute" / "channel.py"
+        path.write_text(path.read_text() + "#")
+        assert run.code_hash() != before
+
+    def test_changes_with_a_name(self, copy):
+        before = run.code_hash()
+        (copy / "gan" / "noise.py").rename(copy / "gan" / "noises.py")
+        assert run.code_hash() != before
+
+    def test_compiled_files_do_not_count(self, copy):
+        before = run.code_hash()
+        (copy / "cached.pyc").write_bytes(b"1")
+        assert run.code_hash() == before
+
+
+class TestTogether:
+    """Worker 0 runs an action; worker 1's answer stands on the board already."""
+
+    @pytest.fixture
+    def board(self):
+        class Board(MessageBoard):
+            other = [0, ""]
+            parted = False
+
+            def exchange(self, topic, text, timeout_seconds=0.0):
+                self.own = json.loads(text)
+                return [text, json.dumps(self.other)]
+
+            def part(self, timeout_seconds=0.0):
+                self.parted = True
+
+        return Board(0, 2)
+
+    def test_returns_what_the_action_does(self, board):
+        assert run.together(board, lambda: 5) == 5
+        assert board.own == [0, ""]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            UsageError("no\n data set"),
+            CheckpointError("no\n data set"),
+            tf.errors.PermissionDeniedError(None, None, "no\n data set"),
+        ],
+    )
+    def test_a_usage_error_of_this_worker_ends_all(self, board, error):
+        with pytest.raises(UsageError, match="^no data set$"):
+            run.together(board, raising(error))
+        assert board.own == [2, "no data set"]
+
+    def test_a_file_that_cannot_be_written_is_a_usage_error(self, board):
+        with pytest.raises(UsageError, match=r"^\[Errno 28\] No space left on device: 'x'$"):
+            run.together(board, raising(OSError(28, "No space left on device", "x")))
+
+    def test_a_usage_error_of_another_worker(self, board):
+        board.other = [2, "no data set"]
+        with pytest.raises(UsageError, match="^Worker 1: no data set$"):
+            run.together(board, lambda: 5)
+
+    @pytest.mark.parametrize("error", [ValueError("ours\nmore"), TypeError("ours"), KeyError("ours")])
+    def test_a_fault_of_this_worker_keeps_its_traceback(self, board, error):
+        with pytest.raises(type(error)) as caught:
+            run.together(board, raising(error))
+        assert caught.value is error and caught.traceback[-1].name == "action"
+        assert board.own[0] == 70 and board.own[1].startswith(f"{type(error).__name__}: ") and "\n" not in board.own[1]
+        assert board.parted
+
+    def test_a_fault_of_another_worker_is_named(self, board):
+        board.other = [70, "ValueError: theirs"]
+        with pytest.raises(PeerLostError, match="^Worker 1 met a fault: ValueError: theirs. Its own output has the"):
+            run.together(board, lambda: 5)
+        assert board.parted  # worker 0, where the coordination service lives, waits until worker 1 has read its answer
+
+    def test_a_usage_error_beside_a_fault(self, board):
+        """Each worker ends with its own; who had none hears of what can be mended."""
+        board.other = [70, "ValueError: theirs"]
+        with pytest.raises(UsageError, match="^ours$"):
+            run.together(board, raising(UsageError("ours")))
+        board.other = [2, "theirs"]
+        with pytest.raises(ValueError, match="^ours$"):
+            run.together(board, raising(ValueError("ours")))
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
