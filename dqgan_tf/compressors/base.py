@@ -77,15 +77,12 @@ class Compressor(Compression):
     equal, bound or not; only unbound ones may be keys of a cache.
     """
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether decode(encode(x)) = x bit for bit."""
-        return False
-
-    @property
-    def uses_common_seed(self) -> bool:
-        """Whether all replicas must make the same random choices: `bind` then takes a common seed, int32 [2]."""
-        return False
+    is_identity: ClassVar[bool] = False
+    """Whether decode(encode(x)) = x bit for bit."""
+    uses_common_seed: ClassVar[bool] = False
+    """Whether all replicas must make the same random choices: `bind` then takes a common seed, int32 [2]."""
+    histogram_size: ClassVar[int] = 0
+    """k, the number of counts of `histogram`."""
 
     @property
     def block_multiple(self) -> int | None:
@@ -150,11 +147,6 @@ class Compressor(Compression):
     def bind(self, state: tf.Tensor) -> Compressor:
         """Returns an equal compressor that encodes and decodes with `state`; an unbound one uses the initial state."""
         return self
-
-    @property
-    def histogram_size(self) -> int:
-        """k, the number of counts of `histogram`."""
-        return 0
 
     def histogram_stride(self, n: int) -> int:
         """Returns the sampling stride for vectors of n values: the histogram counts every stride-th bucket."""

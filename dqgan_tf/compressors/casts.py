@@ -30,13 +30,10 @@ class Identity(Compressor):
 
     name: ClassVar[str] = "none"
     use: ClassVar[str] = "fast links, and the reference for the others"
+    is_identity: ClassVar[bool] = True
 
     @property
     def unbiased(self) -> bool:
-        return True
-
-    @property
-    def is_identity(self) -> bool:
         return True
 
     def delta(self, n):

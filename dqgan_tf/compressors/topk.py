@@ -41,7 +41,7 @@ class TopK(Sparse):
     values: Compressor = Identity()
 
     name: ClassVar[str] = "topk"
-    use: ClassVar[str] = "slow links; the packet of a layer waits for all gradients"
+    use: ClassVar[str] = "slow links; sends nothing before all gradients are known"
 
     def payload_spec(self, n):
         k = self.k(n)
@@ -103,7 +103,7 @@ def largest(vector: tf.Tensor, k: int) -> tf.Tensor:
         return _largest_of_all(vector, k)
     threshold = _kth_largest(_keys(tf.gather(vector, sample_positions(n))), rank)
     marks = _mark(_keys(vector) >= threshold)
-    count = count_bits(marks)
+    count = tf.reduce_sum(_popcount(marks))
     enough = (count >= k) & (count <= capacity)
     return tf.cond(
         enough, lambda: _largest_of_marked(vector, marks, count, k, capacity), lambda: _largest_of_all(vector, k)
@@ -176,11 +176,6 @@ def _bisect(holds):
 # Bit vectors: a running count of bits, then one binary search for each position.
 
 
-def count_bits(words: tf.Tensor) -> tf.Tensor:
-    """Returns the int32 number of set bits of int32 [m]."""
-    return tf.reduce_sum(_popcount(words))
-
-
 def set_bits(words: tf.Tensor, count: int) -> tf.Tensor:
     """Returns int32 [count], the positions of the first set bits, ascending; bit b of word w is position 32 w + b.
 
@@ -244,12 +239,14 @@ _RAW = 32
 
 def elias_fano_words(k: int, universe: int) -> int:
     """Returns the int32 words of k integers below `universe`."""
-    return _code_words(k, universe, _low_bits(k, universe))
+    _, low_words, high_words = _elias_fano_layout(k, universe)
+    return low_words + high_words
 
 
 def elias_fano_encode(values: tf.Tensor, universe: int) -> tf.Tensor:
     """Returns int32 [elias_fano_words(k, universe)] of ascending int32 [k] in [0, universe)."""
-    k, low = values.shape[0], _low_bits(values.shape[0], universe)
+    k = values.shape[0]
+    low, _, high_words = _elias_fano_layout(k, universe)
     if low == _RAW:
         return values
     padded = tf.pad(values, [[0, -k % packing.LANE]])
@@ -257,34 +254,32 @@ def elias_fano_encode(values: tf.Tensor, universe: int) -> tf.Tensor:
     bit = tf.bitwise.right_shift(values, low) + tf.range(k)
     # Every bit is set once, so that adding powers of two is the same as setting bits.
     powers = tf.bitwise.left_shift(1, tf.bitwise.bitwise_and(bit, _WORD - 1))
-    parts.append(tf.scatter_nd(tf.bitwise.right_shift(bit, 5)[:, None], powers, [_high_words(k, universe, low)]))
+    parts.append(tf.scatter_nd(tf.bitwise.right_shift(bit, 5)[:, None], powers, [high_words]))
     return tf.concat(parts, axis=0)
 
 
 def elias_fano_decode(words: tf.Tensor, k: int, universe: int) -> tf.Tensor:
     """Returns int32 [k]: undoes `elias_fano_encode`."""
-    low = _low_bits(k, universe)
+    low, low_words, _ = _elias_fano_layout(k, universe)
     if low == _RAW:
         return words
+    values = tf.bitwise.left_shift(set_bits(words[low_words:], k) - tf.range(k), low)
     lanes = -(-k // packing.LANE)
-    values = tf.bitwise.left_shift(set_bits(words[low * lanes :], k) - tf.range(k), low)
     for start, bits in _chunks(low):
         chunk = packing.unpack(words[None, start * lanes : (start + bits) * lanes], bits)[0, :k]
         values += tf.bitwise.left_shift(chunk, start)
     return values
 
 
-def _low_bits(k, universe):
-    """Returns the l of the fewest words; of two with as many words the larger, whose bit vector is shorter."""
-    return min([_RAW, *reversed(range(31))], key=lambda low: _code_words(k, universe, low))
+def _elias_fano_layout(k, universe):
+    """Returns (l, words of the low bits, words of the bit vector) with the fewest words.
 
-
-def _code_words(k, universe, low):
-    return k if low == _RAW else low * -(-k // packing.LANE) + _high_words(k, universe, low)
-
-
-def _high_words(k, universe, low):
-    return -(-(k + ((universe - 1) >> low)) // _WORD)
+    Of two l with as many words the larger, whose bit vector is shorter.
+    """
+    layouts = [(_RAW, k, 0)]
+    for low in reversed(range(31)):
+        layouts.append((low, low * -(-k // packing.LANE), -(-(k + ((universe - 1) >> low)) // _WORD)))
+    return min(layouts, key=lambda layout: layout[1] + layout[2])
 
 
 def _chunks(low):

@@ -170,7 +170,6 @@ def test_set_bits_equal_flatnonzero(words, share):
     positions = tf.function(lambda w: topk.set_bits(w, count), jit_compile=True)(to_words(flags)).numpy()
     np.testing.assert_array_equal(positions[: len(expected)], expected)
     assert (positions[len(expected) :] >= 32 * words).all()
-    assert int(topk.count_bits(to_words(flags))) == len(expected)
 
 
 def test_set_bits_by_hand():

@@ -17,6 +17,9 @@ _LEVEL_DROPPED_BITS = 16
 """Lowest bits of a level that are zero: levels are bfloat16 values, with 8 significant bits."""
 _SCALE_DROPPED_BITS = 24 - _LEVEL_DROPPED_BITS
 _LARGEST_SCALE = np.int32(0x7F7FFFFF >> _SCALE_DROPPED_BITS << _SCALE_DROPPED_BITS).view(np.float32)
+_OCTAVES, _FRACTION_BITS = 8, 3
+BINS = _OCTAVES << _FRACTION_BITS
+"""Bins of the histogram; see below."""
 _MEMORY = 0.9
 """Share of the running histogram that remains after one step: about ten steps count."""
 _SAMPLE = 65536
@@ -50,6 +53,7 @@ class Adaptive(quantizer.BucketQuantizer):
 
     name: ClassVar[str] = "adaptive"
     use: ClassVar[str] = "`bits` 3 to 5, with a smaller error than `linear`; one small all-reduce more"
+    histogram_size: ClassVar[int] = BINS
 
     def __post_init__(self):
         if type(self.bits) is not int or self.bits not in (3, 4, 5):
@@ -91,14 +95,13 @@ class Adaptive(quantizer.BucketQuantizer):
         return tf.unstack(state[: self.num_levels])
 
     def initial_state(self, n):
-        return np.concatenate([uniform_levels(self.num_levels), np.zeros(BINS, np.float32)])
+        dropped = _LEVEL_DROPPED_BITS
+        uniform = np.linspace(0.0, 1.0, self.num_levels, dtype=np.float32).view(np.int32)
+        rounded = ((uniform + (1 << dropped - 1)) >> dropped << dropped).view(np.float32)
+        return np.concatenate([rounded, np.zeros(BINS, np.float32)])
 
     def bind(self, state):
         return dataclasses.replace(self, state=state)
-
-    @property
-    def histogram_size(self) -> int:
-        return BINS
 
     def histogram_stride(self, n):
         return 2 ** (max(1, n // _SAMPLE).bit_length() - 1)
@@ -166,18 +169,10 @@ def count_below(values: tf.Tensor, bounds: Sequence[tf.Tensor]) -> tf.Tensor:
 # the first bin. A bin's number is the exponent and the three leading bits of the fraction, so that a shift of the bit
 # pattern finds it.
 
-_OCTAVES, _FRACTION_BITS = 8, 3
-BINS = _OCTAVES << _FRACTION_BITS
 _BIN_SHIFT = 23 - _FRACTION_BITS
 _FIRST_BIN = (127 - _OCTAVES) << _FRACTION_BITS
 _LOWEST, _ONE = (int(np.float32(x).view(np.int32)) >> _LEVEL_DROPPED_BITS for x in (2.0**-16, 1.0))
 """The smallest level beside 0, and 1: their bit patterns without the dropped bits."""
-
-
-def uniform_levels(count: int) -> np.ndarray:
-    """Returns float32 [count] levels j / (count - 1), rounded to 8 significant bits."""
-    exact = (np.arange(count) / (count - 1)).astype(np.float32).view(np.int32)
-    return ((exact + (1 << _LEVEL_DROPPED_BITS - 1)) >> _LEVEL_DROPPED_BITS << _LEVEL_DROPPED_BITS).view(np.float32)
 
 
 def count_bins(values: tf.Tensor) -> tf.Tensor:

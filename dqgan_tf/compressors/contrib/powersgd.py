@@ -1,11 +1,9 @@
 """PowerSGD: the matrices of a model as products of two thin ones, and everything else exactly.
 
-One step of subspace iteration approximates a matrix. With worker m's matrix M^m [rows, cols], queries Q [cols, rank]
-and random columns G [rows, explore]:
+One step of subspace iteration approximates worker m's matrix M^m [rows, cols], with queries Q [cols, rank] and random
+columns G [rows, explore]:
 
     P^m = M^m Q;   B = orthonormalise([mean P, G]);   C^m = (M^m)^T B;   decode^m = B (C^m)^T,  their mean B (mean C)^T
-
-Vogels et al. 2019, arXiv:1905.13727, algorithm 1, whose B has no random columns.
 """
 
 from __future__ import annotations

@@ -36,10 +36,7 @@ class RandomK(Sparse):
 
     name: ClassVar[str] = "randomk"
     use: ClassVar[str] = "no search, and no indices on the wire"
-
-    @property
-    def uses_common_seed(self) -> bool:
-        return True
+    uses_common_seed: ClassVar[bool] = True
 
     def bind(self, state):
         return dataclasses.replace(self, indices_seed=state)
