@@ -19,7 +19,9 @@ from dqgan_tf.training import command
 
 FOLDERS = ("results/ring", "results/two_step")
 _ABLATIONS = ("--noerror_feedback", "--noresidual_in_half_step")
-_FIGURE = command.define_path("figure", "File of the picture, PNG.", str(ROOT / "docs/images/quality_against_bytes.png"))
+_FIGURE = command.define_path(
+    "figure", "File of the picture, PNG.", str(ROOT / "docs/images/quality_against_bytes.png")
+)
 
 
 class Point(NamedTuple):
