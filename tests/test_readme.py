@@ -1,17 +1,175 @@
-"""System tests of README: what it tells a reader to use exists, and its figures are those of results/."""
+"""System tests of the documents: every block of code in them runs or is parsed, what they name exists, and README's
+figures are those of results/."""
 
+import ast
+import importlib
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import dqgan_tf
+from dqgan_tf.distribute import tf_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = (
+    "README.md",
+    "BUILD.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+)
+SHELL_DOCUMENTS = ("README.md", "BUILD.md", "docs/operations.md", "docs/images/README.md")
+BINARIES = {path.stem for path in (ROOT / "trainers").glob("*.py")}
+MODULES = {"dqgan_tf.compressors", "benchmarks.quality", "benchmarks.structure", "flags.table"}
+
+
+def blocks(document):
+    """(language, text) of every fenced block; the language of a block of shell commands is empty."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(text):
+    """The words of every command of a block: continued lines are joined, comments dropped."""
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def check(words):
+    """Asserts that a shell command of a document would be understood."""
+    if words[0] == "export":
+        words = words[1:]
+    while re.match(r"[A-Z_]+=", words[0]):
+        name, _, value = words[0].partition("=")
+        assert name == "TF_CONFIG" and tf_config.read({name: value}).num_workers == 2
+        words = words[1:]
+        if not words:
+            return
+    program, arguments = pathlib.Path(words[0]).name, words[1:]
+    if re.match(r"python(3\.\d+)?$", program) and arguments[0] == "-m":
+        check_module(arguments[1], arguments[2:])
+    elif program == "make":
+        check_make(arguments)
+    elif program == "pip":
+        check_pip(arguments)
+    else:
+        assert (program, *arguments) == ("twine", "check", "dist/*"), words
+
+
+def check_module(module, arguments):
+    name = module.removeprefix("trainers.")
+    if name != module and name in BINARIES:
+        parse_flags(name, arguments)
+    else:
+        known = {("venv", ".venv"), ("pytest", "-m", "not slow"), ("build", "--wheel")}
+        assert (module, *arguments) in known or module in MODULES and not arguments, (module, arguments)
+
+
+def parse_flags(binary, arguments):
+    """The binary's own parser and validators read the arguments; `trainers.launch` hands some to `trainers.train`."""
+    program = (
+        f"import sys; from dqgan_tf.training import command; from trainers import {binary}\n"
+        f"behind = command.parse(['{binary}', *sys.argv[1:]], has_dashes={binary == 'launch'})\n"
+        "print('\\n'.join(behind[1:]))\n" + ("train.run_flags.run_config()" if binary == "train" else "")
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (binary, arguments, done.stderr)
+    if binary == "launch":
+        parse_flags("train", done.stdout.splitlines())
+
+
+def check_make(arguments):
+    makefile = (ROOT / "Makefile").read_text()
+    for word in arguments:
+        name, assigned, value = word.partition("=")
+        assert re.search(rf"^{name} \?=" if assigned else rf"^{name}:", makefile, re.MULTILINE), word
+        assert name != "FLAGFILE" or (ROOT / value).exists(), word
+
+
+def check_pip(arguments):
+    assert arguments[0] == "install" and set(arguments[1:-1]) <= {"-e"}
+    folder, extra = re.fullmatch(r"(\.)(?:\[(\w+)\])?", arguments[-1]).groups()
+    setup = (ROOT / folder / "setup.py").read_text()
+    assert extra is None or re.search(rf'^ +"{extra}": \[', setup, re.MULTILINE), extra
+
+
+@pytest.mark.parametrize("document", SHELL_DOCUMENTS)
+def test_every_shell_command_is_understood(document):
+    found = [words for language, text in blocks(document) if not language for words in commands(text)]
+    assert found
+    for words in found:
+        check(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make trian",
+        "make train STEPS=5",
+        "pip install '.[bench]'",
+        ".venv/bin/python -m trainers.generate --model_dir=runs/ring --output=samples.gif",
+        ".venv/bin/python -m trainers.launch --num_workers=2 -- --model_dir=a --compressor=tripleary",
+        ".venv/bin/python -m trainers.launch --num_workers=0 -- --model_dir=a",
+        ".venv/bin/python -m trainers.train --flagfile=flags/experiments/square.flags --model_dir=a",
+        ".venv/bin/python -m benchmarks.qualities",
+        'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222"]}, "task": {}}\' make train',
+        "curl example.org",
+    ],
+)
+def test_a_wrong_command_is_seen(line):
+    with pytest.raises(Exception):  # noqa: B017
+        [words] = commands(line)
+        check(words)
+
+
+def test_every_block_has_its_test():
+    """Blocks of shell commands, of Python and of a diff have tests here or in tests/compressors/test_recipe.py."""
+    languages = {document: {language for language, _ in blocks(document)} for document in DOCUMENTS}
+    assert languages.pop("README.md") == {"", "diff", "python"}
+    assert languages.pop("CONTRIBUTING.md") == {"python"}  # test_recipe.py runs all of them
+    assert languages.pop("docs/operations.md") == {"", "text"}
+    for document, names in languages.items():
+        assert names == set() or document in SHELL_DOCUMENTS and names == {""}, document
+
+
+def sides(diff):
+    """The script before and after a diff."""
+    lines = diff.splitlines()
+    return ["\n".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +")]
+
+
+def test_the_diff_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [diff] = [text for language, text in blocks("README.md") if language == "diff"]
+    before, after = sides(diff)
+    assert ast.parse(before) and "dqgan_tf" not in before
+    samples = np.random.default_rng(0).standard_normal((8, 2)).astype(np.float32)
+    names = {
+        **{"keras": keras, "tf": tf, "dataset": tf.data.Dataset.from_tensor_slices(samples).batch(4)},
+        "build_generator": lambda: keras.Sequential([keras.Input((128,)), keras.layers.Dense(2)]),
+        "build_discriminator": lambda: keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]),
+    }
+    exec(after, names)
+    gan = names["gan"]
+    assert (int(gan.step.numpy()), int(gan.skipped.numpy())) == (20, 0)  # 10 epochs of 2 batches
+    assert gan.channel.vectors[0].compressor.spec == "linear:bits=4,bucket=512"
+    assert list((tmp_path / "logs").rglob("events.*"))
+
+
+def test_the_python_block_runs():
+    [block] = [text for language, text in blocks("README.md") if language == "python"]
+    names = {}
+    exec(block, names)
+    kernel, bias = names["means"]
+    np.testing.assert_array_equal(kernel, np.ones([784, 10]))  # a sign times the mean of its bucket: exact for ones
+    assert bias.shape == [10] and names["channel"].wire_bytes < 7850 // 8 + 100
 
 
 def test_every_name_of_the_package_is_exported():
@@ -21,34 +179,32 @@ def test_every_name_of_the_package_is_exported():
         assert getattr(dqgan_tf, name).__name__ == name
 
 
-def test_every_file_and_make_target_exists():
-    for path in re.findall(r"(?:flags/experiments|docs)/[\w.]+\w", README):
-        assert (ROOT / path).exists(), path
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)|`make (\w+)", README, re.MULTILINE):
-        assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE), target
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_exists(document):
+    text = (ROOT / document).read_text()
+    linked = re.findall(r"\]\(([^):#]+)\)", text)
+    for path in linked:
+        assert ((ROOT / document).parent / path).exists(), path
+    folders = "benchmarks|docs|dqgan_tf|flags|results|tests|trainers"
+    for path in re.findall(rf"`((?:{folders})/[\w./]+)`", text):
+        if document != "CONTRIBUTING.md" or "truncate" not in path:  # the recipe's own file
+            assert (ROOT / path).exists(), path
 
 
-def test_every_binary_takes_the_flags_that_stand_behind_it():
-    commands = re.sub(r"\\\n\s*", " ", README)
-    used = {}
-    for line in commands.splitlines():
-        for part in re.split(r" -- ", line):
-            binary = re.search(r"trainers\.(\w+)", part)
-            name = binary.group(1) if binary else "train" if "--flagfile" in part else None
-            if name and "-m trainers" in line:
-                used.setdefault(name, set()).update(re.findall(r"--(\w+)=", part))
-    assert {"prepare", "launch", "train", "generate", "evaluate"} <= set(used)
-    for name, flags in used.items():
-        text = subprocess.run(
-            [sys.executable, "-m", f"trainers.{name}", "--helpfull"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-        for flag in flags - {"flagfile"}:
-            assert re.search(rf"--(\[no\])?{flag}\b", text), (name, flag)
+def test_make_targets_in_sentences_exist():
+    for document in DOCUMENTS:
+        for target in re.findall(r"`make ([\w-]+)", (ROOT / document).read_text()):
+            check_make([target])
+
+
+def test_the_functions_of_the_algorithm_exist():
+    """`file: function` and `file: Class.method` of docs/algorithm.md."""
+    places = re.findall(r"`([\w/]+\.py): ([\w.]+)`", (ROOT / "docs" / "algorithm.md").read_text())
+    assert len(places) > 15
+    for file, name in places:
+        value = importlib.import_module(f"dqgan_tf.{file.removesuffix('.py').replace('/', '.')}")
+        for part in name.split("."):
+            value = getattr(value, part)
 
 
 def recorded(folder, **wanted):
@@ -58,11 +214,11 @@ def recorded(folder, **wanted):
 
 
 def test_the_first_sentence_rounds_what_was_recorded():
-    claimed = re.search(
-        r"(\d+) times fewer bytes on the wire at 4 bits, (\d+) times at 1, (\d+) times at top-1 %", README
+    [claimed] = re.findall(
+        r"(\d+) times fewer bytes at 4 bits, (\d+) times fewer at 1 bit and (\d+) times fewer at\stop-1 %", README
     )
     [dense] = recorded("ring", variant="float32, no compression")
-    for times, variant in zip(claimed.groups(), ("4 bit (the default job)", "1 bit sign", "top 1 %"), strict=True):
+    for times, variant in zip(claimed, ("4 bit (the default job)", "1 bit sign", "top 1 %"), strict=True):
         [run] = recorded("ring", variant=variant)
         assert int(times) == round(dense["sent_bytes_per_step"] / run["sent_bytes_per_step"])
 
@@ -80,3 +236,4 @@ def test_the_table_of_speed_rounds_what_was_recorded(row, rate):
     for cell, variant in zip(shown, COLUMNS, strict=True):
         last = recorded("exchange", kind="exchange", rate=rate, variant=variant, workers=2)[-1]
         assert abs(float(cell) - last["milliseconds_median"]) <= 0.5, variant
+        assert f"{last['hardware']}; commit {last['commit']}" in README
