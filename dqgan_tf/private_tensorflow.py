@@ -145,10 +145,12 @@ class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
         return self
 
     def batch_reduce(self, reduce_op, value_destination_pairs, options=None):
-        # The base class returns early for a single replica; a reduction in a channel still encodes and decodes.
+        # The base class returns early for a single replica; a reduction in a channel still encodes and decodes. It also
+        # reduces values one by one whose device it does not know, such as the arguments of a function; a channel sends
+        # all its values at once.
         if getattr(options, "channel", None):
             pairs = cross_device_ops._normalize_value_destination_pairs(value_destination_pairs)
-            return self.batch_reduce_implementation(reduce_op, pairs, options)
+            return self._all_reduce_per_replica_values(reduce_op, [value for value, _ in pairs], options)
         return super().batch_reduce(reduce_op, value_destination_pairs, options)
 
     def _all_reduce(self, reduce_op, value, replica_id, options):

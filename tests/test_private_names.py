@@ -44,9 +44,7 @@ NAMES = (
     ),
     Name(_OPS, "CollectiveAllReduce.__deepcopy__", "(self, memo)"),
     Name(_OPS, "CollectiveAllReduce.batch_reduce", "(self, reduce_op, value_destination_pairs, options=None)"),
-    Name(
-        _OPS, "CollectiveAllReduce.batch_reduce_implementation", "(self, reduce_op, value_destination_pairs, options)"
-    ),
+    Name(_OPS, "CollectiveAllReduce._all_reduce_per_replica_values", "(self, reduce_op, per_replica_values, options)"),
     Name(_OPS, "CollectiveAllReduce._all_reduce", "(self, reduce_op, value, replica_id, options)"),
     Name(_OPS, "CollectiveAllReduce._devices", "attribute"),
     Name(_OPS, "CollectiveAllReduce._group_size", "attribute"),

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 def folder(tmp_path):
     plan = {"title": "A game", "seeds": [0, 1], "variants": {"sign": [], "lost": ["--noerror_feedback"], "later": []}}
     runs = [
-        {"variant": variant, "seed": seed, "sent_bytes_per_step": sent, "high_quality_fraction": share}
+        {"step": 5000, "variant": variant, "seed": seed, "sent_bytes_per_step": sent, "high_quality_fraction": share}
         | {"commit": "abc", "hardware": "2 cores of X"}
         for variant, seed, sent, share in [("sign", 0, 9000, 0.75), ("sign", 1, 9000, 0.875), ("lost", 0, 3000, 0.125)]
     ]
