@@ -10,7 +10,7 @@ import tensorflow as tf
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute import topologies
-from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.layout import Slice, Vector
 from dqgan_tf.distribute.topologies.packet import Seeds
 from tests.distributed import exchange_cases, lockstep
 from tests.distributed.exchange_cases import CALLS, MATRICES, POISONED, Case
@@ -109,6 +109,18 @@ def test_replicas_round_by_numbers_of_their_own(eager, topology):
 
     assert len({*residuals(0), *residuals(1)}) == 6, "of every replica and every call"
     assert residuals(0) == residuals(0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "runs"),
+    [("sign:bucket=32", ((2, 3, 1), (4,), (0,))), ("topk:fraction=0.1", ((2,), (3,), (1,), (4,), (0,)))],
+)
+def test_slices_without_a_gap_are_decoded_together_where_a_compressor_works_bucket_by_bucket(spec, runs):
+    ranges = [(1, 0, 32), (0, 64, 32), (0, 0, 32), (0, 32, 32), (0, 128, 8)]
+    vectors = [Vector(name, compressors.get(spec), ((136,),), (i,)) for i, name in enumerate(("first", "second"))]
+    slices = [Slice(*one) for one in ranges]
+    codings = [topologies.packet.coding(vectors[part.vector], part.size) for part in slices]
+    assert topologies.all_gather._runs(slices, codings) == runs
 
 
 def built(vectors, setting, kind=None):
