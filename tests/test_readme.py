@@ -168,7 +168,7 @@ def test_the_python_block_runs():
     names = {}
     exec(block, names)
     kernel, bias = names["means"]
-    # A sign times the mean magnitude of its bucket. 15 buckets hold 512 ones; the last 160 ones and the 10 zeros of bias.
+    # A sign times the mean magnitude of its bucket. 15 buckets hold 512 ones; the last 160 ones and the zeros of bias.
     np.testing.assert_array_equal(kernel[:768], np.ones([768, 10]))
     np.testing.assert_allclose(kernel[768:], np.full([16, 10], 160 / 170), rtol=1e-6)
     np.testing.assert_allclose(bias, np.full([10], 160 / 170), rtol=1e-6)
