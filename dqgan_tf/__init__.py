@@ -5,6 +5,7 @@ Chen, Yang, Shen, Pang 2020, arXiv 2010.13359. The names below are imported when
 
   DQGAN: the Keras model whose `train_step` is the algorithm (`dqgan_tf.gan.model`).
   CompressedStrategy: a `tf.distribute.MultiWorkerMirroredStrategy` that can compress (`dqgan_tf.distribute.strategy`).
+  compressed: a Keras optimizer whose steps travel compressed, for any Keras model (`dqgan_tf.keras`).
   RunConfig: everything that determines a run (`dqgan_tf.config`).
   compressors: flat vector <-> payload (`dqgan_tf.compressors`).
 """
@@ -14,12 +15,13 @@ import importlib
 __version__ = "0.2.0"
 
 _MODULE_OF = {
-    "CompressedStrategy": "dqgan_tf.distribute.strategy",
+    "CompressedStrategy": "dqgan_tf.keras",
     "CompressionConfig": "dqgan_tf.config",
     "DQGAN": "dqgan_tf.gan.model",
     "LossConfig": "dqgan_tf.config",
     "OptimizerConfig": "dqgan_tf.config",
     "RunConfig": "dqgan_tf.config",
+    "compressed": "dqgan_tf.keras",
 }
 
 __all__ = [*_MODULE_OF, "__version__", "compressors"]

@@ -24,6 +24,7 @@ LEVELS = {
     "dqgan_tf.error_feedback": 2,
     "dqgan_tf.distribute": 3,
     "dqgan_tf.gan": 4,
+    "dqgan_tf.keras": 4,
     "dqgan_tf.training": 5,
     "benchmarks": 6,
     "flags": 6,
