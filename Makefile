@@ -3,13 +3,15 @@ MODEL_DIR ?= runs/ring
 WORKERS ?= 2
 TEST_PROCESSES ?= 2
 FLAGFILE ?= flags/experiments/ring.flags
+NEXT ?= tensorflow keras
+QUICK ?=
 
 BIN := .venv/bin
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint format tensorboard clean
+.PHONY: help train test test-slow test-next lint format tensorboard clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-18s %s\n", $$1, $$2 }'
@@ -25,6 +27,18 @@ test-slow: .venv/.test-stamp ## The slow tests alone: whole jobs of several proc
 	$(BIN)/python -m pytest -q -m slow tests/compressors
 	$(BIN)/python -m pytest -q -m slow tests/distributed/test_topologies.py
 	$(BIN)/python -m pytest -q -m slow tests --ignore=tests/compressors --ignore=tests/distributed/test_topologies.py
+
+# What the library reaches of TensorFlow and Keras past their public API; see dqgan_tf/private_tensorflow.py.
+ADAPTER_TESTS := tests/test_private_names.py tests/test_tensorflow_texts.py tests/distributed/transport \
+	tests/distributed/test_options.py tests/distributed/test_message_board.py tests/distributed/test_pipeline.py \
+	tests/distributed/test_exchange.py tests/gan/test_fit.py
+
+test-next: ## The newest NEXT, pre-releases too, in .venv-next: which private names moved, and tests (QUICK=1: all quick ones)
+	test -d .venv-next || $(PYTHON) -m venv .venv-next
+	.venv-next/bin/python -m pip install -q --pre --upgrade $(NEXT)
+	.venv-next/bin/python -m pip install -q pytest pytest-timeout pytest-xdist scipy tensorboard tensorflow-datasets importlib_resources
+	-.venv-next/bin/python -m tests.test_private_names
+	.venv-next/bin/python -m pytest -q -m "not slow" $(if $(QUICK),-n $(TEST_PROCESSES) --dist loadscope tests,$(ADAPTER_TESTS))
 
 lint: .venv/.test-stamp ## Style, without changing a file
 	$(BIN)/ruff check .

@@ -109,8 +109,10 @@ def _exchange_columns(entry, entries):
     wire, time = wire_milliseconds(entry["declared_bytes"], entry["rate"]), entry["milliseconds_median"]
     columns = _phases(entry, PHASES) | _sent(entry)
     columns |= {"wire": f"{wire:.1f}", "ms / wire": f"{time / wire:.2f}"} if wire else {"wire": "", "ms / wire": ""}
-    comparable = [one for one in entries if (conditions(one), one["tree"]) == (conditions(entry), entry["tree"])]
-    medians = {one["variant"]: one["milliseconds_median"] for one in comparable}
+    comparable = [
+        other for other in entries if (conditions(other), other["tree"]) == (conditions(entry), entry["tree"])
+    ]
+    medians = {other["variant"]: other["milliseconds_median"] for other in comparable}
     for name in variants.DENSE:
         columns[f"{name} takes"] = f"{medians[name] / time:.2f}x" if name in medians else ""
     return columns
@@ -130,15 +132,15 @@ def _whole_step_columns(entry, entries):
 
 def _codec_columns(entry, entries):
     columns = _phases(entry, ("encode", "decode"))
-    comparable = [one for one in entries if (one["kind"], one["tree"]) == (CODEC, entry["tree"])]
-    for one in comparable:
-        if one["variant"] == "copy" and conditions(one) == conditions(entry):
+    comparable = [other for other in entries if (other["kind"], other["tree"]) == (CODEC, entry["tree"])]
+    for other in comparable:
+        if other["variant"] == "copy" and conditions(other) == conditions(entry):
             for phase in ("encode", "decode"):
                 if f"{phase}_milliseconds_median" in entry:
-                    share = one["milliseconds_median"] / entry[f"{phase}_milliseconds_median"]
+                    share = other["milliseconds_median"] / entry[f"{phase}_milliseconds_median"]
                     columns[f"{phase}, of copy's speed"] = f"{share:.0%}"
-    same = [one for one in comparable if (one["variant"], one["values"]) == (entry["variant"], entry["values"])]
-    first = min(same, key=lambda one: one["threads"])
+    same = [other for other in comparable if (other["variant"], other["values"]) == (entry["variant"], entry["values"])]
+    first = min(same, key=lambda other: other["threads"])
     if first["threads"] < entry["threads"] and "encode_milliseconds_median" in entry:
         gain = first["encode_milliseconds_median"] / entry["encode_milliseconds_median"]
         columns["encode, gain by threads"] = f"{gain:.2f}x of {first['threads']}"

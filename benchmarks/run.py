@@ -145,17 +145,19 @@ def whole_step(plan: Plan, step: Step, say: Callable[[str], None] = print) -> li
                 programs.append(_Program(_WORKER, arguments, described, count, tree))
                 programs.append(_Program(_WORKER, arguments, [*alone, *plain], count, tree, connected=False))
         series = _measure(plan, programs, _WARM_UP[WHOLE_STEP], say)
-        connected = [one for one in series if one.program.connected]
+        connected = [item for item in series if item.program.connected]
         entries = _entries(plan, connected, {"kind": WHOLE_STEP, **fields}, seeds=[0])
     references = {
-        (one.name, one.program.threads, one.program.tree.label): one for one in series if one not in connected
+        (item.name, item.program.threads, item.program.tree.label): item
+        for item in series
+        if not item.program.connected
     }
-    for entry, one in zip(entries, connected, strict=True):
-        plain = references["plain", one.program.threads, ""]
+    for entry, item in zip(entries, connected, strict=True):
+        plain = references["plain", item.program.threads, ""]
         entry["plain_milliseconds_median"] = _statistic(np.median, plain, "total")
-        entry["plain_ratio"] = _quartiles(one, plain)
+        entry["plain_ratio"] = _quartiles(item, plain)
         if alone:
-            reference = references["float32", one.program.threads, one.program.tree.label]
+            reference = references["float32", item.program.threads, item.program.tree.label]
             entry["alone_milliseconds_median"] = _statistic(np.median, reference, "total")
     return entries
 
@@ -214,37 +216,41 @@ def _trees(against: str | None) -> Iterator[list[_Tree]]:
 
 
 def _measure(plan, programs, warm_up, say):
-    programs = [one for one in programs if one.variants]
+    programs = [program for program in programs if program.variants]
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(places(plan.num_workers, plan.rate, len(programs)))
         crews = [
             stack.enter_context(
                 Crew(
-                    one.file,
-                    one.arguments | {"variants": one.variants},
+                    program.file,
+                    program.arguments | {"variants": program.variants},
                     where,
-                    number if one.connected else None,
-                    threads=one.threads,
-                    tree=one.tree.path,
+                    number if program.connected else None,
+                    threads=program.threads,
+                    tree=program.tree.path,
                 )
             )
-            for number, one in enumerate(programs)
+            for number, program in enumerate(programs)
         ]
         series = [
-            entry for crew, one in zip(crews, programs, strict=True) for entry in _warmed_up(crew, one, warm_up, say)
+            entry
+            for crew, program in zip(crews, programs, strict=True)
+            for entry in _warmed_up(crew, program, warm_up, say)
         ]
         # What is compared runs one after the other, and every second round backwards: the machine's speed drifts.
-        order = sorted(series, key=lambda one: plan.names.index(one.name) if one.name in plan.names else -1)
+        order = sorted(series, key=lambda item: plan.names.index(item.name) if item.name in plan.names else -1)
         for number in range(plan.rounds):
-            for one in order[:: -1 if number % 2 else 1]:
-                _step(one)
+            for item in order[:: -1 if number % 2 else 1]:
+                _step(item)
             say(f"round {number + 1} of {plan.rounds}")
         if plan.profile:
-            for one in series:
-                if one.program.connected and one.program.file == _WORKER:
-                    folder = "_".join(filter(None, [one.name, f"threads{one.program.threads}", one.program.tree.label]))
+            for item in series:
+                if item.program.connected and item.program.file == _WORKER:
+                    folder = "_".join(
+                        filter(None, [item.name, f"threads{item.program.threads}", item.program.tree.label])
+                    )
                     path = os.path.abspath(os.path.join(plan.profile, folder.replace("/", "_")))
-                    one.crew.ask(f"profile {one.index} {path}")
+                    item.crew.ask(f"profile {item.index} {path}")
     return series
 
 
@@ -267,32 +273,32 @@ def _step(series):
 
 
 def _entries(plan, series, fields, seeds):
-    return [_entry(plan, one, series, fields, seeds) for one in series]
+    return [_entry(plan, item, series, fields, seeds) for item in series]
 
 
-def _entry(plan, one, series, fields, seeds):
+def _entry(plan, item, series, fields, seeds):
     # A loopback's counter holds what all workers sent, and every worker reads the same one.
     readings = plan.num_workers ** (2 if plan.rate == LOOPBACK else 1)
-    threads, tree = one.program.threads, one.program.tree
+    threads, tree = item.program.threads, item.program.tree
     entry = {
         **fields,
         "step": plan.rounds,
         "rate": plan.rate,
-        "variant": one.name,
+        "variant": item.name,
         "tree": tree.label,
         "workers": plan.num_workers,
-        "milliseconds_median": _statistic(np.median, one, "total"),
-        "milliseconds_minimum": _statistic(np.min, one, "total"),
-        "interface_bytes": round(np.mean(one.sent_bytes) / readings),
+        "milliseconds_median": _statistic(np.median, item, "total"),
+        "milliseconds_minimum": _statistic(np.min, item, "total"),
+        "interface_bytes": round(np.mean(item.sent_bytes) / readings),
     }
     for phase in ("compute", *PHASES):
-        if phase in one.samples[0]:
-            entry[f"{phase}_milliseconds_median"] = _statistic(np.median, one, phase)
-            entry[f"{phase}_milliseconds_minimum"] = _statistic(np.min, one, phase)
+        if phase in item.samples[0]:
+            entry[f"{phase}_milliseconds_median"] = _statistic(np.median, item, phase)
+            entry[f"{phase}_milliseconds_minimum"] = _statistic(np.min, item, phase)
     for other in series:
-        if other.program.tree.label and not tree.label and (other.name, other.program.threads) == (one.name, threads):
-            entry["against_ratio"] = _quartiles(one, other)
-    return entry | one.described | provenance(plan.command, threads=threads, seeds=seeds, tree=tree.path)
+        if other.program.tree.label and not tree.label and (other.name, other.program.threads) == (item.name, threads):
+            entry["against_ratio"] = _quartiles(item, other)
+    return entry | item.described | provenance(plan.command, threads=threads, seeds=seeds, tree=tree.path)
 
 
 def _quartiles(series, base):

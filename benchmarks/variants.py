@@ -66,7 +66,7 @@ def settings(name: str, values: int, *, whole_step: bool) -> dict[str, Any]:
     elif name in (*DENSE, "copy", "plain"):
         return {"name": name}
     spec, topology, packet_mb = parse({"float32": "none", "float16": "fp16"}.get(name, name))
-    shapes = shapes_of(values)
+    shapes = shapes_of(spec, values)
     return {
         "name": name,
         "spec": spec,
@@ -93,12 +93,14 @@ def parse(name: str) -> tuple[str, str, float]:
     return spec, topology, float(packet_mb)
 
 
-def shapes_of(values: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of the tensors that make up a vector of `values` values.
+def shapes_of(spec: str, values: int) -> list[tuple[int, ...]]:
+    """Returns the shapes of the weights that make up the vector: one flat weight, or matrices for PowerSGD.
 
-    Compressors of matrices see matrices of 2048 x 512 values, like the widest layers of a DCGAN, and the rest as rows
-    of 128.
+    Every checkout is then given the same memory: joining weights is no part of the exchange. The matrices have
+    2048 x 512 values, like the widest layers of a DCGAN; the rest are rows of 128.
     """
+    if not spec.startswith("powersgd"):
+        return [(values,)]
     matrices, rest = divmod(values, 2048 * 512)
     rows, tail = divmod(rest, 128)
     return [(2048, 512)] * matrices + [(rows, 128)] * (rows > 0) + [(tail,)] * (tail > 0)
@@ -117,7 +119,7 @@ def sent_bytes(name: str, values: int, num_workers: int) -> int:
     if name.startswith(torch_baselines.PREFIX):
         return torch_baselines.sent_bytes(name, values, num_workers)
     spec, topology, _ = parse(name)
-    vectors = [worker.vector(spec, shapes_of(values))]
+    vectors = [worker.vector(spec, shapes_of(spec, values))]
     return topologies.sent_bytes(topologies.choose(topology, vectors, num_workers).kind, vectors, num_workers)
 
 

@@ -16,9 +16,9 @@ A request is a line on stdin. The answer is a line of JSON in a pipe of its own,
 """
 
 import contextlib
-import functools
 import inspect
 import json
+import math
 import os
 import pathlib
 import sys
@@ -69,7 +69,7 @@ def serve(measured: Sequence[Measured], arguments: Mapping[str, Any]) -> None:
             elif request == "bytes":
                 answer = sent_bytes(arguments["interface"])
             else:
-                answer = [dict(one.describe()) for one in measured]
+                answer = [dict(variant.describe()) for variant in measured]
             print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -104,11 +104,6 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
     def on_replicas(replica_fn):
         return tf.function(lambda: strategy.run(replica_fn), autograph=False)
 
-    @functools.cache
-    def weights_of(shapes):
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        return [tf.Variable(tf.reshape(part, s)) for part, s in zip(tf.split(flat, sizes), shapes, strict=True)]
-
     def exact(name):
         def replica_fn():
             mean = tf.distribute.get_replica_context().all_reduce("mean", tf.cast(flat.read_value(), name))
@@ -120,13 +115,14 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
 
     def compressed(variant):
         channel = open_channel(strategy, variant, arguments["values"])
-        weights = (
-            [flat] if hasattr(channel, "segments") else weights_of(tuple(map(tuple, variant["shapes"])))
-        )  # one vector until 00c0494
+        shapes, weights = variant["shapes"], [flat]
+        if len(shapes) > 1 and not hasattr(channel, "segments"):  # until 00c0494 a channel took flat vectors alone
+            parts = tf.split(flat, [math.prod(shape) for shape in shapes])
+            weights = [tf.Variable(tf.reshape(part, shape)) for part, shape in zip(parts, shapes, strict=True)]
 
         def replica_fn():
             context = tf.distribute.get_replica_context()
-            means = context.all_reduce("mean", [v.read_value() for v in weights], options=channel.options)
+            means = context.all_reduce("mean", [weight.read_value() for weight in weights], options=channel.options)
             return tf.add_n([tf.reduce_sum(tf.reshape(mean, [-1])[:1]) for mean in means])
 
         def phases():
@@ -252,8 +248,6 @@ def plain_steps(players, dataset, steps: int) -> Callable[[], None]:
 
 def vector(spec: str, shapes: Sequence[Sequence[int]]):
     """Returns the library's description of what a channel sends: one vector, made of weights of these shapes."""
-    import math
-
     from dqgan_tf import compressors
 
     shapes, compressor = tuple(map(tuple, shapes)), compressors.get(spec)
@@ -270,7 +264,7 @@ def open_channel(strategy, variant: Mapping[str, Any], values: int):
     """Returns the channel of a variant over `values` values."""
     whole = vector(variant["spec"], variant["shapes"])
     if whole.size != values:
-        raise ValueError(f"The shapes of {variant['name']!r} hold {whole.size} values, the vector {values}.")
+        raise ValueError(f"The shapes of {variant['name']!r} must hold {values} values: {variant['shapes']}")
     settings = {name: variant[name] for name in ("error_feedback", "topology", "packet_mb")}
     return renamed(strategy.open_channel, variant["name"], [whole], **settings)
 

@@ -220,8 +220,7 @@ class OptimizerConfig(Settings):
     )
     second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
     half_step: bool = setting(
-        True,
-        "Evaluate gradients at w - (eta u_prev + e), as DQGAN does. False is simultaneous descent, a baseline.",
+        True, "Evaluate gradients at w - (eta u_prev + e), as DQGAN does. False is simultaneous descent, a baseline."
     )
 
 
@@ -292,10 +291,7 @@ class TrainConfig(Settings):
         20, "Steps inside one call of the compiled function; signals are seen between calls.", lower=1, may_change=True
     )
     replicas_per_worker: int = setting(
-        1,
-        "Replicas on one CPU worker, for tests. With GPUs every visible GPU is a replica.",
-        lower=1,
-        may_change=True,
+        1, "Replicas on one CPU worker, for tests. With GPUs every visible GPU is a replica.", lower=1, may_change=True
     )
     log_every: int = setting(100, "Steps between two lines of progress; 0: never.", lower=0, may_change=True)
     sample_every: int = setting(1000, "Steps between two pictures; 0: only at the end.", lower=0, may_change=True)

@@ -1,7 +1,5 @@
 """Errors that end a run in one line, and the exit codes of the binaries. Every other exception is a fault."""
 
-import re
-
 EXIT_USAGE = 2
 EXIT_TRAINING = 3
 EXIT_PEER_LOST = 4
@@ -32,12 +30,6 @@ class PeerLostError(Exception):
     """Another worker died, froze or met a fault; collectives are dead until all processes restart."""
 
     exit_code = EXIT_PEER_LOST
-
-
-def first_line(error: Exception) -> str:
-    """Returns an error's first line, without the node that TensorFlow 2.21 puts in front of it."""
-    text = re.sub(r"^\{\{.*?\}\} ", "", getattr(error, "message", None) or str(error))
-    return text.partition("\n")[0] or type(error).__name__
 
 
 class LostConnectionError(ConnectionError):

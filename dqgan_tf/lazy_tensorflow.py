@@ -17,8 +17,8 @@ else:
                 raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
             import tensorflow
 
-            value = getattr(tensorflow, name)
-            setattr(self, name, value)  # __getattr__ is called only for names that are missing
-            return value
+            # From now on the names are found in this module: `__getattr__` is called only for names that are missing.
+            vars(self).update({key: value for key, value in vars(tensorflow).items() if not key.startswith("__")})
+            return getattr(tensorflow, name)
 
     tf = _LazyTensorFlow("tensorflow")

@@ -45,19 +45,19 @@ def updates(steps, n=N, seed=0):
 @pytest.mark.parametrize("spec", [pytest.param(s, marks=[pytest.mark.slow] * s.startswith("topk")) for s in SPECS])
 def test_telescoping(spec):
     """sum_t decode(payload_t) + e_T = sum_t update_t; each of 20 float32 additions rounds by at most 2^-24 of |p|."""
-    step, given = make_step(compressors.get(spec)), updates(20)
+    step, sequence = make_step(compressors.get(spec)), updates(20)
     residual, sent, largest = tf.zeros(N), np.zeros(N), 0.0
-    for t, update in enumerate(given):
+    for t, update in enumerate(sequence):
         encoded, decoded = step(update, residual, tf.constant([0, t]))
         largest = max(largest, np.abs(update + residual).max())
         residual, sent = encoded.residual, sent + decoded.numpy()
-    total = given.astype(np.float64).sum(axis=0)
+    total = sequence.astype(np.float64).sum(axis=0)
     np.testing.assert_allclose(sent + residual.numpy(), total, atol=20 * 3 * largest * 2.0**-24)
 
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("spec", EXACT)
-def test_sent_plus_kept_is_given_bit_for_bit(spec, jit):
+def test_what_is_sent_and_what_is_kept_add_up_bit_for_bit(spec, jit):
     first, second = updates(2)
     encoded, decoded = make_step(compressors.get(spec), jit)(first, second, tf.constant([0, 0]))
     np.testing.assert_array_equal(decoded.numpy() + encoded.residual.numpy(), first + second)
@@ -89,10 +89,10 @@ def test_energies_are_squared_norms(spec):
 def test_residual_obeys_the_bound(spec):
     """||e||^2 <= 4 (1 - delta) / delta^2 max ||update||^2. Karimireddy et al. 2019, arXiv 1901.09847, lemma 3."""
     compressor = compressors.get(spec)
-    step, given = make_step(compressor), updates(60)
+    step, sequence = make_step(compressor), updates(60)
     residual, delta = tf.zeros(N), compressor.delta(N)
-    bound = 4 * (1 - delta) / delta**2 * np.max(np.sum(given.astype(np.float64) ** 2, axis=1))
-    for t, update in enumerate(given):
+    bound = 4 * (1 - delta) / delta**2 * np.max(np.sum(sequence.astype(np.float64) ** 2, axis=1))
+    for t, update in enumerate(sequence):
         residual = step(update, residual, tf.constant([0, t]))[0].residual
         assert np.sum(residual.numpy().astype(np.float64) ** 2) <= bound
 

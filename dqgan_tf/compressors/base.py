@@ -49,9 +49,9 @@ class Compression(abc.ABC):
         ]
 
     @property
-    @abc.abstractmethod
     def unbiased(self) -> bool:
         """Whether E[decode(encode(x))] = x."""
+        return False
 
     @abc.abstractmethod
     def delta(self, n: int) -> float:
@@ -73,8 +73,8 @@ class Compressor(Compression):
 
     A compressor may fit itself to the data (`Adaptive`). All replicas hold the same state, a vector that the caller
     owns. In each step the caller encodes and decodes with `bind(state)`, adds up `histogram(vector)` over the replicas
-    and, if the step is accepted, replaces the state by `next_state(state, sum)`. Bound and unbound compressors are
-    equal if their parameters are; only unbound ones may be keys of a cache.
+    and, if the step is accepted, replaces the state by `next_state(state, sum)`. Compressors with equal parameters are
+    equal, bound or not; only unbound ones may be keys of a cache.
     """
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from typing import ClassVar, NamedTuple
 
@@ -30,7 +29,7 @@ class Identity(Compressor):
     """
 
     name: ClassVar[str] = "none"
-    use: ClassVar[str] = "fast links, and the reference for all others"
+    use: ClassVar[str] = "fast links, and the reference for the others"
 
     @property
     def unbiased(self) -> bool:
@@ -63,11 +62,10 @@ class CastPayload(NamedTuple):
 
 
 class _Cast(quantizer.Quantizer):
-    """Rounds every value to nearest, ties to even. Finite values stay finite, inf and NaN stay what they are."""
+    """Rounds every value to nearest, ties to even. Finite values stay finite, inf and NaN stay what they are.
 
-    @property
-    def unbiased(self) -> bool:
-        return False
+    `_to_patterns` maps float32 values to int32 16-bit patterns, `_to_floats` maps them back.
+    """
 
     @property
     def block_multiple(self) -> int:
@@ -89,14 +87,6 @@ class _Cast(quantizer.Quantizer):
     def dequantize(self, patterns, n):
         return quantizer.to_vector(self._to_floats(patterns), n)
 
-    @abc.abstractmethod
-    def _to_patterns(self, rows):
-        """Returns the int32 16-bit patterns of float32 values."""
-
-    @abc.abstractmethod
-    def _to_floats(self, patterns):
-        """Returns the float32 values of int32 16-bit patterns."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Float16(_Cast):
@@ -108,7 +98,7 @@ class Float16(_Cast):
     """
 
     name: ClassVar[str] = "fp16"
-    use: ClassVar[str] = "without error feedback; values below 2^-25 vanish, so nothing is proven"
+    use: ClassVar[str] = "without error feedback; values below 2^-25 vanish"
 
     def delta(self, n):
         return 0.0
@@ -127,14 +117,14 @@ class Float16(_Cast):
 
 @dataclasses.dataclass(frozen=True)
 class BFloat16(_Cast):
-    """The upper half of a float32.
+    """The upper half of a float32, rounded.
 
     Spec `bf16`, 2 n bytes. Finite values beyond the largest bfloat16 become that one. Eight significand bits in the
     whole range of float32: |error| <= 2^-8 |x|, hence delta = 1 - 2^-16.
     """
 
     name: ClassVar[str] = "bf16"
-    use: ClassVar[str] = "almost no error, at half the bytes"
+    use: ClassVar[str] = "half the bytes at almost no error"
 
     def delta(self, n):
         return 1.0 - 2.0**-16 - ROUNDING_SLACK

@@ -42,10 +42,9 @@ def nan_unless(finite: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
 def optimization_barrier(x: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
     """Returns x, bit for bit, behind a barrier: XLA computes it once instead of again at every use.
 
-    XLA copies cheap arithmetic into every loop that reads its result, so that whatever follows from a bucket's maximum
-    would be computed again for every eight values of the bucket. It takes a division for expensive and does not copy
-    it.
-    This one divides by 1, which XLA cannot know: it does not know that `top` is never negative.
+    XLA copies cheap arithmetic into every loop that reads its result: whatever follows from a bucket's maximum would be
+    computed again for every eight values of the bucket. It takes a division for expensive and does not copy it. This
+    one divides by 1, which XLA cannot know, since it does not know that `top` is never negative.
 
     Args:
       x: float32 [rows].

@@ -48,7 +48,7 @@ class Linear(quantizer.BucketQuantizer):
 
     name: ClassVar[str] = "linear"
     use: ClassVar[str] = (
-        "the default; `bits` 2 to 8 or 16; `rounding=stochastic` is unbiased and has a bound from 5 bits on"
+        "the default; `bits` 2 to 8 or 16; with `rounding=stochastic` unbiased, and a bound from 5 bits on"
     )
 
     def __post_init__(self):
@@ -134,18 +134,19 @@ class QSGD(Linear):
     """Equally spaced levels up to the bucket's 2-norm, stochastic.
 
     Spec `qsgd:bits=4,bucket=512`. As stochastic `linear`, with step = ||x||_2 / L, L = 2^(bits-1) - 1. Alistarh et al.
-    2017, arXiv:1610.02132, with codes of a fixed length. Lemma 3.1 has E||error||^2 <= sqrt(d) / L ||x||^2, and
-    rounding a value between two levels costs at most step^2 / 4, so 1 - delta = min(d / (4 L^2), sqrt(d) / L); above 1
-    (4 bits in a bucket of 512) nothing is proven and delta is 0. A norm above FLT_MAX counts as FLT_MAX.
+    2017, arXiv:1610.02132, with codes of a fixed length. A norm above FLT_MAX counts as FLT_MAX.
+
+    Lemma 3.1 has E||error||^2 <= sqrt(d) / L ||x||^2, and rounding a value between two levels costs at most
+    step^2 / 4, so 1 - delta = min(d / (4 L^2), sqrt(d) / L); above 1 (4 bits in a bucket of 512) delta is 0.
     """
 
     rounding: str = dataclasses.field(default="stochastic", init=False, repr=False)
 
     name: ClassVar[str] = "qsgd"
-    use: ClassVar[str] = "to compare with the paper; a bound from 5 bits on in a bucket of 512"
+    use: ClassVar[str] = "to compare with the paper; unbiased, a bound from 5 bits on"
 
     def contractive_variant(self):
-        return QSGD(max(8, self.bits), quantizer.narrow_bucket(self.bucket))
+        return QSGD(max(8, self.bits), min(self.bucket, quantizer.WELL_BOUNDED_BUCKET))
 
     def delta(self, n):
         d = min(self.bucket, n)

@@ -15,7 +15,7 @@ from dqgan_tf.lazy_tensorflow import tf
 
 BUCKET_MAX = 1 << 24
 """An arbitrary bound: no layer of a GAN has more values."""
-_WELL_BOUNDED_BUCKET = 512
+WELL_BOUNDED_BUCKET = 512
 """A narrower bucket has a better contraction bound: this one is narrow enough for every quantizer here."""
 
 
@@ -26,11 +26,6 @@ def check_bucket(bucket) -> None:
             f"`bucket` must be a positive multiple of {packing.LANE} up to {BUCKET_MAX}, such as 512. "
             f"Received: bucket={bucket}"
         )
-
-
-def narrow_bucket(bucket: int) -> int:
-    """Returns a bucket, at most as wide, for which the contraction bound is good."""
-    return min(bucket, _WELL_BOUNDED_BUCKET)
 
 
 def rows_shape(n: int, bucket: int) -> tuple[int, int]:
@@ -119,7 +114,7 @@ class BucketQuantizer(Quantizer):
         return self.bucket
 
     def contractive_variant(self):
-        return dataclasses.replace(self, bucket=narrow_bucket(self.bucket))
+        return dataclasses.replace(self, bucket=min(self.bucket, WELL_BOUNDED_BUCKET))
 
     def payload_spec(self, n):
         rows, width = rows_shape(n, self.bucket)

@@ -25,12 +25,8 @@ class Sign(quantizer.BucketQuantizer):
     bucket: int = 512
 
     name: ClassVar[str] = "sign"
-    use: ClassVar[str] = "the fewest bits that still say something of every value"
+    use: ClassVar[str] = "slow links; one bit of every value arrives in every step"
     bits: ClassVar[int] = 1
-
-    @property
-    def unbiased(self) -> bool:
-        return False
 
     def delta(self, n):
         return max(0.0, 1.0 / min(self.bucket, n) - ROUNDING_SLACK)

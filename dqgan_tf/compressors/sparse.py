@@ -16,12 +16,21 @@ _CONTRACTIVE_FRACTION = 1e-3
 """With this fraction delta exceeds `ROUNDING_SLACK` for every contractive compressor of the values."""
 
 
+class SparsePayload(NamedTuple):
+    """indices: int32, a code of the k indices that the compressor chooses. values: float32 [words], encoded values."""
+
+    indices: tf.Tensor
+    values: tf.Tensor
+
+
 class Sparse(Compressor):
     """A frozen dataclass with the fields `fraction` and `values`, the compressor of the values sent.
 
     With the share s of ||x||^2 in the values sent, and delta_v of `values`:
 
         ||error||^2 = (1 - s) ||x||^2 + ||Q(sent) - sent||^2 <= (1 - delta_v s) ||x||^2.
+
+    If the k values are the largest, or each is sent with the probability k/n, then s >= k/n.
     """
 
     fraction: float
@@ -44,6 +53,13 @@ class Sparse(Compressor):
     def spec(self) -> str:
         return super().spec if self.values.is_identity else super().spec + JOIN + self.values.spec
 
+    @property
+    def unbiased(self) -> bool:
+        return self.fraction == 1.0 and self.values.unbiased
+
+    def delta(self, n):
+        return self._delta(self.k(n) / n, self.k(n))
+
     def contractive_variant(self):
         return dataclasses.replace(
             self,
@@ -60,7 +76,7 @@ class Sparse(Compressor):
         return n
 
     @abc.abstractmethod
-    def encode_sparse(self, vector, seed) -> tuple[NamedTuple, tf.Tensor, tf.Tensor]:
+    def encode_sparse(self, vector, seed) -> tuple[SparsePayload, tf.Tensor, tf.Tensor]:
         """Returns the payload, and the values and indices of `decode_sparse`, without unpacking it."""
 
     @abc.abstractmethod

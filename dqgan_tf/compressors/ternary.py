@@ -42,10 +42,6 @@ class Ternary(quantizer.Quantizer):
         quantizer.check_bucket(self.bucket)
 
     @property
-    def unbiased(self) -> bool:
-        return False
-
-    @property
     def block_multiple(self) -> int:
         return _GROUP * self.bucket
 
@@ -53,11 +49,11 @@ class Ternary(quantizer.Quantizer):
         return max(0.0, 4.0 / (3.0 + min(self.bucket, n)) - ROUNDING_SLACK)
 
     def contractive_variant(self):
-        return Ternary(quantizer.narrow_bucket(self.bucket))
+        return Ternary(min(self.bucket, quantizer.WELL_BOUNDED_BUCKET))
 
     def payload_spec(self, n):
         groups, group, width = self._shape(n)
-        words = digit_words(group * width)
+        words = -(-group * width // _DIGITS)
         return TernaryPayload(tf.TensorSpec([groups, words], tf.int32), tf.TensorSpec([groups, group], tf.float32))
 
     def quantize(self, vector, seed):
@@ -140,15 +136,10 @@ _SHIFT = 34
 _SCALE = -(-(2**32 - 3**_DIGITS) * 2**_SHIFT // 3**_DIGITS)
 
 
-def digit_words(width: int) -> int:
-    """Returns ceil(width / 20), the words of one row of `width` digits."""
-    return -(-width // _DIGITS)
-
-
 def pack_digits(digits: tf.Tensor) -> tf.Tensor:
     """Returns int32 [rows, ceil(width / 20)] words of int32 [rows, width] digits 0, 1 and 2."""
     rows, width = digits.shape
-    count = digit_words(width)
+    count = -(-width // _DIGITS)
     if count * _DIGITS > width:
         digits = tf.pad(digits, [[0, 0], [0, count * _DIGITS - width]])
     planes = tf.bitcast(tf.reshape(digits, [rows, _DIGITS, count]), tf.uint32)

@@ -12,24 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from dqgan_tf.compressors import float_bits, hash_random, packing, quantizer
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.casts import Identity
-from dqgan_tf.compressors.sparse import Sparse
+from dqgan_tf.compressors.sparse import Sparse, SparsePayload
 from dqgan_tf.lazy_tensorflow import tf
 
 _WORD = 32
 _ROW = 4096
 """Values of a row of slots."""
-
-
-class TopKPayload(NamedTuple):
-    """indices: int32 [words], slots by `elias_fano_encode`. values: float32 [words], the encoded values."""
-
-    indices: tf.Tensor
-    values: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,26 +41,19 @@ class TopK(Sparse):
     values: Compressor = Identity()
 
     name: ClassVar[str] = "topk"
-    use: ClassVar[str] = "the fewest bytes, on slow links; encodes only whole vectors"
-
-    @property
-    def unbiased(self) -> bool:
-        return self.fraction == 1.0 and self.values.unbiased
-
-    def delta(self, n):
-        return self._delta(self.k(n) / n, self.k(n))
+    use: ClassVar[str] = "slow links; the packet of a layer waits for all gradients"
 
     def payload_spec(self, n):
         k = self.k(n)
         words = elias_fano_words(k, num_slots(n))
-        return TopKPayload(tf.TensorSpec([words], tf.int32), self._values_spec(k))
+        return SparsePayload(tf.TensorSpec([words], tf.int32), self._values_spec(k))
 
     def encode_sparse(self, vector, seed):
         n = vector.shape[0]
         slots = largest(vector, self.k(n))
         indices = to_indices(slots, n)
         words, decoded = self._encode_values(tf.gather(vector, indices), seed)
-        return TopKPayload(elias_fano_encode(slots, num_slots(n)), words), decoded, indices
+        return SparsePayload(elias_fano_encode(slots, num_slots(n)), words), decoded, indices
 
     def decode_sparse(self, payload, n):
         slots = elias_fano_decode(payload.indices, self.k(n), num_slots(n))
@@ -109,7 +95,10 @@ def largest(vector: tf.Tensor, k: int) -> tf.Tensor:
       k: static, 1 to n.
     """
     n = vector.shape[0]
-    rank, capacity = _plan(n, k)
+    expected = _SAMPLE * k / n
+    rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected)) + 1  # of the threshold in the sample
+    capacity = math.ceil((rank + _DEVIATIONS * math.sqrt(rank) + 1) * n / _SAMPLE)  # for candidates
+    capacity += -capacity % _WORD
     if capacity >= n:
         return _largest_of_all(vector, k)
     threshold = _kth_largest(_keys(tf.gather(vector, sample_positions(n))), rank)
@@ -119,14 +108,6 @@ def largest(vector: tf.Tensor, k: int) -> tf.Tensor:
     return tf.cond(
         enough, lambda: _largest_of_marked(vector, marks, count, k, capacity), lambda: _largest_of_all(vector, k)
     )
-
-
-def _plan(n, k):
-    """Returns (rank of the threshold in the sample, largest number of candidates)."""
-    expected = _SAMPLE * k / n
-    rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected)) + 1
-    capacity = math.ceil((rank + _DEVIATIONS * math.sqrt(rank) + 1) * n / _SAMPLE)
-    return rank, capacity + -capacity % _WORD
 
 
 def sample_positions(n: int) -> tf.Tensor:

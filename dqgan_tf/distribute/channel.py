@@ -113,6 +113,8 @@ class Channel:
         setting = topologies.Setting(
             groups[0].size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices)
         )
+        # Per vector, the (position, size, shape, start) of its weights.
+        self._weights = [list(_weights(vector)) for vector in vectors]
         self._states = [topologies.VectorState(vector, devices) for vector in vectors]
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
         self.packets = topologies.build(self._choice.kind, vectors, self._states, setting, packet_mb * 2**20, threads)
@@ -237,7 +239,7 @@ class Channel:
     def _update(self, part, values):
         """Returns the values of a slice as a window: of its weight, which is not copied, or of its weights in a row."""
         pieces, stop = [], part.start + part.size
-        for weight, size, _, start in _weights(self.vectors[part.vector]):
+        for weight, size, _, start in self._weights[part.vector]:
             first, last = max(part.start - start, 0), min(stop - start, size)
             if first < last:
                 pieces.append((tf.reshape(values[weight], [-1]), first, last))
@@ -253,9 +255,10 @@ class Channel:
     def _split(self, whole):
         """One flat value per vector, or None -> one tensor per weight, or None."""
         by_weight = {}
-        for vector, flat in zip(self.vectors, whole, strict=True):
-            parts = [None] * len(vector.weights) if flat is None else tf.split(flat, vector.sizes)
-            for weight, part, shape in zip(vector.weights, parts, vector.shapes, strict=True):
+        for weights, flat in zip(self._weights, whole, strict=True):
+            sizes = [size for _, size, _, _ in weights]
+            parts = [None] * len(weights) if flat is None else tf.split(flat, sizes)
+            for (weight, _, shape, _), part in zip(weights, parts, strict=True):
                 by_weight[weight] = None if part is None else tf.reshape(part, shape)
         return [by_weight[weight] for weight in sorted(by_weight)]
 
@@ -290,7 +293,7 @@ class Channel:
         return [merge(parts) for parts in items]
 
     def _check_values(self, values):
-        shapes = {weight: shape for vector in self.vectors for weight, _, shape, _ in _weights(vector)}
+        shapes = {weight: shape for weights in self._weights for weight, _, shape, _ in weights}
         expected = [shapes[weight] for weight in sorted(shapes)]
         received = [tuple(value.shape) for value in values]
         if received != expected or any(value.dtype != tf.float32 for value in values):

@@ -19,9 +19,10 @@ import tensorflow as tf
 import dqgan_tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.telemetry import json_lines
+from dqgan_tf.tensorflow_texts import first_line
 from dqgan_tf.training import tensor_file
-from dqgan_tf.training.errors import CheckpointError, TrainingError, first_line
 
 FORMAT = 2
 _WRITERS = {1: "0.1", 2: "0.2 or later"}

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from dqgan_tf import errors
+from dqgan_tf import errors, tensorflow_texts
 
 flags.disclaim_key_flags()  # a flag of `define_path` belongs to the file that calls it, in --help too
 
@@ -99,7 +99,7 @@ def _exit_code(main, arguments) -> int:
         return _tell(f"Interrupted by signal {int(number)}.", 128 + number)
     except Exception as error:
         if _is_full_disk(error):
-            return _tell(errors.first_line(error), errors.EXIT_TRAINING)
+            return _tell(tensorflow_texts.first_line(error), errors.EXIT_TRAINING)
         with contextlib.suppress(OSError):
             traceback.print_exc()
         return errors.EXIT_FAULT

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import signal
 import socket
 import subprocess
@@ -17,14 +16,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from dqgan_tf.errors import EXIT_FAULT, EXIT_PEER_LOST, EXIT_USAGE, UsageError
+from dqgan_tf.tensorflow_texts import START_UP_NOISE
 from dqgan_tf.training import command
 
 _GRACE_SECONDS = 20.0  # for workers to save and exit after a signal
 _SETTLE_SECONDS = 3.0  # for the worker that caused a failure to exit after those that lost it
 _TAIL_LINES = 15  # of the log of a worker that failed
 _TRACEBACK_LINES = 50  # the same after a fault
-# Lines that TensorFlow 2.21 prints at import at any log level. They stay in the log files and off the screen.
-_START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -206,7 +204,7 @@ class Follower:
             self._show(line)
 
     def _show(self, line):
-        if not _START_UP_NOISE.search(line):
+        if not START_UP_NOISE.search(line):
             print(line, flush=True)
 
 
@@ -244,7 +242,7 @@ def free_ports(count: int) -> list[int]:
 def last_lines(path: pathlib.Path, count: int) -> list[str]:
     """Returns the last `count` lines of a file, without TensorFlow's start-up notices."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    return [line for line in text.splitlines() if line and not _START_UP_NOISE.search(line)][-count:]
+    return [line for line in text.splitlines() if line and not START_UP_NOISE.search(line)][-count:]
 
 
 def log_dir_of(arguments: Sequence[str]) -> pathlib.Path:

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
 from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
+from dqgan_tf.tensorflow_texts import first_line
 from dqgan_tf.training import samples, summary
-from dqgan_tf.training.errors import first_line
 
 _TENSORBOARD_GROUPS = {
     "loss": ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit"),

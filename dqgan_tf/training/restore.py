@@ -7,10 +7,9 @@ from typing import NamedTuple
 from dqgan_tf import config as config_lib
 from dqgan_tf import data
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.errors import UsageError
+from dqgan_tf.errors import CheckpointError, UsageError
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint, job
-from dqgan_tf.training.errors import CheckpointError
 
 
 class TrainedRun(NamedTuple):

@@ -18,9 +18,9 @@ from dqgan_tf.errors import (
     PeerLostError,
     TrainingError,
     UsageError,
-    first_line,
 )
-from dqgan_tf.training import job, peer_errors, summary
+from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
+from dqgan_tf.training import job, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
@@ -41,8 +41,8 @@ def run(config: RunConfig) -> int:
     try:
         strategy = job.start_strategy(config)
     except tf.errors.OpError as error:
-        reason = f"{type(error).__name__}: {peer_errors.reason(error)}"
-        raise PeerLostError(f"The cluster of TF_CONFIG did not come together ({reason}).") from None
+        text = f"{type(error).__name__}: {reason(error)}"
+        raise PeerLostError(f"The cluster of TF_CONFIG did not come together ({text}).") from None
     with StopSignal() as stop:  # after the strategy, whose preemption notifier takes SIGTERM (TensorFlow 2.21)
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
@@ -55,11 +55,11 @@ def run(config: RunConfig) -> int:
         except LostConnectionError as error:  # while connecting
             raise PeerLostError(f"The workers could not connect: {error}.") from None
         except tf.errors.OpError as error:
-            if strategy.num_workers == 1 or not peer_errors.is_peer_lost(error):
+            if strategy.num_workers == 1 or not is_peer_lost(error):
                 raise
             raise PeerLostError(
                 f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: "
-                f"{peer_errors.reason(error)}). Start all workers again: the run resumes from its last complete "
+                f"{reason(error)}). Start all workers again: the run resumes from its last complete "
                 "checkpoint."
             ) from None
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.training.errors import CheckpointError, first_line
+from dqgan_tf.errors import CheckpointError
+from dqgan_tf.tensorflow_texts import first_line
 
 
 def write(prefix: str | os.PathLike, tensors: Mapping[str, tf.Tensor]) -> list[pathlib.Path]:

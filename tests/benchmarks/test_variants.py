@@ -90,7 +90,8 @@ def test_what_is_no_compressor_has_no_settings_in_an_exchange(name):
 
 @pytest.mark.parametrize("values", [VALUES, 2048 * 512, 1000, 128, 127, 1])
 def test_the_shapes_hold_all_values(values):
-    assert sum(math.prod(shape) for shape in variants.shapes_of(values)) == values
+    assert variants.shapes_of("sign", values) == [(values,)]
+    assert sum(math.prod(shape) for shape in variants.shapes_of("powersgd:rank=2", values)) == values
 
 
 def test_dense_is_a_ring():

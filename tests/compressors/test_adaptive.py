@@ -248,9 +248,9 @@ RNG = np.random.default_rng(0)
 def test_choose_is_indexing(size, jit):
     """Bits above those of the table's numbers, here bit 5 and the sign, do not matter."""
     indices, table = RNG.integers(0, size, (3, 50)), RNG.standard_normal(size).astype(np.float32)
-    given = tf.constant(np.where(indices % 2, indices | 32, indices - 64), tf.int32)
-    found = tf.function(lambda i: adaptive.choose(i, tf.unstack(tf.constant(table))), jit_compile=jit)(given)
-    np.testing.assert_array_equal(found, table[indices])
+    codes = tf.constant(np.where(indices % 2, indices | 32, indices - 64), tf.int32)
+    entries = tf.function(lambda i: adaptive.choose(i, tf.unstack(tf.constant(table))), jit_compile=jit)(codes)
+    np.testing.assert_array_equal(entries, table[indices])
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -264,11 +264,11 @@ def test_count_below_is_a_binary_search(count, jit):
     def count_below(values, bounds):
         return adaptive.count_below(values, tf.unstack(bounds[:, :, None], axis=1))
 
-    found = tf.function(count_below, jit_compile=jit)(values, bounds)
+    counts = tf.function(count_below, jit_compile=jit)(values, bounds)
     expected = [np.searchsorted(row, value, side="left") for row, value in zip(bounds, values, strict=True)]
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(counts, expected)
 
 
 def test_nothing_is_below_nan():
-    found = adaptive.count_below(tf.constant([[-1.0, 1e30]]), [tf.constant([[np.nan]])] * 7)
-    np.testing.assert_array_equal(found, [[0, 0]])
+    counts = adaptive.count_below(tf.constant([[-1.0, 1e30]]), [tf.constant([[np.nan]])] * 7)
+    np.testing.assert_array_equal(counts, [[0, 0]])

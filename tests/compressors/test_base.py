@@ -81,16 +81,16 @@ def test_dense(spec, workers):
 def test_sparse(spec, workers):
     compressor = compressors.get(spec)
     parts = payloads(compressor, workers)
-    found = mean(compressor, parts)
-    assert np.count_nonzero(found) < N
-    np.testing.assert_array_equal(bits(found), bits(dense_mean(compressor, parts)))
+    result = mean(compressor, parts)
+    assert np.count_nonzero(result) < N
+    np.testing.assert_array_equal(bits(result), bits(dense_mean(compressor, parts)))
 
 
 def test_the_order_given_is_the_order_of_addition():
     """1e8 + 1 - 1e8 in float32 is 0, 1e8 - 1e8 + 1 is 1: exact values of an identity."""
     compressor = compressors.get("none")
-    big, one = tf.constant([1e8]), tf.constant([1.0])
-    for terms, total in (([big, one, -big], 0.0), ([big, -big, one], 1.0)):
+    big, unit = tf.constant([1e8]), tf.constant([1.0])
+    for terms, total in (([big, unit, -big], 0.0), ([big, -big, unit], 1.0)):
         parts = [compressor.encode(term, None) for term in terms]
         assert mean(compressor, parts, 1).tolist() == [np.float32(total) * np.float32(1 / 3)]
 

@@ -51,10 +51,7 @@ def test_delta_and_bytes():
     [
         ({"block": 512}, "`block` must be a multiple of 32 up to 256. Received: block=512"),
         ({"block": 100}, "Received: block=100"),
-        (
-            {"fraction": 0.5},
-            "`fraction` times `block` must be at most 32, for example fraction=0.1, block=256. Received: fraction=0.5",
-        ),
+        ({"fraction": 0.5}, "`fraction` times `block` must be at most 32, .* Received: fraction=0.5, block=256"),
         ({"fraction": 0}, "`fraction` must be in"),
     ],
 )

@@ -32,10 +32,10 @@ def test_three_bits_are_two_planes_by_hand():
 
 def test_planes_apart_are_those_of_the_words():
     codes = tf.constant(np.random.default_rng(0).integers(0, 128, (3, 96), dtype=np.int32))
-    apart = packing.pack_planes(codes, 7)
-    assert [plane.shape[1] for plane in apart] == [12, 6, 3]
-    np.testing.assert_array_equal(tf.concat(apart, 1), packing.pack(codes, 7))
-    np.testing.assert_array_equal(packing.unpack_planes(apart, 7), codes)
+    planes = packing.pack_planes(codes, 7)
+    assert [plane.shape[1] for plane in planes] == [12, 6, 3]
+    np.testing.assert_array_equal(tf.concat(planes, 1), packing.pack(codes, 7))
+    np.testing.assert_array_equal(packing.unpack_planes(planes, 7), codes)
 
 
 def test_sixteen_bits_by_hand():

@@ -22,10 +22,10 @@ def simulate(plan):
     @tf.function(jit_compile=True)
     def step(vectors, state, seed):
         tensors = [plan.tensors(vector) for vector in tf.unstack(vectors)]
-        firsts = [plan.project(one, state) for one in tensors]
+        firsts = [plan.project(tensors_of_worker, state) for tensors_of_worker in tensors]
         first = tf.add_n(firsts) / len(firsts)
         bases = plan.bases(first, seed)
-        seconds = [plan.coefficients(one, bases) for one in tensors]
+        seconds = [plan.coefficients(tensors_of_worker, bases) for tensors_of_worker in tensors]
         second = tf.add_n(seconds) / len(seconds)
         decoded = [tf.concat(plan.decode(f, bases, s), 0) for f, s in zip(firsts, seconds, strict=True)]
         return tf.stack(decoded), tf.concat(plan.decode(first, bases, second), 0), plan.next_state(second)
@@ -40,14 +40,14 @@ def updates(n=SIZE, steps=STEPS, seed=0):
     """float32 [steps, workers, n]: a constant part, a part of each worker's own, and noise."""
     rng = np.random.default_rng(seed)
     shape = (steps, WORKERS, n)
-    common, own = rng.standard_normal(n), rng.standard_normal((WORKERS, n))
-    return (common + 0.5 * own + 0.5 * rng.standard_normal(shape)).astype(np.float32)
+    common, of_worker = rng.standard_normal(n), rng.standard_normal((WORKERS, n))
+    return (common + 0.5 * of_worker + 0.5 * rng.standard_normal(shape)).astype(np.float32)
 
 
-def with_feedback(step, given, state):
+def with_feedback(step, vectors, state):
     """Returns (decoded [steps, workers, n], results [steps, n], residuals [workers, n], state)."""
-    residuals, decoded, results = np.zeros(given.shape[1:], np.float32), [], []
-    for t, update in enumerate(given):
+    residuals, decoded, results = np.zeros(vectors.shape[1:], np.float32), [], []
+    for t, update in enumerate(vectors):
         sent, result, state = step(tf.constant(update + residuals), state, tf.constant([5, t]))
         residuals = update + residuals - sent.numpy()
         decoded.append(sent.numpy().astype(np.float64))
@@ -57,11 +57,11 @@ def with_feedback(step, given, state):
 
 def test_twenty_steps_equal_the_oracle():
     """float32 against float64: values and residuals up to 10, where one rounding is 1e-6, fed back 20 times."""
-    given = updates(240)
-    decoded, results, residuals, state = with_feedback(MATRIX_STEP, given, MATRIX.initial_state())
+    vectors = updates(240)
+    decoded, results, residuals, state = with_feedback(MATRIX_STEP, vectors, MATRIX.initial_state())
     queries, errors = MATRIX.initial_state().reshape(20, 2).astype(np.float64), np.zeros((WORKERS, 12, 20))
     for t in range(STEPS):
-        compensated = given[t].reshape(WORKERS, 12, 20) + errors
+        compensated = vectors[t].reshape(WORKERS, 12, 20) + errors
         random = powersgd.gaussian(12, 4, tf.constant([5, t])).numpy()[:, :1]
         expected, mean, queries = oracle.step(compensated, queries, random)
         errors = compensated - expected
@@ -80,18 +80,18 @@ def test_transposed_kernel_equals_the_oracle():
     # Every matrix has as many rows of random numbers as the one with the most.
     random = powersgd.gaussian(2 * 12, 4, tf.constant([5, 0])).numpy()[12:21, :1]
     expected, mean, _ = oracle.step(kernels, queries, random)
-    got = decoded.numpy()[:, 247:517].reshape(WORKERS, 30, 9).transpose(0, 2, 1)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    decoded_kernels = decoded.numpy()[:, 247:517].reshape(WORKERS, 30, 9).transpose(0, 2, 1)
+    np.testing.assert_allclose(decoded_kernels, expected, atol=1e-5)
     np.testing.assert_allclose(result.numpy()[247:517].reshape(30, 9), mean.T, atol=1e-5)
 
 
 def test_nothing_is_lost():
     """sum_t decode + e_T = sum_t update for every worker, and the result is the mean of the decodes."""
-    given = updates()
-    decoded, results, residuals, _ = with_feedback(STEP, given, PLAN.initial_state())
-    np.testing.assert_allclose(decoded.sum(0) + residuals, given.astype(np.float64).sum(0), atol=2e-4)
+    vectors = updates()
+    decoded, results, residuals, _ = with_feedback(STEP, vectors, PLAN.initial_state())
+    np.testing.assert_allclose(decoded.sum(0) + residuals, vectors.astype(np.float64).sum(0), atol=2e-4)
     np.testing.assert_allclose(results, decoded.mean(1), atol=2e-5)
-    np.testing.assert_allclose(results.sum(0) + residuals.mean(0), given.astype(np.float64).sum(0).mean(0), atol=2e-4)
+    np.testing.assert_allclose(results.sum(0) + residuals.mean(0), vectors.astype(np.float64).sum(0).mean(0), atol=2e-4)
 
 
 def test_vectors_and_small_matrices_are_exact():
@@ -143,8 +143,8 @@ def test_degenerate_matrices():
     decoded, result, state = MATRIX_STEP(tf.constant(x), MATRIX.initial_state(), tf.constant([0, 0]))
     assert not decoded.numpy().any() and not result.numpy().any() and not state.numpy().any()
     rng = np.random.default_rng(0)
-    one = np.outer(rng.standard_normal(12), rng.standard_normal(20)).ravel().astype(np.float32)
-    x = one * np.float32([[1], [-3], [0.5]])
+    rank_one = np.outer(rng.standard_normal(12), rng.standard_normal(20)).ravel().astype(np.float32)
+    x = rank_one * np.float32([[1], [-3], [0.5]])
     for t in range(2):
         decoded, _, state = MATRIX_STEP(tf.constant(x), state, tf.constant([0, t]))
     np.testing.assert_allclose(decoded.numpy(), x, atol=2e-6)
@@ -152,9 +152,9 @@ def test_degenerate_matrices():
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_scale_does_not_matter(scale):
-    given = updates(240, steps=2)
+    vectors = updates(240, steps=2)
     plain, scaled = (
-        with_feedback(MATRIX_STEP, g, MATRIX.initial_state())[0] for g in (given, np.float32(scale) * given)
+        with_feedback(MATRIX_STEP, g, MATRIX.initial_state())[0] for g in (vectors, np.float32(scale) * vectors)
     )
     np.testing.assert_allclose(scaled / scale, plain, atol=2e-5)
 
@@ -186,8 +186,10 @@ def test_warm_start_finds_the_best_approximation():
 def test_bases_follow_the_seed():
     """Equal for equal seeds; with another one the span of the queries' product stays and the random column is new."""
     first = PLAN.project(PLAN.tensors(tf.constant(updates(steps=1)[0, 0])), PLAN.initial_state())
-    one, again, other = ([b.numpy() for b in PLAN.bases(first, tf.constant(seed))] for seed in ((1, 1), (1, 1), (1, 2)))
-    for a, b, c in zip(one, again, other, strict=True):
+    first_bases, same_seed, other_seed = (
+        [b.numpy() for b in PLAN.bases(first, tf.constant(seed))] for seed in ((1, 1), (1, 1), (1, 2))
+    )
+    for a, b, c in zip(first_bases, same_seed, other_seed, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_allclose(a[:, :2], c[:, :2], atol=1e-6)
         assert np.abs(a[:, 2] - c[:, 2]).max() > 0.1
@@ -233,7 +235,7 @@ def basis_of(columns):
 
 def columns(kind):
     full = RNG.standard_normal((ROWS, K))
-    made = {
+    matrices = {
         "full": full,
         "zero": 0 * full,
         "rank_1": full[:, :1] * [1, -2, 3, 1e-3],
@@ -244,7 +246,7 @@ def columns(kind):
         "tiny": 1e-30 * full,
         "mixed": full * [1e30, 1e-30, 1, 1e20],
     }
-    return made[kind].astype(np.float32)
+    return matrices[kind].astype(np.float32)
 
 
 KINDS = ("full", "zero", "rank_1", "zero_between", "nearly_dependent", "dependent_to_rounding", "huge", "tiny", "mixed")
@@ -259,10 +261,10 @@ def test_orthonormal(kind):
 @pytest.mark.parametrize("kind", ["full", "rank_1", "nearly_dependent", "huge", "tiny", "mixed"])
 def test_spans_the_columns(kind):
     """What is left outside is rounding, relative to each column."""
-    given = columns(kind)
-    basis = basis_of(given).numpy().astype(np.float64)
-    given = given.astype(np.float64) / np.linalg.norm(given.astype(np.float64), axis=0)
-    assert np.linalg.norm(given - basis @ (basis.T @ given), axis=0).max() < 2e-6
+    matrix = columns(kind)
+    basis = basis_of(matrix).numpy().astype(np.float64)
+    matrix = matrix.astype(np.float64) / np.linalg.norm(matrix.astype(np.float64), axis=0)
+    assert np.linalg.norm(matrix - basis @ (basis.T @ matrix), axis=0).max() < 2e-6
 
 
 def test_matrices_beside_each_other():
@@ -271,17 +273,17 @@ def test_matrices_beside_each_other():
     spare = powersgd.gaussian(2 * ROWS, K, SEED).numpy().reshape(2, ROWS, K)
     second[K:], spare[1, K:] = 0.0, 0.0
     both = powersgd.orthonormalise(tf.constant([first, second]), tf.constant(spare)).numpy()
-    alone = powersgd.orthonormalise(tf.constant(first[None]), tf.constant(spare[:1])).numpy()[0]
-    np.testing.assert_allclose(both[0], alone, atol=1e-6)
+    first_basis = powersgd.orthonormalise(tf.constant(first[None]), tf.constant(spare[:1])).numpy()[0]
+    np.testing.assert_allclose(both[0], first_basis, atol=1e-6)
     np.testing.assert_allclose(both[1].T @ both[1], np.eye(K), atol=1e-6)
     assert not both[1, K:].any()
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_poison_stays_visible(poison):
-    given = columns("full")
-    given[5, 1] = poison
-    basis = basis_of(given).numpy()
+    matrix = columns("full")
+    matrix[5, 1] = poison
+    basis = basis_of(matrix).numpy()
     assert np.isfinite(basis[:, 0]).all() and np.isnan(basis[:, 1:]).all()
 
 
@@ -295,8 +297,8 @@ def test_gaussian():
 
 
 def test_leading_by_hand():
-    given = np.float32([[3, 0, 0, 5], [4, 0, 1, 12]])
-    np.testing.assert_allclose(powersgd.leading(tf.constant(given), 2), np.float32([[5 / 13, 0.6], [12 / 13, 0.8]]))
+    matrix = np.float32([[3, 0, 0, 5], [4, 0, 1, 12]])
+    np.testing.assert_allclose(powersgd.leading(tf.constant(matrix), 2), np.float32([[5 / 13, 0.6], [12 / 13, 0.8]]))
     np.testing.assert_array_equal(powersgd.leading(tf.zeros([5, 3]), 2), np.zeros((5, 2)))
 
 
@@ -305,5 +307,5 @@ def test_outer_is_the_product(columns):
     """float32 against float64: each of up to 20 terms is rounded once and added with one more rounding."""
     rng = np.random.default_rng(columns)
     left, right = (rng.standard_normal((size, columns)).astype(np.float32) for size in (5, 7))
-    found = tf.function(powersgd.outer, jit_compile=True)(left, right)
-    np.testing.assert_allclose(found, left.astype(np.float64) @ right.T.astype(np.float64), atol=1e-5)
+    product = tf.function(powersgd.outer, jit_compile=True)(left, right)
+    np.testing.assert_allclose(product, left.astype(np.float64) @ right.T.astype(np.float64), atol=1e-5)

@@ -31,13 +31,13 @@ def test_every_index_is_equally_likely():
 def test_what_is_drawn_arrives_and_the_rest_is_zero():
     x = oracle.distributions(1100)["gaussian"]
     decoded = round_trip(RandomK(0.1), x, seed=(4, 4))
-    kept = np.zeros_like(x)
-    kept[draw((4, 4), 1100, 110)] = x[draw((4, 4), 1100, 110)]
-    np.testing.assert_array_equal(decoded, kept)
+    expected = np.zeros_like(x)
+    expected[draw((4, 4), 1100, 110)] = x[draw((4, 4), 1100, 110)]
+    np.testing.assert_array_equal(decoded, expected)
 
 
 def test_the_seed_travels_and_no_index():
-    assert encode(RandomK(0.1), np.ones(1100, np.float32), seed=(8, 9)).seed.numpy().tolist() == [8, 9]
+    assert encode(RandomK(0.1), np.ones(1100, np.float32), seed=(8, 9)).indices.numpy().tolist() == [8, 9]
     assert RandomK(0.1).wire_bytes(1100) == 8 + 4 * 110
 
 
@@ -50,8 +50,8 @@ def test_rounding_does_not_depend_on_the_draw():
     x = tf.constant(np.tile(np.array([0.3, 1.0], np.float32), 512))
     coder = tf.function(lambda seed: compressor.decode(compressor.encode(x, seed), 1024), jit_compile=True)
     for t in range(20):
-        drawn = draw((t, 1), 1024, 512)
-        decoded = coder(tf.constant([t, 1])).numpy()[drawn[drawn % 2 == 0]]
+        indices = draw((t, 1), 1024, 512)
+        decoded = coder(tf.constant([t, 1])).numpy()[indices[indices % 2 == 0]]
         assert decoded.mean() == pytest.approx(0.3, abs=5 * np.sqrt(0.21 / len(decoded)))
 
 
@@ -61,6 +61,6 @@ def test_delta_is_the_share():
 
 def test_integers_are_uniform():
     """Chi square of 7 cells: mean 6, standard deviation sqrt(12)."""
-    drawn = hash_random.integers(tf.range(70_000), tf.constant([1, 2]), tf.constant(7, tf.int64)).numpy()
-    counts = np.bincount(drawn, minlength=7)
+    numbers = hash_random.integers(tf.range(70_000), tf.constant([1, 2]), tf.constant(7, tf.int64)).numpy()
+    counts = np.bincount(numbers, minlength=7)
     assert len(counts) == 7 and np.sum((counts - 10_000) ** 2) / 10_000 < 6 + 5 * np.sqrt(12)

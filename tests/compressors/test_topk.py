@@ -137,8 +137,8 @@ def test_ties_go_to_the_first():
 def test_a_sample_that_misleads(sampled):
     """The largest 1,000 or 5,000 values where samples are taken, or none: too few candidates, or too many."""
     x = np.full(N, 1e-3, np.float32) * (1 + np.arange(N) / N).astype(np.float32)
-    taken = np.unique(topk.sample_positions(N))
-    places = taken[:1000] if sampled else np.setdiff1d(np.arange(N), taken)[:5000]
+    sampled_places = np.unique(topk.sample_positions(N))
+    places = sampled_places[:1000] if sampled else np.setdiff1d(np.arange(N), sampled_places)[:5000]
     x[places] = 1 + np.arange(len(places)) / 5000
     assert_stable_sort(x, 1500)
 
@@ -203,8 +203,8 @@ CASES = [
 @pytest.mark.parametrize("k, universe", CASES)
 def test_elias_fano_decode_inverts_encode(k, universe, jit):
     rng = np.random.default_rng(k)
-    drawn = rng.choice(universe, k, replace=False) if universe < 10**7 else rng.integers(0, universe, k)
-    values = np.sort(drawn).astype(np.int32)
+    draws = rng.choice(universe, k, replace=False) if universe < 10**7 else rng.integers(0, universe, k)
+    values = np.sort(draws).astype(np.int32)
     values[-1] = universe - 1
     words = tf.function(lambda v: topk.elias_fano_encode(v, universe), jit_compile=jit)(values)
     assert words.shape == (topk.elias_fano_words(k, universe),) and words.dtype == tf.int32

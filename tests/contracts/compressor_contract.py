@@ -78,9 +78,9 @@ class CompressorContract:
     stochastic: bool = False
 
     def test_spec_is_canonical(self):
-        again = compressors.get(self.compressor.spec)
-        assert again == self.compressor and hash(again) == hash(self.compressor)
-        assert again.spec == self.compressor.spec
+        parsed = compressors.get(self.compressor.spec)
+        assert parsed == self.compressor and hash(parsed) == hash(self.compressor)
+        assert parsed.spec == self.compressor.spec
 
     @pytest.mark.parametrize("name", list(vectors()))
     def test_loses_at_most_one_minus_delta(self, name):

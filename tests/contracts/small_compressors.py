@@ -1,6 +1,7 @@
 """Every compressor of the registry, at parameters for vectors of some hundred values: what the exchange is tested with.
 
-A new compressor is covered as soon as it is registered; its numpy twin belongs into `tests/oracles/codecs_numpy.py`.
+A new compressor is covered as soon as it is registered. A numpy version in `tests/oracles/codecs_numpy.py` replaces the
+comparison with the compressor itself.
 """
 
 import dataclasses

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig
 from dqgan_tf.data import images
+from dqgan_tf.errors import UsageError
 
 FILES = "dataset_info.json or features.json there is damaged, prepare the set again"
 VERSIONS = {"cifar10": "3.0.2", "fashion_mnist": "3.0.1", "celeb_a": "2.1.0"}
@@ -124,9 +125,10 @@ class TestStandIns:
         with pytest.raises(data.DatasetError, match=r"Split 'train\[:0\]' of 'cifar10' is empty"):
             data.describe(stand_in("cifar10", split="train[:0]"))
 
-    def test_image_size_below_one(self, stand_in):
-        with pytest.raises(ValueError, match="`image_size` must be a .*at least 1. Received: image_size=-1"):
-            data.describe(stand_in("cifar10", image_size=-1))
+    @pytest.mark.parametrize("size", [-1, 0])
+    def test_image_size_below_one(self, stand_in, size):
+        with pytest.raises(UsageError, match=f"`image_size` must be a .*at least 1. Received: image_size={size}"):
+            data.describe(stand_in("cifar10", image_size=size))
 
 
 def store(tmp_path, version="1.0.0", config=None, **features):

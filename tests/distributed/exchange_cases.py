@@ -107,8 +107,8 @@ def updates(data, replica, call):
     return np.split(drawn.astype(np.float32), [SIZES[0]])
 
 
-def given(data, replica, replicas, call):
-    """`updates` as they are given to a reduction: the last replica's are infinite in the call that is refused."""
+def inputs(data, replica, replicas, call):
+    """`updates` as a reduction receives them: the last replica's are infinite in the call that is refused."""
     vectors = updates(data, replica, call)
     if call == POISONED and replica == replicas - 1:
         vectors[1][-1] = np.inf

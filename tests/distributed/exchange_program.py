@@ -61,7 +61,7 @@ def reductions(strategy, channel, name, data):
 
     results = {}
     for call in range(exchange_cases.CALLS):
-        per_replica = [exchange_cases.given(data, replica, replicas, call) for replica in ids]
+        per_replica = [exchange_cases.inputs(data, replica, replicas, call) for replica in ids]
         exact, sent = reduce_once(*(distribute(strategy, [pair[i] for pair in per_replica]) for i in range(2)))
         for local, replica in enumerate(ids):
             residuals = [whole(e, w) for e, w in zip(channel.residuals(local), WEIGHTS, strict=True)]

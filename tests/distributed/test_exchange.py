@@ -52,9 +52,9 @@ class Job:
         place = "" if index is None else f"{index}/"
         return np.stack([self._results[f"{name}/{call}/{kind}/{place}{r}"] for r in range(self.replicas)])
 
-    def given(self, name, call, index):
+    def inputs(self, name, call, index):
         data = self.oracles[name].data
-        return np.stack([exchange_cases.given(data, r, self.replicas, call)[index] for r in range(self.replicas)])
+        return np.stack([exchange_cases.inputs(data, r, self.replicas, call)[index] for r in range(self.replicas)])
 
 
 @pytest.fixture(
@@ -77,7 +77,7 @@ def test_without_the_tag_a_reduction_is_the_exact_mean(job):
     for name in job.names:
         for call in set(range(CALLS)) - {POISONED}:
             for index in range(2):
-                expected = np.mean(job.given(name, call, index), 0, np.float64)
+                expected = np.mean(job.inputs(name, call, index), 0, np.float64)
                 # Tolerance: a float32 sum of at most four values of magnitude up to 10, each rounded once.
                 np.testing.assert_allclose(job.rows(name, call, "exact", index)[0], expected, rtol=1e-6, atol=2e-6)
 
@@ -89,7 +89,7 @@ def test_what_is_not_compressed_is_exact_to_the_bit(job):
             sent = job.rows("none@auto", call, "sent", index)[0]
             expected = job.rows("none@auto", call, "exact", index)[0]
             if job.per_worker == 1:
-                expected = functools.reduce(np.add, job.given("none@auto", call, index)) * np.float32(1 / job.replicas)
+                expected = functools.reduce(np.add, job.inputs("none@auto", call, index)) * np.float32(1 / job.replicas)
             assert sent.dtype == expected.dtype and sent.tobytes() == expected.tobytes(), (call, index)
 
 
@@ -120,7 +120,7 @@ def test_nothing_is_lost_only_delayed(job):
         for index in range(2):
             received = sum(job.rows(name, call, "sent", index)[0].astype(np.float64) for call in accepted)
             kept = np.mean(job.rows(name, CALLS - 1, "residual", index), 0, np.float64)
-            expected = sum(np.mean(job.given(name, call, index), 0, np.float64) for call in accepted)
+            expected = sum(np.mean(job.inputs(name, call, index), 0, np.float64) for call in accepted)
             exact = name.startswith("none") or (name.startswith("powersgd") and index == 1)  # a vector is no matrix
             assert exact or np.abs(kept).max() > 1e-5, name  # the compressor did drop something
             # Tolerance: 2 rounds of float32 rounding at the vectors' magnitude, about 10, and M times it at an owner.

@@ -175,8 +175,9 @@ class TestGranules:
         """A stride of 4 buckets of 32, of which two make a block."""
         one = vector(4 * 65536, spec="adaptive:bits=3,bucket=32")
         assert one.stride == 4
-        starts = [start for packet in self.slices([one], packet_values=4000) for _, start, _ in packet]
-        assert starts[1] == 4000 // 128 * 128 and all(start % (4 * 32) == 0 for start in starts)
+        starts = [start for packet in self.slices([one], packet_values=4050) for _, start, _ in packet]
+        assert starts[1] == 4050 // 128 * 128 != 4050 // 64 * 64
+        assert all(start % (4 * 32) == 0 for start in starts)
 
     @pytest.mark.parametrize("spec", ["topk:fraction=0.1", "randomk:fraction=0.1", "powersgd:rank=2,explore=1"])
     def test_what_looks_at_a_whole_vector_stays_whole(self, spec):
@@ -195,6 +196,12 @@ class TestGranules:
     def test_low_rank_vectors_travel_apart_and_first(self):
         vectors = [vector(64), Vector("matrix", compressors.get("powersgd:rank=1"), ((8, 8),), (1,))]
         assert self.slices([*vectors, vector(64, first=2)]) == [[(1, 0, 64)], [(2, 0, 64), (0, 0, 64)]]
+
+
+def test_a_slice_has_the_stride_of_its_vector():
+    """Its histogram counts the buckets that the histogram of the whole vector counts."""
+    one = vector(4 * 65536, spec="adaptive:bits=3,bucket=32")
+    assert topologies.packet.coding(one, 128).stride == one.stride == 4
 
 
 def test_only_a_whole_vector_of_matrices_has_shapes_in_its_coding():

@@ -80,7 +80,8 @@ class TestSmall:
         """Several slices of one vector share a packet, and slices of several vectors do."""
         (whole, _), (packets, _) = results
         assert whole == [[3, 2, 1, 0]]
-        assert [sum(packet.count(vector) > 0 for packet in packets) for vector in range(4)] == [1, 2, 2, 1]
+        counts = [sum(packet.count(vector) for packet in packets) for vector in range(4)]
+        assert len(packets) > 1 and counts.pop() == 1 and min(counts) > 1
         assert any(packet.count(0) > 1 for packet in packets) and any(len(set(packet)) > 1 for packet in packets)
 
     def test_no_bit_depends_on_the_cut(self, results):

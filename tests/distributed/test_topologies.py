@@ -134,7 +134,7 @@ def assert_follows_oracle(case, replicas, *, error_feedback=True, block=None):
     assert packet.name == case.topology
     assert [part.vector for part in packet.slices] == [1, 0], "the last weights come first"
     for call in range(CALLS):
-        values = [exchange_cases.given(expected.data, replica, replicas, call) for replica in range(replicas)]
+        values = [exchange_cases.inputs(expected.data, replica, replicas, call) for replica in range(replicas)]
         updates = [[tf.constant(own[part.vector]) for part in packet.slices] for own in values]
         outcomes = lockstep.reduce(packet, updates, [seeds(replica, call) for replica in range(replicas)])
         assert [bool(outcome.finite) for outcome in outcomes] == [call != POISONED] * replicas

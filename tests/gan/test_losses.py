@@ -173,7 +173,7 @@ class TestInterpolate:
 
 class TestGet:
     def test_unknown_name_lists_the_known(self):
-        with pytest.raises(ValueError, match="non_saturating, wgan_gp, hinge, wgan_clip. Received: loss='lsgan'"):
+        with pytest.raises(UsageError, match="non_saturating, wgan_gp, hinge, wgan_clip. Received: loss='lsgan'"):
             losses.get(LossConfig(loss="lsgan"))
 
     @pytest.mark.parametrize(

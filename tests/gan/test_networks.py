@@ -130,7 +130,7 @@ class TestMlp:
 
 class TestErrors:
     def test_unknown_network(self):
-        with pytest.raises(ValueError, match="one of mlp, dcgan. Received: network='resnet'"):
+        with pytest.raises(UsageError, match="one of mlp, dcgan. Received: network='resnet'"):
             networks.build(NetworkConfig(network="resnet"), (32, 32, 3), 0)
 
     @pytest.mark.parametrize("shape", [(48, 48, 3), (32, 64, 3)])
@@ -148,5 +148,5 @@ class TestErrors:
 
     @pytest.mark.parametrize("field", ["width", "latent_dim"])
     def test_size_below_one(self, field):
-        with pytest.raises(ValueError, match=f"`{field}` must be a whole number of at least 1. Received: {field}=0"):
+        with pytest.raises(UsageError, match=f"`{field}` must be a whole number of at least 1. Received: {field}=0"):
             networks.build(NetworkConfig(**{field: 0}), (2,), 0)

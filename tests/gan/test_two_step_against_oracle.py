@@ -73,7 +73,7 @@ SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for 
 @pytest.mark.parametrize("error_feedback", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", SPECS)
 def test_follows_the_oracle(spec, error_feedback):
-    sizes, given = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
+    sizes, values = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
     parts = oracle.players(("part_0", 96), ("part_1", 192))
     buckets = oracle.dealt(parts, 32, REPLICAS) if "bucket" in spec else oracle.shards(parts, REPLICAS)
     settings = oracle.Settings(
@@ -83,8 +83,8 @@ def test_follows_the_oracle(spec, error_feedback):
         error_feedback=error_feedback,
         two_step=True,
     )
-    expected = oracle.run(lambda w, step, worker: given[step - 1, worker], np.zeros(288), REPLICAS, settings, STEPS)
-    run = exchanged(spec, sizes, given, error_feedback)
+    expected = oracle.run(lambda w, step, worker: values[step - 1, worker], np.zeros(288), REPLICAS, settings, STEPS)
+    run = exchanged(spec, sizes, values, error_feedback)
     for (received, residual), state in zip(run, expected, strict=True):
         assert np.all(received == received[0])
         np.testing.assert_allclose(received[0], state.q, atol=TOLERANCE)
@@ -95,9 +95,9 @@ def test_follows_the_oracle(spec, error_feedback):
 @pytest.mark.parametrize("spec", [pytest.param(s, marks=[pytest.mark.slow] * (s[:4] != "sign")) for s in QUANTIZERS])
 def test_nothing_is_lost_when_shards_are_padded(spec):
     # sum_t q_t + mean_m e_T = sum_t mean_m x_t; 70 and 38 values in shards of 32: the last are padding, in part or all.
-    given = vectors((70, 38))
-    received, residuals = map(np.array, zip(*exchanged(spec, (70, 38), given), strict=True))
+    values = vectors((70, 38))
+    received, residuals = map(np.array, zip(*exchanged(spec, (70, 38), values), strict=True))
     assert np.all(received == received[:, :1])
     kept = residuals[-1].mean(0)
-    np.testing.assert_allclose(received[:, 0].sum(0) + kept, given.mean(1).sum(0), atol=TOLERANCE)
+    np.testing.assert_allclose(received[:, 0].sum(0) + kept, values.mean(1).sum(0), atol=TOLERANCE)
     assert np.max(np.abs(residuals[-1])) > 0.1

@@ -89,10 +89,10 @@ def bfloat16(x):
 
 def topk(x, k):
     """The k largest |x| in place, zero elsewhere; the first of equal ones."""
-    kept = np.zeros_like(x)
+    sparse = np.zeros_like(x)
     largest = np.argsort(-np.abs(x), kind="stable")[:k]
-    kept[largest] = x[largest]
-    return kept
+    sparse[largest] = x[largest]
+    return sparse
 
 
 def block_topk(x, block, m):
@@ -149,10 +149,10 @@ def distributions(n, seed=0):
     """Returns {name: float32 [n]} of the four distributions on which errors are tabulated."""
     rng = np.random.default_rng(seed)
     sparse = rng.standard_normal(n) * (rng.random(n) < 0.1)
-    drawn = {
+    draws = {
         "gaussian": rng.standard_normal(n),
         "laplace": rng.laplace(size=n),
         "student_t3": rng.standard_t(3, size=n),
         "zeros_90": sparse,
     }
-    return {name: values.astype(np.float32) for name, values in drawn.items()}
+    return {name: values.astype(np.float32) for name, values in draws.items()}

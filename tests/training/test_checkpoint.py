@@ -7,8 +7,8 @@ import pytest
 
 from dqgan_tf.config import OptimizerConfig, TrainConfig
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.errors import CheckpointError
 from dqgan_tf.training import checkpoint
-from dqgan_tf.training.errors import CheckpointError
 from tests.gan import model_state
 from tests.training.tiny_run import CONFIG, bits, build, checkpoints, fill, steps
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import tensor_file
-from dqgan_tf.training.errors import CheckpointError, TrainingError
 from tests.training.tiny_run import bits, checkpoints, fill, steps
 
 

@@ -1,5 +1,6 @@
 """System: how a binary ends: exit code, one line, and a traceback for faults of the program alone."""
 
+import functools
 import os
 import pathlib
 import re
@@ -32,7 +33,9 @@ command.run(main, has_dashes=True, exits_at_once={at_once})
 def start(body, at_once=False, arguments=()):
     program = PROGRAM.format(body=body, at_once=at_once)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT, **pipes)
+    # A shell starts its background jobs, these tests among them, with SIGINT ignored, and children inherit that.
+    restore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT, preexec_fn=restore, **pipes)
 
 
 def ended(*arguments, **named):

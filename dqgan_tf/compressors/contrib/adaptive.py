@@ -35,7 +35,7 @@ class Adaptive(quantizer.BucketQuantizer):
     Every replica counts a histogram of |x| / S over a sample of its buckets, the counts are added up over the replicas,
     and all replicas fit the same levels to the running sum (`fit_levels`), in which every bucket has the same weight.
     State: float32 [L + 64], the table and the running sum. Levels from summed statistics: Faghri et al. 2020,
-    arXiv:2010.12460 (ALQ), there for unbiased rounding and a parametric distribution; tables per group of layers:
+    arXiv:2010.12460 (ALQ), there for unbiased rounding and a parametric distribution. Tables per group of layers:
     Nguyen et al. 2025, arXiv:2505.14371 (QODA).
 
     Levels have 8 significant bits and S is rounded up to 16, so l_k S is exact in float32.
@@ -49,7 +49,7 @@ class Adaptive(quantizer.BucketQuantizer):
     state: tf.Tensor | None = dataclasses.field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "adaptive"
-    use: ClassVar[str] = "3 to 5 bits with a smaller error than `linear`; needs one small all-reduce more"
+    use: ClassVar[str] = "`bits` 3 to 5, with a smaller error than `linear`; one small all-reduce more"
 
     def __post_init__(self):
         if type(self.bits) is not int or self.bits not in (3, 4, 5):
@@ -60,10 +60,6 @@ class Adaptive(quantizer.BucketQuantizer):
     def num_levels(self) -> int:
         """L = 2^(bits-1)."""
         return 2 ** (self.bits - 1)
-
-    @property
-    def unbiased(self) -> bool:
-        return False
 
     def delta(self, n):
         a = min(self.bucket, n) - 1

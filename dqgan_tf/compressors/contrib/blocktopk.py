@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from dqgan_tf.compressors import float_bits, packing, quantizer
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.casts import Identity
-from dqgan_tf.compressors.sparse import Sparse
+from dqgan_tf.compressors.sparse import Sparse, SparsePayload
 from dqgan_tf.errors import UsageError
 from dqgan_tf.lazy_tensorflow import tf
 
@@ -19,19 +19,12 @@ _VALUES_MAX = 32
 """Values sent of a block: each takes one more pass over the block."""
 
 
-class BlockTopKPayload(NamedTuple):
-    """indices: int32 [blocks, words], a byte each. values: float32 [words], the encoded values."""
-
-    indices: tf.Tensor
-    values: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True)
 class BlockTopK(Sparse):
     """The largest magnitudes of every block.
 
     Spec `blocktopk:fraction=0.01,block=256[+linear:bits=8,bucket=512]`: m = ceil(fraction block) values of each block.
-    Of equal magnitudes the first is sent; NaN counts as inf.
+    An index is a byte, the position in the block. Of equal magnitudes the first is sent; NaN counts as inf.
 
     Magnitudes are compared without their last 8 significand bits. The values sent of a block hold at least 1 - 2^-14
     of the energy of its m largest values, so delta = m / block (1 - 2^-14), times that of the second compressor.
@@ -42,7 +35,7 @@ class BlockTopK(Sparse):
     values: Compressor = Identity()
 
     name: ClassVar[str] = "blocktopk"
-    use: ClassVar[str] = "as `topk`, but faster: every block sends the same number of values"
+    use: ClassVar[str] = "as `topk`, without a search of the whole vector"
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,10 +48,6 @@ class BlockTopK(Sparse):
                 f"`fraction` times `block` must be at most {_VALUES_MAX}, for example fraction=0.1, block=256. "
                 f"Received: fraction={self.fraction}, block={self.block}"
             )
-
-    @property
-    def unbiased(self) -> bool:
-        return False
 
     @property
     def values_per_block(self) -> int:
@@ -80,7 +69,7 @@ class BlockTopK(Sparse):
     def payload_spec(self, n):
         blocks = quantizer.rows_shape(n, self.block)[0]
         indices = tf.TensorSpec([blocks, -(-self.values_per_block // 4)], tf.int32)
-        return BlockTopKPayload(indices, self._values_spec(self.k(n)))
+        return SparsePayload(indices, self._values_spec(self.k(n)))
 
     def encode_sparse(self, vector, seed):
         rows = quantizer.to_rows(vector, self.block)
@@ -89,7 +78,7 @@ class BlockTopK(Sparse):
         words, decoded = self._encode_values(tf.reshape(sent, [-1]), seed)
         padding = -self.values_per_block % 4  # to whole words of four indices
         indices = packing.pack(tf.pad(lanes, [[0, 0], [0, padding]]), _INDEX_BITS)
-        return BlockTopKPayload(indices, words), decoded, self._indices(lanes, vector.shape[0])
+        return SparsePayload(indices, words), decoded, self._indices(lanes, vector.shape[0])
 
     def decode_sparse(self, payload, n):
         lanes = packing.unpack(payload.indices, _INDEX_BITS)[:, : self.values_per_block]

@@ -2,10 +2,10 @@
 
 The levels are 0 and +-S 2^-i, i = 0 .. K-1, K = 2^(bits-1) - 1. A code is a sign and an exponent.
 
-Rounding is integer arithmetic. For r = |x| / S in [0, 1] and a share u in [0, 1), adding u 2^23 to the bit pattern of r
-carries into the exponent exactly if the fraction of the significand is at least 1 - u. With a uniform u that is
-unbiased rounding between two powers of two; with u = 1/2 it is rounding to nearest. Below the lowest level s =
-2^-(K-1), r becomes s where r > u s, else 0.
+Rounding is integer arithmetic. For r = |x| / S in [0, 1] and a share u in [0, 1), adding u 2^23 to the bit pattern of
+r carries into the exponent exactly if the fraction of the significand is at least 1 - u. With a uniform u that is
+unbiased rounding between two powers of two; with u = 1/2 it is rounding to nearest. Below the lowest level
+s = 2^-(K-1), r becomes s where r > u s, else 0.
 
 Squared error, relative to the value's square: unbiased (x - a)(2a - x) / x^2 <= 1/8, at x = 4a/3; nearest at most 1/9,
 at x = 3a/2. Below the lowest level it is at most (s S)^2 / 4.
@@ -109,7 +109,7 @@ class Natural(_PowersOfTwo):
     rounding: str = "stochastic"
 
     name: ClassVar[str] = "natural"
-    use: ClassVar[str] = "values of very different size; `bits` 3 to 8, a bound from 4 bits on"
+    use: ClassVar[str] = "values of very different size; `bits` 3 to 8, and a bound from 4 bits on"
 
     def __post_init__(self):
         super().__post_init__()

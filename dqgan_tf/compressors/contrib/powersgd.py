@@ -54,17 +54,13 @@ class PowerSGD(Compression):
     explore: int = 1
 
     name: ClassVar[str] = "powersgd"
-    use: ClassVar[str] = "wide layers; the bytes do not grow with the number of workers; no bound with `explore=0`"
+    use: ClassVar[str] = "wide layers; two all-reduces; no bound with `explore=0`"
 
     def __post_init__(self):
         if type(self.rank) is not int or not 1 <= self.rank <= _COLUMNS_MAX:
             raise UsageError(f"`rank` must be an integer from 1 to {_COLUMNS_MAX}. Received: rank={self.rank}")
         if type(self.explore) is not int or not 0 <= self.explore <= _COLUMNS_MAX:
             raise UsageError(f"`explore` must be an integer from 0 to {_COLUMNS_MAX}. Received: explore={self.explore}")
-
-    @property
-    def unbiased(self) -> bool:
-        return False
 
     def delta(self, n):
         return max(0.0, min(1.0, self.explore / math.isqrt(n)) - ROUNDING_SLACK)
@@ -127,8 +123,8 @@ class PowerSGDPlan:
         for index, shape in enumerate(self.shapes):
             tall, wide = math.prod(shape[:-1]), math.prod(shape[-1:])
             matrix = _Matrix(index, min(tall, wide), max(tall, wide), transposed=tall > wide)
-            bytes_saved = matrix.rows * matrix.cols - self.rank * matrix.rows - self.basis_columns * matrix.cols
-            if len(shape) > 1 and bytes_saved > 0:
+            values_saved = matrix.rows * matrix.cols - self.rank * matrix.rows - self.basis_columns * matrix.cols
+            if len(shape) > 1 and values_saved > 0:
                 matrices.append(matrix)
         return tuple(matrices)
 

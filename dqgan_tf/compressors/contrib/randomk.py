@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from dqgan_tf.compressors import float_bits, hash_random
 from dqgan_tf.compressors.base import Compressor
 from dqgan_tf.compressors.casts import Identity
-from dqgan_tf.compressors.sparse import Sparse
+from dqgan_tf.compressors.sparse import Sparse, SparsePayload
 from dqgan_tf.lazy_tensorflow import tf
 
 _VALUES_STREAM = 0x2545F491
 """Added to the seed of the values, so that their rounding does not depend on the indices."""
-
-
-class RandomKPayload(NamedTuple):
-    """seed: int32 [2], of the indices. values: float32 [words], the encoded values."""
-
-    seed: tf.Tensor
-    values: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +20,10 @@ class RandomK(Sparse):
     """Random values, the same on all workers.
 
     Spec `randomk:fraction=0.01[+linear:bits=8,bucket=512]`: k = max(1, ceil(fraction n)) values, chosen by the seed,
-    which travels in 8 bytes. The circle of n values is cut into k arcs of n / k values, rounded, and turned by a random
-    number of places; one random value of each arc is sent. Each value is sent with the probability k/n, hence
-    delta = k/n in expectation, times that of the second compressor. Stich et al. 2018, arXiv:1809.07599.
+    int32 [2], which travels in place of the indices. The circle of n values is cut into k arcs of n / k values,
+    rounded, and turned by a random number of places; one random value of each arc is sent. Each value is sent with the
+    probability k/n, hence delta = k/n in expectation, times that of the second compressor. Stich et al. 2018,
+    arXiv:1809.07599.
 
     All replicas choose the same indices (`bind` takes the common seed), so their mean has k values too and its owner
     sends it on without loss. With indices of their own it would keep k/n of every replica's k/n. Values are sent as
@@ -41,11 +35,7 @@ class RandomK(Sparse):
     indices_seed: tf.Tensor | None = dataclasses.field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "randomk"
-    use: ClassVar[str] = "few bytes with almost no work to encode"
-
-    @property
-    def unbiased(self) -> bool:
-        return self.fraction == 1.0 and self.values.unbiased
+    use: ClassVar[str] = "no search, and no indices on the wire"
 
     @property
     def uses_common_seed(self) -> bool:
@@ -54,11 +44,8 @@ class RandomK(Sparse):
     def bind(self, state):
         return dataclasses.replace(self, indices_seed=state)
 
-    def delta(self, n):
-        return self._delta(self.k(n) / n, self.k(n))
-
     def payload_spec(self, n):
-        return RandomKPayload(tf.TensorSpec([2], tf.int32), self._values_spec(self.k(n)))
+        return SparsePayload(tf.TensorSpec([2], tf.int32), self._values_spec(self.k(n)))
 
     def encode_sparse(self, vector, seed):
         n = vector.shape[0]
@@ -68,10 +55,10 @@ class RandomK(Sparse):
         finite = float_bits.count_true(float_bits.is_finite(float_bits.magnitude_bits(vector))) == n
         sent = float_bits.nan_unless(finite, tf.gather(vector, indices))
         words, decoded = self._encode_values(sent, seed + [_VALUES_STREAM, 0])
-        return RandomKPayload(tf.identity(indices_seed), words), decoded, indices
+        return SparsePayload(tf.identity(indices_seed), words), decoded, indices
 
     def decode_sparse(self, payload, n):
-        return self._decode_values(payload.values, self.k(n)), random_indices(payload.seed, n, self.k(n))
+        return self._decode_values(payload.values, self.k(n)), random_indices(payload.indices, n, self.k(n))
 
 
 def random_indices(seed: tf.Tensor, n: int, k: int) -> tf.Tensor:

@@ -6,10 +6,9 @@ import pytest
 
 from tests.distributed import cluster
 
-SLOW = [pytest.param(ending, marks=pytest.mark.slow) for ending in ("closed", "dropped")]
 
-
-@pytest.mark.parametrize("ending", ["lost", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["closed", "lost", "dropped"])
 def test_one_strategy_after_the_other(tmp_path, ending):
     workers = cluster.run(["-m", "tests.distributed.transport.two_strategies_program", ending], tmp_path, timeout=100)
     for index in range(2):

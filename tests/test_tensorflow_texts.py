@@ -1,16 +1,19 @@
-"""Lost peers and faults of the program, by messages as TensorFlow 2.21 wrote them."""
+"""Lost peers and faults of the program, by messages as TensorFlow 2.21.0 wrote them.
+
+tests/distributed/test_lost_peer.py provokes them in real processes.
+"""
 
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.training import peer_errors
+from dqgan_tf import tensorflow_texts
 
 STACK = """Graph execution error:
 
 Detected at node {node} defined at (most recent call last):
   File "/x/trainers/train.py", line 33, in <module>
 
-  File "/x/dqgan_tf/distribute/collectives.py", line 19, in all_gather
+  File "/x/dqgan_tf/distribute/transport/collectives.py", line 19, in all_gather
 
 {cause}
 \t [[{{{{node {node}}}}}]] [Op:__inference_run_steps_2317]"""
@@ -31,9 +34,15 @@ SOCKETS_OF_OUR_OWN = (
     "{{function_node __inference_run_steps_504}} LostConnectionError: worker 1 is gone: Connection reset by peer\n"
     'Traceback (most recent call last):\n\n  File "/x/script_ops.py", line 269, in __call__\n'
     "    ret = func(*args)\n\n"
-    "dqgan_tf.distribute.sockets.connection.LostConnectionError: worker 1 is gone: Connection reset by peer\n\n\n"
+    "dqgan_tf.errors.LostConnectionError: worker 1 is gone: Connection reset by peer\n\n\n"
     "\t [[{{node PyFunc_1}}]]"
 )
+IN_ERROR = (
+    "Task (/job:worker/replica:0/task:1) is already in error before the barrier was called. Barrier Id: dqgan/run/1::0 "
+    "Task error: UNAVAILABLE: Task /job:worker/replica:0/task:1 heartbeat timeout. "
+    "[type.googleapis.com/tensorflow.CoordinationServiceError='']\n\nRPC: /tensorflow.CoordinationService/Barrier"
+)
+MISSED = "Agent must be in CONNECTED state. It is currently in ERROR."
 TIMEOUT = "GetKeyValue() timed out with key: dqgan/1/b/1 and duration: 40s"
 OWN = STACK.format(node="while/MatMul", cause="XLA: out of registers")
 
@@ -48,23 +57,44 @@ OWN = STACK.format(node="while/MatMul", cause="XLA: out of registers")
         ("CancelledError", SOCKET, "Socket closed"),
         ("DeadlineExceededError", TIMEOUT, TIMEOUT),
         ("InternalError", BARRIER, "Barrier failed because: task is set to ERROR"),
+        ("InternalError", IN_ERROR, "Task (/job:worker/replica:0/task:1) is already in error"),
+        ("FailedPreconditionError", MISSED, MISSED),
         ("FailedPreconditionError", "Coordination service agent is in ERROR state", "Coordination service agent"),
         ("CancelledError", STACK.format(node="while/CollectiveReduceV2", cause="Cancelled"), "Cancelled"),
     ],
 )
 def test_a_lost_peer(error, message, reason):
     error = getattr(tf.errors, error)(None, None, message)
-    assert peer_errors.is_peer_lost(error)
-    assert peer_errors.reason(error).startswith(reason)
+    assert tensorflow_texts.is_peer_lost(error)
+    assert tensorflow_texts.reason(error).startswith(reason)
 
 
 @pytest.mark.parametrize("error", ["InternalError", "CancelledError", "FailedPreconditionError"])
 @pytest.mark.parametrize("message", [OWN, "Could not find variable generator/kernel", ""])
 def test_a_fault_of_the_program(error, message):
     """The stack of a node passes through collectives.py though the node is none."""
-    assert not peer_errors.is_peer_lost(getattr(tf.errors, error)(None, None, message))
+    assert not tensorflow_texts.is_peer_lost(getattr(tf.errors, error)(None, None, message))
 
 
 @pytest.mark.parametrize("error", ["InvalidArgumentError", "ResourceExhaustedError", "UnknownError"])
 def test_other_kinds_are_no_lost_peer(error):
-    assert not peer_errors.is_peer_lost(getattr(tf.errors, error)(None, None, KILLED))
+    assert not tensorflow_texts.is_peer_lost(getattr(tf.errors, error)(None, None, KILLED))
+
+
+def test_the_reason_of_a_server_that_does_not_start_asks_for_the_port():
+    error = tf.errors.UnknownError(None, None, "Could not start gRPC server")
+    assert (
+        tensorflow_texts.reason(error) == "Could not start gRPC server: is the port of this worker in TF_CONFIG in use?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (tf.errors.NotFoundError(None, None, "{{function_node x}} no file\nmore"), "no file"),
+        (tf.errors.NotFoundError(None, None, ""), "NotFoundError"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+    ],
+)
+def test_first_line(error, line):
+    assert tensorflow_texts.first_line(error) == line

@@ -1,0 +1,56 @@
+"""Decisions that rest on texts that TensorFlow writes. Read at TensorFlow 2.21.0; imports no TensorFlow.
+
+`tests/distributed/test_lost_peer.py` provokes each of these errors in real processes. A class or code of its own for
+each, in place of a text, would replace this file.
+"""
+
+import re
+
+from dqgan_tf.errors import LostConnectionError
+
+# Lines that TensorFlow prints at import and start at any log level.
+START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
+
+# The classes that a collective or the coordination service raises when a worker was killed, froze or left.
+_PEER_LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError")
+# These have other causes, too. They count if the text says that a collective or the service raised them.
+_MAYBE_PEER_LOST = ("CancelledError", "InternalError", "FailedPreconditionError")
+_SERVICE = re.compile(
+    r"\[\[\{\{node [^}]*Collective|Collective ops is aborted|[Cc]oordination|remote target /job:"
+    r"|Agent must be in CONNECTED state"
+)
+_SOCKET = re.compile(rf"{LostConnectionError.__name__}: ([^\n]*)")  # raised in a Python function of a graph
+_NODE = re.compile(r"^\{\{.*?\}\} ")  # in front of a message, the node that failed
+_STACK_LINE = re.compile(r'^ +File ".*", line \d+, in .*$', re.MULTILINE)
+
+
+def is_peer_lost(error: Exception) -> bool:
+    """Returns whether a `tf.errors.OpError` says that another worker was killed, froze or left."""
+    name, text = type(error).__name__, error.message
+    return (
+        bool(_SOCKET.search(text))
+        or name in _PEER_LOST
+        or name in _MAYBE_PEER_LOST
+        and bool(_SERVICE.search(_cause(text)))
+    )
+
+
+def reason(error: Exception) -> str:
+    """Returns the line of a `tf.errors.OpError` that names the cause, at most 300 characters."""
+    if match := _SOCKET.search(error.message):
+        return match[1][:300]
+    line = next((line for line in _cause(error.message).splitlines() if line.strip()), type(error).__name__)
+    if line == "Could not start gRPC server":
+        line += ": is the port of this worker in TF_CONFIG in use?"
+    return line[:300]
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error, without the node that TensorFlow puts in front of it."""
+    text = _NODE.sub("", getattr(error, "message", None) or str(error))
+    return text.partition("\n")[0] or type(error).__name__
+
+
+def _cause(text):
+    """The message behind the Python stack of the failing node, whose file names speak of collectives in any case."""
+    return _STACK_LINE.split(text)[-1]

@@ -1,0 +1,87 @@
+"""The transport that the library's is measured against keeps the same contract, so that the figures compare equals."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf.distribute.transport.sockets import SocketCollectives
+from tests.contracts.collectives_contract import CollectivesContract
+from tests.distributed.transport.test_sockets import together
+
+pytest.importorskip("zmq", reason="pyzmq is not installed: python -m pip install pyzmq")
+from benchmarks import transport_zmq  # noqa: E402
+
+
+class Board:
+    """What `MessageBoard` does, for threads of one process."""
+
+    def __init__(self, count):
+        self.texts, self.barrier = {}, threading.Barrier(count, timeout=30)
+
+    def of(self, worker, count):
+        def exchange(topic, text):
+            self.texts[topic, worker] = text
+            self.barrier.wait()
+            return [self.texts[topic, index] for index in range(count)]
+
+        return type("OfOne", (), {"exchange": staticmethod(exchange)})
+
+
+class Zmq(CollectivesContract):
+    curve = False
+
+    def run(self, act):
+        board = Board(self.ranks)
+
+        def rank(index):
+            addresses = ["127.0.0.1:1"] * self.ranks
+            end = transport_zmq.connect(board.of(index, self.ranks), addresses, index, curve=self.curve)
+            with contextlib.closing(end):
+                collectives = SocketCollectives(end, list(range(self.ranks)), index)
+                result = tf.nest.map_structure(lambda one: one.numpy() if tf.is_tensor(one) else one, act(collectives))
+                board.barrier.wait()  # nobody leaves early
+                return result
+
+        return together(list(range(self.ranks)), rank)
+
+    def alone(self):
+        return SocketCollectives(None, [0], 0)
+
+
+class TestTwo(Zmq):
+    ranks = 2
+
+
+class TestThree(Zmq):
+    ranks = 3
+
+
+class TestEncrypted(Zmq):
+    ranks, curve = 2, True
+
+
+def test_the_tree_connects_by_zmq(tmp_path):
+    transport_zmq.write_tree(tmp_path, curve=True)
+    text = (tmp_path / "dqgan_tf" / "distribute" / "transport" / "endpoint.py").read_text()
+    assert text.rstrip().endswith("return transport_zmq.connect(*args, curve=CURVE)") and "CURVE = True" in text
+    assert (tmp_path / "zmq" / "__init__.py").exists()
+
+
+def test_what_is_handed_over_arrives_before_the_end():
+    board, array = Board(2), np.arange(3_000_000, dtype=np.float32)
+
+    def worker(index):
+        end = transport_zmq.connect(board.of(index, 2), ["127.0.0.1:1"] * 2, index)
+        if index == 0:
+            end.send(1, 7, array)
+            end.close()
+            return None
+        received = end.receive(0, 7, array.nbytes, 20.0).view(np.float32).copy()
+        end.close()
+        return received
+
+    _, received = together([0, 1], worker)
+    np.testing.assert_array_equal(received, array)

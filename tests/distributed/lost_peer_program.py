@@ -1,0 +1,55 @@
+"""Run by two workers: each waits for the other in its own way, until the other is gone. Prints the error that it got.
+
+Arguments: of worker 0 and of worker 1, what it does after both have met: `collective`, `sockets`, `board`, `barrier`,
+`pause` (sleeps, then uses the board), `leave` (ends at once), `sleep`.
+"""
+
+import json
+import sys
+import time
+
+import tensorflow as tf
+
+
+def main(*acts):
+    from dqgan_tf import compressors
+    from dqgan_tf.distribute.layout import Vector
+    from dqgan_tf.distribute.message_board import MessageBoard
+    from dqgan_tf.distribute.strategy import CompressedStrategy
+
+    try:
+        strategy = CompressedStrategy()
+        board = MessageBoard(strategy.worker_index, strategy.num_workers)
+        act = acts[strategy.worker_index]
+        transport = "sockets" if "sockets" in acts else "ring"
+        vectors = [Vector("weights", compressors.get("none"), ((4,),), (0,))]
+        channel = strategy.open_channel("updates", vectors, error_feedback=False, transport=transport)
+
+        @tf.function(autograph=False)
+        def mean():
+            def replica():
+                value = tf.fill([4], 1.0)
+                return tf.distribute.get_replica_context().all_reduce("mean", [value], options=channel.options)[0]
+
+            return strategy.run(replica)
+
+        mean()
+        board.exchange("ready", "")
+        print("ready", flush=True)
+        if act == "leave":
+            return
+        if act == "sleep":
+            time.sleep(600)
+        if act == "pause":
+            time.sleep(3)
+        if act in ("collective", "sockets"):
+            while True:
+                mean()
+        while True:
+            board.exchange("again", "")
+    except tf.errors.OpError as error:
+        print("error " + json.dumps([type(error).__name__, error.message]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
