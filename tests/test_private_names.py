@@ -34,7 +34,7 @@ class Name(NamedTuple):
 
 
 _DISTRIBUTE = "tensorflow.python.distribute."
-_OPS, _KERAS = _DISTRIBUTE + "cross_device_ops", "keras.src.backend.tensorflow.trainer"
+_OPS = _DISTRIBUTE + "cross_device_ops"
 _EXTENDED, _LAUNCHER = _DISTRIBUTE + "collective_all_reduce_strategy", _DISTRIBUTE + "cross_device_utils"
 NAMES = (
     Name(
@@ -108,11 +108,11 @@ NAMES = (
         "tensorflow.compiler.tf2xla.ops.gen_xla_ops", "xla_dynamic_update_slice", "(input, update, indices, name=None)"
     ),
     Name("tensorflow.tsl.profiler.protobuf.xplane_pb2", "XSpace"),
-    Name(_KERAS, "TensorFlowTrainer.make_train_function", "(self, force=False)"),
-    Name(_KERAS, "TensorFlowTrainer.make_test_function", "(self, force=False)"),
-    Name(_KERAS, "TensorFlowTrainer._maybe_symbolic_build", "(self, iterator=None, data_batch=None)"),
-    Name(_KERAS, "TensorFlowTrainer.train_function", "attribute"),
-    Name(_KERAS, "TensorFlowTrainer.test_function", "attribute"),
+    Name("keras", "Model.make_train_function", "(self, force=False)"),
+    Name("keras", "Model.make_test_function", "(self, force=False)"),
+    Name("keras", "Model._maybe_symbolic_build", "(self, iterator=None, data_batch=None)"),
+    Name("keras", "Model.train_function", "attribute"),
+    Name("keras", "Model.test_function", "attribute"),
 )
 
 

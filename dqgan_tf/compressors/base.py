@@ -109,8 +109,12 @@ class Compressor(Compression):
     def decode(self, payload: Any, n: int) -> tf.Tensor:
         """Returns the float32 [n] vector of a payload: at most one multiplication a value."""
 
-    def encode_and_decode(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, tf.Tensor]:
-        """Returns (payload, decode(payload, n)), equal to the two calls bit for bit but without unpacking."""
+    def encode_and_decode(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, Any]:
+        """Returns (payload, decoded) without unpacking.
+
+        `decoded` is what `decode` returns of the payload, bit for bit, or stands for it in `vector - decoded`: see
+        `sparse.SparseVector`.
+        """
         payload = self.encode(vector, seed)
         return payload, self.decode(payload, vector.shape[0])
 

@@ -23,6 +23,24 @@ class SparsePayload(NamedTuple):
     values: tf.Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class SparseVector:
+    """A decoded vector that is not written out: `vector - decoded` touches the values sent alone.
+
+    values: float32 [k]. indices: int32 [k], distinct and below `extent`, the length with the padding of the last block.
+    """
+
+    values: tf.Tensor
+    indices: tf.Tensor
+    extent: int
+
+    def __rsub__(self, vector: tf.Tensor) -> tf.Tensor:
+        """Returns float32 [n], `vector` less this one."""
+        n = vector.shape[0]
+        padded = tf.pad(vector, [[0, self.extent - n]]) if self.extent > n else vector
+        return tf.tensor_scatter_nd_sub(padded, self.indices[:, None], self.values)[:n]
+
+
 class Sparse(Compressor):
     """A frozen dataclass with the fields `fraction` and `values`, the compressor of the values sent.
 
@@ -88,7 +106,7 @@ class Sparse(Compressor):
 
     def encode_and_decode(self, vector, seed):
         payload, values, indices = self.encode_sparse(vector, seed)
-        return payload, self._place(values, indices, vector.shape[0])
+        return payload, SparseVector(values, indices, self.extent(vector.shape[0]))
 
     def decode(self, payload, n):
         return self._place(*self.decode_sparse(payload, n), n)

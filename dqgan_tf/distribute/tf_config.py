@@ -1,4 +1,4 @@
-"""TF_CONFIG read and checked before TensorFlow sees it: a wrong one hangs or dies there with a stack of C++ frames."""
+"""Checks TF_CONFIG before TensorFlow reads it. TensorFlow hangs on a wrong one, or dies with a stack of C++ frames."""
 
 import json
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ _JOBS = ("chief", "worker")
 
 
 class TfConfig(NamedTuple):
-    """This process' place in the cluster.
+    """This process's place in the cluster.
 
-    addresses: `host:port` of every training task, chief first, then workers.
+    addresses: `host:port` of every training task: the chief, then the workers.
     worker_index: position of this task in `addresses`.
     """
 
@@ -27,34 +27,30 @@ class TfConfig(NamedTuple):
 
 
 def read(environment: Mapping[str, str]) -> TfConfig | None:
-    """Returns what TF_CONFIG says, or None when it is unset, empty or without a cluster.
+    """Returns the place that TF_CONFIG describes; None when it is unset, empty or has no cluster.
 
     Raises:
-      UsageError: it is not JSON, or cluster and task do not fit together; the message says what is wrong.
+      UsageError: TF_CONFIG is not JSON, or its cluster and task do not fit together.
     """
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
         return None
-    config = _parse(text)
-    cluster = config.get("cluster") or {}
-    if not cluster:
-        return None
-    addresses = _addresses(cluster)
-    kind, index = _task(config)
-    if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
-        raise _error(f"task {kind}:{index} is not in the cluster, which has {_sizes(cluster)}")
-    offset = len(cluster.get("chief", [])) if kind == "worker" else 0
-    return TfConfig(addresses, offset + index)
-
-
-def _parse(text):
     try:
         config = json.loads(text)
     except ValueError as error:
         raise _error(f"it is not JSON ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("cluster") or {}, dict):
         raise _error("it must be an object with the keys cluster and task")
-    return config
+    cluster = config.get("cluster") or {}
+    if not cluster:
+        return None
+    addresses = _addresses(cluster)
+    kind, index = _task(config)
+    if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
+        sizes = ", ".join(f"{len(tasks)} {job}" for job, tasks in cluster.items() if isinstance(tasks, list))
+        raise _error(f"task {kind}:{index} is not in the cluster, which has {sizes}")
+    chiefs = len(cluster.get("chief", []))
+    return TfConfig(addresses, chiefs + index if kind == "worker" else index)
 
 
 def _addresses(cluster):
@@ -89,10 +85,6 @@ def _task(config):
 def _is_address(task):
     host, _, port = task.rpartition(":")
     return bool(host) and port.isdecimal() and 0 < int(port) < 65536
-
-
-def _sizes(cluster):
-    return ", ".join(f"{len(tasks)} {job}" for job, tasks in cluster.items() if isinstance(tasks, list))
 
 
 def _error(what):

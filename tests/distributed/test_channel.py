@@ -153,6 +153,10 @@ class TestState:
         for replica, row in enumerate(values):
             np.testing.assert_array_equal(channel.residuals(replica)[0], row[0])
             np.testing.assert_array_equal(channel.residuals(replica)[2], row[2])
+            flat = np.concatenate([row[0].ravel(), row[2]])
+            for packet in channel.packets:
+                for (index, start, size), residual in zip(packet.slices, packet.residuals, strict=True):
+                    assert index or np.array_equal(residual.variables[replica], flat[start : start + size])
 
     def test_without_error_feedback_there_is_none(self, opened):
         channel = opened(vector("sign:bucket=32", (N,)), error_feedback=False)

@@ -56,6 +56,13 @@ def dense(units, activation=None, **options):
     return keras.layers.Dense(units, activation, bias_initializer=biases, **options)
 
 
+def test_runs_begin_with_the_last_layers_and_hold_a_hundred_values_or_more(monkeypatch):
+    monkeypatch.setattr(player, "_RUN_VALUES", 100)
+    assert player._runs([100, 10, 100, 10, 10]) == [[2, 3, 4], [0, 1]]
+    assert player._runs([10, 100]) == [[1], [0]]
+    assert player._runs([10, 90, 9]) == [[0, 1, 2]]
+
+
 class Run:
     """One training under one cut: the model, its checkpoint after `SAVED` steps and its state after `STEPS`."""
 

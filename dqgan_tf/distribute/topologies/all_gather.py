@@ -43,7 +43,7 @@ class AllGather(Packet):
         ]
         words, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
         rows = yield Request("all_gather", words[0] if len(words) == 1 else tf.concat(words, 0))
-        decode = _decode(self.codings, self._places, self.setting.group_size)
+        decode = _decode(self.codings, self._places, _runs(self.slices, self.codings), self.setting.group_size)
         rows = [rows[m] for m in range(self.setting.group_size)]
         finite = decode(rows, states, self._starts, self._local(self._means, replica))
         return Outcome(finite, energies, residuals, histograms, [None] * len(energies))
@@ -73,20 +73,47 @@ def histogram(coding, update: tf.Tensor | blocks.Window, residual: tf.Tensor | N
 
 
 @compiled
-def _decode(codings, places, group_size):
+def _decode(codings, places, runs, group_size):
     specs = [coding.compressor.payload_spec(coding.size) for coding in codings]
     sizes = [wire.wire_words(spec) for spec in specs]
 
     def decode(rows, states, starts, targets):
         """Writes the mean of M rows of words; returns whether all were acceptable."""
         words = [tf.split(row, sizes) for row in rows]
-        means, accepted = [], []
-        for index, (coding, spec, state) in enumerate(zip(codings, specs, states, strict=True)):
-            compressor = bound(coding.compressor, state)
-            payloads = [wire.from_wire(words[m][index], spec) for m in range(group_size)]
-            means.append(compressor.mean_of_payloads(payloads, coding.size))
-            accepted += [acceptable(compressor, payload, coding.size) for payload in payloads]
-        write_means(targets, places, means, starts)
+        means, accepted, first = [], [], []
+        for indices in runs:
+            compressor = bound(codings[indices[0]].compressor, states[indices[0]])
+            payloads = [[wire.from_wire(words[m][index], specs[index]) for index in indices] for m in range(group_size)]
+            payloads = [_joined(parts) for parts in payloads]
+            size = sum(codings[index].size for index in indices)
+            means.append(compressor.mean_of_payloads(payloads, size))
+            first.append(indices[0])
+            accepted += [acceptable(compressor, payload, size) for payload in payloads]
+        write_means(targets, [places[index] for index in first], means, [starts[index] for index in first])
         return tf.reduce_all(tf.stack(accepted))
 
     return decode
+
+
+def _runs(slices, codings):
+    """Returns the indices of slices that are decoded together: consecutive slices of one vector, in its order.
+
+    Where a compressor works bucket by bucket, their payloads joined field by field are the payload of the whole range,
+    which XLA decodes on all its threads.
+    """
+    runs, end = [], None
+    for index in sorted(range(len(slices)), key=lambda index: slices[index]):
+        part = slices[index]
+        if end == (part.vector, part.start) and codings[index].compressor.block_multiple:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+        end = part.vector, part.start + part.size
+    return tuple(map(tuple, runs))
+
+
+def _joined(payloads):
+    """One payload of several, field by field."""
+    if len(payloads) == 1:
+        return payloads[0]
+    return type(payloads[0])(*[tf.concat(fields, 0) for fields in zip(*payloads, strict=True)])

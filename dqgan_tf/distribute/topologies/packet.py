@@ -290,8 +290,8 @@ def write_means(targets: Sequence[tf.Variable], places: Sequence[int], means, st
     for index, target in enumerate(targets):
         value = target.read_value()
         for place, mean, start in zip(places, means, starts, strict=True):
-            if place == index:
-                value = blocks.write(value, mean, start)
+            if place == index:  # a whole vector is computed by all threads, a part is written by one
+                value = mean if mean.shape == value.shape else blocks.write(value, mean, start)
         target.assign(value)
 
 
