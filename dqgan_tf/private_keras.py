@@ -130,6 +130,11 @@ def without_absent(batch):
     return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, batch)
 
 
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Makes `fit` begin with an epoch, counted from 0; None: with the one that its caller names."""
+    model._initial_epoch = epoch
+
+
 def running_statistics(model: keras.Model) -> list[keras.Variable]:
     """Returns the floating variables that layers update while they train, such as the averages of normalisation.
 
@@ -160,11 +165,6 @@ class OptimizerSteps:
     def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
         """Returns the strategy in whose scope the optimizer was created."""
         return optimizer._distribution_strategy
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """What the optimizer was built for."""
-        return list(self._optimizer._trainable_variables)
 
     def positions(self, variables: Sequence) -> tuple[int, ...]:
         """Returns the places of `variables` among those that the optimizer was built for."""
@@ -227,6 +227,11 @@ class OptimizerSteps:
     def count(self) -> None:
         """Counts a call of `apply`."""
         self._optimizer._iterations.assign_add(1)
+
+
+def built_for(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Returns the variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables)
 
 
 def overwrites_with_gradient(variable: keras.Variable) -> bool:

@@ -29,6 +29,7 @@ LEVELS = {
     "dqgan_tf.gan": 4,
     "dqgan_tf.keras": 4,
     "dqgan_tf.training": 5,
+    "dqgan_tf.callbacks": 6,
     "benchmarks": 6,
     "flags": 6,
     "trainers": 7,

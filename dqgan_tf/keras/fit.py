@@ -11,7 +11,7 @@ from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.loop import fold
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.errors import UsageError
-from dqgan_tf.keras.optimizer import CompressedSteps
+from dqgan_tf.keras.optimizer import compressed_leaves, optimizers_of
 
 PREFIX = "compression/"
 _serial = itertools.count()  # of channels
@@ -39,8 +39,9 @@ class Loop:
     def __init__(self, model: keras.Model, replica_step, *, trains: bool):
         self._model, self._replica_step, self._strategy = model, replica_step, model.distribute_strategy
         _check(model, self._strategy)
-        self._optimizers = compressed_steps(model) if trains else []
-        self._logging = [steps for steps in self._optimizers if steps.logs]
+        leaves = compressed_leaves(optimizers_of(model)) if trains else []
+        self._compressed = [optimizer.compression for optimizer in leaves]
+        self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
         self._logs = self._latest = self._mean = None
         self._epoch = [0.0] * len(self._logging)
@@ -93,7 +94,7 @@ class Loop:
         """One step of this replica; its logs go into `latest`, behind whether it had samples."""
         batch = private_keras.without_absent(batch)
         has_samples = _has_samples(batch)
-        for steps in self._optimizers:
+        for steps in self._compressed:
             steps.set_samples(has_samples)
         metrics = [] if has_samples is None else self._model.metrics_variables
         before = [tf.convert_to_tensor(variable.value) for variable in metrics]
@@ -166,23 +167,6 @@ def epoch_logs(model: keras.Model, logs) -> tuple[dict, dict]:
         return logs, {}
     own = {name: value for name, value in logs.items() if not name.startswith(PREFIX)}
     return own, model.train_function.epoch_figures()
-
-
-def compressed_steps(model: keras.Model) -> list[CompressedSteps]:
-    """Returns the compressed steps of all optimizers that are attributes of the model."""
-    found, waiting = {}, list(vars(model).values())
-    while waiting:
-        optimizer = waiting.pop(0)
-        if isinstance(optimizer, (list, tuple, dict)):
-            items = optimizer.values() if isinstance(optimizer, dict) else optimizer
-            waiting += [item for item in items if isinstance(item, keras.optimizers.Optimizer)]
-        elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            waiting.append(optimizer.inner_optimizer)
-        elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
-            waiting += optimizer.optimizers
-        elif isinstance(optimizer, keras.optimizers.Optimizer) and hasattr(optimizer, "compression"):
-            found[id(optimizer)] = optimizer.compression
-    return list(found.values())
 
 
 def _has_samples(batch):

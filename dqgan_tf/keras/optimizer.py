@@ -17,7 +17,7 @@ from dqgan_tf.distribute.pipeline import TIMES
 from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
-from dqgan_tf.private_keras import OptimizerSteps, overwrites_with_gradient
+from dqgan_tf.private_keras import OptimizerSteps, built_for, overwrites_with_gradient
 
 WHERE = ("gradient", "update")
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -129,7 +129,7 @@ class CompressedSteps:
     @property
     def variables(self) -> list[keras.Variable]:
         """What the optimizer was built for."""
-        return self._steps.variables
+        return built_for(self._optimizer)
 
     @property
     def replica_variables(self) -> list[keras.Variable]:
@@ -351,6 +351,29 @@ class CompressedSteps:
                 )
             self._names.append(name)
         return self.channels[positions]
+
+
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers that are attributes of a model, or stand in a list or dictionary that is one."""
+    found = {}
+    for attribute in vars(model).values():
+        values = attribute.values() if isinstance(attribute, dict) else attribute
+        items = values if isinstance(attribute, (list, tuple, dict)) else [attribute]
+        found |= {id(item): item for item in items if isinstance(item, keras.optimizers.Optimizer)}
+    return list(found.values())
+
+
+def compressed_leaves(optimizers: Sequence[keras.optimizers.Optimizer]) -> list[keras.optimizers.Optimizer]:
+    """Returns the compressed ones of some optimizers and of those inside a `LossScaleOptimizer` or `MultiOptimizer`."""
+    leaves = []
+    for optimizer in optimizers:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            leaves += compressed_leaves([optimizer.inner_optimizer])
+        elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
+            leaves += compressed_leaves(optimizer.optimizers)
+        elif hasattr(optimizer, "compression"):
+            leaves.append(optimizer)
+    return leaves
 
 
 def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> None:

@@ -38,9 +38,9 @@ def follow(strategy, name, compressor, where, **settings):
     slots = {"sgd": ["momentum"], "adam": ["momentum", "velocity"]}[name]
 
     def look():
-        named = {
-            slot: [v for v in model.optimizer.variables if v.path.endswith(slot)] for slot in slots
-        } | {"w": model.trainable_variables}
+        named = {slot: [v for v in model.optimizer.variables if v.path.endswith(slot)] for slot in slots} | {
+            "w": model.trainable_variables
+        }
         found = {key: small_models.values(strategy, variables) for key, variables in named.items()}
         return found | {"residual": small_models.residuals(model.optimizer, replicas)}
 
