@@ -19,9 +19,9 @@ def strategy():
 
 
 def poisoned(value):
-    """Batches of which replica 1's share of number `BAD` holds `value`."""
+    """Batches of which replica 1's share of number `BAD` has `value` as a target."""
     x, y = small_models.batches(STEPS, 2)
-    x[BAD, -1, 0] = value
+    y[BAD, -1, 0] = value
     return small_models.dataset(x, y)
 
 
@@ -57,8 +57,6 @@ def test_all_replicas_halve_the_loss_scale_when_one_overflows(strategy, options,
         return keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**10, dynamic_growth_steps=4)
 
     model = small_models.mlp(strategy, make)
-    scale, counter = model.optimizer, model.optimizer
-    del scale, counter
 
     def look():
         optimizer = model.optimizer
@@ -67,7 +65,7 @@ def test_all_replicas_halve_the_loss_scale_when_one_overflows(strategy, options,
         return values, small_models.values(strategy, model.trainable_variables)
 
     recorder = small_models.Recorder(look)
-    data = poisoned(1e38).repeat(2)  # its squared error overflows
+    data = poisoned(3e38).repeat(2)  # the derivative of its squared error overflows
     model.fit(data, shuffle=False, callbacks=[recorder], verbose=0)
     scales = [values[0][0] for values, _ in recorder.seen]
     counters = [values[1][0] for values, _ in recorder.seen]
