@@ -8,12 +8,8 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).resolve().parent
 DESCRIPTION = "Distributed GAN training with compressed updates and error feedback (DQGAN) for TensorFlow and Keras 3"
 
-# `dqgan_tf/distribute` subclasses names of tensorflow.python.distribute that carry no promise of stability:
-# cross_device_ops.CollectiveAllReduce, collective_all_reduce_strategy.CollectiveAllReduceExtended,
-# cross_device_utils.CollectiveReplicaLauncher and CollectiveKeys, and collective_util.Options were read at TensorFlow
-# 2.21.0; so were collective_ops.all_to_all_v2, ResourceVariable, eager.context's configuration store and barrier,
-# framework.config and the slice update of gen_xla_ops. `Model.stateless_call` and the training loop were read at Keras
-# 3.15.1. A later minor release may move them, hence `~=`.
+# dqgan_tf/private_tensorflow.py and private_keras.py use names that carry no promise of stability: a minor release may
+# move them. docs/compatibility.md says which versions were tried; `make test-next` tries the newest.
 TENSORFLOW = "~=2.21.0"
 KERAS = "~=3.15.1"
 
