@@ -310,6 +310,12 @@ class TrainConfig(Settings):
         lower=0,
         may_change=True,
     )
+    start_timeout: float = setting(
+        600.0,
+        "Seconds that the workers of TF_CONFIG wait for each other before the run starts.",
+        lower=1,
+        is_local=True,
+    )
     keep_checkpoints: int = setting(3, "Complete checkpoints that stay on disk.", lower=1, may_change=True)
     deterministic: bool = setting(
         True,

@@ -85,6 +85,7 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
         cluster_resolver=None if place else no_cluster(),
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
         replicas_per_worker=config.train.replicas_per_worker,
+        start_timeout=config.train.start_timeout,
     )
 
 
