@@ -152,21 +152,21 @@ def test_blocks_change_nothing(spec, n):
 
 
 @pytest.mark.parametrize("spec", ["linear:bits=4,bucket=64", "sign:bucket=64"])
-def test_memory_of_any_content_takes_the_residual(spec):
+def test_a_spare_of_any_content_takes_the_residual(spec):
     """The new residual is written over what a variable held; payload and energies do not know."""
     compressor, size = compressors.get(spec), 700
     update, residual = updates(2, n=size)
     variable = tf.Variable(tf.fill([size], np.float32(np.nan)))
 
     @functools.partial(tf.function, jit_compile=True)
-    def into_memory(update, residual, seed):
-        memory = variable.read_value()
-        encoded = error_feedback.encode(compressor, update, residual, seed, block=128, memory=memory)
+    def into_spare(update, residual, seed):
+        spare = variable.read_value()
+        encoded = error_feedback.encode(compressor, update, residual, seed, block=128, spare=spare)
         variable.assign(encoded.residual)
         return encoded.payload, encoded.energies
 
     expected, _ = make_step(compressor, block=128)(update, residual, tf.constant([0, 3]))
-    payload, energies = into_memory(update, residual, tf.constant([0, 3]))
+    payload, energies = into_spare(update, residual, tf.constant([0, 3]))
     tf.nest.map_structure(np.testing.assert_array_equal, payload, expected.payload)
     np.testing.assert_array_equal(variable, expected.residual)
     np.testing.assert_array_equal(energies, expected.energies)

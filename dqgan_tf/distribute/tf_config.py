@@ -7,7 +7,7 @@ from typing import NamedTuple
 from dqgan_tf.errors import UsageError
 
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-_JOBS = ("chief", "worker")
+JOBS = ("chief", "worker")  # the jobs that train, in the order of worker indices
 
 
 class TfConfig(NamedTuple):
@@ -55,7 +55,7 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
 
 def _addresses(cluster):
     addresses = []
-    for job in _JOBS:
+    for job in JOBS:
         tasks = cluster.get(job, [])
         if not isinstance(tasks, list) or not all(isinstance(task, str) and _is_address(task) for task in tasks):
             raise _error(f"cluster.{job} must be a list of host:port. Received: {tasks!r}")
@@ -77,7 +77,7 @@ def _task(config):
         index = int(str(task["index"]))  # int(1.5) would be 1
     except ValueError:
         raise _error(f"task.index must be a whole number. Received: {task['index']!r}") from None
-    if task["type"] not in _JOBS:
+    if task["type"] not in JOBS:
         raise _error(f"task.type must be chief or worker: other tasks do not train. Received: {task['type']!r}")
     return task["type"], index
 
