@@ -1,4 +1,4 @@
-"""Checks TF_CONFIG before TensorFlow reads it. TensorFlow hangs on a wrong one, or dies with a stack of C++ frames."""
+"""Checks TF_CONFIG before TensorFlow reads it: with a wrong one, TensorFlow hangs or aborts with a C++ stack trace."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ JOBS = ("chief", "worker")  # the jobs that train, in the order of worker indice
 
 
 class TfConfig(NamedTuple):
-    """This process's place in the cluster.
+    """Place of this process in the cluster.
 
     addresses: `host:port` of every training task: the chief, then the workers.
     worker_index: position of this task in `addresses`.
@@ -27,7 +27,7 @@ class TfConfig(NamedTuple):
 
 
 def read(environment: Mapping[str, str]) -> TfConfig | None:
-    """Returns the place that TF_CONFIG describes; None when it is unset, empty or has no cluster.
+    """Returns the place that TF_CONFIG describes; None if it is unset, empty or has no cluster.
 
     Raises:
       UsageError: TF_CONFIG is not JSON, or its cluster and task do not fit together.

@@ -1,4 +1,4 @@
-"""Packets by TensorFlow's collectives: between single replicas, and between hosts of several replicas."""
+"""Collectives by TensorFlow: between single replicas, and between hosts of several replicas."""
 
 import tensorflow as tf
 
@@ -7,12 +7,12 @@ from dqgan_tf.distribute.transport.contract import Collectives
 
 
 class TensorFlowCollectives(Collectives):
-    """Every replica is a rank of its own and sends by TensorFlow's collectives.
+    """Every replica is a rank; TensorFlow's collectives send its packets.
 
     Args:
       launcher: this replica's `CollectiveReplicaLauncher`.
       size, rank: see `Collectives`.
-      implementation: `RING` or `NCCL`; `AUTO` leaves the choice to the options of a call, then to TensorFlow.
+      implementation: `RING` or `NCCL`; `AUTO`: as in the options of a call, else TensorFlow's choice.
     """
 
     def __init__(self, launcher, size: int, rank: int, implementation: str = "AUTO"):
@@ -23,8 +23,8 @@ class TensorFlowCollectives(Collectives):
     def _begin(self, kind, value, options):
         options = options.merge(self._options) if options is not None else self._options
         if kind == "all_reduce":
-            # Last first, as TensorFlow's own CollectiveAllReduce sends them (2.21.0): with the same places in the ring
-            # the sums have the same bits as an exact reduction outside of a channel.
+            # Last value first, as in TensorFlow's CollectiveAllReduce (2.21.0): the sums then have the bits of an exact
+            # reduction without a channel.
             sums = self._launcher.batch_all_reduce([list(value)[::-1]], options)[::-1]
             return lambda: sums
         if kind == "all_gather":
@@ -35,14 +35,14 @@ class TensorFlowCollectives(Collectives):
 
 
 class HostCollectives(Collectives):
-    """Every host is a rank: its replicas add up exactly, encode the same mean, and share the sending.
+    """Every host is a rank. Its replicas compute their exact mean and encode it; each sends a share of the words.
 
-    A replica sends its share of the words to the replicas of its local index on the other hosts; inside a host all
-    shares are gathered again. A host sends each word once, however many replicas it has.
+    A replica sends its share to the replicas of its local index on the other hosts. The replicas of a host then gather
+    all shares. So a host sends each word once, whatever the number of its replicas.
 
     Args:
-      local: the collectives of this host's replicas.
-      across: the collectives of the replicas of this local index on all hosts.
+      local: collectives of this host's replicas.
+      across: collectives of the replicas of this local index on all hosts.
     """
 
     is_hierarchical = True

@@ -1,21 +1,19 @@
-"""The contract of every transport: three collectives, each in two halves."""
+"""The contract of every transport: three collectives, each with a function that starts it and one that ends it."""
 
 import abc
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-KINDS = ("all_gather", "all_to_all", "all_reduce")
-
 
 class Collectives(abc.ABC):
-    """How one replica exchanges packets with the others. `tests/contracts/collectives_contract.py` tests each subclass.
+    """Exchange of packets with the other replicas. `tests/contracts/collectives_contract.py` tests each subclass.
 
     size: M, the number of ranks. Each rank encodes and sends packets of its own.
-    rank: this replica's rank. Rows arrive in the order of ranks.
-    replicas_per_rank: how many replicas share this rank. They encode the same values and each sends its share of the
-      words.
-    is_hierarchical: whether a rank is a host rather than a replica.
+    rank: this replica's rank. Rows are in the order of ranks.
+    replicas_per_rank: number of replicas that share this rank. They encode the same values, and each sends its share of
+      the words.
+    is_hierarchical: whether a rank is a host; else it is a replica.
     """
 
     size: int
@@ -24,10 +22,10 @@ class Collectives(abc.ABC):
     is_hierarchical = False
 
     def begin(self, kind: str, value, options) -> Callable[[], list[tf.Tensor]]:
-        """Launches a collective and returns `finish`, which returns its result: a list of tensors.
+        """Starts a collective and returns a function, `finish`, which waits for its result, a list of tensors.
 
-        Packets travel between the two calls. All replicas must begin the same collectives in the same order and finish
-        them in the same order, each once.
+        Packets are sent between the two calls. All replicas must begin the same collectives in the same order and
+        finish them in the same order, each once.
 
         | kind | value | result |
         |---|---|---|
@@ -36,7 +34,7 @@ class Collectives(abc.ABC):
         | `all_reduce` | list of float32 tensors | their sums over all ranks, equal bits on all ranks |
 
         Args:
-          kind: one of `KINDS`.
+          kind: see the table.
           value: see the table; shapes are static and equal on all replicas.
           options: `tf.distribute.experimental.CommunicationOptions` of this call, or None.
         """
@@ -46,7 +44,7 @@ class Collectives(abc.ABC):
         return lambda: [tf.identity(tensor) for tensor in own[kind]()]
 
     def exchange(self, kind: str, value, options) -> list[tf.Tensor]:
-        """Both halves of `begin` at once."""
+        """Starts a collective and returns its result; arguments as of `begin`."""
         return self.begin(kind, value, options)()
 
     def rank_mean(self, values: Sequence[tf.Tensor], options) -> list[tf.Tensor]:

@@ -106,7 +106,7 @@ class Transports:
         return single and not on_gpu and not named
 
     def close(self) -> None:
-        """Closes the connections after everything that was handed over is sent. Their collectives fail from now on."""
+        """Closes the connections after everything that was handed over is sent. Their collectives fail afterwards."""
         if self._socket_collectives is not None:
             self._socket_collectives.close()
 
