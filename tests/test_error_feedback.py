@@ -247,8 +247,17 @@ def test_default_block_suits_the_default_bucket():
 
 
 @pytest.mark.parametrize("n, count", [(1, 0), (64, 1), (65, 0), (127, 0), (128, 2), (129, 1), (640, 10), (700, 9)])
-def test_a_rest_joins_the_last_block(n, count):
-    assert blocks.num_blocks(n, 64) == count
+def test_a_remainder_joins_the_last_block(n, count):
+    """Blocks of 64 values: `count` of them in the loop, then what is left."""
+    calls = []
+
+    def write(index, size, covered):
+        calls.append(size)
+        return (covered + size,)
+
+    total = tf.function(lambda: blocks.for_each_block(write, (tf.constant(0),), n, 64), jit_compile=True)()[0]
+    assert int(total) == n
+    assert calls == [64] * (count > 0) + [n - 64 * count] * (n > 64 * count)
 
 
 PIECES = ["linear:bits=3,bucket=64", "linear:bits=4,bucket=64,rounding=stochastic", "sign:bucket=64", "bf16"]

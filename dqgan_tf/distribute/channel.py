@@ -13,7 +13,7 @@ from dqgan_tf.distribute.pipeline import TIMES, reduce_packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.distribute.topologies.packet import Exact, PacketContext, Seeds
-from dqgan_tf.distribute.transport.contract import Collectives
+from dqgan_tf.distribute.transport.collectives import Collectives
 from dqgan_tf.errors import UsageError
 
 ENERGIES = ("update_energy", "residual_energy", "error_energy")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dqgan_tf import private_tensorflow
 from dqgan_tf.compressors.blocks import Window
 from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Seeds
-from dqgan_tf.distribute.transport.contract import Collectives
+from dqgan_tf.distribute.transport.collectives import Collectives
 
 PHASES = ("encode", "exchange", "decode")
 """Phases of a reduction. With several packets the phases overlap, and the time of one includes waiting for others."""

@@ -19,7 +19,7 @@ _STREAM = 0x27D4EB2F
 class Request(NamedTuple):
     """A collective that a packet needs.
 
-    kind: `all_gather`, `all_to_all` or `all_reduce`; see `transport.contract.Collectives`.
+    kind: `all_gather`, `all_to_all` or `all_reduce`; see `transport.collectives.Collectives`.
     value: its argument, a tensor or, for `all_reduce`, a list of tensors.
     """
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from dqgan_tf.distribute.transport.collectives import Collectives
 from dqgan_tf.distribute.transport.connection import Connection, aligned, close_all
-from dqgan_tf.distribute.transport.contract import Collectives
 
 _NO_RESULT = np.float32(0)  # an operation must return a tensor
 _PIECE = 1 << 18  # values that an all-reduce adds at a time, 1 MiB
