@@ -80,6 +80,8 @@ class Channel:
       options: communication options of the strategy.
 
     Attributes:
+      packets: what is sent, in this order.
+      reason: reason of `auto`'s choice of the topology; empty if there was no choice.
       calls: number of reductions, int64, on each local replica.
       accepted: whether the last reduction was accepted, bool.
       energies: squared norms of the last reduction, float32 [vectors, len(ENERGIES)].
@@ -113,7 +115,6 @@ class Channel:
         size = collectives[0].size
         chosen = choice.choose(topology, vectors, size)
         self.reason = chosen.reason
-        """Reason of `auto`'s choice of the topology; empty if there was no choice."""
         if self.reason:
             logging.info("Channel %s uses %s: %s", name, chosen.topology, self.reason)
         weights = [pair for vector in vectors for pair in zip(vector.weights, vector.shapes, strict=True)]
@@ -187,6 +188,7 @@ class Channel:
         values = collectives.rank_mean(values, options)
         seeds = self._next_seeds(replica)
         updates = [[self._window(slice_, values) for slice_ in packet.slices] for packet in self.packets]
+        # Runs `Packet.reduce` of every packet (`AllGather`, `TwoStep`, ...), which encodes, exchanges and decodes.
         outcomes, seconds = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
         accepted = tf.reduce_all(tf.stack([outcome.acceptable for outcome in outcomes]))
         next_states = self._next_states(outcomes, replica, collectives, options)
