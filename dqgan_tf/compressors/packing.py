@@ -51,7 +51,8 @@ def pack_planes(codes: tf.Tensor, bits: int) -> list[tf.Tensor]:
     packed, low = [], 0
     for b in planes(bits):
         per_word = 32 // b
-        columns = tf.reshape(_shift_right(codes, low), [rows, per_word, width // per_word])
+        shifted = tf.bitwise.right_shift(codes, low) if low else codes
+        columns = tf.reshape(shifted, [rows, per_word, width // per_word])
         packed.append(tf.reduce_sum(tf.bitwise.left_shift(_lowest_bits(columns, b), _shifts(b)), axis=1))
         low += b
     return packed
@@ -82,7 +83,3 @@ def _shifts(b):
 
 def _lowest_bits(codes, b):
     return tf.bitwise.bitwise_and(codes, (1 << b) - 1)
-
-
-def _shift_right(codes, count):
-    return tf.bitwise.right_shift(codes, count) if count else codes

@@ -101,7 +101,8 @@ def payload_type(bits: int) -> type:
 class BucketQuantizer(Quantizer):
     """A frozen dataclass with the fields `bits`, of a code, and `bucket`, the number of values that share a scale.
 
-    A subclass maps rows to codes and scales, and back.
+    A subclass maps rows to codes and scales, and back: `encode_and_decode` calls `quantize` and `dequantize`, which
+    call `quantize_rows` and `dequantize_rows` of the subclass.
     """
 
     bits: int

@@ -111,10 +111,7 @@ class Sparse(Compressor):
         return payload, SparseVector(values, indices, self.extent(vector.shape[0]))
 
     def decode(self, payload, n):
-        return self._place(*self.decode_sparse(payload, n), n)
-
-    def _place(self, values, indices, n):
-        """Returns float32 [n], the values at their indices and zeros elsewhere."""
+        values, indices = self.decode_sparse(payload, n)
         return tf.scatter_nd(indices[:, None], values, [self.extent(n)])[:n]
 
     def mean_of_payloads(self, payloads, n):

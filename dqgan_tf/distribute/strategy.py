@@ -98,6 +98,7 @@ class CompressedStrategy(WorkerStrategy):
         self._transports.close()
 
     def reduce_in_channel(self, reduce_op, values, replica, options):
+        """See the base class. TensorFlow's `all_reduce` calls it through `private_tensorflow._ChannelAllReduce`."""
         if options.channel not in self._channels:
             raise UsageError(f"No channel {options.channel!r} is open. Open: {sorted(self._channels)}")
         if reduce_op != tf.distribute.ReduceOp.MEAN:
