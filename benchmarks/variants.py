@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import torch_baselines, worker
-from dqgan_tf.distribute import topologies
+from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.errors import UsageError
 
 DENSE = ("float32", "float16")
@@ -120,7 +120,7 @@ def sent_bytes(name: str, values: int, num_workers: int) -> int:
         return torch_baselines.sent_bytes(name, values, num_workers)
     spec, topology, _ = parse(name)
     vectors = [worker.vector(spec, shapes_of(spec, values))]
-    return topologies.sent_bytes(topologies.choose(topology, vectors, num_workers).kind, vectors, num_workers)
+    return choice.sent_bytes(choice.choose(topology, vectors, num_workers).topology, vectors, num_workers)
 
 
 def curves(names: Sequence[str], values: int, workers: Sequence[int] = WORKERS) -> dict[str, list[int]]:

@@ -231,9 +231,9 @@ class DQGAN(Fit):
         compressor, by_name = compressors.get(compression.compressor), rules.parse(compression.compressor_rules)
         rules.check_names([name for player in self._players for name in player.weight_names], by_name)
         made, first = [], 0
-        for turn, player in enumerate(self._players):
+        for order, player in enumerate(self._players):
             names, shapes = player.weight_names, player.shapes
-            made += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, turn=turn)
+            made += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, order=order)
             first += len(shapes)
         return made
 

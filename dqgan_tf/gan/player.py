@@ -7,8 +7,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from dqgan_tf.compressors import float_bits
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
-from dqgan_tf.distribute.topologies.packet import LARGEST_SCALE
 from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Direction, half_step_point
 
@@ -202,7 +202,7 @@ class Player:
 
     def _usable(self, statistics):
         """Whether statistics are finite and may be added up over all replicas, bool scalar."""
-        return tf.reduce_all(tf.stack([tf.reduce_all(tf.abs(value) < LARGEST_SCALE) for value in statistics]))
+        return float_bits.are_bounded(statistics)
 
     def _propose(self, gradients, slots, usable, count, learning_rate):
         """Returns (updates, directions, slots, gradient energy) of a run of weights.

@@ -47,10 +47,10 @@ def run(config: RunConfig) -> int:
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
             code = _run(config, strategy, board, stop)
-            board.part()
+            board.leave()
             return code
         except (UsageError, TrainingError):  # raised by all workers
-            board.part()
+            board.leave()
             raise
         except LostConnectionError as error:  # while connecting
             raise PeerLostError(f"The workers could not connect: {error}.") from None
@@ -118,7 +118,7 @@ def together(board: MessageBoard, action):
         return result
     code_there, index, text_there = min(failures)  # a usage error rather than a fault, then the lowest index
     if EXIT_FAULT in (code, code_there):
-        board.part()
+        board.leave()
     if code == EXIT_FAULT:
         raise error
     if code_there == EXIT_FAULT:

@@ -14,8 +14,8 @@ import tensorflow as tf
 from dqgan_tf.compressors import blocks
 from dqgan_tf.compressors.contrib import adaptive
 from dqgan_tf.config import CompressionConfig, OptimizerConfig, RunConfig
-from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.gan import player
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training.checkpoint import Checkpoints
@@ -39,7 +39,7 @@ def cut(name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CPU_BLOCK", BLOCK)
         patch.setattr(adaptive, "_SAMPLE", 200)  # the histogram counts every second bucket
-        patch.setattr(topologies, "_SMALLEST_SLICE", 1)
+        patch.setattr(choice, "_SMALLEST_SLICE", 1)
         patch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda: threads)
         patch.setattr(player, "_RUN_VALUES", run_values)
         yield

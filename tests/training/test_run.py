@@ -115,14 +115,14 @@ class TestTogether:
     def board(self):
         class Board(MessageBoard):
             other = [0, ""]
-            parted = False
+            left = False
 
             def exchange(self, topic, text, timeout_seconds=0.0):
                 self.own = json.loads(text)
                 return [text, json.dumps(self.other)]
 
-            def part(self, timeout_seconds=0.0):
-                self.parted = True
+            def leave(self, timeout_seconds=0.0):
+                self.left = True
 
         return Board(0, 2)
 
@@ -158,13 +158,13 @@ class TestTogether:
             run.together(board, raising(error))
         assert caught.value is error and caught.traceback[-1].name == "action"
         assert board.own[0] == 70 and board.own[1].startswith(f"{type(error).__name__}: ") and "\n" not in board.own[1]
-        assert board.parted
+        assert board.left
 
     def test_a_fault_of_another_worker_is_named(self, board):
         board.other = [70, "ValueError: theirs"]
         with pytest.raises(PeerLostError, match="^Worker 1 met a fault: ValueError: theirs. Its own output has the"):
             run.together(board, lambda: 5)
-        assert board.parted  # worker 0, where the coordination service lives, waits until worker 1 has read its answer
+        assert board.left  # worker 0, where the coordination service lives, waits until worker 1 has read its answer
 
     def test_a_usage_error_beside_a_fault(self, board):
         """Each worker ends with its own; who had none hears of what can be mended."""
