@@ -97,7 +97,7 @@ def test_a_default_is_a_value_that_works(key):
         ("network.latent_dim", 0, 1, None),
         ("network.width", 0, 1, None),
         ("loss.r1_gamma", -1e-9, 0, None),
-        ("loss.gradient_penalty", -1e-9, 0, None),
+        ("loss.gradient_penalty", 0, 1e-9, None),
         ("loss.clip_value", 0, 1e-9, None),
         ("optimizer.learning_rate_g", 0, 1e-9, None),
         ("optimizer.learning_rate_d", 0, 1e-9, None),
