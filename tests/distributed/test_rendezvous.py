@@ -44,6 +44,22 @@ def workers():
     made.pool.shutdown()
 
 
+def answer_to(address, report):
+    """What worker 0, once it listens at `address`, answers to a report."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            connection = rendezvous._connect(address)
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    with connection:
+        rendezvous._read(connection)
+        rendezvous._tell(connection, report)
+        return rendezvous._read(connection)
+
+
 class TestMeeting:
     def test_all_return_once_the_last_is_there(self, addresses, workers):
         calls = [workers.start(addresses, worker) for worker in (2, 0)]
@@ -131,30 +147,27 @@ class TestRefusals:
         named = (*addresses[:2], addresses[1])  # two names of one address; `tf_config` refuses equal texts
         chief, first = (workers.start(named, index, seconds=2.0) for index in (0, 1))
         report = {"worker": 2, "token": "of another process", "cluster": list(named)}
-        with rendezvous._connect(named[0]) as connection:
-            rendezvous._read(connection)
-            rendezvous._tell(connection, report)
-            assert "leads to another process" in rendezvous._read(connection)["refused"]
+        assert "leads to another process" in answer_to(named[0], report)["refused"]
         for call in (chief, first):
             with pytest.raises(PeerLostError):
                 call.result(10)
 
     def test_an_address_that_nobody_answers(self, addresses, workers):
         chief = workers.start(addresses, 0, seconds=1.5)
-        with rendezvous._connect(addresses[0]) as connection:
-            rendezvous._read(connection)
-            rendezvous._tell(connection, {"worker": 1, "token": "t", "cluster": list(addresses)})
-            assert "cannot reach it at" in rendezvous._read(connection)["refused"]
+        assert (
+            "cannot reach it at"
+            in answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
+        )
         with pytest.raises(PeerLostError):
             chief.result(10)
 
     def test_two_processes_of_one_index(self, addresses, workers):
         chief, first = (workers.start(addresses, index, seconds=2.0) for index in (0, 1))
         time.sleep(0.3)
-        with rendezvous._connect(addresses[0]) as connection:
-            rendezvous._read(connection)
-            rendezvous._tell(connection, {"worker": 1, "token": "t", "cluster": list(addresses)})
-            assert "another process is worker 1 already" in rendezvous._read(connection)["refused"]
+        assert (
+            "another process is worker 1 already"
+            in answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
+        )
         for call in (chief, first):
             with pytest.raises(PeerLostError, match="worker 2 at"):
                 call.result(10)
