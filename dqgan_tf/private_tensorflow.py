@@ -169,6 +169,11 @@ class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
         return tf.nest.pack_sequence_as(value, results)
 
 
+def joined_cluster() -> bool:
+    """Returns whether a multi-worker strategy of this process has joined its cluster. Replacement: a public getter."""
+    return context.context().coordination_service is not None
+
+
 def local_replica_index(replica_context: tf.distribute.ReplicaContext) -> int:
     """Returns the replica's index among this worker's replicas, an int, while Python builds its part of a graph.
 

@@ -1,16 +1,18 @@
 """A MultiWorkerMirroredStrategy with compressed channels."""
 
+import os
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from dqgan_tf import config
 from dqgan_tf.config import CompressionConfig
+from dqgan_tf.distribute import rendezvous, tf_config
 from dqgan_tf.distribute.channel import Channel, plain_options
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
-from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place
+from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place, joined_cluster
 
 
 class CompressedStrategy(WorkerStrategy):
@@ -27,17 +29,28 @@ class CompressedStrategy(WorkerStrategy):
     The strategy owns the TCP connections between workers. `close`, or garbage collection of the strategy, closes them.
 
     Args:
-      cluster_resolver: as in the base class; None reads TF_CONFIG.
+      cluster_resolver: as in the base class; None reads TF_CONFIG, and then all workers meet first: see `rendezvous`.
       communication_options: `tf.distribute.experimental.CommunicationOptions`; ask for NCCL here on GPUs, since AUTO
         means RING.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
+      start_timeout: seconds that the workers of TF_CONFIG wait for each other.
 
     Raises:
-      UsageError: fewer logical CPUs than replicas.
+      UsageError: fewer logical CPUs than replicas; TF_CONFIG cannot be used: see `tf_config.read`, `rendezvous.meet`.
+      PeerLostError: a worker did not come in time.
     """
 
-    def __init__(self, cluster_resolver=None, communication_options=None, replicas_per_worker: int = 1):
+    def __init__(
+        self,
+        cluster_resolver=None,
+        communication_options=None,
+        replicas_per_worker: int = 1,
+        start_timeout: float = config.TrainConfig.start_timeout,
+    ):
+        place = tf_config.read(os.environ) if cluster_resolver is None else None
+        if place is not None and not joined_cluster():  # a second strategy finds TensorFlow at the port
+            rendezvous.meet(place, start_timeout)
         options = plain_options(communication_options)
         super().__init__(cluster_resolver, options, replicas_per_worker)
         self._channels: dict[str, Channel] = {}

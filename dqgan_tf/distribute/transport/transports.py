@@ -63,7 +63,7 @@ class Transports:
         if len(self._addresses) > 1:
             logging.info("Transport %s: %s.", transport, "sockets" if sockets else "TensorFlow's collectives")
         hosts, replicas = len(self._workers), len(self._devices)
-        implementation = transport.upper() if transport in ("ring", "nccl") else "AUTO"
+        implementation = implementation_of(transport)
         if not hierarchical:
             if sockets:
                 return [self._connected()]
@@ -119,3 +119,8 @@ class Transports:
             connections = connection.connect(board, self._addresses, worker)
             self._socket_collectives = SocketCollectives(connections, self._workers, self._rank)
         return self._socket_collectives
+
+
+def implementation_of(transport: str) -> str:
+    """Returns the name of the `tf.distribute.experimental.CommunicationImplementation` of a transport."""
+    return transport.upper() if transport in ("ring", "nccl") else "AUTO"
