@@ -78,9 +78,7 @@ class CompressedStrategy(WorkerStrategy):
         Raises:
           UsageError: the name is taken, a value is out of bounds, a transport does not fit; or see `Channel`.
         """
-        settings = {"topology": topology, "packet_mb": packet_mb, "transport": transport}
-        for setting, value in settings.items():
-            config.check(config.settings()[f"compression.{setting}"], value)
+        config.check(config.settings()["compression.packet_mb"], packet_mb)
         if name in self._channels:
             raise UsageError(f"Channel {name!r} is open already.")
         replicas = len(self.local_devices)

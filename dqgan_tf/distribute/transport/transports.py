@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from absl import logging
 
+from dqgan_tf import config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.tf_config import JOBS
 from dqgan_tf.distribute.transport import connection
@@ -55,7 +56,7 @@ class Transports:
           hierarchical: whether the replicas of a host share a rank, so that a rank is a host.
 
         Raises:
-          UsageError: the transport does not fit this worker's replicas.
+          UsageError: the transport is unknown or does not fit this worker's replicas.
           LostConnectionError, tf.errors.OpError: the workers could not connect, see `connection.connect`.
         """
         sockets = self.uses_sockets(transport)
@@ -88,6 +89,7 @@ class Transports:
 
     def uses_sockets(self, transport: str) -> bool:
         """Returns whether packets between workers are sent over sockets. Raises UsageError as `collectives`."""
+        config.check(config.settings()["compression.transport"], transport)
         on_gpu = "GPU" in self._devices[0]
         if transport == "nccl" and not on_gpu:
             raise UsageError(f"transport=nccl needs GPUs, the replicas run on {self._devices[0]}: use transport=ring.")
