@@ -2,6 +2,7 @@
 
 import pkgutil
 import re
+from typing import Any
 
 from dqgan_tf.compressors.base import Compression
 from dqgan_tf.compressors.sparse import JOIN, Sparse
@@ -64,13 +65,13 @@ def get(spec: str) -> Compression:
         raise UsageError(f"{error}. A spec that works is {cls().spec!r}. Received: {spec!r}") from error
 
 
-def _class_of(name):
+def _class_of(name: str) -> Any:
     return pkgutil.resolve_name(COMPRESSORS[name])
 
 
-def _parameters(cls, pairs):
+def _parameters(cls: type[Compression], pairs: list[str]) -> dict[str, Any]:
     types = {field.name: type(field.default) for field in cls.parameters()}
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in types:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.compressors.base import Compression
 from dqgan_tf.compressors.registry import get
 from dqgan_tf.errors import UsageError
 
@@ -17,7 +17,7 @@ class Rule(NamedTuple):
     """One `PATTERN=SPEC`."""
 
     pattern: re.Pattern
-    compressor: Compressor
+    compressor: Compression
 
 
 class Group(NamedTuple):
@@ -29,7 +29,7 @@ class Group(NamedTuple):
     """
 
     label: str
-    compressor: Compressor
+    compressor: Compression
     members: tuple[int, ...]
 
 
@@ -45,7 +45,7 @@ def parse(text: str) -> tuple[Rule, ...]:
     return tuple(map(_parse_rule, text.split(";"))) if text else ()
 
 
-def _parse_rule(text):
+def _parse_rule(text: str) -> Rule:
     pattern, equals, spec = text.strip().partition("=")
     if not (pattern and equals and spec):
         raise UsageError(f"A rule is PATTERN=SPEC, several are joined by `;`: {EXAMPLE}. Received: {text!r}")
@@ -87,7 +87,7 @@ def check_names(names: Sequence[str], rules: Sequence[Rule]) -> None:
             )
 
 
-def assign(names: Sequence[str], default: Compressor, rules: Sequence[Rule]) -> list[Group]:
+def assign(names: Sequence[str], default: Compression, rules: Sequence[Rule]) -> list[Group]:
     """Returns the groups that have members, first the one of `default`, then in the order of the rules.
 
     A weight belongs to the first rule whose pattern occurs in its name, such as `generator/dense_1/kernel`. Two rules

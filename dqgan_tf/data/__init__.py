@@ -72,7 +72,7 @@ def build(
         batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
     replicas = tf.constant(ids, tf.int64)
 
-    def element(position):
+    def element(position: tf.Tensor) -> tf.Tensor:
         return batch_at(position // len(ids), replicas[position % len(ids)])
 
     positions = tf.data.Dataset.counter(start=start_step * len(ids))
