@@ -388,6 +388,13 @@ def flatten(groups: dict[str, Any]) -> dict[str, Any]:
 def from_json(text: str) -> RunConfig:
     """Inverse of `RunConfig.to_json`; a setting that is missing takes its default.
 
+    >>> from_json('{"data": {"dataset": "cifar10"}}').data.dataset
+    'cifar10'
+    >>> from_json('{"compression": {"packet_mb": -1}}')
+    Traceback (most recent call last):
+    dqgan_tf.errors.UsageError: `packet_mb` must be a number of at least 0. Received: packet_mb=-1. A value that
+      works is packet_mb=4.0
+
     Raises:
       UsageError: not a JSON object, an unknown key, or a value that its dataclass refuses.
     """

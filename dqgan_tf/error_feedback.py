@@ -37,6 +37,12 @@ def encode(
 ) -> Encoded:
     """Adds the residual to the update, encodes the sum and returns the new residual.
 
+    >>> from dqgan_tf import compressors
+    >>> update, residual = tf.constant([1.0, -2.0, 3.0]), tf.constant([0.0, 1.0, 0.0])
+    >>> encoded = encode(compressors.get("topk:fraction=0.3"), update, residual, seed=tf.constant([0, 0]))
+    >>> encoded.residual.numpy()  # only the largest value of update + residual, 3, is sent
+    array([ 1., -1.,  0.], dtype=float32)
+
     Pure. May be called eagerly, in a graph or in a jit-compiled function. Consecutive slices of a vector, cut at
     multiples of `blocks.effective_block(compressor, block)` and encoded with the `blocks.block_seed` of their first
     block, have the payload fields and residuals of the whole vector bit for bit; the last slice must hold at least one

@@ -76,6 +76,12 @@ class Compressor(Compression):
     owns. In each step the caller encodes and decodes with `bind(state)`, adds up `histogram(vector)` over the replicas
     and, if the step is accepted, replaces the state by `next_state(state, sum)`. Compressors with equal parameters are
     equal, bound or not; only unbound ones may be keys of a cache.
+
+    >>> from dqgan_tf import compressors
+    >>> sign = compressors.get("sign:bucket=32")
+    >>> payload = sign.encode(tf.constant([1.0, -2.0, 3.0]), seed=tf.constant([0, 0]))
+    >>> sign.decode(payload, n=3).numpy()  # the sign, times the mean absolute value of the bucket
+    array([ 2., -2.,  2.], dtype=float32)
     """
 
     is_identity: ClassVar[bool] = False

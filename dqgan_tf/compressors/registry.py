@@ -45,6 +45,13 @@ def get(spec: str) -> Compression:
     `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: the second compressor encodes the
     values that the first one sends.
 
+    >>> from dqgan_tf import compressors
+    >>> compressors.get("linear:bits=8")
+    Linear(bits=8, bucket=512, rounding='nearest')
+    >>> top = compressors.get("topk:fraction=0.01+linear:bits=8,bucket=512")
+    >>> top.wire_bytes(100_000), round(top.delta(100_000), 5)
+    (2128, 0.00992)
+
     Raises:
       UsageError: not a text, an unknown name, an unknown or repeated parameter, a value out of range, or a second
         compressor after one that sends every value.

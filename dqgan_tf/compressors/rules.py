@@ -36,6 +36,9 @@ class Group(NamedTuple):
 def parse(text: str) -> tuple[Rule, ...]:
     """Returns the rules of a text such as `bias|gamma|beta=none;discriminator/=sign:bucket=512`.
 
+    >>> [(rule.pattern.pattern, rule.compressor.spec) for rule in parse("bias|gamma=none;discriminator/=sign")]
+    [('bias|gamma', 'none'), ('discriminator/', 'sign:bucket=512')]
+
     Raises:
       UsageError: a rule without a pattern or a spec; a pattern that is no regular expression, or that matches the empty
         text in every name, such as `gamma|`; a bad spec, see `registry.get`.

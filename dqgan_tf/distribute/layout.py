@@ -109,6 +109,12 @@ def vectors(
       rules: other compressors by weight name; the first that matches holds.
       first: position of the first weight among the values that the channel reduces.
       turn: see `Vector`.
+
+    >>> from dqgan_tf.compressors import get, rules
+    >>> names, shapes = ["d/kernel", "d/bias"], [(784, 10), (10,)]
+    >>> found = vectors("d", names, shapes, get("sign"), rules.parse("bias=none"))
+    >>> [(vector.name, vector.size, vector.compressor.spec) for vector in found]
+    [('d.1', 10, 'none'), ('d', 7840, 'sign:bucket=512')]
     """
     made = [
         Vector(

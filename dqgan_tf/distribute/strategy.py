@@ -18,10 +18,19 @@ class CompressedStrategy(WorkerStrategy):
     Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow
     operation. All reductions of the base class stay exact; compression is asked for per call:
 
-        strategy = CompressedStrategy()
-        vectors = layout.vectors("weights", names, shapes, compressors.get("sign:bucket=512"))
-        channel = strategy.open_channel("updates", vectors)
-        means = tf.distribute.get_replica_context().all_reduce("mean", updates, options=channel.options)
+    >>> from dqgan_tf import compressors
+    >>> from dqgan_tf.distribute import layout
+    >>> strategy = CompressedStrategy()
+    >>> vectors = layout.vectors("weights", ["kernel"], [(3,)], compressors.get("sign:bucket=32"))
+    >>> channel = strategy.open_channel("updates", vectors)
+    >>> @tf.function
+    ... def mean(update):
+    ...     def replica_mean():
+    ...         return tf.distribute.get_replica_context().all_reduce("mean", [update], options=channel.options)
+    ...     return strategy.run(replica_mean)
+    >>> mean(tf.constant([1.0, -2.0, 3.0]))[0].numpy()  # of one replica: what its packet decodes to
+    array([ 2., -2.,  2.], dtype=float32)
+    >>> strategy.close()
 
     Connections between workers belong to the strategy: `close` ends them, and so does its end.
 

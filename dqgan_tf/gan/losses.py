@@ -57,6 +57,10 @@ class Loss:
 def get(config: LossConfig) -> Loss:
     """Returns the loss that `config` names.
 
+    >>> hinge = get(LossConfig(loss="hinge"))
+    >>> hinge.discriminator(tf.constant([[2.0]]), tf.constant([[-0.5]])).numpy()  # max(0, 1 - 2) + max(0, 1 - 0.5)
+    np.float32(0.5)
+
     Raises:
       UsageError: the name is unknown, or a weight that the loss uses is out of range.
     """

@@ -37,12 +37,16 @@ class DQGAN(Fit):
     replica gets no sample, as in the last batch of a data set that is not dropped though it is smaller than the number
     of replicas.
 
-        strategy = CompressedStrategy()
-        with strategy.scope():
-            model = DQGAN(generator, discriminator, latent_dim=128)
-        model.compile(optimizer=OptimizerConfig(learning_rate_g=1e-4, learning_rate_d=1e-4),
-                      compression=CompressionConfig(compressor="linear:bits=4,bucket=512"))
-        model.fit(dataset, epochs=10)
+    >>> strategy = CompressedStrategy()
+    >>> with strategy.scope():
+    ...     generator = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+    ...     discriminator = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    ...     gan = DQGAN(generator, discriminator, latent_dim=4, loss="hinge")
+    >>> gan.compile(OptimizerConfig(learning_rate_g=1e-4), CompressionConfig(compressor="sign:bucket=512"))
+    >>> dataset = tf.data.Dataset.from_tensors(tf.zeros([8, 2]))  # one batch
+    >>> history = gan.fit(dataset, verbose=0)
+    >>> gan.generate(tf.zeros([8, 4])).shape
+    TensorShape([8, 2])
 
     `fit` takes a data set of real batches, float32 [batch, *shape] or a tuple that begins with one.
 

@@ -57,6 +57,10 @@ class Players(NamedTuple):
 def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
     """Returns both players for samples of `data_shape`: (dimensions,) for points, (height, width, channels) for images.
 
+    >>> players = build(NetworkConfig(network="dcgan"), (28, 28, 1), seed=0)
+    >>> players.generator.output_shape, players.discriminator.output_shape, players.latent_dim
+    ((None, 28, 28, 1), (None, 1), 128)
+
     Two calls with equal arguments give equal weights. Call it where variables may be created: eagerly, or in the scope
     of a strategy.
 
