@@ -60,7 +60,7 @@ setup(
         "benchmark": ["matplotlib>=3.8"],  # figures of trainers.benchmark --report
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "test": TEST,
-        "dev": [*TEST, "build>=1.2", "twine>=5.0"],
+        "dev": [*TEST, "build>=1.2", "pre-commit>=4.0", "twine>=5.0"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -36,7 +36,7 @@ class Ternary(quantizer.Quantizer):
     bucket: int = 512
 
     name: ClassVar[str] = "ternary"
-    use: ClassVar[str] = "the error of `linear:bits=2` in four fifths of its bits"
+    use: ClassVar[str] = "the error of `linear:bits=2` with 20 % fewer bits"
 
     def __post_init__(self):
         quantizer.check_bucket(self.bucket)
