@@ -31,7 +31,7 @@ class Point(NamedTuple):
     variant: name of the variant.
     sent_bytes: bytes per step and worker.
     shares: percent of samples of high quality, one per seed.
-    is_ablation: whether a part of the method is switched off.
+    is_ablation: whether the variant is an ablation of the method.
     """
 
     series: str
