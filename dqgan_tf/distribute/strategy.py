@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -52,8 +53,8 @@ class CompressedStrategy(WorkerStrategy):
 
     def __init__(
         self,
-        cluster_resolver=None,
-        communication_options=None,
+        cluster_resolver: Any = None,
+        communication_options: Any = None,
         replicas_per_worker: int = 1,
         start_timeout: float = config.TrainConfig.start_timeout,
     ):
@@ -119,7 +120,9 @@ class CompressedStrategy(WorkerStrategy):
         """Closes the connections to other workers, after everything that was handed over is sent."""
         self._transports.close()
 
-    def reduce_in_channel(self, reduce_op, values, replica, options):
+    def reduce_in_channel(
+        self, reduce_op: tf.distribute.ReduceOp, values: Sequence[tf.Tensor], replica: int, options: Any
+    ) -> list[tf.Tensor]:
         """See the base class. TensorFlow's `all_reduce` calls it through `private_tensorflow._ChannelAllReduce`."""
         if options.channel not in self._channels:
             raise UsageError(f"No channel {options.channel!r} is open. Open: {sorted(self._channels)}")
