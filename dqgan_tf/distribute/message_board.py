@@ -35,7 +35,7 @@ class MessageBoard:
         self._worker_index = worker_index
         self._num_workers = num_workers
         self._posts = 0
-        self._posted_keys = []
+        self._posted_keys: list[str] = []
 
     def exchange(self, topic: str, text: str, timeout_seconds: float = 600.0) -> list[str]:
         """Returns the texts of all workers, by worker index. All workers must make the same sequence of calls.

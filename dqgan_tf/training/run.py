@@ -119,7 +119,7 @@ def run_on_all_workers(board: MessageBoard, action):
     first_code, index, answer = min(failures)  # a usage error before a fault, then the lowest index
     if EXIT_FAULT in (code, first_code):
         board.leave()
-    if code == EXIT_FAULT:
+    if error is not None and code == EXIT_FAULT:
         raise error
     if first_code == EXIT_FAULT:
         raise PeerLostError(f"Worker {index} met a fault: {answer}. Its own output has the traceback.")
