@@ -113,14 +113,14 @@ def connect(board, addresses, worker_index, timeout_seconds=60.0, *, curve=False
     public_key, secret_key = zmq.curve_keypair() if curve else (b"", b"")
     peers = [worker for worker in range(len(addresses)) if worker != worker_index]
     host = socket.gethostbyname(addresses[worker_index].rpartition(":")[0])
-    incoming = {peer: _socket(context) for peer in peers}
+    incoming = {peer: pair_socket(context) for peer in peers}
     if curve:
         for one in incoming.values():
             one.curve_server, one.curve_publickey, one.curve_secretkey = True, public_key, secret_key
     ports = {str(peer): one.bind_to_random_port(f"tcp://{host}") for peer, one in incoming.items()}
     place = {"host": host, "ports": ports, "key": public_key.decode()}
     places = [json.loads(text) for text in board.exchange("address", json.dumps(place))]
-    outgoing = {peer: _socket(context) for peer in peers}
+    outgoing = {peer: pair_socket(context) for peer in peers}
     for peer, one in outgoing.items():
         if curve:
             one.curve_serverkey = places[peer]["key"].encode()
@@ -130,7 +130,8 @@ def connect(board, addresses, worker_index, timeout_seconds=60.0, *, curve=False
     return Endpoint({peer: ZmqConnection(outgoing[peer], incoming[peer], peer) for peer in peers})
 
 
-def _socket(context):
+def pair_socket(context: zmq.Context) -> zmq.Socket:
+    """Returns a socket without a limit of queued messages, with a heartbeat a second and a limit of 15 s of silence."""
     made = context.socket(zmq.PAIR)
     made.sndhwm = made.rcvhwm = 0  # no limit, as of the library's connections
     made.heartbeat_ivl, made.heartbeat_timeout = _TICK_MS, 15 * _TICK_MS
