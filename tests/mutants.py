@@ -291,7 +291,7 @@ MUTANTS = (
         "training/test_checkpoint.py",
     ),
     _mutant(
-        "training/checkpoint.py",
+        "distribute/replica_local.py",
         "return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)",
         "return np.sum(values, axis=0, dtype=np.float64).astype(values[0].dtype)",
         "another number of replicas starts from the sum of the residuals",
