@@ -45,8 +45,8 @@ class Transports:
         self._rank = self._workers.index(place.worker_index)
         suffixes = [device[device.index("/device:") :] for device in devices]
         self._local_ranks = [sorted(suffixes).index(suffix) for suffix in suffixes]
-        self._group_launchers = None
-        self._socket_collectives = None
+        self._group_launchers: list[tuple] = []
+        self._socket_collectives: SocketCollectives | None = None
 
     def collectives(self, transport: str, hierarchical: bool = False) -> list[Collectives]:
         """Returns the collectives of each local replica. All workers must make the same calls in the same order.
@@ -71,7 +71,7 @@ class Transports:
                 TensorFlowCollectives(launcher, hosts * replicas, self._rank * replicas + local_rank, implementation)
                 for launcher, local_rank in zip(self._launchers, self._local_ranks, strict=True)
             ]
-        if self._group_launchers is None:
+        if not self._group_launchers:
             self._group_launchers = [
                 (
                     self._new_launcher(_FIRST_GROUP_KEY + self._place.worker_index, replicas, device),
