@@ -21,7 +21,9 @@ class KerasFiles:
     """
 
     def get_config(self) -> dict:
-        """Returns the arguments of the constructor, without the name, which a second model may not share; `keras.saving.load_model` needs the scope of a strategy.
+        """Returns the arguments of the constructor, without the name, which a second model may not share.
+
+        `keras.saving.load_model` needs the scope of a strategy.
 
         Raises:
           UsageError: the loss is a `losses.Loss`, which has no name.
