@@ -56,15 +56,16 @@ def make_reporter(folder, is_chief=True):
 
 
 @pytest.fixture
-def full(monkeypatch):
+def full(monkeypatch, tmp_path):
     """Makes the system refuse files beyond so many bytes, as a full disk would."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     signal.signal(signal.SIGXFSZ, handler)
-    # TensorFlow 2.21 leaves a writer that could not flush as the default one, also for tests after this one.
-    tf.summary.create_noop_writer().as_default().__enter__()
+    # TensorFlow 2.21 leaves a writer that could not flush as the default one, also for the tests after this one: give
+    # them one that works.
+    tf.summary.create_file_writer(str(tmp_path / "default")).set_as_default()
 
 
 WRITES = {
