@@ -5,7 +5,9 @@ Chen, Yang, Shen, Pang 2020, arXiv 2010.13359. The names below are imported when
 
   DQGAN: the Keras model whose `train_step` is the algorithm (`dqgan_tf.gan.model`).
   CompressedStrategy: a `tf.distribute.MultiWorkerMirroredStrategy` that can compress (`dqgan_tf.distribute.strategy`).
+  compressed: a Keras optimizer whose steps travel compressed, for any Keras model (`dqgan_tf.keras`).
   RunConfig: everything that determines a run (`dqgan_tf.config`).
+  callbacks: of Keras' `fit` (`dqgan_tf.callbacks`).
   compressors: flat vector <-> payload (`dqgan_tf.compressors`).
 """
 
@@ -14,20 +16,21 @@ import importlib
 __version__ = "0.2.0"
 
 _MODULE_OF = {
-    "CompressedStrategy": "dqgan_tf.distribute.strategy",
+    "CompressedStrategy": "dqgan_tf.keras",
     "CompressionConfig": "dqgan_tf.config",
     "DQGAN": "dqgan_tf.gan.model",
     "LossConfig": "dqgan_tf.config",
     "OptimizerConfig": "dqgan_tf.config",
     "RunConfig": "dqgan_tf.config",
+    "compressed": "dqgan_tf.keras",
 }
 
-__all__ = [*_MODULE_OF, "__version__", "compressors"]
+__all__ = [*_MODULE_OF, "__version__", "callbacks", "compressors"]
 
 
 def __getattr__(name):
-    if name == "compressors":
-        return importlib.import_module("dqgan_tf.compressors")
+    if name in ("callbacks", "compressors"):
+        return importlib.import_module(f"dqgan_tf.{name}")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'dqgan_tf' has no attribute {name!r}")

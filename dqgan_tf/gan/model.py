@@ -9,7 +9,7 @@ import tensorflow as tf
 from dqgan_tf import compressors, optimizers
 from dqgan_tf.compressors import rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
-from dqgan_tf.distribute import layout, pipeline
+from dqgan_tf.distribute import layout, loop, pipeline
 from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
@@ -278,7 +278,7 @@ class DQGAN(Fit):
                 self._strategy.run(self._replica_step, args=(batch, kind))
                 return state
 
-            return steps.fold(step, iterator, num_steps, ())[0]
+            return loop.fold(step, iterator, num_steps, ())[0]
 
         return run_steps
 

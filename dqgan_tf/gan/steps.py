@@ -1,4 +1,4 @@
-"""How steps follow each other: which of them share a trace, and loops over the batches of a data set."""
+"""How steps follow each other: which of them share a trace, and what a step reads from a data set's element."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -52,22 +52,3 @@ def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
         return real
     shape = tf.concat([[1], tf.shape(real)[1:]], 0)
     return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(shape, tf.constant(float("nan"), real.dtype)))
-
-
-def fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:
-    """Returns (n, state) after `state = step(batch, state)` for n batches: `num_steps`, or fewer when the data end.
-
-    The loop knows before a step whether there is a batch. An iterator that ended inside a step would leave counters,
-    which do not wait for data, one ahead on some replicas.
-    """
-
-    def more(done, batch, state):
-        del state
-        return tf.logical_and(done < num_steps, batch.has_value())
-
-    def body(done, batch, state):
-        state, done = step(batch.get_value(), state), done + 1
-        return done, tf.cond(done < num_steps, iterator.get_next_as_optional, lambda: batch), state
-
-    done, _, state = tf.while_loop(more, body, (tf.constant(0), iterator.get_next_as_optional(), state))
-    return done, state

@@ -93,11 +93,15 @@ class Checkpoints:
         if folder is None:
             return Restored(0, self._strategy.num_replicas_in_sync)
         commit = check_files(folder)
-        check_config(folder, commit["config"], self._config)
+        self.check_settings(folder, commit["config"])
         replicas = self._read_replicas(folder, commit)
         restore_shared(folder, self._model)
         self._restore_replicas(replicas, commit)
         return Restored(commit["step"], commit["num_replicas"])
+
+    def check_settings(self, folder: pathlib.Path, saved: dict) -> None:
+        """Raises CheckpointError when a checkpoint's configuration does not fit this run; see `check_config`."""
+        check_config(folder, saved, self._config)
 
     def _attempt(self, what, action):
         """Runs `action` on this worker and learns how it went on the others: a barrier that carries reasons."""

@@ -1,0 +1,102 @@
+"""Callbacks of Keras' `fit`."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+
+import keras
+
+from dqgan_tf import private_keras
+from dqgan_tf.config import FREE_FIELDS, flatten
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.errors import UsageError
+from dqgan_tf.gan.model import DQGAN
+from dqgan_tf.keras.state import ModelState, check_settings
+from dqgan_tf.training import checkpoint
+
+_serial = itertools.count()  # names the board of each callback; all workers create theirs together
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves everything that training depends on at the ends of epochs, and resumes from the newest checkpoint.
+
+    Unlike `BackupAndRestore`, which keeps what is equal on all replicas, it saves the residuals and the slots of every
+    replica, too: `fit` that was killed and is called again continues with the epoch that was interrupted, and ends with
+    the same weights, bit for bit, as if nothing had happened, given that the data of an epoch do not depend on the
+    epochs before it in the process. So shuffle by `reshuffle_each_iteration=False`, or not at all. The state of other
+    callbacks, such as the patience of `EarlyStopping`, is not saved.
+
+    With another number of workers, each continues with the mean of the old residuals and slots.
+
+    Args:
+      folder: on a file system that all workers share; `folder/step_00000003` is the end of epoch 3.
+      every: epochs between two checkpoints.
+      keep: complete checkpoints that stay.
+
+    Raises:
+      CheckpointError: a UsageError; at the start of `fit`, when the checkpoint is of another model, compression or
+        version, or is damaged.
+    """
+
+    def __init__(self, folder: str, every: int = 1, keep: int = 3):
+        super().__init__()
+        for name, value in (("every", every), ("keep", keep)):
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
+        self._folder, self._every, self._keep = pathlib.Path(folder), every, keep
+        self._board_name = f"checkpoint/{next(_serial)}"
+        self._checkpoints = None
+
+    def on_train_begin(self, logs=None):
+        strategy = self.model.distribute_strategy
+        if not isinstance(strategy, CompressedStrategy):
+            raise UsageError(
+                "dqgan_tf.callbacks.Checkpoint is for models of a dqgan_tf.CompressedStrategy. Received: a model of a "
+                f"{type(strategy).__name__}. Use keras.callbacks.BackupAndRestore"
+            )
+        state = _DqganState(self.model) if isinstance(self.model, DQGAN) else ModelState(self.model)
+        board = MessageBoard(strategy.worker_index, strategy.num_workers, self._board_name)
+        self._checkpoints = _FitCheckpoints(self._folder, state, board, strategy, self._keep)
+        epoch = self._checkpoints.restore().step
+        if epoch:
+            private_keras.set_initial_epoch(self.model, epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self._every == 0:
+            self._checkpoints.save(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        private_keras.set_initial_epoch(self.model, None)
+
+
+class _FitCheckpoints(checkpoint.Checkpoints):
+    """`Checkpoints` whose configuration is what a model's state says of itself."""
+
+    def __init__(self, folder, state, board, strategy, keep):
+        super().__init__(folder, state, state, board, strategy, keep)
+        self._state = state
+
+    def check_settings(self, folder, saved):
+        self._state.prepare(folder, saved)
+
+
+class _DqganState:
+    """A `DQGAN` in the form of a `ModelState`."""
+
+    def __init__(self, model: DQGAN):
+        self._model = model
+        self.shared_values, self.set_shared_values = model.shared_values, model.set_shared_values
+        self.replica_values, self.set_replica_values = model.replica_values, model.set_replica_values
+
+    def to_json(self):
+        return json.dumps({"settings": self._settings()})
+
+    def prepare(self, folder, saved):
+        check_settings(folder, saved.get("settings"), json.loads(json.dumps(self._settings())))
+
+    def _settings(self):
+        groups = {"optimizer": self._model.optimizer_config, "compression": self._model.compression_config}
+        values = flatten({name: dataclasses.asdict(group) for name, group in groups.items()})
+        return {name: value for name, value in values.items() if name not in FREE_FIELDS} | {"seed": self._model.seed}

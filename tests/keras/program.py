@@ -1,0 +1,105 @@
+"""`fit` of a stock MLP on Fashion-MNIST in each of two real processes; `test_two_processes` runs it."""
+
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+import dqgan_tf
+from dqgan_tf.distribute.message_board import MessageBoard
+
+BATCH = 128
+
+
+def fashion_mnist(folder, part, count):
+    """Returns (images [count, 784] in [0, 1], labels) of `train` or `t10k`."""
+    path = pathlib.Path(folder) / "fashion_mnist" / f"{part}-images-idx3-ubyte.gz"
+    images = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(
+        gzip.decompress(path.with_name(f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8
+    )
+    return images.reshape(-1, 784)[:count].astype(np.float32) / 255, labels[:count].astype(np.int32)
+
+
+def digest(variables):
+    """sha256 of the local values of variables."""
+    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in variables)).hexdigest()
+
+
+def mlp(width=512):
+    return keras.Sequential(
+        [
+            keras.Input((784,)),
+            keras.layers.Dense(width, "relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(10, "softmax"),
+        ]
+    )
+
+
+def main(folder, data_dir, settings):
+    folder, settings = pathlib.Path(folder), json.loads(settings)
+    strategy = dqgan_tf.CompressedStrategy()
+    board = MessageBoard(strategy.worker_index, strategy.num_workers)
+    keras.utils.set_random_seed(7)
+    keras.config.set_dtype_policy(settings.pop("policy", "float32"))
+    epochs, kill_at = settings.pop("epochs", 2), settings.pop("kill_at", None)
+    name, spec = settings.pop("optimizer", "Adam"), settings.pop("spec", "linear:bits=4,bucket=512")
+    with strategy.scope():
+        model = mlp()
+        optimizer = getattr(keras.optimizers, name)(1e-3)
+        model.compile(
+            dqgan_tf.compressed(optimizer, spec, logs=True, **settings),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            steps_per_execution=8,
+        )
+    x, y = fashion_mnist(data_dir, "train", 20 * BATCH)
+    callbacks = [
+        keras.callbacks.TensorBoard(folder / f"board_{strategy.worker_index}"),
+        keras.callbacks.ModelCheckpoint(folder / f"worker_{strategy.worker_index}.keras"),
+        keras.callbacks.EarlyStopping("loss", patience=3),
+        keras.callbacks.ReduceLROnPlateau("val_loss"),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.CSVLogger(folder / f"log_{strategy.worker_index}.csv"),
+        dqgan_tf.callbacks.Checkpoint(folder / "checkpoints"),
+    ]
+    if kill_at is not None:
+        end = lambda epoch, logs: os._exit(9) if epoch == kill_at else None  # noqa: E731
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=end))
+    history = model.fit(
+        x,
+        y,
+        batch_size=BATCH,
+        epochs=epochs,
+        shuffle=False,
+        validation_data=fashion_mnist(data_dir, "t10k", 500),
+        callbacks=callbacks,
+        verbose=0,
+    )
+    (leaf,) = [model.optimizer] if hasattr(model.optimizer, "compression") else [model.optimizer.inner_optimizer]
+    (channel,) = leaf.compression.channels.values()
+    report = {
+        "weights": digest(model.variables),
+        "optimizer": digest(model.optimizer.variables),
+        "residuals": hashlib.sha256(
+            b"".join(e.numpy().tobytes() for e in channel.residuals(0) if e is not None)
+        ).hexdigest(),
+        "epochs": history.epoch,
+        "history": {k: [float(v) for v in vs] for k, vs in history.history.items() if "milli" not in k},
+        "bytes": [channel.wire_bytes, channel.sent_bytes, channel.dense_bytes],
+        "prediction": hashlib.sha256(model.predict(x[:333], batch_size=100, verbose=0).tobytes()).hexdigest(),
+        "alone": hashlib.sha256(model(x[:4]).numpy().tobytes()).hexdigest(),
+    }
+    (folder / f"worker_{strategy.worker_index}.json").write_text(json.dumps(report))
+    board.part(60.0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,81 @@
+"""`fit` in two real processes under TF_CONFIG: validation, callbacks, saving, a kill and a resume."""
+
+import json
+
+import keras
+import pytest
+
+from tests.distributed import cluster
+
+WEIGHTS = 784 * 512 + 512 + 2 * 512 + 512 * 10 + 10
+
+
+def run(folder, data_dir, **settings):
+    """Returns what both workers reported."""
+    command = ["-m", "tests.keras.program", str(folder), str(data_dir), json.dumps(settings)]
+    cluster.run(command, folder / "logs")
+    return [json.loads((folder / f"worker_{index}.json").read_text()) for index in range(2)]
+
+
+def assert_equal(first, second):
+    """Everything but the residuals, which are each worker's own."""
+    for name in set(first) - {"residuals"}:
+        assert first[name] == second[name], name
+    assert first["residuals"] != second["residuals"]
+
+
+def test_fit_keeps_both_workers_equal_bit_for_bit(tmp_path, data_dir):
+    first, second = run(tmp_path, data_dir)
+    assert_equal(first, second)
+    history = first["history"]
+    assert history["loss"][1] < history["loss"][0] and history["val_accuracy"][1] > 0.5
+    # 4 bits a weight and a scale of 32 bits for each 512 of them, of one vector.
+    wire = 4 * (-(-WEIGHTS // 8) + -(-WEIGHTS // 512))
+    assert abs(first["bytes"][0] - wire) <= 4 * 512 // 8
+    assert history["compression/wire_bytes"] == [first["bytes"][0]] * 2
+    assert first["bytes"][2] == 4 * WEIGHTS
+    for index in range(2):
+        assert (tmp_path / f"log_{index}.csv").read_text().count("\n") == 3
+        loaded = keras.models.load_model(tmp_path / f"worker_{index}.keras")  # without this library
+        assert type(loaded.optimizer) is keras.optimizers.Adam and int(loaded.optimizer.iterations.numpy()) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "Adam", "where": "update", "spec": "sign:bucket=512"},
+        {"optimizer": "SGD", "policy": "mixed_float16", "spec": "topk:fraction=0.01"},
+        {"optimizer": "Lion", "policy": "mixed_bfloat16", "spec": "powersgd:rank=2"},
+        {"optimizer": "Adafactor", "topology": "two_step"},
+        {"optimizer": "RMSprop", "transport": "ring", "packet_mb": 0.5},
+        {"optimizer": "AdamW", "where": "update", "policy": "mixed_float16"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_settings_in_two_processes(tmp_path, data_dir, settings):
+    first, second = run(tmp_path, data_dir, **settings)
+    for report in (first, second):
+        report["history"] = {k: v for k, v in report["history"].items()}
+    if settings.get("where") == "update":
+        assert first.pop("optimizer") != second.pop("optimizer")
+    assert_equal(first, second)
+    assert first["history"]["loss"][1] < first["history"]["loss"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["gradient", "update"])
+def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path, data_dir, where):
+    settings = {"epochs": 4, "spec": "sign:bucket=512", "where": where}
+    whole = run(tmp_path / "whole", data_dir, **settings)
+    folder = tmp_path / "killed"
+    command = ["-m", "tests.keras.program", str(folder), str(data_dir), json.dumps(settings | {"kill_at": 2})]
+    (folder / "checkpoints").mkdir(parents=True)
+    killed = cluster.Cluster(command, folder / "logs")
+    assert 9 in killed.wait(), killed.output()
+    resumed = run(folder, data_dir, **settings)
+    for before, after in zip(whole, resumed, strict=True):
+        assert after["epochs"] == [2, 3]
+        for name in ("weights", "optimizer", "residuals", "prediction"):
+            assert before[name] == after[name], name
+        assert before["history"]["loss"][2:] == after["history"]["loss"]
