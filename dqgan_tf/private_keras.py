@@ -4,6 +4,7 @@ All were read at Keras 3.15.1. `make test-next` says which of them a newer Keras
 imports of `keras.src` everywhere.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -46,13 +47,15 @@ class Repairs(NamedTuple):
 
     train_loop, test_loop: model -> function of an iterator that returns logs.
     epoch_logs: (model, logs of the last call) -> (logs without this library's figures, figures of the epoch).
-    scaled_apply: (loss-scale optimizer, gradients, variables) -> None, where its inner optimizer is compressed.
+    check_scaled: raises for an inner optimizer that a loss-scale optimizer cannot have.
+    apply_scaled: (loss-scale optimizer, gradients, variables) -> None, of an optimizer of that strategy.
     """
 
     train_loop: Callable
     test_loop: Callable
     epoch_logs: Callable
-    scaled_apply: Callable
+    check_scaled: Callable
+    apply_scaled: Callable
 
 
 def repair(strategy_class: type, repairs: Repairs) -> None:
@@ -62,10 +65,11 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
     axis 0, which fails (keras#20585). `LossScaleOptimizer` exchanges gradients inside a condition that each worker
     decides alone, so that all wait for ever when one of them overflows.
 
-    Methods of `keras.Model` and of `keras.optimizers.LossScaleOptimizer` are replaced by ones that look at the model's
-    strategy, or at the inner optimizer, and leave all others to Keras; a class that overrides them keeps its own. The
-    classes are patched, and not the instances, because nothing that a user hands to `compile` learns which model it
-    belongs to. Replacement: a release of Keras without these faults.
+    Methods of `keras.Model` and of `keras.optimizers.LossScaleOptimizer` are replaced by ones that look at the strategy
+    of the model or of the optimizer, and leave those of other strategies to Keras; a class that overrides them keeps
+    its own. The classes are patched, and not the instances, because nothing that a user hands to `compile` learns which
+    model it belongs to, and because `compile` makes a `LossScaleOptimizer` itself under `mixed_float16`. Replacement: a
+    release of Keras without these faults.
     """
     model_class, scale_class = keras.Model, keras.optimizers.LossScaleOptimizer
     keras_own = {
@@ -77,7 +81,7 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
             "_get_metrics_result_or_logs",
         )
     }
-    keras_apply = scale_class.apply
+    keras_init, keras_apply = scale_class.__init__, scale_class.apply
 
     def is_ours(model):
         return isinstance(model._distribute_strategy, strategy_class)
@@ -108,16 +112,22 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
         logs, figures = repairs.epoch_logs(self, logs)
         return keras_own["_get_metrics_result_or_logs"](self, logs) | figures
 
+    @functools.wraps(keras_init)
+    def init(self, inner_optimizer, *args, **kwargs):
+        repairs.check_scaled(inner_optimizer)
+        keras_init(self, inner_optimizer, *args, **kwargs)
+
     def apply(self, grads, trainable_variables=None):
-        if not hasattr(self.inner_optimizer, "compression"):
+        strategy, is_compressed = self._distribution_strategy, hasattr(self.inner_optimizer, "compression")
+        if not isinstance(strategy, strategy_class) or (strategy.num_replicas_in_sync == 1 and not is_compressed):
             return keras_apply(self, grads, trainable_variables)
-        repairs.scaled_apply(self, grads, trainable_variables)
+        repairs.apply_scaled(self, grads, trainable_variables)
 
     model_class.make_train_function = make_train_function
     model_class.make_test_function = make_test_function
     model_class._maybe_symbolic_build = maybe_symbolic_build
     model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
-    scale_class.apply = apply
+    scale_class.__init__, scale_class.apply = init, apply
 
 
 def first_local(strategy: tf.distribute.Strategy, batch):

@@ -391,12 +391,35 @@ def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> 
     tf.distribute.get_replica_context().merge_call(build_once)
 
 
+def check_scaled(inner: keras.optimizers.Optimizer) -> None:
+    """Raises UsageError for an inner optimizer that all replicas cannot scale together."""
+    is_multiple = isinstance(inner, keras.optimizers.MultiOptimizer)
+    if is_multiple and isinstance(OptimizerSteps.strategy_of(inner), CompressedStrategy):
+        raise UsageError(
+            "A LossScaleOptimizer in a CompressedStrategy cannot hold a MultiOptimizer: its optimizers would refuse a "
+            "step that overflows one by one. Take the policy mixed_bfloat16, which needs no loss scale, or one "
+            f"optimizer for all weights. Received: inner_optimizer={inner.name!r}"
+        )
+
+
 def apply_scaled(optimizer: keras.optimizers.LossScaleOptimizer, gradients, variables=None) -> None:
     """`LossScaleOptimizer.apply` around a compressed optimizer: all replicas halve the scale when one overflows.
 
     The inner optimizer refuses a step that is not finite anywhere. Clipping by value would make an infinite gradient
     finite again, so an overflow makes one of the gradients NaN.
+
+    Raises:
+      UsageError: the inner optimizer is not compressed. Keras lets each replica decide alone whether it exchanges
+        gradients, so that all wait for ever when one of them overflows.
     """
+    check_scaled(optimizer.inner_optimizer)
+    if not hasattr(optimizer.inner_optimizer, "compression"):
+        kind = type(optimizer.inner_optimizer).__name__
+        raise UsageError(
+            "Under several replicas Keras' LossScaleOptimizer waits for ever when one of them overflows alone. "
+            f"Compress the optimizer, if only by 'none': dqgan_tf.compressed({kind}(...), 'none'). Received: {kind} "
+            f"{optimizer.inner_optimizer.name!r}"
+        )
     inner = optimizer.inner_optimizer.compression
     build(optimizer, variables)
     gradients, scale = inner.of_samples(gradients), tf.convert_to_tensor(optimizer.dynamic_scale.value)

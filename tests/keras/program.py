@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import sys
 
 import keras
@@ -43,11 +44,45 @@ def mlp(width=512):
     )
 
 
+class Kill(keras.callbacks.Callback):
+    """Kills this process inside an epoch, as the kernel would."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self._epoch, self._now = epoch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._now == self._epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def callbacks(folder, worker):
+    return [
+        keras.callbacks.TensorBoard(folder / f"board_{worker}"),
+        keras.callbacks.ModelCheckpoint(folder / f"worker_{worker}.keras"),
+        keras.callbacks.EarlyStopping("loss", patience=3),
+        keras.callbacks.ReduceLROnPlateau("val_loss"),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.CSVLogger(folder / f"log_{worker}.csv"),
+        dqgan_tf.callbacks.Checkpoint(folder / "checkpoints"),
+    ]
+
+
+def leaf(model):
+    """The compressed optimizer."""
+    is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    return model.optimizer.inner_optimizer if is_scaled else model.optimizer
+
+
 def main(folder, data_dir, settings):
     folder, settings = pathlib.Path(folder), json.loads(settings)
     strategy = dqgan_tf.CompressedStrategy()
-    board = MessageBoard(strategy.worker_index, strategy.num_workers)
-    keras.utils.set_random_seed(7)
+    worker = strategy.worker_index
+    board = MessageBoard(worker, strategy.num_workers)
+    keras.utils.set_random_seed(7 + worker)  # the chief's numbers count
     keras.config.set_dtype_policy(settings.pop("policy", "float32"))
     epochs, kill_at = settings.pop("epochs", 2), settings.pop("kill_at", None)
     name, spec = settings.pop("optimizer", "Adam"), settings.pop("spec", "linear:bits=4,bucket=512")
@@ -61,30 +96,22 @@ def main(folder, data_dir, settings):
             steps_per_execution=8,
         )
     x, y = fashion_mnist(data_dir, "train", 20 * BATCH)
-    callbacks = [
-        keras.callbacks.TensorBoard(folder / f"board_{strategy.worker_index}"),
-        keras.callbacks.ModelCheckpoint(folder / f"worker_{strategy.worker_index}.keras"),
-        keras.callbacks.EarlyStopping("loss", patience=3),
-        keras.callbacks.ReduceLROnPlateau("val_loss"),
-        keras.callbacks.TerminateOnNaN(),
-        keras.callbacks.CSVLogger(folder / f"log_{strategy.worker_index}.csv"),
-        dqgan_tf.callbacks.Checkpoint(folder / "checkpoints"),
-    ]
-    if kill_at is not None:
-        end = lambda epoch, logs: os._exit(9) if epoch == kill_at else None  # noqa: E731
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=end))
+    validation = fashion_mnist(data_dir, "t10k", 500)
     history = model.fit(
         x,
         y,
         batch_size=BATCH,
         epochs=epochs,
         shuffle=False,
-        validation_data=fashion_mnist(data_dir, "t10k", 500),
-        callbacks=callbacks,
+        validation_data=validation,
+        callbacks=callbacks(folder, worker) + ([Kill(kill_at)] if kill_at is not None and worker == 1 else []),
         verbose=0,
     )
-    (leaf,) = [model.optimizer] if hasattr(model.optimizer, "compression") else [model.optimizer.inner_optimizer]
-    (channel,) = leaf.compression.channels.values()
+    (channel,) = leaf(model).compression.channels.values()
+    prediction = model.predict(x[:333], batch_size=100, verbose=0)
+    alone = model(x[:333]).numpy()
+    loss, accuracy = model.evaluate(*validation, batch_size=64, verbose=0)
+    probabilities = model(validation[0]).numpy().astype(np.float64)
     report = {
         "weights": digest(model.variables),
         "optimizer": digest(model.optimizer.variables),
@@ -94,10 +121,15 @@ def main(folder, data_dir, settings):
         "epochs": history.epoch,
         "history": {k: [float(v) for v in vs] for k, vs in history.history.items() if "milli" not in k},
         "bytes": [channel.wire_bytes, channel.sent_bytes, channel.dense_bytes],
-        "prediction": hashlib.sha256(model.predict(x[:333], batch_size=100, verbose=0).tobytes()).hexdigest(),
-        "alone": hashlib.sha256(model(x[:4]).numpy().tobytes()).hexdigest(),
+        "prediction": hashlib.sha256(prediction.tobytes()).hexdigest(),
+        "deviation": float(np.max(np.abs(prediction.astype(np.float64) - alone.astype(np.float64)))),
+        "evaluation": [loss, accuracy],
+        "expected": [
+            float(np.mean(-np.log(probabilities[np.arange(500), validation[1]]))),
+            float(np.mean(np.argmax(probabilities, 1) == validation[1])),
+        ],
     }
-    (folder / f"worker_{strategy.worker_index}.json").write_text(json.dumps(report))
+    (folder / f"worker_{worker}.json").write_text(json.dumps(report))
     board.part(60.0)
 
 

@@ -232,7 +232,10 @@ def test_refusals(strategy):
 
 @pytest.mark.parametrize(
     "match, settings",
-    [("matches no weight", {"compressor_rules": "batch=none"}), ("contractive", {"compression": "ternary:bucket=32"})],
+    [
+        ("matches no weight", {"compressor_rules": "batch=none"}),
+        ("contractive", {"compression": "linear:bits=2,rounding=stochastic"}),
+    ],
 )
 def test_refusals_when_it_is_built(strategy, match, settings):
     make = lambda: dqgan_tf.compressed(opt.SGD(RATE), **({"compression": LINEAR} | settings))  # noqa: E731

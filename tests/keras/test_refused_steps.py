@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import dqgan_tf
+from dqgan_tf.errors import UsageError
 from tests.gan.local_strategy import local_strategy
 from tests.keras import small_models
 
@@ -100,3 +101,33 @@ def test_an_accumulation_with_an_overflow_is_dropped_whole(strategy):
     sums = model.optimizer.compression.replica_variables
     assert sums and not np.any(small_models.values(strategy, sums))
     assert tf.math.is_finite(recorder.seen[5]).numpy().all()
+
+
+def test_a_loss_scale_of_several_optimizers_is_refused_when_it_is_made(strategy):
+    """Keras makes one itself at `compile` under mixed_float16."""
+    opt = keras.optimizers
+
+    def several():
+        return opt.MultiOptimizer(opt.OptimizerMap(dqgan_tf.compressed(opt.SGD(0.01), SPEC)))
+
+    with strategy.scope(), pytest.raises(UsageError, match="mixed_bfloat16"):
+        opt.LossScaleOptimizer(several())
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(UsageError, match="mixed_bfloat16"):
+            small_models.mlp(strategy, several)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    opt.LossScaleOptimizer(opt.MultiOptimizer(opt.OptimizerMap(opt.SGD(0.01))))  # of no strategy: Keras' own
+
+
+def test_a_loss_scale_without_compression_is_refused_before_the_first_step(strategy):
+    """It would hang at the first overflow of one replica."""
+    make = lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))  # noqa: E731
+    model = small_models.mlp(strategy, make)
+    with pytest.raises(UsageError, match=r"dqgan_tf.compressed\(SGD\(...\), 'none'\)"):
+        model.fit(small_models.dataset(*small_models.batches(2, 2)), verbose=0)
+    alone = local_strategy(1)
+    model = small_models.mlp(alone, make)
+    losses = model.fit(small_models.dataset(*small_models.batches(2, 1)), epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]

@@ -1,13 +1,19 @@
 """`fit` in two real processes under TF_CONFIG: validation, callbacks, saving, a kill and a resume."""
 
 import json
+import signal
 
 import keras
+import numpy as np
 import pytest
 
 from tests.distributed import cluster
 
 WEIGHTS = 784 * 512 + 512 + 2 * 512 + 512 * 10 + 10
+
+
+# Of a probability: some units in the last place of the activations.
+ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}
 
 
 def run(folder, data_dir, **settings):
@@ -17,8 +23,13 @@ def run(folder, data_dir, **settings):
     return [json.loads((folder / f"worker_{index}.json").read_text()) for index in range(2)]
 
 
-def assert_equal(first, second):
-    """Everything but the residuals, which are each worker's own."""
+def assert_equal(first, second, rounding=1e-5):
+    """Everything but the residuals, which are each worker's own; `predict` and `evaluate` give what one worker gives.
+
+    Batches of other sizes round differently.
+    """
+    assert first["deviation"] < rounding
+    np.testing.assert_allclose(first["evaluation"], first["expected"], rtol=20 * rounding)
     for name in set(first) - {"residuals"}:
         assert first[name] == second[name], name
     assert first["residuals"] != second["residuals"]
@@ -55,11 +66,11 @@ def test_fit_keeps_both_workers_equal_bit_for_bit(tmp_path, data_dir):
 )
 def test_settings_in_two_processes(tmp_path, data_dir, settings):
     first, second = run(tmp_path, data_dir, **settings)
-    for report in (first, second):
-        report["history"] = {k: v for k, v in report["history"].items()}
     if settings.get("where") == "update":
         assert first.pop("optimizer") != second.pop("optimizer")
-    assert_equal(first, second)
+    assert_equal(
+        first, second, {"mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}.get(settings.get("policy"), 1e-5)
+    )
     assert first["history"]["loss"][1] < first["history"]["loss"][0]
 
 
@@ -72,7 +83,8 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path, data_dir, whe
     command = ["-m", "tests.keras.program", str(folder), str(data_dir), json.dumps(settings | {"kill_at": 2})]
     (folder / "checkpoints").mkdir(parents=True)
     killed = cluster.Cluster(command, folder / "logs")
-    assert 9 in killed.wait(), killed.output()
+    survivor, victim = killed.wait()
+    assert victim == -signal.SIGKILL and survivor > 0, killed.output()
     resumed = run(folder, data_dir, **settings)
     for before, after in zip(whole, resumed, strict=True):
         assert after["epochs"] == [2, 3]
