@@ -191,6 +191,8 @@ class CompressedSteps:
           Whether the step was taken, bool scalar; True before the last call of an accumulation.
         """
         context = self._replica_context()
+        if not len(gradients):  # as in Keras
+            return tf.constant(True)
         build(self._optimizer, trainable_variables)
         variables = self.variables if trainable_variables is None else list(trainable_variables)
         gradients, variables = self._steps.filtered(self.of_samples(gradients), variables)
@@ -233,6 +235,12 @@ class CompressedSteps:
             raise UsageError(
                 "A compressed optimizer takes its steps inside strategy.run, of the strategy in whose scope it was "
                 "created, and trains models that were created in that scope."
+            )
+        if tf.executing_eagerly() and len(self._strategy.local_devices) > 1:
+            raise UsageError(
+                "Put strategy.run into a tf.function: eager replicas of one process run one after another, so the "
+                "first would wait for the others for ever. This process has "
+                f"{len(self._strategy.local_devices)} replicas."
             )
         return context
 

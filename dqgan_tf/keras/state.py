@@ -1,6 +1,7 @@
 """All state that `fit` of a Keras model depends on, by name: what is equal on all replicas and what each has alone."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 
@@ -18,8 +19,8 @@ from dqgan_tf.keras.optimizer import compressed_leaves, optimizers_of
 class ModelState:
     """The variables of a model and of its optimizers, and the residuals of its channels.
 
-    Names count variables in the order of their creation: Keras' own names count the layers of the process, which differ
-    between a run and its continuation.
+    Names count variables in the order of their creation. Paths of Keras count the layers of the process, so they differ
+    between a run and its continuation, as do the names of optimizers' variables, which contain paths.
 
     Args:
       model: built and compiled, created in the scope of a `CompressedStrategy`.
@@ -38,7 +39,8 @@ class ModelState:
             for optimizer in self._optimizers
         ]
         channels = [[list(positions) for positions in steps.channels] for steps in self._steps]
-        return json.dumps({"settings": self._settings(), "built": built, "channels": channels})
+        parts = {"variables": self._variables(), "built": built, "channels": channels}
+        return json.dumps({"settings": self._settings(), **parts})
 
     def prepare(self, folder, saved: Mapping) -> None:
         """Gives the state the parts that a checkpoint has: builds optimizers and opens channels.
@@ -48,9 +50,15 @@ class ModelState:
           saved: what `to_json` returned.
 
         Raises:
-          CheckpointError: a setting differs.
+          CheckpointError: a setting differs, or the model has other variables.
         """
         check_settings(folder, saved.get("settings"), json.loads(json.dumps(self._settings())))
+        for index, (before, now) in enumerate(itertools.zip_longest(saved["variables"], self._variables())):
+            if before != now:
+                raise CheckpointError(
+                    f"{folder} is of another model: its variable {index} is {before or 'missing'}, this model's is "
+                    f"{now or 'missing'}. Use another folder or the old model."
+                )
         variables = self._model.variables
         with self._strategy.scope():
             for optimizer, positions in zip(self._optimizers, saved["built"], strict=True):
@@ -91,6 +99,9 @@ class ModelState:
             names = [f"{prefix}/residual/{index:03d}" for index in range(count)]
             channel.set_residuals(replica, [values.get(name) for name in names])
 
+    def _variables(self):
+        return [f"{variable.name} {tuple(variable.shape)} {variable.dtype}" for variable in self._model.variables]
+
     def _settings(self):
         compressions = [
             {"where": steps.where, "seed": steps.seed}
@@ -105,14 +116,12 @@ class ModelState:
 
     def _shared_variables(self):
         alone = {id(variable) for steps in self._steps for variable in steps.replica_variables}
-        groups = {"model": self._model.variables}
-        groups |= {f"optimizer_{i}": optimizer.variables for i, optimizer in enumerate(self._optimizers)}
-        return {
-            f"{group}/{index:03d}_{variable.name}": variable
-            for group, variables in groups.items()
-            for index, variable in enumerate(variables)
-            if id(variable) not in alone
-        }
+        named = {f"model/{index:03d}_{variable.name}": variable for index, variable in enumerate(self._model.variables)}
+        for number, optimizer in enumerate(self._optimizers):
+            for index, variable in enumerate(optimizer.variables):
+                if id(variable) not in alone:
+                    named[f"optimizer_{number}/{index:03d}"] = variable
+        return named
 
     def _replica_variables(self, replica):
         """A plain variable of one local replica by name."""
@@ -121,7 +130,7 @@ class ModelState:
             named[f"compression_{number}/skipped"] = steps.skipped.variables[replica]
             for index, variable in enumerate(steps.replica_variables):
                 local = self._strategy.experimental_local_results(variable.value)[replica]
-                named[f"compression_{number}/{index:03d}_{variable.name}"] = local
+                named[f"compression_{number}/slot/{index:03d}"] = local
         for prefix, channel in self._channels():
             named[f"{prefix}/calls"] = channel.calls.variables[replica]
             for name, learned in channel.learned.items():

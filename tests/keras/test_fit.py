@@ -126,6 +126,21 @@ def test_frozen_layers_keep_their_bits_and_are_not_sent(strategy):
     assert channel.dense_bytes == 4 * 44
 
 
+def test_freezing_a_layer_between_two_fits(strategy):
+    """The optimizer stays: its variables without a gradient are not sent, and their channel is another one."""
+    model = small_models.mlp(strategy, sgd())
+    model.fit(data(), verbose=0)
+    model.layers[0].trainable = False
+    before = model.layers[0].kernel.numpy()
+    with strategy.scope():
+        model.compile(model.optimizer, loss="mse")
+    losses = model.fit(data(), epochs=2, verbose=0).history["loss"]
+    np.testing.assert_array_equal(model.layers[0].kernel.numpy(), before)
+    assert losses[1] < losses[0]
+    weights(strategy, model)
+    assert list(model.optimizer.compression.channels) == [(0, 1, 2, 3), (2, 3)]
+
+
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_a_layer_without_gradient_is_not_sent(strategy):
     class Stop(keras.layers.Layer):

@@ -8,28 +8,10 @@ import tensorflow as tf
 import dqgan_tf
 from dqgan_tf.errors import UsageError
 from tests.gan.local_strategy import local_strategy
-from tests.keras import small_models
+from tests.keras import matrix, small_models
+from tests.keras.matrix import LINEAR, MATRIX, OPTIMIZERS, POLICIES, RATE, SIGN, STEPS, fit, state
 
-STEPS, RATE = 6, 0.01
-LINEAR, SIGN = "linear:bits=4,bucket=32", "sign:bucket=32"
 opt = keras.optimizers
-OPTIMIZERS = {
-    "sgd": lambda **options: opt.SGD(RATE, momentum=0.9, nesterov=True, **options),
-    "adam": lambda **options: opt.Adam(RATE, amsgrad=True, **options),
-    "adamw": lambda **options: opt.AdamW(RATE, **options),
-    "rmsprop": lambda **options: opt.RMSprop(RATE, centered=True, momentum=0.5, **options),
-    "adafactor": lambda **options: opt.Adafactor(RATE, **options),
-    "lion": lambda **options: opt.Lion(RATE, **options),
-    "nadam": lambda **options: opt.Nadam(RATE, **options),
-    "adagrad": lambda **options: opt.Adagrad(RATE, **options),
-    "adadelta": lambda **options: opt.Adadelta(1.0, **options),
-    "adamax": lambda **options: opt.Adamax(RATE, **options),
-    "lamb": lambda **options: opt.Lamb(RATE, **options),
-    "muon": lambda **options: opt.Muon(RATE, **options),
-    "ftrl": lambda **options: opt.Ftrl(RATE, **options),
-    "schedule_free_adamw": lambda **options: opt.ScheduleFreeAdamW(RATE, **options),
-}
-MATRIX = ("sgd", "adam", "adamw", "rmsprop", "adafactor", "lion")
 QUICK = ("adam", "lion")
 OPTIONS = {
     "clipnorm": {"clipnorm": 0.05},
@@ -48,23 +30,6 @@ def marked(names, quick):
 @pytest.fixture(scope="module")
 def strategy():
     return local_strategy(2)
-
-
-def fit(strategy, make, *, policy="float32", epochs=1, **options):
-    """Returns (model, history, weights [M, n], optimizer state [M, k]) after `STEPS` steps an epoch."""
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = small_models.mlp(strategy, make, **options)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    x, y = small_models.batches(STEPS, 2)
-    history = model.fit(small_models.dataset(x, y), shuffle=False, epochs=epochs, verbose=0).history
-    return model, history, *state(strategy, model)
-
-
-def state(strategy, model):
-    groups = (model.trainable_variables, model.optimizer.variables)
-    return [small_models.values(strategy, group) for group in groups]
 
 
 @pytest.mark.parametrize("name", marked(OPTIMIZERS, QUICK))
@@ -105,44 +70,12 @@ def assert_trained(strategy, model, history, where):
     assert int(model.optimizer.iterations.numpy()) > 0
 
 
-def custom_loop(strategy, make, policy):
-    """Trains by `GradientTape` and `strategy.run`; the optimizer is built by its first step."""
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = small_models.mlp(strategy, make)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    x, y = small_models.batches(STEPS, 2)
-    optimizer = model.optimizer
-
-    def replica_step(batch):
-        inputs, targets = batch
-        with tf.GradientTape() as tape:
-            error = tf.cast(model(inputs, training=True), tf.float32) - targets
-            loss = tf.reduce_mean(error**2) / strategy.num_replicas_in_sync
-            scaled = optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return tf.distribute.get_replica_context().all_reduce("sum", loss)
-
-    run = tf.function(lambda batch: strategy.experimental_local_results(strategy.run(replica_step, args=(batch,)))[0])
-    distributed = strategy.experimental_distribute_dataset(small_models.dataset(x, y))
-    losses = [np.mean([run(batch).numpy() for batch in distributed]) for _ in range(4)]
-    return model, {"loss": losses}
-
-
-@pytest.mark.parametrize("loop", ["fit", "custom"])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("loop", matrix.LOOPS)
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", marked(MATRIX, QUICK))
 def test_matrix(strategy, name, policy, loop):
-    # In turn, so that each optimizer meets each place in some policy and some loop.
-    where = ("gradient", "update")[(MATRIX.index(name) + len(policy) + len(loop)) % 2]
-    make = lambda: dqgan_tf.compressed(OPTIMIZERS[name](), LINEAR, where=where)  # noqa: E731
-    if loop == "fit":
-        model, history, *_ = fit(strategy, make, policy=policy, epochs=4)
-    else:
-        model, history = custom_loop(strategy, make, policy)
-    assert_trained(strategy, model, history, where)
+    model, history = matrix.train(strategy, name, policy, loop)
+    assert_trained(strategy, model, history, matrix.place(name, policy, loop))
     assert isinstance(model.optimizer, opt.LossScaleOptimizer) == (policy == "mixed_float16")
 
 
@@ -202,6 +135,74 @@ def test_accumulation_is_one_step_of_the_mean(strategy, where):
     data = small_models.dataset(np.stack(joined[:2]), np.stack(joined[2:]))
     stock.fit(data, shuffle=False, verbose=0)
     np.testing.assert_allclose(weights, small_models.values(strategy, stock.trainable_variables), atol=1e-6)
+
+
+def test_several_optimizers_by_weight_are_the_stock_ones_bit_for_bit(strategy):
+    def make(compress):
+        return lambda: opt.MultiOptimizer(
+            opt.OptimizerMap(compress(opt.Adam(RATE)), {".*bias": compress(opt.SGD(RATE, momentum=0.9))})
+        )
+
+    several, history, weights, slots = fit(strategy, make(lambda o: dqgan_tf.compressed(o, "none")))
+    _, stock_history, stock_weights, stock_slots = fit(strategy, make(lambda o: o))
+    np.testing.assert_array_equal(weights, stock_weights)
+    np.testing.assert_array_equal(slots, stock_slots)
+    assert history == stock_history
+    sizes = [next(iter(o.compression.channels.values())).dense_bytes for o in several.optimizer.optimizers]
+    assert sorted(sizes) == [4 * 8, 4 * 36]
+
+
+@pytest.mark.parametrize("where", ["gradient", "update"])
+def test_constraints_and_regularizers(strategy, where):
+    """With the stock optimizer as the reference where gradients are sent; the constraint holds in both places."""
+    with_layers = lambda: {  # noqa: E731
+        "layers": [
+            keras.layers.Dense(
+                small_models.HIDDEN,
+                kernel_constraint=keras.constraints.MaxNorm(0.5),
+                kernel_regularizer=keras.regularizers.L2(0.1),
+            )
+        ]
+    }
+
+    def trained(make):
+        keras.utils.set_random_seed(5)
+        with strategy.scope():
+            layers = with_layers()
+        return fit(strategy, make, epochs=2, **layers)
+
+    model, history, weights, _ = trained(
+        lambda: dqgan_tf.compressed(opt.SGD(RATE), "none" if where == "gradient" else LINEAR, where=where)
+    )
+    _, stock_history, stock_weights, _ = trained(lambda: opt.SGD(RATE))
+    norms = np.linalg.norm(model.layers[1].kernel.numpy(), axis=0)
+    assert np.all(norms <= 0.5 + 1e-6) and np.any(norms > 0.49)
+    np.testing.assert_array_equal(weights[0], weights[1])
+    if where == "gradient":
+        np.testing.assert_array_equal(weights, stock_weights)
+        assert history == stock_history
+    plain, *_ = fit(strategy, lambda: opt.SGD(RATE), epochs=2, layers=[])
+    assert len(plain.trainable_variables) == len(model.trainable_variables) - 2
+
+
+def eager_loop(strategy):
+    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(opt.SGD(0.05), LINEAR))
+    x, y = small_models.batches(STEPS, len(strategy.local_devices))
+
+    def replica_step(inputs, targets):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(inputs) - targets) ** 2) / strategy.num_replicas_in_sync
+        model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    return [float(strategy.run(replica_step, args=batch)) for _ in range(3) for batch in zip(x, y, strict=True)]
+
+
+def test_an_eager_loop_needs_one_replica_per_process(strategy):
+    losses = eager_loop(local_strategy(1))
+    assert np.mean(losses[-STEPS:]) < np.mean(losses[:STEPS])
+    with pytest.raises(UsageError, match="tf.function"):
+        eager_loop(strategy)
 
 
 def refused(strategy, match, make):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from tests.distributed import cluster
+from tests.keras import matrix
 
 WEIGHTS = 784 * 512 + 512 + 2 * 512 + 512 * 10 + 10
-
-
 # Of a probability: some units in the last place of the activations.
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}
 
@@ -91,3 +90,29 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path, data_dir, whe
         for name in ("weights", "optimizer", "residuals", "prediction"):
             assert before[name] == after[name], name
         assert before["history"]["loss"][2:] == after["history"]["loss"]
+
+
+ALL = [(name, policy, loop) for policy in matrix.POLICIES for name in matrix.MATRIX for loop in matrix.LOOPS]
+QUICK = [("adam", "float32", "custom"), ("lion", "mixed_float16", "custom"), ("adafactor", "mixed_bfloat16", "fit")]
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        pytest.param(QUICK, id="quick"),
+        *[
+            pytest.param([case for case in ALL if case[1] == policy], id=policy, marks=pytest.mark.slow)
+            for policy in matrix.POLICIES
+        ],
+    ],
+)
+def test_matrix(tmp_path, cases):
+    cluster.run(["-m", "tests.keras.matrix", str(tmp_path), *map(",".join, cases)], tmp_path / "logs", timeout=280)
+    first, second = [json.loads((tmp_path / f"worker_{index}.json").read_text()) for index in range(2)]
+    assert set(first) == set(map(",".join, cases))
+    for case in cases:
+        one, other = first[",".join(case)], second[",".join(case)]
+        assert one["weights"] == other["weights"], case
+        assert (one["slots"] == other["slots"]) == (matrix.place(*case) == "gradient"), case
+        assert one["finite"] and one["iterations"] > 0 and one["losses"] == other["losses"], case
+        assert one["losses"][-1] < one["losses"][0], case
