@@ -245,6 +245,31 @@ def test_two_optimizers_of_one_model_have_channels_of_their_own(strategy):
     assert channels["twin"].wire_bytes != channels["other"].wire_bytes
 
 
+def test_a_model_without_call(strategy):
+    """As GANs are written: the parts are built, and `train_step` uses them."""
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.part = keras.Sequential([keras.Input((small_models.INPUTS,)), keras.layers.Dense(2)])
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self.part(x) - y) ** 2)
+            share = tape.gradient(loss, self.trainable_variables)
+            share = [gradient / strategy.num_replicas_in_sync for gradient in share]
+            self.optimizer.apply(share, self.trainable_variables)
+            return {"loss": loss}
+
+    with strategy.scope():
+        model = Model()
+        model.compile(sgd()())
+    losses = model.fit(data(), epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    weights(strategy, model)
+
+
 def test_figures_are_silent_by_default_and_true_when_asked_for(strategy):
     silent = small_models.mlp(strategy, sgd(), metrics=["mae"])
     assert set(silent.fit(data(), verbose=0).history) == {"loss", "mae"}
