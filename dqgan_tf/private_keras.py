@@ -101,10 +101,13 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
     def maybe_symbolic_build(self, iterator=None, data_batch=None):
         if not is_ours(self):
             return keras_own["_maybe_symbolic_build"](self, iterator, data_batch)
-        if type(self).call is model_class.call and all(
-            layer.built for layer in self._flatten_layers(include_self=False)
-        ):
-            return  # built parts and a train_step of its own, as GANs are written: there is nothing that Keras could call
+        parts = self._flatten_layers(include_self=False)
+        if type(self).call is model_class.call and all(part.built for part in parts):
+            # A model of built parts with a train_step of its own, as GANs are written: Keras has nothing to call.
+            if self.optimizer is not None and not self.optimizer.built:
+                with self._distribute_strategy.scope():
+                    self.optimizer.build(self.trainable_variables)
+            return
         if iterator is not None:
             data_batch = next(next(iter(iterator))[2])
         with self._distribute_strategy.scope():
