@@ -1,4 +1,7 @@
-"""`fit` of a stock MLP on Fashion-MNIST in each of two real processes; `test_two_processes` runs it."""
+"""`fit` of an MLP on Fashion-MNIST or of ResNet-20 on CIFAR-10, in each of two processes, for `test_two_processes`.
+
+Arguments: output folder, folder of the data sets, settings as JSON.
+"""
 
 import gzip
 import hashlib
@@ -10,11 +13,10 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow_datasets as tfds
 
 import dqgan_tf
 from dqgan_tf.distribute.message_board import MessageBoard
-
-BATCH = 128
 
 
 def fashion_mnist(folder, part, count):
@@ -42,6 +44,32 @@ def mlp(width=512):
             keras.layers.Dense(10, "softmax"),
         ]
     )
+
+
+def cifar10(folder, split, count):
+    """Returns (images [count, 32, 32, 3] in [0, 1], labels)."""
+    builder = tfds.builder("cifar10", data_dir=str(pathlib.Path(folder) / "tfds"))
+    examples = next(iter(tfds.as_numpy(builder.as_dataset(split=split, batch_size=count))))
+    return examples["image"].astype(np.float32) / 255, examples["label"].astype(np.int32)
+
+
+def resnet20():
+    """He et al. 2015, arXiv 1512.03385, section 4.2: 3 x 3 blocks of 16, 32 and 64 filters, 272,474 weights."""
+    layers = keras.layers
+
+    def convolution(x, filters, kernel, stride=1):
+        x = layers.Conv2D(filters, kernel, stride, "same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = layers.ReLU()(convolution(inputs, 16, 3))
+    for filters in (16, 32, 64):
+        for block in range(3):
+            stride = 2 if block == 0 and filters > 16 else 1
+            y = layers.ReLU()(convolution(x, filters, 3, stride))
+            shortcut = convolution(x, filters, 1, stride) if stride > 1 else x
+            x = layers.ReLU()(layers.Add()([convolution(y, filters, 3), shortcut]))
+    return keras.Model(inputs, layers.Dense(10, "softmax")(layers.GlobalAveragePooling2D()(x)))
 
 
 class Kill(keras.callbacks.Callback):
@@ -86,8 +114,14 @@ def main(folder, data_dir, settings):
     keras.config.set_dtype_policy(settings.pop("policy", "float32"))
     epochs, kill_at = settings.pop("epochs", 2), settings.pop("kill_at", None)
     name, spec = settings.pop("optimizer", "Adam"), settings.pop("spec", "linear:bits=4,bucket=512")
+    if settings.pop("network", "mlp") == "resnet20":
+        network, batch = resnet20, 32
+        (x, y), validation = cifar10(data_dir, "train", 6 * batch), cifar10(data_dir, "test", 64)
+    else:
+        network, batch = mlp, 128
+        (x, y), validation = fashion_mnist(data_dir, "train", 20 * batch), fashion_mnist(data_dir, "t10k", 500)
     with strategy.scope():
-        model = mlp()
+        model = network()
         optimizer = getattr(keras.optimizers, name)(1e-3)
         model.compile(
             dqgan_tf.compressed(optimizer, spec, logs=True, **settings),
@@ -95,12 +129,10 @@ def main(folder, data_dir, settings):
             metrics=["accuracy"],
             steps_per_execution=8,
         )
-    x, y = fashion_mnist(data_dir, "train", 20 * BATCH)
-    validation = fashion_mnist(data_dir, "t10k", 500)
     history = model.fit(
         x,
         y,
-        batch_size=BATCH,
+        batch_size=batch,
         epochs=epochs,
         shuffle=False,
         validation_data=validation,
@@ -108,8 +140,8 @@ def main(folder, data_dir, settings):
         verbose=0,
     )
     (channel,) = leaf(model).compression.channels.values()
-    prediction = model.predict(x[:333], batch_size=100, verbose=0)
-    alone = model(x[:333]).numpy()
+    prediction = model.predict(x[:133], batch_size=50, verbose=0)
+    alone = model(x[:133]).numpy()
     loss, accuracy = model.evaluate(*validation, batch_size=64, verbose=0)
     probabilities = model(validation[0]).numpy().astype(np.float64)
     report = {
@@ -125,7 +157,7 @@ def main(folder, data_dir, settings):
         "deviation": float(np.max(np.abs(prediction.astype(np.float64) - alone.astype(np.float64)))),
         "evaluation": [loss, accuracy],
         "expected": [
-            float(np.mean(-np.log(probabilities[np.arange(500), validation[1]]))),
+            float(np.mean(-np.log(probabilities[np.arange(len(validation[1])), validation[1]]))),
             float(np.mean(np.argmax(probabilities, 1) == validation[1])),
         ],
     }

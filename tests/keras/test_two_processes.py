@@ -74,9 +74,19 @@ def test_settings_in_two_processes(tmp_path, data_dir, settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["gradient", "update"])
-def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path, data_dir, where):
-    settings = {"epochs": 4, "spec": "sign:bucket=512", "where": where}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"where": "gradient", "spec": "sign:bucket=512"},
+        {"where": "update", "spec": "sign:bucket=512"},
+        {"where": "gradient", "network": "resnet20", "optimizer": "SGD"},
+        {"where": "update", "network": "resnet20", "spec": "topk:fraction=0.01"},
+    ],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path, data_dir, settings):
+    """One worker is killed inside the third of four epochs; the other ends with an error, and both start again."""
+    settings = {"epochs": 4} | settings
     whole = run(tmp_path / "whole", data_dir, **settings)
     folder = tmp_path / "killed"
     command = ["-m", "tests.keras.program", str(folder), str(data_dir), json.dumps(settings | {"kill_at": 2})]
