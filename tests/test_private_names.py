@@ -182,7 +182,7 @@ def test_the_table_knows_every_name_that_the_adapters_use():
     assert private <= {name.module for name in NAMES} | {str(name) for name in NAMES}
     used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
     used |= {node.name for node in tree if isinstance(node, ast.FunctionDef)}
-    own = {"_replicas_per_worker", "_replace_cross_device_ops", "__init__"}
+    own = {"_replicas_per_worker", "_replace_cross_device_ops", "_optimizer", "__init__"}
     known = {name.name.split(".")[-1] for name in NAMES}
     assert {attribute for attribute in used if attribute.startswith("_")} - own <= known
 
