@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 
 import keras
 import tensorflow as tf
@@ -99,6 +100,8 @@ class Loop:
         metrics = [] if has_samples is None else self._model.metrics_variables
         before = [tf.convert_to_tensor(variable.value) for variable in metrics]
         logs = self._replica_step(batch)
+        for steps in self._compressed:
+            steps.set_samples(None)  # the optimizer may take steps outside of this loop, too
         for variable, value in zip(metrics, before, strict=True):
             variable.assign(tf.where(has_samples, variable.value, value))
         flat = [tf.cast(tf.reshape(value, [-1]), tf.float32) for value in tf.nest.flatten(logs)]
@@ -145,6 +148,7 @@ class Loop:
             vector = Vector("logs", compressors.get("none"), ((flat.shape[0],),), (0,))
             with tf.init_scope():
                 self._mean = self._strategy.open_channel(f"logs/{next(_serial)}", [vector], error_feedback=False)
+            weakref.finalize(self, self._strategy.close_channel, self._mean.name).atexit = False
         context = tf.distribute.get_replica_context()
         (mean,) = context.all_reduce("mean", [flat], options=self._mean.options)
         parts = tf.split(mean, [math.prod(shape) for shape in shapes])

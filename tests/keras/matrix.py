@@ -1,6 +1,6 @@
 """{SGD, Adam, AdamW, RMSprop, Adafactor, Lion} x dtype policies x {fit, custom loop}, also as a program.
 
-Arguments of the program: output folder, then cases `optimizer,policy,loop`.
+Arguments of the program: output folder, replicas per worker, then cases `optimizer,policy,loop`.
 """
 
 import hashlib
@@ -97,8 +97,10 @@ def custom_loop(strategy, make, policy):
     return model, {"loss": losses}
 
 
-def main(folder, *cases):
-    strategy = dqgan_tf.CompressedStrategy()
+def main(folder, replicas_per_worker, *cases):
+    cpu, replicas_per_worker = tf.config.list_physical_devices("CPU")[0], int(replicas_per_worker)
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas_per_worker)
+    strategy = dqgan_tf.CompressedStrategy(replicas_per_worker=replicas_per_worker)
     board = MessageBoard(strategy.worker_index, strategy.num_workers)
     report = {}
     for case in cases:
@@ -109,6 +111,7 @@ def main(folder, *cases):
             "weights": hashlib.sha256(weights.tobytes()).hexdigest(),
             "slots": hashlib.sha256(slots.tobytes()).hexdigest(),
             "finite": bool(np.all(np.isfinite(weights))),
+            "equal": bool(np.all(weights == weights[0])),
             "losses": [float(loss) for loss in history["loss"]],
             "iterations": int(model.optimizer.iterations.numpy()),
         }

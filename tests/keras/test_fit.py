@@ -77,6 +77,23 @@ def test_a_last_batch_that_is_smaller_than_the_number_of_replicas(strategy, wher
     np.testing.assert_allclose(evaluated["loss"], np.mean((model(x).numpy() - y) ** 2), rtol=1e-5)
 
 
+def test_a_loop_of_ones_own_after_fit(strategy):
+    """`fit` of a last batch of one row says which replica has samples; that must not last."""
+    x, y = (np.concatenate(part)[:33] for part in small_models.batches(3, 2))
+    model = small_models.mlp(strategy, sgd())
+    model.fit(x, y, batch_size=16, verbose=0)
+    before = weights(strategy, model)
+
+    def replica_step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x[:16]) - y[:16]) ** 2) / strategy.num_replicas_in_sync
+        return model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    taken = tf.function(lambda: strategy.experimental_local_results(strategy.run(replica_step)))()
+    assert [bool(value) for value in taken] == [True, True]
+    assert not np.array_equal(before, weights(strategy, model))
+
+
 def test_logs_are_equal_on_all_replicas_and_the_mean(strategy):
     seen = []
 
@@ -329,6 +346,27 @@ def test_a_saved_model_loads_and_goes_on_compressed(strategy, tmp_path):
         dqgan_tf.compressed(loaded.optimizer, "none")
     loaded.fit(data(), shuffle=False, verbose=0)
     np.testing.assert_array_equal(weights(strategy, model), weights(strategy, loaded))
+
+
+def test_backup_and_restore_goes_on_with_the_epoch(strategy, tmp_path):
+    """Without residuals it is exact; with them `dqgan_tf.callbacks.Checkpoint` is."""
+
+    def fit(model, *callbacks):
+        return model.fit(data(), epochs=3, shuffle=False, callbacks=list(callbacks), verbose=0)
+
+    def cut(epoch, logs):
+        if epoch == 1:
+            raise InterruptedError
+
+    make = lambda: dqgan_tf.compressed(keras.optimizers.Adam(0.01), "none")  # noqa: E731
+    whole = small_models.mlp(strategy, make)
+    fit(whole)
+    backup = lambda: keras.callbacks.BackupAndRestore(tmp_path)  # noqa: E731
+    with pytest.raises(InterruptedError):
+        fit(small_models.mlp(strategy, make), backup(), keras.callbacks.LambdaCallback(on_epoch_begin=cut))
+    resumed = small_models.mlp(strategy, make, seed=5)
+    assert fit(resumed, backup()).epoch == [1, 2]
+    np.testing.assert_array_equal(weights(strategy, whole), weights(strategy, resumed))
 
 
 def test_callbacks_that_set_the_learning_rate(strategy):

@@ -107,22 +107,24 @@ QUICK = [("adam", "float32", "custom"), ("lion", "mixed_float16", "custom"), ("a
 
 
 @pytest.mark.parametrize(
-    "cases",
+    "cases, replicas_per_worker",
     [
-        pytest.param(QUICK, id="quick"),
+        pytest.param(QUICK, 1, id="quick"),
+        pytest.param(QUICK, 2, id="two_replicas_per_worker", marks=pytest.mark.slow),
         *[
-            pytest.param([case for case in ALL if case[1] == policy], id=policy, marks=pytest.mark.slow)
+            pytest.param([case for case in ALL if case[1] == policy], 1, id=policy, marks=pytest.mark.slow)
             for policy in matrix.POLICIES
         ],
     ],
 )
-def test_matrix(tmp_path, cases):
-    cluster.run(["-m", "tests.keras.matrix", str(tmp_path), *map(",".join, cases)], tmp_path / "logs", timeout=280)
+def test_matrix(tmp_path, cases, replicas_per_worker):
+    arguments = [str(tmp_path), str(replicas_per_worker), *map(",".join, cases)]
+    cluster.run(["-m", "tests.keras.matrix", *arguments], tmp_path / "logs", timeout=280)
     first, second = [json.loads((tmp_path / f"worker_{index}.json").read_text()) for index in range(2)]
     assert set(first) == set(map(",".join, cases))
     for case in cases:
         one, other = first[",".join(case)], second[",".join(case)]
-        assert one["weights"] == other["weights"], case
+        assert one["weights"] == other["weights"] and one["equal"], case
         assert (one["slots"] == other["slots"]) == (matrix.place(*case) == "gradient"), case
         assert one["finite"] and one["iterations"] > 0 and one["losses"] == other["losses"], case
         assert one["losses"][-1] < one["losses"][0], case
