@@ -32,7 +32,7 @@ OPTIMIZERS = {
     "adamax": lambda **options: opt.Adamax(RATE, **options),
     "lamb": lambda **options: opt.Lamb(RATE, **options),
     "muon": lambda **options: opt.Muon(RATE, **options),
-    "ftrl": lambda **options: opt.Ftrl(RATE, **options),
+    "ftrl": lambda **options: opt.Ftrl(10 * RATE, **options),
     "schedule_free_adamw": lambda **options: opt.ScheduleFreeAdamW(RATE, **options),
 }
 MATRIX = ("sgd", "adam", "adamw", "rmsprop", "adafactor", "lion")

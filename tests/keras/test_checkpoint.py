@@ -12,7 +12,7 @@ from tests.gan.local_strategy import local_strategy
 from tests.keras import small_models
 
 EPOCHS, STEPS = 4, 5
-SIGN, ADAPTIVE = "sign:bucket=32", "adaptive:bits=2,bucket=32"
+SIGN, ADAPTIVE = "sign:bucket=32", "adaptive:bits=3,bucket=32"
 STOCHASTIC = "linear:bits=4,bucket=32,rounding=stochastic"  # its random numbers depend on the number of calls
 opt = keras.optimizers
 

@@ -277,12 +277,12 @@ def test_a_model_without_call(strategy):
             share = tape.gradient(loss, self.trainable_variables)
             share = [gradient / strategy.num_replicas_in_sync for gradient in share]
             self.optimizer.apply(share, self.trainable_variables)
-            return {"loss": loss}
+            return {"error": loss}  # under `loss`, Keras would show its own figure
 
     with strategy.scope():
         model = Model()
         model.compile(sgd()())
-    losses = model.fit(data(), epochs=3, verbose=0).history["loss"]
+    losses = model.fit(data(), epochs=3, verbose=0).history["error"]
     assert losses[-1] < losses[0]
     weights(strategy, model)
 

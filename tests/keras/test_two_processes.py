@@ -11,8 +11,8 @@ from tests.distributed import cluster
 from tests.keras import matrix
 
 WEIGHTS = 784 * 512 + 512 + 2 * 512 + 512 * 10 + 10
-# Of a probability: some units in the last place of the activations.
-ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}
+# Of a probability: some units in the last place, which are 2^-24, 2^-8 and 2^-11 of a value.
+ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2.0**-5, "mixed_float16": 2.0**-8}
 
 
 def run(folder, data_dir, **settings):
@@ -28,7 +28,7 @@ def assert_equal(first, second, rounding=1e-5):
     Batches of other sizes round differently.
     """
     assert first["deviation"] < rounding
-    np.testing.assert_allclose(first["evaluation"], first["expected"], rtol=20 * rounding)
+    np.testing.assert_allclose(first["evaluation"], first["expected"], rtol=rounding)
     for name in set(first) - {"residuals"}:
         assert first[name] == second[name], name
     assert first["residuals"] != second["residuals"]
