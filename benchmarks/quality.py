@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality [--figure=docs/images/quality_against_bytes.png]
 
-It prints the caption, which stands in README under the figure.
+It prints the caption for README.
 """
 
 import json
@@ -31,7 +31,7 @@ class Point(NamedTuple):
     variant: name of the variant.
     sent_bytes: bytes per step and worker.
     shares: percent of samples of high quality, one per seed.
-    is_ablation: whether a part of the method is switched off.
+    is_ablation: whether the variant is an ablation of the method.
     """
 
     series: str
@@ -63,7 +63,7 @@ def points(folders: Sequence[str | os.PathLike] = FOLDERS) -> list[Point]:
 
 
 def caption(folders: Sequence[str | os.PathLike] = FOLDERS) -> str:
-    """Returns where the figures come from: titles, seeds, commits, hardware and the command that draws them."""
+    """Returns the caption of the figure: titles, seeds, commits, hardware and the command that draws it."""
     sources, hardware = [], set()
     for folder in folders:
         plan, runs = _read(folder)

@@ -71,15 +71,14 @@ class Checkpoint(keras.callbacks.Callback):
         private_keras.set_initial_epoch(self.model, None)
 
 
-class _FitCheckpoints(checkpoint.Checkpoints):
-    """`Checkpoints` whose configuration is what a model's state says of itself."""
+class _FitCheckpoints(checkpoint.CheckpointFolder):
+    """`CheckpointFolder` of a model in `fit`, whose state says itself what a checkpoint must fit."""
 
-    def __init__(self, folder, state, board, strategy, keep):
-        super().__init__(folder, state, state, board, strategy, keep)
-        self._state = state
+    def settings(self):
+        return self._model.settings()
 
     def check_settings(self, folder, saved):
-        self._state.prepare(folder, saved)
+        self._model.prepare(folder, saved)
 
 
 class _DqganState:
@@ -90,8 +89,8 @@ class _DqganState:
         self.shared_values, self.set_shared_values = model.shared_values, model.set_shared_values
         self.replica_values, self.set_replica_values = model.replica_values, model.set_replica_values
 
-    def to_json(self):
-        return json.dumps({"settings": self._settings()})
+    def settings(self):
+        return {"settings": self._settings()}
 
     def prepare(self, folder, saved):
         check_settings(folder, saved.get("settings"), json.loads(json.dumps(self._settings())))

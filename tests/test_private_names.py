@@ -90,6 +90,7 @@ NAMES = (
     ),
     Name(_DISTRIBUTE + "collective_util", "Options.merge", "(self, options)"),
     Name("tensorflow.python.eager.context", "context", "()"),
+    Name("tensorflow.python.eager.context", "Context.coordination_service", "property"),
     Name("tensorflow.python.eager.context", "Context.set_config_key_value", "(self, key, value)"),
     Name("tensorflow.python.eager.context", "Context.get_config_key_value", "(self, key, timeout_in_ms=0)"),
     Name("tensorflow.python.eager.context", "Context.delete_config_key_value", "(self, key)"),

@@ -3,8 +3,7 @@
 `get("linear:bits=4,bucket=512")` returns one by its spec, `available()` lists them. The classes, such as
 `compressors.Linear`, are imported when first used; nothing here imports TensorFlow before a tensor is needed.
 
-A reader of the default `linear` needs `base.py`, `quantizer.py`, `linear.py`, `packing.py` and `float_bits.py`. What is
-less used stands in `contrib/`, one file each, behind the same contract test.
+Less used compressors are in `contrib/`, one file each; they pass the same contract tests.
 """
 
 import pkgutil

@@ -1,4 +1,4 @@
-"""Compressors by name, and the text of a configuration that describes one: `name:key=value,key=value[+name:...]`."""
+"""Compressors by name, and the parser of a spec, `name:key=value,key=value[+name:...]`."""
 
 import pkgutil
 import re
@@ -39,7 +39,7 @@ def available() -> tuple[str, ...]:
 
 
 def get(spec: str) -> Compression:
-    """Returns the compressor of a spec; parameters that are left out take their defaults.
+    """Returns the compressor of a spec; missing parameters take their defaults.
 
     `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: the second compressor encodes the
     values that the first one sends.
@@ -84,10 +84,10 @@ def _parameters(cls, pairs):
 def read_number(key: str, text: str, number_type: type) -> int | float:
     """Returns the number that a user wrote, such as `12`, or for a float also `0.01` or `1e-3`.
 
-    `int` and `float` accept more: spaces, `+4`, `0_4`, `nan`, digits that are not ASCII. These are refused.
+    Refuses other texts that `int` and `float` accept: spaces, `+4`, `0_4`, `nan`, digits that are not ASCII.
 
     Args:
-      key: the name of the number, for the message.
+      key: name of the number, for the message.
       text: the number.
       number_type: int or float.
 

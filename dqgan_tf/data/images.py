@@ -47,8 +47,6 @@ def describe(config: DataConfig) -> DataSpec:
             f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
             f"{feature.shape}."
         )
-    if size < 1:
-        raise DatasetError(f"`image_size` must be 1 or more, such as 32. Received: image_size={size}")
     try:
         num_examples = builder.info.splits[config.split].num_examples
     except (KeyError, ValueError) as error:
@@ -173,13 +171,13 @@ def _read(config, feature):
         split=config.split,
         shuffle_files=False,
         decoders=tfds.decode.PartialDecoding({feature: True}),
-        read_config=tfds.ReadConfig(try_autocache=False),  # The caller keeps what it reads, as bytes.
+        read_config=tfds.ReadConfig(try_autocache=False),  # The caller stores the images.
     )
     return builder, examples.map(lambda example: example[feature])
 
 
 def _iterate(config, dataset):
-    """Yields numpy batches; what TensorFlow cannot read is a `DatasetError`."""
+    """Yields numpy batches. Raises `DatasetError` if TensorFlow cannot read them."""
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:

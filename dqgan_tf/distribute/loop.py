@@ -8,11 +8,11 @@ import tensorflow as tf
 def fold(step: Callable, iterator, num_steps: tf.Tensor, state) -> tuple:
     """Returns (n, state) after `state = step(batch, state)` for n batches: `num_steps`, or fewer when the data end.
 
-    The loop knows before a step whether there is a batch. An iterator that ended inside a step would leave counters,
-    which do not wait for data, one ahead on some replicas.
+    The loop tests for a batch before each step. If the data ended inside a step, some replicas would already have
+    incremented their counters.
     """
 
-    def more(done, batch, state):
+    def has_batch(done, batch, state):
         del state
         return tf.logical_and(done < num_steps, batch.has_value())
 
@@ -20,5 +20,5 @@ def fold(step: Callable, iterator, num_steps: tf.Tensor, state) -> tuple:
         state, done = step(batch.get_value(), state), done + 1
         return done, tf.cond(done < num_steps, iterator.get_next_as_optional, lambda: batch), state
 
-    done, _, state = tf.while_loop(more, body, (tf.constant(0), iterator.get_next_as_optional(), state))
+    done, _, state = tf.while_loop(has_batch, body, (tf.constant(0), iterator.get_next_as_optional(), state))
     return done, state

@@ -1,4 +1,4 @@
-"""Short texts between workers without collectives: agreement, barriers, reasons to stop."""
+"""Exchange of short texts between workers without collectives: agreement, barriers, reasons to stop."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dqgan_tf.private_tensorflow import CoordinationService
 
-_ANSWERING_SECONDS = 0.2  # grace period for the service's last replies
+_REPLY_SECONDS = 0.2  # grace period for the service's last replies
 
 
 class MessageBoard:
@@ -20,7 +20,7 @@ class MessageBoard:
     Args:
       worker_index: this worker's index.
       num_workers: number of workers; with 1 nothing is sent.
-      name: boards with different names never read each other's texts.
+      name: name of the board; boards with different names never read each other's texts.
     """
 
     def __init__(self, worker_index: int, num_workers: int, name: str = "run"):
@@ -33,11 +33,11 @@ class MessageBoard:
     def exchange(self, topic: str, text: str, timeout_seconds: float = 600.0) -> list[str]:
         """Returns the texts of all workers, by worker index. All workers must make the same sequence of calls.
 
-        It is a barrier, too: no worker returns before all have posted.
+        The call is also a barrier: no worker returns before all have posted.
 
         Args:
-          topic: names the exchange in error messages of the service.
-          text: of this worker.
+          topic: name of the exchange, for error messages of the service.
+          text: text of this worker.
           timeout_seconds: how long to wait for another worker.
 
         Raises:
@@ -50,20 +50,20 @@ class MessageBoard:
         self._posts += 1
         service.set(f"{prefix}/{self._worker_index}", text or " ")
         keys = [f"{prefix}/{index}" for index in range(self._num_workers)]
-        # The barrier fails as soon as a worker misses its heartbeat; reading a key would wait to the end.
+        # The barrier fails as soon as a worker misses its heartbeat; reading a key would wait for the whole timeout.
         service.wait_at_barrier(prefix, timeout_seconds)
-        # To be here, every worker has read what was posted two exchanges ago.
+        # Every worker that reached this barrier has read the texts of the exchange before the last one.
         self._posted_keys.append(f"{prefix}/{self._worker_index}")
         if len(self._posted_keys) > 2:
             service.delete(self._posted_keys.pop(0))
         texts = [service.get(key, timeout_seconds) for key in keys]
         return ["" if received == " " else received for received in texts]
 
-    def part(self, timeout_seconds: float = 10.0) -> None:
-        """Announces that this worker is done. Worker 0, which holds the service, waits for the other announcements.
+    def leave(self, timeout_seconds: float = 10.0) -> None:
+        """Tells worker 0 that this worker no longer needs the board. Worker 0 waits until all workers have left.
 
-        It is the last call before a worker ends. If worker 0 ended while another worker still reads, that worker would
-        wait for ever, or report a lost peer instead of its own error.
+        It is the last call before a worker ends. If worker 0, which runs the service, ended while another worker still
+        reads, that worker would wait forever, or report a lost peer instead of its own error.
 
         Args:
           timeout_seconds: how long worker 0 waits for the others, and the others for worker 0's reply.
@@ -72,16 +72,16 @@ class MessageBoard:
             return
         if self._worker_index:
             # In a thread: worker 0 may end before it has replied, and then the call never returns.
-            announcement = threading.Thread(target=self._announce_parting, daemon=True)
+            announcement = threading.Thread(target=self._announce_leave, daemon=True)
             announcement.start()
             announcement.join(timeout_seconds)
             return
         end = time.monotonic() + timeout_seconds
         for index in range(1, self._num_workers):
             with contextlib.suppress(tf.errors.OpError):  # that worker is gone, or ends in another way
-                CoordinationService().get(f"dqgan/{self._name}/parted/{index}", end - time.monotonic())
-        time.sleep(_ANSWERING_SECONDS)
+                CoordinationService().get(f"dqgan/{self._name}/left/{index}", end - time.monotonic())
+        time.sleep(_REPLY_SECONDS)
 
-    def _announce_parting(self):
+    def _announce_leave(self):
         with contextlib.suppress(tf.errors.OpError):
-            CoordinationService().set(f"dqgan/{self._name}/parted/{self._worker_index}", " ")
+            CoordinationService().set(f"dqgan/{self._name}/left/{self._worker_index}", " ")

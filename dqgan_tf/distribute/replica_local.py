@@ -1,4 +1,4 @@
-"""State that every replica owns alone: residuals, moments, previous directions."""
+"""State of each replica that is not shared: residuals, moments, previous directions."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,19 @@ from dqgan_tf import private_tensorflow
 
 
 class ReplicaLocal:
-    """One plain variable per local replica; nothing is ever mirrored, merged or reduced.
+    """One plain variable per local replica, which starts at zero. Nothing is mirrored, merged or reduced.
+
+    `local()` is for functions that run in replica context. `variables[replica]` is for functions that receive the index
+    of the replica: a reduction in a channel may run outside a replica context, and tests run it without a strategy.
 
     Distributed variables do not fit: saving them merges the replicas or raises (TensorFlow 2.21).
 
-    Args:
-      devices: the local replicas' devices, in replica order.
-      shape, dtype: of each variable, which starts at zero.
-      name: for messages and checkpoints.
-
     Must be created eagerly, before the function that uses it is traced.
+
+    Args:
+      devices: devices of the local replicas, in replica order.
+      shape, dtype: shape and dtype of each variable.
+      name: name in messages and checkpoints.
     """
 
     def __init__(self, devices: Sequence[str], shape: Sequence[int], name: str, dtype=tf.float32):
@@ -27,10 +30,9 @@ class ReplicaLocal:
             for index, device in enumerate(devices):
                 with tf.device(device):
                     zeros = tf.zeros(shape, dtype)
-                    # tf.Variable in a strategy's scope would be a mirrored one, on all replicas (TensorFlow 2.21.0).
-                    self.variables.append(
-                        private_tensorflow.ResourceVariable(zeros, trainable=False, name=f"{name}_{index}")
-                    )
+                    # tf.Variable in a strategy's scope would be mirrored on all replicas (TensorFlow 2.21.0).
+                    variable = private_tensorflow.ResourceVariable(zeros, trainable=False, name=f"{name}_{index}")
+                    self.variables.append(variable)
 
     def local(self) -> tf.Variable:
         """Returns the calling replica's variable. Replica context only."""
@@ -56,9 +58,7 @@ def local_replica_index() -> int:
     """
     context = tf.distribute.get_replica_context()
     if context is None:
-        raise RuntimeError(
-            "The state of a replica can be reached in replica context only: call it inside strategy.run."
-        )
+        raise RuntimeError("The state of a replica exists in replica context only: call this inside strategy.run.")
     return private_tensorflow.local_replica_index(context)
 
 

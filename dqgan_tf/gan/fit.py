@@ -1,4 +1,4 @@
-"""What Keras' `fit` and `evaluate` need of a model that has its own training step."""
+"""Keras' `fit` and `evaluate` for a model that has its own training loop."""
 
 import numpy as np
 import tensorflow as tf
@@ -8,8 +8,8 @@ from dqgan_tf.gan import steps
 from dqgan_tf.private_keras import LoopModel
 
 
-class Fit(LoopModel):
-    """`fit` and `evaluate` by a subclass's `train_steps`, `drain_metrics` and `_evaluate`."""
+class KerasFit(LoopModel):
+    """Implements Keras' `fit` and `evaluate` for `DQGAN`, the only subclass."""
 
     def train_on(self, iterator):
         if not self.train_steps(iterator, self.steps_per_execution):

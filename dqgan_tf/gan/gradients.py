@@ -52,21 +52,23 @@ def simultaneous_gradients(
       real: float32 [batch, *shape].
       latent: float32 [batch, latent_dim].
       penalty_seed: int64 [2], seed of the interpolation in the gradient penalty.
-      in_turn: compute the generator's gradients first, so that its update travels while the discriminator's gradients
-        are computed. Otherwise TensorFlow computes both at a time, as far as it has threads.
+      in_turn: compute the generator's gradients first, so that its update is sent while the discriminator's gradients
+        are computed. Otherwise TensorFlow computes both at the same time if it has enough threads.
     """
     weights_g, weights_d = weights
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(weights_g)
         tape.watch(weights_d)
         fake, state_g = generator.stateless_call(weights_g, non_trainable[0], latent, training=True)
-        # D(real) is evaluated once, under two tapes: R1 differentiates it with respect to the samples (inner tape), and
-        # the result with respect to the weights (outer tape).
+        # Two tapes, so that one evaluation of D(real) suffices: R1 differentiates it with respect to the samples (inner
+        # tape), then with respect to the weights (outer tape).
         with tf.GradientTape(watch_accessed_variables=False) as input_tape:
             input_tape.watch(real)
             real_logits, state_d = discriminator.stateless_call(weights_d, non_trainable[1], real, training=True)
         fake_logits, state_d = discriminator.stateless_call(weights_d, state_d, fake, training=True)
 
+        # `loss.penalty` calls one of these two: R1 (losses.r1_penalty) the first, the gradient penalty
+        # (losses.gradient_penalty) the second.
         def real_gradient():
             return input_tape.gradient(real_logits, real, unconnected_gradients="zero")
 

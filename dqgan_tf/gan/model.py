@@ -1,4 +1,4 @@
-"""DQGAN as a Keras model: distributed optimistic mirror descent with compressed, error-corrected updates."""
+"""DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,23 @@ import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import compressors, optimizers
-from dqgan_tf.compressors import rules
+from dqgan_tf.compressors import hash_random, rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
 from dqgan_tf.distribute import layout, loop, pipeline
 from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import losses, noise, steps
-from dqgan_tf.gan.fit import Fit
+from dqgan_tf.gan import losses, steps
+from dqgan_tf.gan.fit import KerasFit
 from dqgan_tf.gan.gradients import simultaneous_gradients
-from dqgan_tf.gan.player import AveragedWeights, Player, digest
+from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
 
+_PLAIN_STEP = StepKind()
 
-class DQGAN(Fit):
+
+class DQGAN(KerasFit):
     """Trains any two Keras models against each other by DQGAN, inside `CompressedStrategy`.
 
     One step t on replica m of M, for both players at once (Chen et al. 2020, arXiv 2010.13359):
@@ -32,10 +34,9 @@ class DQGAN(Fit):
         p_t^m    = eta u_t^m + e_{t-1}^m;   c_t^m = encode(p_t^m);   e_t^m = p_t^m - decode(c_t^m)
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
-    The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
-    update or state is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a
-    replica gets no sample, as in the last batch of a data set that is not dropped though it is smaller than the number
-    of replicas.
+    The gradient is evaluated at tensors; only the last line changes the mirrored weights. `train_step` is one such
+    step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
+    The same happens if a replica gets no sample, e.g. if the last batch has fewer samples than there are replicas.
 
         strategy = CompressedStrategy()
         with strategy.scope():
@@ -64,14 +65,21 @@ class DQGAN(Fit):
         super().__init__(**kwargs)
         if keras.backend.backend() != "tensorflow":
             raise UsageError(f"DQGAN needs Keras on TensorFlow. Received: KERAS_BACKEND={keras.backend.backend()}")
-        self._strategy = _compressed_strategy()
+        self._strategy = tf.distribute.get_strategy()
+        if not isinstance(self._strategy, CompressedStrategy):
+            raise UsageError(
+                "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
+                f"Received: {type(self._strategy).__name__}"
+            )
         self.generator = generator
         self.discriminator = discriminator
         self.latent_dim = latent_dim or generator.input_shape[-1]
-        self.loss_function = _loss(loss)
+        loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
+        self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
         self.seed = seed
         devices = self._strategy.local_devices
-        self._players = (Player("generator", generator, devices), Player("discriminator", discriminator, devices))
+        networks = zip(PLAYERS, (generator, discriminator), strict=True)
+        self._players = tuple(Player(name, network, devices) for name, network in networks)
         self._averaged = AveragedWeights(self._players[0], devices, ema_decay)
         self.step = _counter("step")
         self.skipped = _counter("skipped")
@@ -93,16 +101,18 @@ class DQGAN(Fit):
           optimizer: see `OptimizerConfig`. Keras optimizers do not apply: DQGAN has its own update rule.
           compression: see `CompressionConfig`.
           total_steps: length of the run, for schedules that need it.
-          steps_per_execution: steps inside one call of the compiled function.
+          steps_per_execution: steps of `fit` in one call of the compiled function.
 
         Raises:
-          UsageError: a setting is out of range, a rule of compressors that names no weight, or error feedback with a
-            compressor that is not contractive.
+          UsageError: a learning rate schedule without `total_steps`, a rule of compressors that matches no weight's
+            name, or error feedback with a compressor that is not contractive.
         """
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
         if not isinstance(optimizer, OptimizerConfig):
             raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        # Refuses a schedule without `total_steps`.
+        optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
         vectors = self._vectors(compression)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
@@ -116,32 +126,87 @@ class DQGAN(Fit):
             )
         self._open_channels(vectors, compression)
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
-        self._run_steps = self._make_run_steps()
+        self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
-    def train_step(self, data):
-        """One compressed step of the class docstring's recurrence on this replica; no second moment is averaged."""
-        self._replica_step(data, StepKind(average=False, exact=False))
-        return {}
-
     def train_steps(self, iterator, num_steps: int) -> int:
-        """Takes `num_steps` steps from a distributed iterator. Every worker must make the same call.
+        """Takes `num_steps` steps on batches of a distributed iterator. Every worker must make the same call.
 
-        Steps at which the direction averages its second moment, and those before compression starts, run as calls of
-        their own: a collective inside tf.cond is not possible.
+        Steps at which the direction averages its second moment, and those before compression starts, are separate calls
+        of the compiled function, because a collective cannot stand inside tf.cond.
 
         Returns:
-          The steps taken: fewer than `num_steps` when the data end.
+          The number of steps taken: fewer than `num_steps` if the data ended.
         """
         step, taken = int(self.step.numpy()), 0
-        for count, kind in steps.runs(step, num_steps, self._kind):
-            done = int(self._run_steps(iterator, tf.constant(count), kind))
+        for length, kind in steps.group_steps(step, num_steps, self._kind):
+            done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
-            if done < count:
+            if done < length:
                 break
         return taken
+
+    def _take_steps(self, iterator, num_steps, kind):
+        def step(batch, state):
+            self._strategy.run(self.train_step, args=(batch, kind))
+            return state
+
+        return loop.fold(step, iterator, num_steps, ())[0]
+
+    def train_step(self, data, kind: StepKind = _PLAIN_STEP):
+        """Takes one step of the class docstring's recurrence. Replica context: `fit` and `train_steps` call it by
+        `strategy.run`, and so may a training loop of your own.
+
+        Args:
+          data: this replica's batch, or a tuple that begins with it.
+          kind: whether Adam's second moment is averaged over the replicas, and whether the step is uncompressed. By
+            default neither.
+
+        Returns:
+          {}: the metrics are summed in variables; see `drain_metrics`.
+        """
+        channel, context = self._channel(kind), tf.distribute.get_replica_context()
+        real = steps.one_sample_at_least(steps.real_samples(data))
+        step = self.step.value + 1
+        rates = self._rates(step)
+        t = tf.cast(step - self.skipped.value, tf.float32)
+        started = pipeline.now([real])
+        residuals = self._by_player(self.channel.residuals(local_replica_index()))
+        points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
+        evaluation = self._evaluate(points, real, step)
+        average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
+        proposals = [
+            player.propose(gradients, statistics, eta, t, average)
+            for player, gradients, statistics, eta in zip(
+                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            )
+        ]
+        updates = [update for proposal in proposals for update in proposal.updates]
+        computed = pipeline.now(updates)
+        # `channel.options` names the channel. TensorFlow hands them to the strategy's cross-device operations:
+        # private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean,
+        # which adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
+        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
+        accepted = channel.accepted.local().read_value()
+        statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
+
+        def commit():
+            weights = [p.apply(x, q) for p, x, q in zip(self._players, proposals, means, strict=True)]
+            self._averaged.update(weights[0], t)
+            for player, values in zip(self._players, statistics, strict=True):
+                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
+                    variable.assign(value)
+            self._step_metrics.add(evaluation, proposals, channel, computed - started)
+            return accepted
+
+        tf.cond(accepted, commit, lambda: accepted)
+        missed = tf.cast(tf.logical_not(accepted), tf.int64)
+        self.step.assign(step)
+        self.skipped.assign(self.skipped.value + missed)
+        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
+        return {}
 
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
@@ -150,11 +215,11 @@ class DQGAN(Fit):
 
     @property
     def channel_now(self):
-        """The channel that the next step uses: an exact one until compression starts."""
+        """The channel that the next step uses: an uncompressed one before compression starts."""
         return self._channel(self._kind(int(self.step.numpy()) + 1))
 
     def weight_digests(self):
-        """Returns every replica's digest of the weights, int32 [M, 2], on every worker: equal rows, equal weights."""
+        """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
         return self._first_local(self._digests()).numpy()
 
     def generate(self, latent: tf.Tensor, use_ema: bool = True) -> tf.Tensor:
@@ -167,22 +232,19 @@ class DQGAN(Fit):
         """Returns the raw generator's output for latents [batch, latent_dim]."""
         return self.generator(inputs, training=training)
 
-    @staticmethod
-    def local_value(variable) -> tf.Tensor:
-        """Returns the first local replica's value of a Keras variable, without any collective, in any context."""
-        return first_local_value(variable)
+    local_value = staticmethod(first_local_value)
 
     def reset_ema(self) -> None:
         """Sets the averaged generator to the raw one."""
         self._averaged.reset()
 
     def shared_values(self) -> dict[str, tf.Tensor]:
-        """Returns what is equal on all replicas, by name: counters, networks, averaged generator. Eager only."""
+        """Returns the state that is equal on all replicas, by name: counters, networks, averaged generator. Eager."""
         values = {name: first_local_value(variable) for name, variable in self._shared_variables().items()}
         return values | {name: average.variables[0].read_value() for name, average in self._averaged.state().items()}
 
     def set_shared_values(self, values: Mapping[str, np.ndarray]) -> None:
-        """Sets what `shared_values` returned, on all local replicas. Eager only."""
+        """Sets the values that `shared_values` returned, on all local replicas. Eager only."""
         for name, variable in self._shared_variables().items():
             variable.assign(values[name])
         for name, average in self._averaged.state().items():
@@ -190,9 +252,9 @@ class DQGAN(Fit):
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns what differs between replicas, by name: residuals, moments, directions, learned levels.
+        """Returns the state of one replica, by name: residuals, moments, directions, learned levels. Eager only.
 
-        Names are those of weights: no name depends on how updates are cut into packets. Eager only.
+        Names contain those of weights and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.
@@ -202,7 +264,7 @@ class DQGAN(Fit):
         return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
 
     def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
-        """Sets what `replica_values` returned. Eager only."""
+        """Sets the values that `replica_values` returned. Eager only."""
         names = self._weight_names()
         self.channel.set_residuals(replica, [values.get(f"residual/{name}") for name in names])
         for name, local in self._replica_state().items():
@@ -215,9 +277,8 @@ class DQGAN(Fit):
         return named
 
     def _replica_state(self):
-        named = {f"learned/{name}": state for name, state in self.channel.learned.items()} | {
-            "calls": self.channel.calls
-        }
+        named = {f"learned/{name}": state for name, state in self.channel.learned.items()}
+        named["calls"] = self.channel.calls
         for player in self._players:
             named |= player.state()
         return named
@@ -227,23 +288,23 @@ class DQGAN(Fit):
         return [name for player in self._players for name in player.trainable_names]
 
     def _vectors(self, compression):
-        """Returns the vectors of both players; the generator's updates exist first."""
+        """Returns the vectors of both players. The generator has order 0: its gradients are computed first."""
         compressor, by_name = compressors.get(compression.compressor), rules.parse(compression.compressor_rules)
         rules.check_names([name for player in self._players for name in player.weight_names], by_name)
-        made, first = [], 0
-        for turn, player in enumerate(self._players):
+        vectors, first = [], 0
+        for order, player in enumerate(self._players):
             names, shapes = player.weight_names, player.shapes
-            made += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, turn=turn)
+            vectors += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, order=order)
             first += len(shapes)
-        return made
+        return vectors
 
     def _open_channels(self, vectors, compression):
-        """Opens the compressed channel and, if compression starts later, an exact one; closes those before."""
+        """Closes the channels of the last `compile`; opens a compressed one, and an exact one for earlier steps."""
         for channel in (self.channel, self._exact_channel):
             if channel is not None:
                 self._strategy.close_channel(channel.name)
-        self.channel = self._exact_channel = None  # should the new ones be refused
-        travel = {"packet_mb": compression.packet_mb, "transport": compression.transport}
+        self.channel = self._exact_channel = None  # stays so if a new one is refused
+        exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
         self.channel = self._strategy.open_channel(
             f"{self.name}/updates",
             vectors,
@@ -251,12 +312,12 @@ class DQGAN(Fit):
             seed=self.seed,
             topology=compression.topology,
             allow_non_contractive=compression.allow_non_contractive,
-            **travel,
+            **exchange,
         )
         if compression.start_step > 1:
             exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors]
             self._exact_channel = self._strategy.open_channel(
-                f"{self.name}/exact", exact, error_feedback=False, **travel
+                f"{self.name}/exact", exact, error_feedback=False, **exchange
             )
 
     def _channel(self, kind):
@@ -267,62 +328,16 @@ class DQGAN(Fit):
         return StepKind(average=self._direction.averages_at(step), exact=exact)
 
     def _by_player(self, per_weight):
-        """One item per weight -> one list per player."""
+        """Returns one list per player; `per_weight` has one item per weight of both."""
         items = iter(per_weight)
         return [[next(items) for _ in player.shapes] for player in self._players]
-
-    def _make_run_steps(self):
-        @tf.function(autograph=False)
-        def run_steps(iterator, num_steps, kind):
-            def step(batch, state):
-                self._strategy.run(self._replica_step, args=(batch, kind))
-                return state
-
-            return loop.fold(step, iterator, num_steps, ())[0]
-
-        return run_steps
-
-    def _replica_step(self, data, kind):
-        channel, context = self._channel(kind), tf.distribute.get_replica_context()
-        real = steps.one_sample_at_least(steps.real_samples(data))
-        step = self.step.value + 1
-        rates = self._rates(step)
-        count = tf.cast(step - self.skipped.value, tf.float32)
-        started = pipeline.now([real])
-        residuals = self._by_player(self.channel.residuals(local_replica_index()))
-        points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
-        evaluation = self._evaluate(points, real, step)
-        average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
-        proposals = [
-            player.propose(gradients, statistics, eta, count, average)
-            for player, gradients, statistics, eta in zip(
-                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
-            )
-        ]
-        updates = [update for proposal in proposals for update in proposal.updates]
-        computed = pipeline.now(updates)
-        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
-        accepted = channel.accepted.local().read_value()
-        statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
-
-        def commit():
-            weights = [p.advance(x, q) for p, x, q in zip(self._players, proposals, means, strict=True)]
-            self._averaged.update(weights[0], count)
-            for player, values in zip(self._players, statistics, strict=True):
-                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
-                    variable.assign(value)
-            self._step_metrics.add(evaluation, proposals, channel, computed - started)
-            return accepted
-
-        tf.cond(accepted, commit, lambda: accepted)
-        self._count(step, accepted)
 
     def _evaluate(self, weights, real, step):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
-        latent_seed = noise.stream_seed(self.seed, noise.LATENT, step, replica, replicas)
+        latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
         latent = tf.random.stateless_normal([tf.shape(real)[0], self.latent_dim], latent_seed)
-        penalty_seed = noise.stream_seed(self.seed, noise.PENALTY, step, replica, replicas)
+        penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
         states = tuple([v.value for v in p.network.non_trainable_variables] for p in self._players)
         return simultaneous_gradients(
             self.generator,
@@ -353,18 +368,12 @@ class DQGAN(Fit):
         rates = self._rates(tf.constant(int(self.step.numpy())))
         return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
 
-    def _count(self, step, accepted):
-        missed = tf.cast(tf.logical_not(accepted), tf.int64)
-        self.step.assign(step)
-        self.skipped.assign(self.skipped.value + missed)
-        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
-
     def _replica_drain(self):
         return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
 
     def _replica_digest(self):
         weights = [v.value for p in self._players for v in p.network.trainable_variables]
-        return tf.distribute.get_replica_context().all_gather(digest(weights)[tf.newaxis], axis=0)
+        return tf.distribute.get_replica_context().all_gather(_digest(weights)[tf.newaxis], axis=0)
 
     def _first_local(self, value):
         return self._strategy.experimental_local_results(value)[0]
@@ -374,21 +383,23 @@ class DQGAN(Fit):
         return self.generator.stateless_call(weights, state, latent, training=False)[0]
 
 
-def _compressed_strategy() -> CompressedStrategy:
-    strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, CompressedStrategy):
-        raise UsageError(
-            "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
-            f"Received: {type(strategy).__name__}"
-        )
-    return strategy
-
-
-def _loss(loss) -> losses.Loss:
-    if isinstance(loss, str):
-        loss = LossConfig(loss=loss)
-    return losses.get(loss) if isinstance(loss, LossConfig) else loss
-
-
 def _counter(name):
     return keras.Variable(0, dtype="int64", trainable=False, name=name)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _digest(tensors):
+    """Returns int32 [2]: two wrap-around sums over all values i of bits(value_i) * odd_i, odd_i hashed from i.
+
+    Every odd factor is invertible modulo 2^32, so a change in any single value changes both sums; two random vectors
+    agree with probability 2^-64. Not cryptographic: it detects errors, not attacks.
+    """
+    sums, start = [tf.constant(0, tf.uint32)] * 2, 0
+    for tensor in tensors:
+        bits = tf.bitcast(tf.reshape(tensor, [-1]), tf.uint32)
+        index = tf.cast(tf.range(start, start + bits.shape[0]), tf.uint32)
+        for i, salt in enumerate((0x9E3779B9, 0x85EBCA6B)):
+            odd = tf.bitwise.bitwise_or(hash_random.mix(index, tf.constant(salt, tf.uint32)), tf.constant(1, tf.uint32))
+            sums[i] += tf.reduce_sum(bits * odd)
+        start += bits.shape[0]
+    return tf.bitcast(tf.stack(sums), tf.int32)

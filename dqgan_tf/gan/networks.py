@@ -61,14 +61,8 @@ def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Play
     of a strategy.
 
     Raises:
-      UsageError: the network is unknown, does not draw samples of this shape, or has a size below 1.
+      UsageError: the network does not draw samples of this shape.
     """
-    if config.network not in ("mlp", "dcgan"):
-        raise UsageError(f"`network` must be one of dcgan, mlp. Received: network={config.network!r}")
-    for field in ("latent_dim", "width"):
-        value = getattr(config, field)
-        if value is not None and value < 1:
-            raise UsageError(f"`{field}` must be 1 or more, such as 64, or None. Received: {field}={value}")
     return (_mlp if config.network == "mlp" else _dcgan)(config, tuple(data_shape), seed)
 
 

@@ -1,9 +1,11 @@
-"""How steps follow each other: which of them share a trace, and what a step reads from a data set's element."""
+"""Splits the steps of a call into groups that use the same `tf.function` trace, loops over batches, and makes seeds."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import tensorflow as tf
+
+LATENT, PENALTY, SAMPLE = range(3)
 
 
 class StepKind(NamedTuple):
@@ -13,30 +15,25 @@ class StepKind(NamedTuple):
     exact: a step before compression starts.
     """
 
-    average: bool
-    exact: bool
-
-    @property
-    def alone(self) -> bool:
-        """Whether such steps never share a call."""
-        return self.average
+    average: bool = False
+    exact: bool = False
 
 
-def runs(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -> Iterable[tuple[int, StepKind]]:
-    """Cuts the steps after `step` into runs (length, kind) of equal `kind_at(t)`; each run is one call of its trace.
+def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -> Iterable[tuple[int, StepKind]]:
+    """Splits the steps after `step` into groups (length, kind) of equal `kind_at(t)`; a group is one call of a trace.
 
     Args:
-      step: steps done before.
-      num_steps: how many follow.
-      kind_at: t -> kind; a run of a kind with `alone` is one step.
+      step: number of steps done before.
+      num_steps: number of steps to split.
+      kind_at: t -> kind. A step that averages is a group of its own.
     """
     length, kind = 0, None
     for t in range(step + 1, step + num_steps + 1):
-        now = kind_at(t)
-        if length and (now != kind or now.alone):
+        kind_t = kind_at(t)
+        if length and (kind_t != kind or kind_t.average):
             yield length, kind
             length = 0
-        length, kind = length + 1, now
+        length, kind = length + 1, kind_t
     if length:
         yield length, kind
 
@@ -47,8 +44,27 @@ def real_samples(data) -> tf.Tensor:
 
 
 def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
-    """Returns `real`, or one sample of NaN if it is empty: convolutions fail on none, and all replicas skip a NaN."""
+    """Returns `real`; if it is empty, one NaN sample. Convolutions fail on an empty batch, and a NaN makes all replicas
+    skip the step."""
     if real.shape[0]:
         return real
     shape = tf.concat([[1], tf.shape(real)[1:]], 0)
     return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(shape, tf.constant(float("nan"), real.dtype)))
+
+
+def stream_seed(seed: int, purpose: int, step: tf.Tensor, replica: tf.Tensor, num_replicas: int) -> tf.Tensor:
+    """Returns the seed of one stateless draw, int64 [2], a function of the arguments alone.
+
+    Keras' random layers and `tf.random.normal` draw the same numbers on every replica under one global seed, so a GAN
+    would use one latent batch everywhere. Here no two of (purpose, step, replica) share a seed, and no state of a
+    generator has to be saved.
+
+    Args:
+      seed: of the run.
+      purpose: `LATENT`, `PENALTY` or `SAMPLE`.
+      step: integer scalar.
+      replica: global rank, integer scalar.
+      num_replicas: over all workers.
+    """
+    position = tf.cast(step, tf.int64) * num_replicas + tf.cast(replica, tf.int64)
+    return tf.stack([tf.constant(seed * 8 + purpose, tf.int64), position])

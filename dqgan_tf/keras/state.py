@@ -31,7 +31,7 @@ class ModelState:
         self._optimizers = optimizers_of(model)
         self._steps = [leaf.compression for leaf in compressed_leaves(self._optimizers)]
 
-    def to_json(self) -> str:
+    def settings(self) -> dict:
         """Returns what must not change between a run and its continuation, and which parts the state has."""
         places = {id(variable): index for index, variable in enumerate(self._model.variables)}
         built = [
@@ -40,14 +40,14 @@ class ModelState:
         ]
         channels = [[list(positions) for positions in steps.channels] for steps in self._steps]
         parts = {"variables": self._variables(), "built": built, "channels": channels}
-        return json.dumps({"settings": self._settings(), **parts})
+        return {"settings": self._settings()} | parts
 
     def prepare(self, folder, saved: Mapping) -> None:
         """Gives the state the parts that a checkpoint has: builds optimizers and opens channels.
 
         Args:
           folder: of the checkpoint, for messages.
-          saved: what `to_json` returned.
+          saved: what `settings` returned.
 
         Raises:
           CheckpointError: a setting differs, or the model has other variables.

@@ -1,4 +1,4 @@
-"""Evaluation of a trained generator by the figures that fit its data."""
+"""Evaluation of a trained generator: mode coverage of points; distances and scores of images."""
 
 import dataclasses
 import os
@@ -35,10 +35,10 @@ class EvaluationConfig:
 
 
 def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
-    """Returns figures by name: mode coverage for points; distances and a score over a named network for images.
+    """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.
 
     Raises:
-      UsageError: weights are given for points or twice or cannot be read, there are neither weights nor labels, or
+      UsageError: weights are given for points, given twice or unreadable; there are neither weights nor labels; or
         there are too few samples.
     """
     spec = run.data_spec

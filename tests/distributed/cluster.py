@@ -35,7 +35,7 @@ class Cluster:
         self.processes = []
         for index in range(num_workers):
             arguments = [sys.executable, *command, *(extra[index] if extra else [])]
-            variables = _environment(ports, index) | (environment or {})
+            variables = environment_of(ports, index) | (environment or {})
             with open(self.logs[index], "w") as log:
                 process = subprocess.Popen(
                     arguments,
@@ -98,7 +98,7 @@ def free_ports(count):
     return ports
 
 
-def _environment(ports, index):
+def environment_of(ports, index):
     # One thread each: two processes share two cores, and oversubscription makes collectives slow.
     variables = dict(
         os.environ,

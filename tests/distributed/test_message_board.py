@@ -35,27 +35,27 @@ def service(monkeypatch):
     return service
 
 
-def seconds_to_part(index, num_workers, timeout_seconds):
+def seconds_to_leave(index, num_workers, timeout_seconds):
     start = time.monotonic()
-    MessageBoard(index, num_workers).part(timeout_seconds)
+    MessageBoard(index, num_workers).leave(timeout_seconds)
     return time.monotonic() - start
 
 
 def test_worker_0_waits_for_every_other_worker(service):
     for index, seconds in ((1, 0.1), (2, 1.0)):
-        threading.Timer(seconds, MessageBoard(index, 3).part).start()
-    assert 1.0 <= seconds_to_part(0, 3, timeout_seconds=60.0) < 30.0
+        threading.Timer(seconds, MessageBoard(index, 3).leave).start()
+    assert 1.0 <= seconds_to_leave(0, 3, timeout_seconds=60.0) < 30.0
     assert len(service.keys) == 2
 
 
 def test_worker_0_does_not_wait_for_the_dead(service):
-    MessageBoard(2, 3).part()
-    assert 0.5 <= seconds_to_part(0, 3, timeout_seconds=0.5) < 10.0
+    MessageBoard(2, 3).leave()
+    assert 0.5 <= seconds_to_leave(0, 3, timeout_seconds=0.5) < 10.0
 
 
 def test_a_worker_does_not_wait_for_an_answer_that_never_comes(service, monkeypatch):
     monkeypatch.setattr(service, "set", lambda key, value: threading.Event().wait())
-    assert 0.5 <= seconds_to_part(1, 2, timeout_seconds=0.5) < 10.0
+    assert 0.5 <= seconds_to_leave(1, 2, timeout_seconds=0.5) < 10.0
 
 
 def test_a_service_that_is_gone_is_no_error(service, monkeypatch):
@@ -64,9 +64,9 @@ def test_a_service_that_is_gone_is_no_error(service, monkeypatch):
 
     monkeypatch.setattr(service, "set", gone)
     monkeypatch.setattr(service, "get", gone)
-    assert seconds_to_part(0, 2, timeout_seconds=30.0) < 10.0
-    assert seconds_to_part(1, 2, timeout_seconds=30.0) < 10.0
+    assert seconds_to_leave(0, 2, timeout_seconds=30.0) < 10.0
+    assert seconds_to_leave(1, 2, timeout_seconds=30.0) < 10.0
 
 
 def test_a_single_worker_has_nobody_to_wait_for():
-    assert seconds_to_part(0, 1, timeout_seconds=30.0) < 10.0
+    assert seconds_to_leave(0, 1, timeout_seconds=30.0) < 10.0

@@ -116,7 +116,7 @@ def main(folder, replicas_per_worker, *cases):
             "iterations": int(model.optimizer.iterations.numpy()),
         }
     (pathlib.Path(folder) / f"worker_{strategy.worker_index}.json").write_text(json.dumps(report))
-    board.part(60.0)
+    board.leave(60.0)
 
 
 if __name__ == "__main__":

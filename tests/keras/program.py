@@ -162,7 +162,7 @@ def main(folder, data_dir, settings):
         ],
     }
     (folder / f"worker_{worker}.json").write_text(json.dumps(report))
-    board.part(60.0)
+    board.leave(60.0)
 
 
 if __name__ == "__main__":
