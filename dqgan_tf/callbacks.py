@@ -20,20 +20,20 @@ _serial = itertools.count()  # names the board of each callback; all workers cre
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves everything that training depends on at the ends of epochs, and resumes from the newest checkpoint.
+    """Saves the whole training state at the ends of epochs, and resumes from the newest checkpoint.
 
-    Unlike `BackupAndRestore`, which keeps what is equal on all replicas, it saves the residuals and the slots of every
-    replica, too: `fit` that was killed and is called again continues with the epoch that was interrupted, and ends with
-    the same weights, bit for bit, as if nothing had happened, given that the data of an epoch do not depend on the
-    epochs before it in the process. So shuffle by `reshuffle_each_iteration=False`, or not at all. The state of other
-    callbacks, such as the patience of `EarlyStopping`, is not saved.
+    `BackupAndRestore` of Keras saves what is equal on all replicas. This callback also saves the residuals and slots of
+    every replica. If `fit` is killed and called again, it continues with the interrupted epoch and ends with the same
+    weights, bit for bit, as without the interruption. This needs data that are the same in every epoch, or depend on
+    the epoch's number alone: do not shuffle, or shuffle with `reshuffle_each_iteration=False` and a seed. The state of
+    other callbacks, such as the patience of `EarlyStopping`, is not saved.
 
-    With another number of workers, each continues with the mean of the old residuals and slots.
+    If the number of replicas has changed, every replica starts from the mean of the old residuals and slots.
 
     Args:
-      folder: on a file system that all workers share; `folder/step_00000003` is the end of epoch 3.
-      every: epochs between two checkpoints.
-      keep: complete checkpoints that stay.
+      folder: folder on a file system that all workers share; `folder/step_00000003` is the end of epoch 3.
+      every: number of epochs between two checkpoints.
+      keep: number of complete checkpoints that stay.
 
     Raises:
       CheckpointError: a UsageError; at the start of `fit`, when the checkpoint is of another model, compression or

@@ -19,14 +19,16 @@ _serial = itertools.count()  # of channels
 
 
 class Loop:
-    """What Keras calls as `model.train_function(iterator)` or `model.test_function(iterator)`.
+    """`model.train_function` or `model.test_function`, which Keras calls with an iterator.
 
-    A call takes up to `steps_per_execution` steps inside one compiled function and returns the logs of the last. At its
-    end one exact reduction makes equal on all replicas what Keras leaves different: the logs, by which callbacks may
-    stop a run on one worker alone, and the averages of normalisation layers, which change by the mean of their changes.
+    One call runs up to `steps_per_execution` steps in one compiled function and returns the logs of the last step. One
+    exact reduction at its end then averages over replicas
 
-    A replica without samples, which there is when the last batch is smaller than the number of replicas, changes no
-    metric, and its gradients count as zero.
+    - the logs, because a callback that sees other logs than on another worker may stop one worker alone;
+    - the changes of the running statistics of normalisation layers, which would otherwise diverge.
+
+    If the last batch is smaller than the number of replicas, some replicas have no samples. They update no metric, and
+    their gradients count as zero.
 
     Args:
       model: compiled.
@@ -55,14 +57,14 @@ class Loop:
             if not int(done):
                 raise StopIteration
         else:
-            logs, sums = self._one_step(next(iterator))  # of train_on_batch: each replica takes the whole batch
+            logs, sums = self._one_step(next(iterator))  # train_on_batch: each replica takes the whole batch
         if not self._logging:
             return logs
         self._epoch = [total + part.numpy() for total, part in zip(self._epoch, sums, strict=True)]
         return logs | self._figures([part.numpy() for part in sums])
 
     def epoch_figures(self) -> dict[str, float]:
-        """Returns the figures of all calls since the last call of this method."""
+        """Returns the figures since the last call of this method."""
         sums, self._epoch = self._epoch, [0.0] * len(self._logging)
         return self._figures(sums)
 
@@ -92,7 +94,7 @@ class Loop:
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
 
     def _step(self, batch):
-        """One step of this replica; its logs go into `latest`, behind whether it had samples."""
+        """Runs one step of this replica and stores [1 if it had samples, *logs] in `_latest`."""
         batch = private_keras.without_absent(batch)
         has_samples = _has_samples(batch)
         for steps in self._compressed:
@@ -166,11 +168,11 @@ def test_loop(model: keras.Model) -> Loop:
 
 
 def epoch_logs(model: keras.Model, logs) -> tuple[dict, dict]:
-    """Returns the logs without this library's figures, and the figures of the whole epoch if there were any."""
+    """Returns the logs without this library's figures, and the figures of the whole epoch if there are any."""
     if not (isinstance(logs, dict) and any(name.startswith(PREFIX) for name in logs)):
         return logs, {}
-    own = {name: value for name, value in logs.items() if not name.startswith(PREFIX)}
-    return own, model.train_function.epoch_figures()
+    others = {name: value for name, value in logs.items() if not name.startswith(PREFIX)}
+    return others, model.train_function.epoch_figures()
 
 
 def _has_samples(batch):

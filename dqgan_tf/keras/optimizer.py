@@ -1,4 +1,4 @@
-"""Compression of a Keras optimizer's steps: what is sent, and how all replicas take a step or refuse it together."""
+"""Compressed exchange for Keras optimizers: what is sent, and how all replicas take or refuse a step together."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ def compressed(
     logs: bool = False,
     **settings,
 ) -> keras.optimizers.Optimizer:
-    """Returns `optimizer` itself; what its replicas exchange is compressed from now on.
+    """Makes the replicas of `optimizer` exchange compressed values, and returns `optimizer` itself.
 
         strategy = dqgan_tf.CompressedStrategy()
         with strategy.scope():
@@ -49,17 +49,17 @@ def compressed(
         where="gradient":   w, s <- optimizer(w, s, Q(g^1, ..., g^M))
         where="update":     w - u^m, s^m <- optimizer(w, s^m, g^m);    w <- w - Q(u^1, ..., u^M)
 
-    In the first form residuals have the unit of gradients and all state is equal on all replicas. In the second they
-    have the unit of weights, and each replica has slots s^m (moments) of its own; it is the form that few bits need
-    under Adam (docs/keras.md). If any replica's gradient or update is not finite, all replicas refuse the step: no
-    variable changes, and `iterations` counts it not. A `LossScaleOptimizer` halves its scale then, on all replicas.
+    With "gradient", residuals have the unit of gradients and all state is equal on all replicas. With "update", they
+    have the unit of weights and each replica has its own slots s^m (moments); Adam needs this at few bits
+    (docs/keras.md). If any replica's gradient or update is not finite, all replicas refuse the step: no variable
+    changes, and `iterations` does not count it. A `LossScaleOptimizer` then halves its scale on all replicas.
 
-    The object stays a Keras optimizer of its class. Nothing of this library is in its configuration: a model that was
-    saved loads without it, uncompressed; call `compressed(model.optimizer, ...)` again after `keras.models.load_model`.
+    The optimizer keeps its class and configuration, so a saved model loads without this library, uncompressed. Call
+    `compressed(model.optimizer, ...)` again after `keras.models.load_model`.
 
     Args:
-      optimizer: created in the scope of a `CompressedStrategy`, or a name such as `adam`. Of a `LossScaleOptimizer` the
-        inner optimizer is compressed.
+      optimizer: an optimizer created in the scope of a `CompressedStrategy`, or a name such as `adam`. For a
+        `LossScaleOptimizer`, its inner optimizer is compressed.
       compression: a compressor's spec, such as `sign:bucket=512`, or all settings together.
       where: `gradient` or `update`.
       seed: of stochastic rounding.
@@ -96,16 +96,16 @@ def compressed(
 
 
 class CompressedSteps:
-    """What `compressed` puts in the place of an optimizer's `build` and `apply`; `optimizer.compression`.
+    """Replaces `build` and `apply` of a compressed optimizer, and is its attribute `compression`.
 
     Args:
       optimizer: not a `LossScaleOptimizer`.
       config, where, seed, logs: see `compressed`.
 
     Attributes:
-      channels: `Channel` by the positions of its variables among those that the optimizer was built for. There is one
-        for each set of variables that get gradients together, usually one.
-      skipped: per replica, the steps that were refused, equal on all.
+      channels: maps the positions of variables, among those that the optimizer was built for, to their `Channel`.
+        Each set of variables that receive gradients together has one; usually there is one set.
+      skipped: number of refused steps, equal on all replicas.
     """
 
     def __init__(self, optimizer, config: CompressionConfig, where: str, seed: int, logs: bool):
@@ -123,12 +123,12 @@ class CompressedSteps:
 
     @property
     def name(self) -> str:
-        """Of the optimizer."""
+        """Name of the optimizer."""
         return self._optimizer.name
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What the optimizer was built for."""
+        """Variables that the optimizer was built for."""
         return built_for(self._optimizer)
 
     @property
@@ -147,7 +147,7 @@ class CompressedSteps:
         type(self._optimizer).build(self._optimizer, variables)
 
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
-        """Raises what `build` does."""
+        """Raises the errors of `build`."""
         for variable in variables:
             if variable.dtype not in _DTYPES or overwrites_with_gradient(variable):
                 raise UsageError(
@@ -159,12 +159,12 @@ class CompressedSteps:
             layout.check_contraction(self._vectors(variables))
 
     def set_samples(self, has_samples: tf.Tensor | None) -> None:
-        """Says for the step that follows whether this replica has any sample; without one its gradients count as zero.
+        """Sets, for the next step, whether this replica has samples. Without samples, its gradients count as zero.
 
-        Replica context.
+        Replica context only.
 
         Args:
-          has_samples: bool scalar; None: it has.
+          has_samples: bool scalar; None: it has samples.
         """
         self._has_samples[local_replica_index()] = has_samples
 
@@ -175,7 +175,7 @@ class CompressedSteps:
         def dense(gradient):
             if gradient is None:
                 return None
-            gradient = tf.convert_to_tensor(gradient)  # of embeddings, tf.IndexedSlices
+            gradient = tf.convert_to_tensor(gradient)  # embeddings have tf.IndexedSlices
             if has_samples is None:
                 return gradient
             return tf.cond(has_samples, lambda: gradient, lambda: tf.zeros_like(gradient))
@@ -245,17 +245,17 @@ class CompressedSteps:
         return context
 
     def _exchange(self, gradients, variables, *, counts):
-        """Clips, sends, receives, and takes the step unless some replica's values are not finite."""
+        """Clips, reduces in the channel, and takes the step if all replicas' values are finite."""
         context, channel = tf.distribute.get_replica_context(), self.open_channel(self._steps.positions(variables))
         # The loss was divided by M, so that gradients add up. The gradient of a replica's own loss is M times as large.
         replicas = context.num_replicas_in_sync
-        own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
+        gradients = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
         weights, slots = [], []
         if self.where == "update":
             weights, slots = (_local_values(group) for group in (variables, self._steps.slots()))
-            values = self._own_update(own, variables, weights)
+            values = self._local_update(gradients, variables, weights)
         else:
-            values = [tf.cast(gradient, tf.float32) for gradient in own]
+            values = [tf.cast(gradient, tf.float32) for gradient in gradients]
         means = context.all_reduce("mean", values, options=channel.options)
         accepted = channel.accepted.local().read_value()
 
@@ -288,8 +288,8 @@ class CompressedSteps:
         self._record(channel, accepted)
         return accepted
 
-    def _own_update(self, gradients, variables, weights):
-        """Steps with this replica's gradients and slots; returns what it took off the weights, which it restores."""
+    def _local_update(self, gradients, variables, weights):
+        """Returns w - w' for the step of this replica's gradients and slots. Changes the slots, not the weights."""
         self._steps.update(gradients, variables)
         updates = [
             tf.cast(weight, tf.float32) - tf.cast(after, tf.float32)
@@ -300,7 +300,7 @@ class CompressedSteps:
         return updates
 
     def _accumulate(self, variables):
-        """Returns (strategy, gradients) -> whether a step was taken: adds gradients up, sends every k-th time."""
+        """Returns a function (strategy, gradients) -> accepted, which adds gradients up and exchanges every k-th sum."""
         positions, accumulators = self._steps.positions(variables), self._steps.accumulators()
         accumulators = [accumulators[position] for position in positions]
 

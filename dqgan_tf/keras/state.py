@@ -1,4 +1,4 @@
-"""All state that `fit` of a Keras model depends on, by name: what is equal on all replicas and what each has alone."""
+"""The training state of a Keras model by name: values that are equal on all replicas, and values of each replica."""
 
 import dataclasses
 import itertools
