@@ -300,7 +300,7 @@ class CompressedSteps:
         return updates
 
     def _accumulate(self, variables):
-        """Returns a function (strategy, gradients) -> accepted, which adds gradients up and exchanges every k-th sum."""
+        """Returns a function (strategy, gradients) -> accepted that adds gradients up and exchanges every k-th sum."""
         positions, accumulators = self._steps.positions(variables), self._steps.accumulators()
         accumulators = [accumulators[position] for position in positions]
 
