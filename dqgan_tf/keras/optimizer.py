@@ -473,6 +473,13 @@ def _check(optimizer, config, where):
             f"where='update' needs an optimizer that adds its update to the weights; {kind} computes new weights from "
             "its slots, which would drift apart. Take where='gradient'."
         )
+    if where == "gradient" and isinstance(optimizer, keras.optimizers.Adafactor) and config.compressor != "none":
+        # v = r c / mean(r) underflows to 0 where both r and c are 1e-30, and 0 / sqrt(0) is NaN (Keras 3.15.1).
+        raise UsageError(
+            "Adafactor of Keras computes 0 / 0 where a row and a column of the mean gradient are all 0, which few bits "
+            "cause. Take where='update', which compresses after that division, or the compressor 'none'. Received: "
+            f"where={where!r} with {config.compressor!r}"
+        )
     if config.start_step > 1 or not config.residual_in_half_step:
         raise UsageError(
             "start_step and residual_in_half_step are settings of DQGAN. Received: "

@@ -220,6 +220,7 @@ def test_refusals(strategy):
     refused(strategy, "`apply` of its own", lambda: compressed(OwnApply()))
     refused(strategy, "compressed already", lambda: compressed(compressed(opt.SGD())))
     refused(strategy, "gradient, update", lambda: compressed(opt.SGD(), where="weights"))
+    refused(strategy, "Take where='update'", lambda: compressed(opt.Adafactor(), LINEAR))
     refused(strategy, "settings of DQGAN", lambda: compressed(opt.SGD(), start_step=10))
     refused(strategy, "settings of DQGAN", lambda: compressed(opt.SGD(), residual_in_half_step=False))
     refused(strategy, "takes where, seed, logs", lambda: compressed(opt.SGD(), bits=4))
@@ -243,6 +244,17 @@ def test_refusals_when_it_is_built(strategy, match, settings):
     model = small_models.mlp(strategy, make)
     with pytest.raises(UsageError, match=match):
         model.optimizer.build(model.trainable_variables)
+
+
+def test_adafactor_of_keras_divides_zero_by_zero():
+    """Why it is refused: a row and a column of zeros, as few bits make them, and the weight is NaN. Stock Keras alone."""
+    optimizer = opt.Adafactor(1e-3)
+    weight = keras.Variable(np.ones([3, 3], np.float32))
+    optimizer.build([weight])
+    gradient = np.full([3, 3], 0.01, np.float32)
+    gradient[0], gradient[:, 0] = 0, 0
+    optimizer.apply([tf.constant(gradient)], [weight])
+    assert np.isnan(weight.numpy()[0, 0]) and np.isfinite(weight.numpy()[1:, 1:]).all()
 
 
 def test_float64_is_refused(strategy):
