@@ -247,7 +247,7 @@ def test_refusals_when_it_is_built(strategy, match, settings):
 
 
 def test_adafactor_of_keras_divides_zero_by_zero():
-    """Why it is refused: a row and a column of zeros, as few bits make them, and the weight is NaN. Stock Keras alone."""
+    """Stock Keras alone, which is why it is refused: a row and a column of zeros make their weight NaN."""
     optimizer = opt.Adafactor(1e-3)
     weight = keras.Variable(np.ones([3, 3], np.float32))
     optimizer.build([weight])
