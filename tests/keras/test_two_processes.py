@@ -73,6 +73,14 @@ def test_settings_in_two_processes(tmp_path, data_dir, settings):
     assert first["history"]["loss"][1] < first["history"]["loss"][0]
 
 
+def kill(command, folder):
+    """Runs a program of which worker 1 kills itself; the other ends with an error."""
+    folder.mkdir(parents=True)
+    killed = cluster.Cluster(command, folder / "logs")
+    survivor, victim = killed.wait()
+    assert victim == -signal.SIGKILL and survivor > 0, killed.output()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
@@ -89,17 +97,29 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path, data_dir, set
     settings = {"epochs": 4} | settings
     whole = run(tmp_path / "whole", data_dir, **settings)
     folder = tmp_path / "killed"
-    command = ["-m", "tests.keras.program", str(folder), str(data_dir), json.dumps(settings | {"kill_at": 2})]
-    (folder / "checkpoints").mkdir(parents=True)
-    killed = cluster.Cluster(command, folder / "logs")
-    survivor, victim = killed.wait()
-    assert victim == -signal.SIGKILL and survivor > 0, killed.output()
+    kill(["-m", "tests.keras.program", str(folder), str(data_dir), json.dumps(settings | {"kill_at": 2})], folder)
     resumed = run(folder, data_dir, **settings)
     for before, after in zip(whole, resumed, strict=True):
         assert after["epochs"] == [2, 3]
         for name in ("weights", "optimizer", "residuals", "prediction"):
             assert before[name] == after[name], name
         assert before["history"]["loss"][2:] == after["history"]["loss"]
+
+
+@pytest.mark.slow
+def test_a_killed_fit_of_dqgan_goes_on_as_if_nothing_had_happened(tmp_path):
+    def run(folder):
+        folder.mkdir(exist_ok=True)
+        cluster.run(["-m", "tests.keras.gan_program", str(folder)], folder / "logs")
+        return [json.loads((folder / f"worker_{index}.json").read_text()) for index in range(2)]
+
+    whole = run(tmp_path / "whole")
+    kill(["-m", "tests.keras.gan_program", str(tmp_path / "killed"), "2"], tmp_path / "killed")
+    resumed = run(tmp_path / "killed")
+    assert whole[0]["shared"] == whole[1]["shared"] and whole[0]["replica"] != whole[1]["replica"]
+    for before, after in zip(whole, resumed, strict=True):
+        assert after["epochs"] == [2, 3]
+        assert (before["shared"], before["replica"]) == (after["shared"], after["replica"])
 
 
 ALL = [(name, policy, loop) for policy in matrix.POLICIES for name in matrix.MATRIX for loop in matrix.LOOPS]
