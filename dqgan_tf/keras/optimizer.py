@@ -477,7 +477,7 @@ def _check(optimizer, config, where):
         # v = r c / mean(r) underflows to 0 where both r and c are 1e-30, and 0 / sqrt(0) is NaN (Keras 3.15.1).
         raise UsageError(
             "Keras' Adafactor turns a matrix into NaN if a row and a column of its mean gradient are all 0, which few "
-            "bits cause. Take where='update', which compresses after that division, or the compressor 'none'. Received: "
+            "bits cause. Take where='update', which compresses afterwards, or the compressor 'none'. Received: "
             f"where={where!r} with {config.compressor!r}"
         )
     if config.start_step > 1 or not config.residual_in_half_step:
