@@ -18,18 +18,18 @@ from dqgan_tf.errors import UsageError
 
 
 def setting(
-    default,
+    default: Any,
     help_text: str,
     *,
     choices: tuple[str, ...] = (),
     lower: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    example=None,
+    example: Any = None,
     is_path: bool = False,
     may_change: bool = False,
     is_local: bool = False,
-):
+) -> Any:
     """Returns a dataclass field with help text, bounds and choices in its metadata.
 
     Args:
@@ -47,7 +47,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
 
 
-def check(field: dataclasses.Field, value):
+def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | None:
     """Returns `value` as the plain bool, int, float or str of the field's type; None where the type allows it.
 
     Args:
@@ -66,7 +66,7 @@ def check(field: dataclasses.Field, value):
         bool: isinstance(value, bool),
         int: isinstance(value, numbers.Integral) and not isinstance(value, bool),
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
-        float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
+        float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
         str: isinstance(value, str),
     }[kind]
     choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
@@ -99,6 +99,12 @@ def value_type(field: dataclasses.Field) -> tuple[type, bool]:
     return allowed[0], type(None) in allowed
 
 
+def _group_class(field: dataclasses.Field) -> Any:
+    """Returns the class of a group of settings. A type checker knows `Field.type` as a class or a text."""
+    return field.type
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Base class of the dataclasses below. Construction checks every field; the help texts form the docstring.
 
@@ -106,20 +112,19 @@ class Settings:
       UsageError: see `check`; or a field of `RunConfig` has another class than its annotation.
     """
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
         lines = [f"{name}: {field.metadata['help']}" for name, field in fields.items() if field.metadata]
         cls.__doc__ = "\n".join([cls.__doc__ or cls.__name__, "", *lines])
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.metadata:
                 object.__setattr__(self, field.name, check(field, value))
-            elif not isinstance(value, field.type):
-                raise UsageError(
-                    f"`{field.name}` must be a dqgan_tf.config.{field.type.__name__}. Received: {field.name}={value!r}"
-                )
+            elif not isinstance(value, _group_class(field)):
+                name = _group_class(field).__name__
+                raise UsageError(f"`{field.name}` must be a dqgan_tf.config.{name}. Received: {field.name}={value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,7 +381,7 @@ def settings() -> dict[str, dataclasses.Field]:
         if field.metadata:
             fields[field.name] = field
         else:
-            fields |= {f"{field.name}.{inner.name}": inner for inner in dataclasses.fields(field.type)}
+            fields |= {f"{field.name}.{inner.name}": inner for inner in dataclasses.fields(_group_class(field))}
     return fields
 
 
@@ -390,7 +395,7 @@ _RENAMED = {"compression.bucket_mb": "compression.packet_mb", "compression.commu
 
 def flatten(groups: dict[str, Any]) -> dict[str, Any]:
     """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or of 0.1.0."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in groups.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
     return {_RENAMED.get(key, key): value for key, value in flat.items()}
@@ -398,6 +403,13 @@ def flatten(groups: dict[str, Any]) -> dict[str, Any]:
 
 def from_json(text: str) -> RunConfig:
     """Inverse of `RunConfig.to_json`; a setting that is missing takes its default.
+
+    >>> from_json('{"data": {"dataset": "cifar10"}}').data.dataset
+    'cifar10'
+    >>> from_json('{"compression": {"packet_mb": -1}}')
+    Traceback (most recent call last):
+    dqgan_tf.errors.UsageError: `packet_mb` must be a number of at least 0. Received: packet_mb=-1. A value that
+      works is packet_mb=4.0
 
     Raises:
       UsageError: not a JSON object, an unknown key, or a value that its dataclass refuses.
@@ -418,9 +430,9 @@ def from_flat(values: dict[str, Any]) -> RunConfig:
     Raises:
       UsageError: a value that its dataclass refuses.
     """
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         group, _, name = key.rpartition(".")
         groups.setdefault(group, {})[name] = value
-    classes = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+    classes = {field.name: _group_class(field) for field in dataclasses.fields(RunConfig)}
     return RunConfig(**groups.pop("", {}), **{group: classes[group](**inner) for group, inner in groups.items()})

@@ -38,6 +38,12 @@ def encode(
 ) -> Encoded:
     """Adds the residual to the update, encodes the sum and returns the new residual.
 
+    >>> from dqgan_tf import compressors
+    >>> update, residual = tf.constant([1.0, -2.0, 3.0]), tf.constant([0.0, 1.0, 0.0])
+    >>> encoded = encode(compressors.get("topk:fraction=0.3"), update, residual, seed=tf.constant([0, 0]))
+    >>> encoded.residual.numpy()  # only the largest value of update + residual, 3, is sent
+    array([ 1., -1.,  0.], dtype=float32)
+
     Pure: callable eagerly, in a graph or in a jit-compiled function. A vector may be encoded in slices. The result is
     the same, bit for bit, if every slice starts at a multiple of `blocks.effective_block(compressor, block)`, its seed
     is the `blocks.block_seed` of its first block, and the last slice has at least one whole block.

@@ -78,13 +78,13 @@ class Sgd(Direction):
     """
 
     @property
-    def slots(self):
+    def slots(self) -> tuple[str, ...]:
         return ()
 
-    def accumulate(self, gradient, slots):
+    def accumulate(self, gradient: tf.Tensor, slots: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return dict(slots)
 
-    def direction(self, gradient, slots, t):
+    def direction(self, gradient: tf.Tensor, slots: dict[str, tf.Tensor], t: tf.Tensor) -> tf.Tensor:
         return gradient
 
 
@@ -117,33 +117,33 @@ class Adam(Direction):
     second_moment: str = OptimizerConfig.second_moment
     second_moment_period: int = OptimizerConfig.second_moment_period
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             config_lib.check(config_lib.settings()[f"optimizer.{name}"], value)
 
     @property
-    def slots(self):
+    def slots(self) -> tuple[str, ...]:
         return ("m", "v") if self.second_moment == "local" else ("m", "v", "averaged")
 
     @property
-    def averaged_slot(self):
+    def averaged_slot(self) -> str | None:
         return None if self.second_moment == "local" else "averaged"
 
-    def averages_at(self, step):
+    def averages_at(self, step: int) -> bool:
         if self.second_moment == "local":
             return False
         return step in _EARLY_STEPS or step % self.second_moment_period == 0
 
-    def accumulate(self, gradient, slots):
+    def accumulate(self, gradient: tf.Tensor, slots: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         first = self.beta_1 * slots["m"] + (1.0 - self.beta_1) * gradient
         second = self.beta_2 * slots["v"] + (1.0 - self.beta_2) * gradient * gradient
         return dict(slots, m=first, v=second)
 
-    def corrected(self, slots, t):
+    def corrected(self, slots: dict[str, tf.Tensor], t: tf.Tensor) -> tf.Tensor:
         """Returns v_t / (1 - beta_2^t)."""
         return slots["v"] * _correction(self.beta_2, t)
 
-    def direction(self, gradient, slots, t):
+    def direction(self, gradient: tf.Tensor, slots: dict[str, tf.Tensor], t: tf.Tensor) -> tf.Tensor:
         second = self.corrected(slots, t)
         if self.second_moment == "averaged":
             second = tf.where(slots["averaged"] > 0, slots["averaged"], second)
@@ -152,7 +152,7 @@ class Adam(Direction):
         return slots["m"] * _correction(self.beta_1, t) / (tf.sqrt(second) + self.epsilon)
 
 
-def _correction(beta, t):
+def _correction(beta: float, t: tf.Tensor) -> tf.Tensor:
     """1 / (1 - beta^t), float32 scalar; computed in float64, since 1 - beta^t cancels for beta near 1."""
     return tf.cast(1.0 / (1.0 - tf.pow(tf.constant(beta, tf.float64), tf.cast(t, tf.float64))), tf.float32)
 

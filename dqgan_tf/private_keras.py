@@ -204,7 +204,7 @@ class OptimizerSteps:
         gradients, variables = self._optimizer._filter_empty_gradients(gradients, variables)
         if self._optimizer.loss_scale_factor is not None:
             gradients = [gradient / self._optimizer.loss_scale_factor for gradient in gradients]
-        return gradients, variables
+        return list(gradients), list(variables)
 
     def clipped(self, gradients: Sequence) -> list:
         """Returns gradients clipped as the optimizer asks for."""

@@ -5,6 +5,7 @@ for each of these errors, this file would not be needed.
 """
 
 import re
+from typing import Any
 
 from dqgan_tf.errors import LostConnectionError
 
@@ -24,7 +25,7 @@ _NODE = re.compile(r"^\{\{.*?\}\} ")  # in front of a message, the node that fai
 _STACK_LINE = re.compile(r'^ +File ".*", line \d+, in .*$', re.MULTILINE)
 
 
-def is_peer_lost(error: Exception) -> bool:
+def is_peer_lost(error: Any) -> bool:
     """Returns whether a `tf.errors.OpError` means that another worker was killed, froze or left."""
     name, text = type(error).__name__, error.message
     return (
@@ -35,7 +36,7 @@ def is_peer_lost(error: Exception) -> bool:
     )
 
 
-def reason(error: Exception) -> str:
+def reason(error: Any) -> str:
     """Returns the line of a `tf.errors.OpError` that names the cause, at most 300 characters."""
     if match := _SOCKET.search(error.message):
         return match[1][:300]

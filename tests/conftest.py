@@ -19,6 +19,7 @@ NUM_LOGICAL_CPUS = 8
 
 def _configure_logical_cpus():
     # Possible once a process and only before the first op, hence here and for all tests.
+
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_CPUS)
 

@@ -7,6 +7,7 @@ Less used compressors are in `contrib/`, one file each; they pass the same contr
 """
 
 import pkgutil
+from typing import Any
 
 from dqgan_tf.compressors.base import Compression, Compressor
 from dqgan_tf.compressors.registry import COMPRESSORS, available, get
@@ -16,7 +17,7 @@ _PATH_OF = {path.partition(":")[2]: path for path in COMPRESSORS.values()}
 __all__ = ["Compression", "Compressor", "available", "get", *_PATH_OF]  # noqa: PLE0604
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PATH_OF:
         return pkgutil.resolve_name(_PATH_OF[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ def table() -> str:
     """Returns a row for each compressor with its default parameters, and a row for two compressors combined."""
     rows = ["| compressor | spec | bits a value | delta | when to use it |", "|---|---|---|---|---|"]
     for compressor in map(get, (*available(), _COMBINED)):
-        what = type(compressor).__doc__.partition("\n")[0].rstrip(".")
+        what = str(type(compressor).__doc__).partition("\n")[0].rstrip(".")
         bits, delta, use = "by the shapes", "by the shapes", compressor.use
         if isinstance(compressor, Compressor):
             bits = f"{8 * compressor.wire_bytes(_N) / _N:.3g}"

@@ -16,6 +16,7 @@ ROUNDING_SLACK = 1e-6
 """Subtracted from every delta: float32 rounding adds less than this share of ||x||^2 to the error."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Compression(abc.ABC):
     """A frozen dataclass of parameters, each with a default; equal by value and hashable.
 
@@ -73,6 +74,12 @@ class Compressor(Compression):
     replicas. In each step the caller encodes and decodes with `bind(state)`, adds up `histogram(vector)` over the
     replicas and, if the step is accepted, replaces the state by `next_state(state, sum)`. Compressors with equal
     parameters are equal, bound or not; only unbound ones may be keys of a cache.
+
+    >>> from dqgan_tf import compressors
+    >>> sign = compressors.get("sign:bucket=32")
+    >>> payload = sign.encode(tf.constant([1.0, -2.0, 3.0]), seed=tf.constant([0, 0]))
+    >>> sign.decode(payload, n=3).numpy()  # the sign, times the mean absolute value of the bucket
+    array([ 2., -2.,  2.], dtype=float32)
     """
 
     is_identity: ClassVar[bool] = False
@@ -171,18 +178,18 @@ class Compressor(Compression):
 # converted, and copied in order.
 
 
-def wire_words(payload_spec) -> int:
+def wire_words(payload_spec: Any) -> int:
     """Returns the number of 32-bit words of a payload with this `Compressor.payload_spec`."""
     return sum(math.prod(field.shape) for field in payload_spec)
 
 
-def to_wire(payload) -> tf.Tensor:
+def to_wire(payload: Any) -> tf.Tensor:
     """Returns float32 [wire_words]: the fields of a payload of static shapes, flattened in order, bit for bit."""
     flat = [tf.reshape(tf.bitcast(field, tf.float32), [-1]) for field in payload]
     return flat[0] if len(flat) == 1 else tf.concat(flat, axis=0)
 
 
-def from_wire(words: tf.Tensor, payload_spec):
+def from_wire(words: tf.Tensor, payload_spec: Any) -> Any:
     """Returns the payload, of the type of `payload_spec`, of float32 [wire_words(payload_spec)]: undoes `to_wire`.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import pkgutil
 import re
+from typing import Any
 
 from dqgan_tf.compressors.base import Compression
 from dqgan_tf.compressors.sparse import JOIN, Sparse
@@ -44,6 +45,13 @@ def get(spec: str) -> Compression:
     `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: the second compressor encodes the
     values that the first one sends.
 
+    >>> from dqgan_tf import compressors
+    >>> compressors.get("linear:bits=8")
+    Linear(bits=8, bucket=512, rounding='nearest')
+    >>> top = compressors.get("topk:fraction=0.01+linear:bits=8,bucket=512")
+    >>> top.wire_bytes(100_000), round(top.delta(100_000), 5)
+    (2128, 0.00992)
+
     Raises:
       UsageError: not a text, an unknown name, an unknown or repeated parameter, a value out of range, or a second
         compressor after one that sends every value.
@@ -64,13 +72,13 @@ def get(spec: str) -> Compression:
         raise UsageError(f"{error}. A spec that works is {cls().spec!r}. Received: {spec!r}") from error
 
 
-def _class_of(name):
+def _class_of(name: str) -> Any:
     return pkgutil.resolve_name(COMPRESSORS[name])
 
 
-def _parameters(cls, pairs):
+def _parameters(cls: type[Compression], pairs: list[str]) -> dict[str, Any]:
     types = {field.name: type(field.default) for field in cls.parameters()}
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in types:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.compressors.base import Compression
 from dqgan_tf.compressors.registry import get
 from dqgan_tf.errors import UsageError
 
@@ -16,7 +16,7 @@ class Rule(NamedTuple):
     """One `PATTERN=SPEC`."""
 
     pattern: re.Pattern
-    compressor: Compressor
+    compressor: Compression
 
 
 class Group(NamedTuple):
@@ -28,12 +28,15 @@ class Group(NamedTuple):
     """
 
     label: str
-    compressor: Compressor
+    compressor: Compression
     members: tuple[int, ...]
 
 
 def parse(text: str) -> tuple[Rule, ...]:
     """Returns the rules of a text such as `bias|gamma|beta=none;discriminator/=sign:bucket=512`.
+
+    >>> [(rule.pattern.pattern, rule.compressor.spec) for rule in parse("bias|gamma=none;discriminator/=sign")]
+    [('bias|gamma', 'none'), ('discriminator/', 'sign:bucket=512')]
 
     Raises:
       UsageError: a rule without a pattern or a spec; a pattern that is no regular expression, or that matches the empty
@@ -44,7 +47,7 @@ def parse(text: str) -> tuple[Rule, ...]:
     return tuple(map(_parse_rule, text.split(";"))) if text else ()
 
 
-def _parse_rule(text):
+def _parse_rule(text: str) -> Rule:
     pattern, equals, spec = text.strip().partition("=")
     if not (pattern and equals and spec):
         raise UsageError(f"A rule is PATTERN=SPEC, several are joined by `;`: {EXAMPLE}. Received: {text!r}")
@@ -84,7 +87,7 @@ def check_names(names: Sequence[str], rules: Sequence[Rule]) -> None:
             )
 
 
-def assign(names: Sequence[str], default: Compressor, rules: Sequence[Rule]) -> list[Group]:
+def assign(names: Sequence[str], default: Compression, rules: Sequence[Rule]) -> list[Group]:
     """Returns the groups that have members: first the group of `default`, then one group per rule, in their order.
 
     A weight belongs to the first rule whose pattern occurs in its name, such as `generator/dense_1/kernel`.

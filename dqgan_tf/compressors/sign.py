@@ -26,7 +26,7 @@ class Sign(quantizer.BucketQuantizer):
 
     name: ClassVar[str] = "sign"
     use: ClassVar[str] = "slow links; one bit of every value arrives in every step"
-    bits: ClassVar[int] = 1
+    bits: ClassVar[int] = 1  # type: ignore[misc]  # a field of the other quantizers
 
     def delta(self, n):
         return max(0.0, 1.0 / min(self.bucket, n) - ROUNDING_SLACK)

@@ -67,7 +67,8 @@ def load(config: DataConfig) -> np.ndarray:
         or cannot be read.
     """
     spec = describe(config)
-    size, needed = spec.shape[0], spec.num_examples * math.prod(spec.shape)
+    size, num_examples = spec.shape[0], spec.num_examples or 0
+    needed = num_examples * math.prod(spec.shape)
     if needed > MEMORY_LIMIT_BYTES:
         raise DatasetError(
             f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
@@ -78,7 +79,7 @@ def load(config: DataConfig) -> np.ndarray:
     framed_images = pictures.map(
         lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    images = np.empty((spec.num_examples, *spec.shape), np.uint8)
+    images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
     for chunk in _iterate(config, framed_images.batch(_CHUNK).prefetch(4)):
         if count + len(chunk) <= len(images):

@@ -11,6 +11,7 @@ literature, so that it also distinguishes short runs, whose samples have a large
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +24,7 @@ _RING = (2.0 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)).astype(np.f
 _TICKS = np.arange(-4, 5, 2, dtype=np.float32)
 _GRID = np.stack(np.meshgrid(_TICKS, _TICKS, indexing="ij"), axis=-1).reshape(-1, 2)
 
-MIXTURES = {
+MIXTURES: dict[str, dict[str, Any]] = {
     "gaussian_ring": {"modes": _RING, "standard_deviation": 0.02, "high_quality_radius": 0.25},
     "gaussian_grid": {"modes": _GRID, "standard_deviation": 0.05, "high_quality_radius": 0.15},
 }

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
 from dqgan_tf import private_tensorflow
-from dqgan_tf.compressors import blocks
+from dqgan_tf.compressors import Compressor, blocks
 from dqgan_tf.distribute.layout import Slice, Vector, check_contraction
 from dqgan_tf.distribute.pipeline import TIMES, reduce_packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
@@ -41,7 +42,7 @@ class CompressionOptions(private_tensorflow.CommunicationOptions):
         return merged
 
 
-def plain_options(options) -> CompressionOptions:
+def plain_options(options: Any) -> CompressionOptions:
     """Returns `options` (or the defaults for None) as a `CompressionOptions` without a channel."""
     if options is None:
         return CompressionOptions()
@@ -154,7 +155,7 @@ class Channel:
         For a hierarchical topology: only bytes between hosts.
         """
         size = self._collectives[0].size
-        learning = [v.compressor for v in self.vectors if not v.is_low_rank]
+        learning = [v.compressor for v in self.vectors if isinstance(v.compressor, Compressor)]
         histograms = 2 * (size - 1) * 4 * sum(compressor.histogram_size for compressor in learning) // size
         sent = sum(packet.volume().sent_bytes for packet in self.packets) + histograms
         return -(-sent // self._collectives[0].replicas_per_rank)
@@ -172,7 +173,7 @@ class Channel:
         pairs = zip(self.vectors, self._learned, strict=True)
         return {vector.name: state for vector, state in pairs if state is not None}
 
-    def mean(self, values: Sequence[tf.Tensor], replica: int, options) -> list[tf.Tensor]:
+    def mean(self, values: Sequence[tf.Tensor], replica: int, options: Any) -> list[tf.Tensor]:
         """Returns the compressed mean of `values` over all replicas, with the same shapes.
 
         Args:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dqgan_tf.compressors import Compression, PowerSGD
+from dqgan_tf.compressors import Compression, Compressor, PowerSGD
 from dqgan_tf.compressors.rules import Rule, assign
 from dqgan_tf.errors import UsageError
 
@@ -55,23 +55,25 @@ class Vector(NamedTuple):
     @property
     def is_exact(self) -> bool:
         """Whether nothing is compressed."""
-        return not self.is_low_rank and self.compressor.is_identity
+        return isinstance(self.compressor, Compressor) and self.compressor.is_identity
 
     @property
     def delta(self) -> float:
         """Proven bound of the compressor for this vector; see `Compression`."""
-        return self.compressor.plan(self.shapes).delta if self.is_low_rank else self.compressor.delta(self.size)
+        if isinstance(self.compressor, PowerSGD):
+            return self.compressor.plan(self.shapes).delta
+        return self.compressor.delta(self.size)
 
     @property
     def stride(self) -> int:
         """Sampling stride: the histogram counts every k-th bucket."""
-        return 1 if self.is_low_rank else self.compressor.histogram_stride(self.size)
+        return self.compressor.histogram_stride(self.size) if isinstance(self.compressor, Compressor) else 1
 
     def initial_state(self) -> np.ndarray | None:
         """Returns the compressor's initial state, float32 [s], equal on all replicas; None: it has no state."""
-        if self.is_low_rank:
+        if isinstance(self.compressor, PowerSGD):
             return self.compressor.plan(self.shapes).initial_state()
-        return self.compressor.initial_state(self.size)
+        return self.compressor.initial_state(self.size) if isinstance(self.compressor, Compressor) else None
 
 
 class Slice(NamedTuple):
@@ -104,6 +106,12 @@ def vectors(
       rules: other compressors by weight name; the first rule that matches is used.
       first: position of the first weight among the values that the channel reduces.
       order: see `Vector`.
+
+    >>> from dqgan_tf.compressors import get, rules
+    >>> names, shapes = ["d/kernel", "d/bias"], [(784, 10), (10,)]
+    >>> found = vectors("d", names, shapes, get("sign"), rules.parse("bias=none"))
+    >>> [(vector.name, vector.size, vector.compressor.spec) for vector in found]
+    [('d.1', 10, 'none'), ('d', 7840, 'sign:bucket=512')]
     """
     made = [
         Vector(
@@ -155,13 +163,14 @@ def packets(
         size = min(packet_values, -(-slice_values // (granule or 1)) * (granule or 1))
         slices += [Slice(index, start, length) for start, length in _ranges(vector.size, size, granule)]
 
-    def order(slice_):
+    def order(slice_: Slice) -> tuple[int, int]:
         # Backpropagation reaches the weight that holds the first value last.
         vector = vectors[slice_.vector]
         first_weight = np.searchsorted(np.cumsum(vector.sizes), slice_.start, side="right")
         return vector.order, -vector.weights[first_weight]
 
-    filled, room = [], 0
+    filled: list[list[Slice]] = []
+    room = 0
     for slice_ in sorted(slices, key=order):
         if slice_.size > room or not filled:
             filled.append([])
@@ -171,7 +180,7 @@ def packets(
     return filled
 
 
-def _ranges(size, limit, granule):
+def _ranges(size: int, limit: int, granule: int | None) -> list[tuple[int, int]]:
     """Cuts [0, size) at multiples of `granule` into ranges of at most `limit`, as equal as that allows.
 
     The remainder is joined to the last whole granule: encoded alone, it would be summed in another order and give other

@@ -1,21 +1,28 @@
 """Exchange of short texts between workers without collectives: agreement, barriers, reasons to stop."""
 
+import concurrent.futures
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from dqgan_tf.errors import LostConnectionError
 from dqgan_tf.private_tensorflow import CoordinationService
 
 _REPLY_SECONDS = 0.2  # grace period for the service's last replies
+_TICK_SECONDS = 1.0
+_SILENCE_TICKS = 15  # ticks without an answer after which worker 0 is lost
 
 
 class MessageBoard:
     """Every worker posts a text under a topic and reads the texts of all workers.
 
     It uses the coordination service that multi-worker strategies start. The service works where collectives would hang:
-    while replicas disagree about their number, or before a worker has built its variables.
+    while replicas disagree about their number, or before a worker has built its variables. The service notices workers
+    that are gone or frozen, except worker 0, in which it lives: a call to a frozen worker 0 would never return. So each
+    call runs in a thread, while this worker posts to the service every second and gives up after 15 s without a reply.
 
     Args:
       worker_index: this worker's index.
@@ -28,7 +35,7 @@ class MessageBoard:
         self._worker_index = worker_index
         self._num_workers = num_workers
         self._posts = 0
-        self._posted_keys = []
+        self._posted_keys: list[str] = []
 
     def exchange(self, topic: str, text: str, timeout_seconds: float = 600.0) -> list[str]:
         """Returns the texts of all workers, by worker index. All workers must make the same sequence of calls.
@@ -42,12 +49,15 @@ class MessageBoard:
 
         Raises:
           tf.errors.OpError: a worker is gone or did not post in time.
+          LostConnectionError: worker 0 gives no sign of life for 15 s.
         """
         if self._num_workers == 1:
             return [text]
-        service = CoordinationService()
         prefix = f"dqgan/{self._name}/{self._posts}/{topic}"
         self._posts += 1
+        return self._ask(lambda service: self._exchange(service, prefix, text, timeout_seconds))
+
+    def _exchange(self, service, prefix, text, timeout_seconds):
         service.set(f"{prefix}/{self._worker_index}", text or " ")
         keys = [f"{prefix}/{index}" for index in range(self._num_workers)]
         # The barrier fails as soon as a worker misses its heartbeat; reading a key would wait for the whole timeout.
@@ -82,6 +92,50 @@ class MessageBoard:
                 CoordinationService().get(f"dqgan/{self._name}/left/{index}", end - time.monotonic())
         time.sleep(_REPLY_SECONDS)
 
+    def _ask(self, action: Callable):
+        """Returns action(service), which waits for other workers.
+
+        Raises:
+          LostConnectionError: the service answers nothing for 15 s.
+        """
+        service = CoordinationService()
+        answer, ticks = _in_thread(lambda: action(service)), 0
+        probe = _in_thread(lambda: self._is_alive(service))
+        while True:
+            # Count ticks instead of measuring time: after this process was stopped and continued, only one has passed.
+            if concurrent.futures.wait([answer], _TICK_SECONDS).done:
+                return answer.result()
+            ticks += 1
+            if probe.done():
+                ticks = 0 if probe.result() else ticks
+                probe = _in_thread(lambda: self._is_alive(service))
+            if ticks > _SILENCE_TICKS:
+                raise LostConnectionError(f"worker 0 gave no sign of life for {_SILENCE_TICKS * _TICK_SECONDS:g} s")
+
+    def _is_alive(self, service):
+        """Whether the service has replied. TensorFlow itself ends some calls to a frozen service with other errors."""
+        with contextlib.suppress(tf.errors.OpError):
+            try:
+                service.set(f"dqgan/{self._name}/alive/{self._worker_index}", " ")
+            except tf.errors.AlreadyExistsError:  # from the second time on
+                pass
+            return True
+        return False
+
     def _announce_leave(self):
         with contextlib.suppress(tf.errors.OpError):
             CoordinationService().set(f"dqgan/{self._name}/left/{self._worker_index}", " ")
+
+
+def _in_thread(action):
+    """Returns a future of action(). The thread ends with the process, also if the action never returns."""
+    future = concurrent.futures.Future()
+
+    def run():
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -42,7 +42,8 @@ def reduce_packets(
       options: communication options.
     """
     inputs = [[update.vector for update in of_packet] for of_packet in updates]
-    stopwatch, outcomes, waiting = _Stopwatch(inputs), {}, collections.deque()
+    stopwatch, outcomes = _Stopwatch(inputs), {}
+    waiting: collections.deque = collections.deque()  # (index, generator, finish) of the collectives that have started
 
     def advance(index, generator, result, phase):
         try:
@@ -56,7 +57,7 @@ def reduce_packets(
         waiting.append((index, generator, collectives.begin(request.kind, request.value, options)))
         return sent
 
-    encoded = []
+    encoded: list[tf.Tensor] = []
     for index, (packet, of_packet) in enumerate(zip(packets, updates, strict=True)):
         with tf.control_dependencies(encoded):
             encoded = advance(index, packet.reduce(of_packet, replica, collectives.rank, seeds), None, "encode")

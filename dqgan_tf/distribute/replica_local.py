@@ -1,6 +1,7 @@
 """State of each replica that is not shared: residuals, moments, previous directions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,7 +24,7 @@ class ReplicaLocal:
       name: name in messages and checkpoints.
     """
 
-    def __init__(self, devices: Sequence[str], shape: Sequence[int], name: str, dtype=tf.float32):
+    def __init__(self, devices: Sequence[str], shape: Sequence[int], name: str, dtype: tf.DType = tf.float32):
         self.name = name
         self.variables = []
         with tf.init_scope():
@@ -44,7 +45,7 @@ def read_local(variables: Sequence[ReplicaLocal]) -> list[tf.Tensor]:
     return [variable.local().read_value() for variable in variables]
 
 
-def first_local_value(variable) -> tf.Tensor:
+def first_local_value(variable: Any) -> tf.Tensor:
     """Returns the first local replica's value of a Keras variable, without any collective, in any context."""
     value = variable.value
     return tf.convert_to_tensor(value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value)
@@ -62,7 +63,7 @@ def local_replica_index() -> int:
     return private_tensorflow.local_replica_index(context)
 
 
-def global_replica_id(strategy) -> tf.Tensor:
+def global_replica_id(strategy: tf.distribute.Strategy) -> tf.Tensor:
     """Returns the calling replica's rank among all replicas of all workers, int32 scalar. Replica context only."""
     local_count = len(strategy.extended.worker_devices)
     first = private_tensorflow.cluster_place(strategy).worker_index * local_count

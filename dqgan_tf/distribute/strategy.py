@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,10 +25,19 @@ class CompressedStrategy(WorkerStrategy):
     Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow operation.
     All reductions stay exact, except those whose options name a channel:
 
-        strategy = CompressedStrategy()
-        vectors = layout.vectors("weights", names, shapes, compressors.get("sign:bucket=512"))
-        channel = strategy.open_channel("updates", vectors)
-        means = tf.distribute.get_replica_context().all_reduce("mean", updates, options=channel.options)
+    >>> from dqgan_tf import compressors
+    >>> from dqgan_tf.distribute import layout
+    >>> strategy = CompressedStrategy()
+    >>> vectors = layout.vectors("weights", ["kernel"], [(3,)], compressors.get("sign:bucket=32"))
+    >>> channel = strategy.open_channel("updates", vectors)
+    >>> @tf.function
+    ... def mean(update):
+    ...     def replica_mean():
+    ...         return tf.distribute.get_replica_context().all_reduce("mean", [update], options=channel.options)
+    ...     return strategy.run(replica_mean)
+    >>> mean(tf.constant([1.0, -2.0, 3.0]))[0].numpy()  # of one replica: what its packet decodes to
+    array([ 2., -2.,  2.], dtype=float32)
+    >>> strategy.close()
 
     The strategy owns the TCP connections between workers. `close`, or garbage collection of the strategy, closes them.
 
@@ -46,8 +56,8 @@ class CompressedStrategy(WorkerStrategy):
 
     def __init__(
         self,
-        cluster_resolver=None,
-        communication_options=None,
+        cluster_resolver: Any = None,
+        communication_options: Any = None,
         replicas_per_worker: int = 1,
         start_timeout: float = config.TrainConfig.start_timeout,
     ):
@@ -81,9 +91,7 @@ class CompressedStrategy(WorkerStrategy):
         Raises:
           UsageError: the name is taken, a value is out of bounds, a transport does not fit; or see `Channel`.
         """
-        settings = {"topology": topology, "packet_mb": packet_mb, "transport": transport}
-        for setting, value in settings.items():
-            config.check(config.settings()[f"compression.{setting}"], value)
+        config.check(config.settings()["compression.packet_mb"], packet_mb)
         if name in self._channels:
             raise UsageError(f"Channel {name!r} is open already.")
         replicas = len(self.local_devices)
@@ -113,7 +121,9 @@ class CompressedStrategy(WorkerStrategy):
         """Closes the connections to other workers, after everything that was handed over is sent."""
         self._transports.close()
 
-    def reduce_in_channel(self, reduce_op, values, replica, options):
+    def reduce_in_channel(
+        self, reduce_op: tf.distribute.ReduceOp, values: Sequence[tf.Tensor], replica: int, options: Any
+    ) -> list[tf.Tensor]:
         """See the base class. TensorFlow's `all_reduce` calls it through `private_tensorflow._ChannelAllReduce`."""
         if options.channel not in self._channels:
             raise UsageError(f"No channel {options.channel!r} is open. Open: {sorted(self._channels)}")
@@ -121,7 +131,7 @@ class CompressedStrategy(WorkerStrategy):
             raise UsageError(f"A channel computes means only. Received: reduce_op={reduce_op}")
         return self._channels[options.channel].mean(values, replica, options)
 
-    def gather(self, value, axis):
+    def gather(self, value: Any, axis: int) -> tf.Tensor:
         """As in the base class, and also for bfloat16, bool and short integers, which `predict` may return."""
         dtype = self.experimental_local_results(value)[0].dtype
         if dtype not in _GATHERED_AS:

@@ -24,6 +24,7 @@ from dqgan_tf.config import LossConfig
 
 RealGradient = Callable[[], tf.Tensor]
 Discriminate = Callable[[tf.Tensor], tf.Tensor]
+Penalty = Callable[[RealGradient, Discriminate, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 # Added to a squared norm before its square root, whose derivative at 0 is infinite. In float32, 1 + 1e-12 is 1.
 _NORM_FLOOR = 1e-12
@@ -49,12 +50,17 @@ class Loss:
     name: str
     generator: Callable[[tf.Tensor], tf.Tensor]
     discriminator: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    penalty: Callable[[RealGradient, Discriminate, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    penalty: Penalty
     clip_value: float | None = None
 
 
 def get(config: LossConfig) -> Loss:
-    """Returns the loss that `config` names."""
+    """Returns the loss that `config` names.
+
+    >>> hinge = get(LossConfig(loss="hinge"))
+    >>> hinge.discriminator(tf.constant([[2.0]]), tf.constant([[-0.5]])).numpy()  # max(0, 1 - 2) + max(0, 1 - 0.5)
+    np.float32(0.5)
+    """
     generator, discriminator = _LOGIT_LOSSES[config.loss]
     if config.loss == "wgan_gp":
         return Loss(config.loss, generator, discriminator, gradient_penalty(config.gradient_penalty))
@@ -67,22 +73,26 @@ def get(config: LossConfig) -> Loss:
     return Loss(config.loss, generator, discriminator, r1_penalty(config.r1_gamma))
 
 
-def r1_penalty(gamma: float):
+def r1_penalty(gamma: float) -> Penalty:
     """Returns the `Loss.penalty` P = gamma/2 E_real ||grad_x D(x)||^2 (Mescheder et al. 2018, arXiv:1801.04406)."""
 
-    def penalty(real_gradient, discriminate, real, fake, seed):
+    def penalty(
+        real_gradient: RealGradient, discriminate: Discriminate, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         del discriminate, real, fake, seed
         return 0.5 * gamma * tf.reduce_mean(_squared_norm(real_gradient()))
 
     return penalty if gamma else no_penalty
 
 
-def gradient_penalty(weight: float):
+def gradient_penalty(weight: float) -> Penalty:
     """Returns the `Loss.penalty` P = weight E (||grad_x D(x)|| - 1)^2 at x = a real + (1 - a) fake, one a ~ U[0, 1) per
     sample. No gradient reaches `fake`. Gulrajani et al. 2017, arXiv:1704.00028, eq. 3.
     """
 
-    def penalty(real_gradient, discriminate, real, fake, seed):
+    def penalty(
+        real_gradient: RealGradient, discriminate: Discriminate, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         del real_gradient
         between = interpolate(real, tf.stop_gradient(fake), seed)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -95,7 +105,9 @@ def gradient_penalty(weight: float):
     return penalty
 
 
-def no_penalty(real_gradient, discriminate, real, fake, seed) -> tf.Tensor:
+def no_penalty(
+    real_gradient: RealGradient, discriminate: Discriminate, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor
+) -> tf.Tensor:
     """Returns 0, f32 []."""
     del real_gradient, discriminate, real, fake, seed
     return tf.zeros([])
@@ -108,27 +120,27 @@ def interpolate(real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return fake + share * (real - fake)
 
 
-def _squared_norm(gradient):
+def _squared_norm(gradient: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.square(gradient), axis=list(range(1, gradient.shape.rank)))
 
 
-def _logistic_discriminator(real_logits, fake_logits):
+def _logistic_discriminator(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(tf.nn.softplus(fake_logits))
 
 
-def _logistic_generator(fake_logits):
+def _logistic_generator(fake_logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
-def _hinge_discriminator(real_logits, fake_logits):
+def _hinge_discriminator(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.relu(1.0 - real_logits)) + tf.reduce_mean(tf.nn.relu(1.0 + fake_logits))
 
 
-def _critic_discriminator(real_logits, fake_logits):
+def _critic_discriminator(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(fake_logits) - tf.reduce_mean(real_logits)
 
 
-def _critic_generator(fake_logits):
+def _critic_generator(fake_logits: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_mean(fake_logits)
 
 

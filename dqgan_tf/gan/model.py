@@ -1,6 +1,7 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from dqgan_tf import compressors, optimizers
 from dqgan_tf.compressors import hash_random, rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
 from dqgan_tf.distribute import layout, loop, pipeline
+from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
@@ -38,12 +40,16 @@ class DQGAN(KerasFit):
     step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
     The same happens if a replica gets no sample, e.g. if the last batch has fewer samples than there are replicas.
 
-        strategy = CompressedStrategy()
-        with strategy.scope():
-            model = DQGAN(generator, discriminator, latent_dim=128)
-        model.compile(optimizer=OptimizerConfig(learning_rate_g=1e-4, learning_rate_d=1e-4),
-                      compression=CompressionConfig(compressor="linear:bits=4,bucket=512"))
-        model.fit(dataset, epochs=10)
+    >>> strategy = CompressedStrategy()
+    >>> with strategy.scope():
+    ...     generator = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+    ...     discriminator = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    ...     gan = DQGAN(generator, discriminator, latent_dim=4, loss="hinge")
+    >>> gan.compile(OptimizerConfig(learning_rate_g=1e-4), CompressionConfig(compressor="sign:bucket=512"))
+    >>> dataset = tf.data.Dataset.from_tensors(tf.zeros([8, 2]))  # one batch
+    >>> history = gan.fit(dataset, verbose=0)
+    >>> gan.generate(tf.zeros([8, 4])).shape
+    TensorShape([8, 2])
 
     `fit` takes a data set of real batches, float32 [batch, *shape] or a tuple that begins with one.
 
@@ -60,7 +66,15 @@ class DQGAN(KerasFit):
     """
 
     def __init__(
-        self, generator, discriminator, *, latent_dim=None, loss="non_saturating", seed=0, ema_decay=0.999, **kwargs
+        self,
+        generator: keras.Model,
+        discriminator: keras.Model,
+        *,
+        latent_dim: int | None = None,
+        loss: losses.Loss | LossConfig | str = "non_saturating",
+        seed: int = 0,
+        ema_decay: float = 0.999,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if keras.backend.backend() != "tensorflow":
@@ -84,7 +98,8 @@ class DQGAN(KerasFit):
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self.channel = self._exact_channel = None
+        self.channel: Any = None  # a `Channel` after `compile`
+        self._exact_channel: Any = None
         self.built = True
 
     def compile(
@@ -94,7 +109,7 @@ class DQGAN(KerasFit):
         *,
         total_steps: int = 0,
         steps_per_execution: int = 1,
-    ):
+    ) -> None:
         """Chooses direction and compression; forgets moments, residuals and previous directions.
 
         Args:
@@ -131,7 +146,7 @@ class DQGAN(KerasFit):
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
-    def train_steps(self, iterator, num_steps: int) -> int:
+    def train_steps(self, iterator: Any, num_steps: int) -> int:
         """Takes `num_steps` steps on batches of a distributed iterator. Every worker must make the same call.
 
         Steps at which the direction averages its second moment, and those before compression starts, are separate calls
@@ -155,7 +170,7 @@ class DQGAN(KerasFit):
 
         return loop.fold(step, iterator, num_steps, ())[0]
 
-    def train_step(self, data, kind: StepKind = _PLAIN_STEP):
+    def train_step(self, data: Any, kind: StepKind = _PLAIN_STEP) -> dict:
         """Takes one step of the class docstring's recurrence. Replica context: `fit` and `train_steps` call it by
         `strategy.run`, and so may a training loop of your own.
 
@@ -214,11 +229,11 @@ class DQGAN(KerasFit):
         return self._step_metrics.figures(vector, self.channel_now) | self._learning_rates_now()
 
     @property
-    def channel_now(self):
+    def channel_now(self) -> Channel:
         """The channel that the next step uses: an uncompressed one before compression starts."""
         return self._channel(self._kind(int(self.step.numpy()) + 1))
 
-    def weight_digests(self):
+    def weight_digests(self) -> np.ndarray:
         """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
         return self._first_local(self._digests()).numpy()
 
@@ -228,7 +243,7 @@ class DQGAN(KerasFit):
         state = [first_local_value(v) for v in self.generator.non_trainable_variables]
         return self._generate(self._averaged.weights() if use_ema else raw, state, latent)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the raw generator's output for latents [batch, latent_dim]."""
         return self.generator(inputs, training=training)
 

@@ -150,15 +150,16 @@ class Player:
         usable = self._usable_compiled(floating) if floating else tf.constant(True)
         if average is not None and self._direction.averaged_slot:
             old = self._with_averaged_slot(gradients, old, t, average)
-        updates, directions, slots, energies = {}, {}, {}, []
+        by_index: tuple[dict, dict, dict] = ({}, {}, {})  # updates, directions, slots
+        energies = []
         for chunk in self._chunks:
             tensors = [gradients[i] for i in chunk], [old[i] for i in chunk]
             *results, energy = self._propose_compiled(*tensors, usable, t, learning_rate)
             energies.append(energy)
-            for by_weight, tensors in zip((updates, directions, slots), results, strict=True):
+            for by_weight, tensors in zip(by_index, results, strict=True):
                 by_weight |= dict(zip(chunk, tensors, strict=True))
-        ordered = [[by_weight[i] for i in range(len(gradients))] for by_weight in (updates, directions, slots)]
-        return Proposal(*ordered, tf.add_n(energies))
+        updates, directions, slots = ([by_weight[i] for i in range(len(gradients))] for by_weight in by_index)
+        return Proposal(updates, directions, slots, tf.add_n(energies))
 
     def apply(self, proposal: Proposal, means: list[tf.Tensor]) -> list[tf.Tensor]:
         """Assigns w_t = w_{t-1} - q_t, stores the proposal's state and returns w_t. Replica context, accepted step.

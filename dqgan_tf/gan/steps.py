@@ -1,4 +1,4 @@
-"""Splits the steps of a call into groups that use the same `tf.function` trace, loops over batches, and makes seeds."""
+"""Splits the steps of a call into groups that use the same `tf.function` trace, and makes seeds."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -27,7 +27,7 @@ def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -
       num_steps: number of steps to split.
       kind_at: t -> kind. A step that averages is a group of its own.
     """
-    length, kind = 0, None
+    length, kind = 0, StepKind()
     for t in range(step + 1, step + num_steps + 1):
         kind_t = kind_at(t)
         if length and (kind_t != kind or kind_t.average):

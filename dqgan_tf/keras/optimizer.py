@@ -118,7 +118,7 @@ class CompressedSteps:
         self.skipped = ReplicaLocal(self._strategy.local_devices, [], "skipped", tf.int64)
         self._sums = ReplicaLocal(self._strategy.local_devices, [len(_SUMS)], "figures")
         self._has_samples = [None] * len(self._strategy.local_devices)
-        self._names = []
+        self._names: list[str] = []
         weakref.finalize(optimizer, _close_channels, self._strategy, self._names).atexit = False
 
     @property
@@ -363,7 +363,7 @@ class CompressedSteps:
 
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
     """Returns the optimizers that are attributes of a model, or stand in a list or dictionary that is one."""
-    found = {}
+    found: dict[int, keras.optimizers.Optimizer] = {}
     for attribute in vars(model).values():
         values = attribute.values() if isinstance(attribute, dict) else attribute
         items = values if isinstance(attribute, (list, tuple, dict)) else [attribute]

@@ -29,6 +29,8 @@ from dqgan_tf.training.reporter import Reporter
 # A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
 _FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
 
+_AGAIN = "Start all workers again: the run resumes from its last complete checkpoint."
+
 
 def run(config: RunConfig) -> int:
     """Trains, or resumes, or prints that the run is finished. Returns the exit code: 0, or 128 + the signal.
@@ -53,15 +55,14 @@ def run(config: RunConfig) -> int:
         except (UsageError, TrainingError):  # raised by all workers
             board.leave()
             raise
-        except LostConnectionError as error:  # while connecting
-            raise PeerLostError(f"The workers could not connect: {error}.") from None
+        except LostConnectionError as error:  # while connecting, or in the message board
+            raise PeerLostError(f"Worker {strategy.worker_index} has no connection: {error}. {_AGAIN}") from None
         except tf.errors.OpError as error:
             if strategy.num_workers == 1 or not is_peer_lost(error):
                 raise
             raise PeerLostError(
                 f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: "
-                f"{reason(error)}). Start all workers again: the run resumes from its last complete "
-                "checkpoint."
+                f"{reason(error)}). {_AGAIN}"
             ) from None
 
 
@@ -118,7 +119,7 @@ def run_on_all_workers(board: MessageBoard, action):
     first_code, index, answer = min(failures)  # a usage error before a fault, then the lowest index
     if EXIT_FAULT in (code, first_code):
         board.leave()
-    if code == EXIT_FAULT:
+    if error is not None and code == EXIT_FAULT:
         raise error
     if first_code == EXIT_FAULT:
         raise PeerLostError(f"Worker {index} met a fault: {answer}. Its own output has the traceback.")

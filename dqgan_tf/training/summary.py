@@ -23,11 +23,11 @@ def weights_sha256(model) -> str:
     return digest.hexdigest()
 
 
-def quality(spec: data.DataSpec, model) -> dict[str, float]:
+def quality(spec: data.DataSpec, model) -> report.Figures:
     """Returns the mode coverage of the averaged generator (`raw_*`: of the raw one) for points, {} for images."""
-    if spec.kind != "points":
+    if spec.modes is None or spec.high_quality_radius is None:  # images
         return {}
-    figures = {}
+    figures: report.Figures = {}
     for prefix, use_ema in (("raw_", False), ("", True)):
         points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema)
         coverage = report.evaluate_points(points, spec.modes, spec.high_quality_radius)

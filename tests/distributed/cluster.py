@@ -1,18 +1,17 @@
 """Real worker processes on this machine, for tests."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 
-from dqgan_tf.training import launcher
+from tests.distributed.forks import ROOT, Forks
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 _SECONDS_FOR_STACKS = 5
 
 
@@ -20,7 +19,7 @@ class Cluster:
     """`num_workers` processes of one command under TF_CONFIG, each with its output in a file.
 
     Args:
-      command: arguments after the interpreter.
+      command: arguments after the interpreter, `-m MODULE ...` or `-c CODE ...`.
       folder: for the outputs.
       num_workers: 1 starts a process without TF_CONFIG.
       extra: per worker, further arguments.
@@ -34,18 +33,9 @@ class Cluster:
         self.logs = [folder / f"worker_{i}.log" for i in range(num_workers)]
         self.processes = []
         for index in range(num_workers):
-            arguments = [sys.executable, *command, *(extra[index] if extra else [])]
+            arguments = [*command, *(extra[index] if extra else [])]
             variables = environment_of(ports, index) | (environment or {})
-            with open(self.logs[index], "w") as log:
-                process = subprocess.Popen(
-                    arguments,
-                    cwd=ROOT,
-                    env=variables,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=launcher.die_with_parent,  # a test run that is killed leaves no worker behind
-                )
-            self.processes.append(process)
+            self.processes.append(_forks().start(arguments, variables, self.logs[index]))
 
     def wait(self, timeout=240):
         """Returns the exit codes; when `timeout` seconds pass, kills all and fails with the stacks of their threads."""
@@ -96,6 +86,12 @@ def free_ports(count):
     for one in sockets:
         one.close()
     return ports
+
+
+@functools.cache
+def _forks():
+    """Forks of TensorFlow, one process for all tests of this one; it ends when this one does."""
+    return Forks("tensorflow", "keras", environment=environment_of([0], 0))
 
 
 def environment_of(ports, index):

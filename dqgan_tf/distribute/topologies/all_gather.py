@@ -82,7 +82,9 @@ def joined_slices(slices, codings) -> tuple[list[Slice], tuple[tuple[int, ...], 
     If a compressor works bucket by bucket, the payloads of adjacent slices, concatenated field by field, are the
     payload of the whole range. XLA decodes a longer range with more threads.
     """
-    ranges, groups, end = [], [], None
+    ranges: list[Slice] = []
+    groups: list[list[int]] = []
+    end = None
     for index in sorted(range(len(slices)), key=lambda index: slices[index]):
         vector, start, size = slices[index]
         if codings[index].compressor.block_multiple and end == (vector, start):

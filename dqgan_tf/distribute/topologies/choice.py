@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dqgan_tf import config
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.layout import Vector, packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
@@ -36,7 +37,11 @@ def choose(topology: str, vectors: Sequence[Vector], group_size: int) -> Choice:
 
     Args:
       topology: see `CompressionConfig.topology`.
+
+    Raises:
+      UsageError: unknown topology.
     """
+    config.check(config.settings()["compression.topology"], topology)
     encoded = [vector for vector in vectors if not vector.is_low_rank]
     if all(vector.is_exact for vector in encoded):
         return Choice(None, "")

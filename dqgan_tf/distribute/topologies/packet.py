@@ -4,11 +4,11 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from dqgan_tf.compressors import Compression, blocks, float_bits
+from dqgan_tf.compressors import Compressor, blocks, float_bits
 from dqgan_tf.distribute.layout import Slice, Vector
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 
@@ -72,10 +72,11 @@ class PacketContext:
 class Coding(NamedTuple):
     """What decides how a slice is encoded. Equal codings share their compiled functions.
 
-    stride: see `Vector.stride`. shapes: shapes of the weights, for compressors of matrices; empty otherwise.
+    compressor: a `Compressor`; in a `LowRank` packet a `PowerSGD`. stride: see `Vector.stride`. shapes: shapes of the
+    weights, for compressors of matrices; empty otherwise.
     """
 
-    compressor: Compression
+    compressor: Any
     size: int
     stride: int
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -156,12 +157,12 @@ class Packet(abc.ABC):
     def keep(self, outcome: Outcome, replica: int) -> None:
         """Stores the new residuals. Called if the step is accepted, inside `tf.cond`."""
         for residual, spare, value in zip(self.residuals, self._spare_residuals, outcome.residuals, strict=True):
-            if spare is not None:
+            if residual is not None and spare is not None:
                 variable, other = residual.variables[replica], spare.variables[replica]
                 old, new = variable.read_value(), other.read_value()
                 variable.assign(new)
                 other.assign(old)
-            elif value is not None:
+            elif residual is not None and value is not None:
                 residual.variables[replica].assign(value)
 
     def _read(self, variables: Sequence[ReplicaLocal | None], replica: int) -> list:
@@ -207,7 +208,7 @@ def compiled(function: Callable) -> Callable:
     return lambda *tensors, **static: compile_for(**static)(*tensors)
 
 
-def bound(compressor: Compression, binding: tf.Tensor | None) -> Compression:
+def bound(compressor: Compressor, binding: tf.Tensor | None) -> Compressor:
     """Returns the compressor that encodes and decodes by `binding`; see `Packet._bindings`."""
     return compressor if binding is None else compressor.bind(binding)
 

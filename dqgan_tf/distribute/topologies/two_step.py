@@ -104,7 +104,8 @@ class Shards:
 
     def payload_rows(self, field: tf.Tensor) -> tf.Tensor:
         """A field of the payload of [M size] values, some words per bucket, as [M, words]: row k is shard k's."""
-        words = tf.reshape(tf.bitcast(field, tf.float32), [self.size // self.bucket, self.count, -1])
+        buckets = self.size // self.bucket  # type: ignore[operator]  # called only if shards are whole buckets
+        words = tf.reshape(tf.bitcast(field, tf.float32), [buckets, self.count, -1])
         return tf.reshape(tf.transpose(words, [1, 0, 2]), [self.count, -1])
 
 

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,7 +24,7 @@ class Collectives(abc.ABC):
     replicas_per_rank = 1
     is_hierarchical = False
 
-    def begin(self, kind: str, value, options) -> Callable[[], list[tf.Tensor]]:
+    def begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         """Starts a collective and returns a function, `finish`, which waits for its result, a list of tensors.
 
         Packets are sent between the two calls. All replicas must begin the same collectives in the same order and
@@ -45,16 +46,16 @@ class Collectives(abc.ABC):
         own = {"all_gather": lambda: [value], "all_to_all": lambda: [value[0]], "all_reduce": lambda: list(value)}
         return lambda: [tf.identity(tensor) for tensor in own[kind]()]
 
-    def exchange(self, kind: str, value, options) -> list[tf.Tensor]:
+    def exchange(self, kind: str, value: Any, options: Any) -> list[tf.Tensor]:
         """Starts a collective and returns its result; arguments as of `begin`."""
         return self.begin(kind, value, options)()
 
-    def rank_mean(self, values: Sequence[tf.Tensor], options) -> list[tf.Tensor]:
+    def rank_mean(self, values: Sequence[tf.Tensor], options: Any) -> list[tf.Tensor]:
         """Returns what this rank encodes: the exact means of `values` over the replicas that share the rank."""
         return list(values)
 
     @abc.abstractmethod
-    def _begin(self, kind, value, options):
+    def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         """`begin` among at least two ranks."""
 
 
@@ -67,12 +68,12 @@ class TensorFlowCollectives(Collectives):
       implementation: `RING` or `NCCL`; `AUTO`: as in the options of a call, else TensorFlow's choice.
     """
 
-    def __init__(self, launcher, size: int, rank: int, implementation: str = "AUTO"):
+    def __init__(self, launcher: Any, size: int, rank: int, implementation: str = "AUTO"):
         self.size, self.rank = size, rank
         self._launcher = launcher
         self._options = private_tensorflow.CommunicationOptions(implementation=implementation)
 
-    def _begin(self, kind, value, options):
+    def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         options = options.merge(self._options) if options is not None else self._options
         if kind == "all_reduce":
             # Last value first, as in TensorFlow's CollectiveAllReduce (2.21.0): the sums then have the bits of an exact
@@ -103,10 +104,10 @@ class HostCollectives(Collectives):
         self.size, self.rank, self.replicas_per_rank = across.size, across.rank, local.size
         self._local, self._across = local, across
 
-    def rank_mean(self, values, options):
+    def rank_mean(self, values: Sequence[tf.Tensor], options: Any) -> list[tf.Tensor]:
         return [total / self._local.size for total in self._local.exchange("all_reduce", values, options)]
 
-    def _begin(self, kind, value, options):
+    def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         reduces = kind == "all_reduce"
         words = tf.concat([tf.reshape(vector, [-1]) for vector in value], 0) if reduces else value  # [W] or [M, W]
         width, replicas, rows = words.shape[-1], self._local.size, 1 if reduces else self.size
@@ -116,7 +117,7 @@ class HostCollectives(Collectives):
         columns = tf.pad(words, padding)[..., start : start + share]
         finish_across = self._across.begin(kind, [columns] if reduces else columns, options)
 
-        def finish():
+        def finish() -> list[tf.Tensor]:
             received = tf.concat(finish_across(), 0)  # this replica's share of all rows, [rows * share]
             shares = tf.stack(self._local.exchange("all_gather", received, options))
             table = tf.transpose(tf.reshape(shares, [replicas, rows, share]), [1, 0, 2])

@@ -154,11 +154,11 @@ class Connection:
         self._peer = peer
         self._silence_seconds = silence_seconds
         self._arrived = threading.Condition()  # guards the next three attributes
-        self._inbox = collections.defaultdict(collections.deque)  # tag -> messages
+        self._inbox: dict[int, collections.deque] = collections.defaultdict(collections.deque)  # tag -> messages
         self._signs_of_life = 0
         self._lost = ""  # the reason, once the connection is lost
         self._handed_over = threading.Condition()  # guards the next three attributes
-        self._unsent = collections.deque()
+        self._unsent: collections.deque[list[memoryview]] = collections.deque()
         self._closing = False
         self._active_threads = 2  # threads that use the socket
         connected.setblocking(True)
@@ -179,7 +179,7 @@ class Connection:
         """
         if self._lost:
             raise LostConnectionError(self._lost)
-        payload = memoryview(array).cast("B") if array.size else memoryview(b"")
+        payload = memoryview(array.data).cast("B") if array.size else memoryview(b"")
         pieces = [memoryview(_HEADER.pack(tag, payload.nbytes)), payload]
         with self._handed_over:
             if not self._unsent:

@@ -40,7 +40,9 @@ class SocketCollectives(Collectives):
         others = [k % self.size for k in range(rank + 1, rank + self.size)]
         self._peers = [(other, workers[other]) for other in others]  # (rank, worker), the next rank first
         self._tags = itertools.count()
-        self._last_operation = weakref.WeakKeyDictionary()  # graph -> name of the last operation in it
+        self._last_operation: weakref.WeakKeyDictionary = (
+            weakref.WeakKeyDictionary()
+        )  # graph -> name of the last operation in it
 
     def close(self) -> None:
         """See `connection.close_all`. The collectives fail from now on."""

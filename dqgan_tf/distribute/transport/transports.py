@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from absl import logging
 
+from dqgan_tf import config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.tf_config import JOBS
 from dqgan_tf.distribute.transport import connection
@@ -44,8 +45,8 @@ class Transports:
         self._rank = self._workers.index(place.worker_index)
         suffixes = [device[device.index("/device:") :] for device in devices]
         self._local_ranks = [sorted(suffixes).index(suffix) for suffix in suffixes]
-        self._group_launchers = None
-        self._socket_collectives = None
+        self._group_launchers: list[tuple] = []
+        self._socket_collectives: SocketCollectives | None = None
 
     def collectives(self, transport: str, hierarchical: bool = False) -> list[Collectives]:
         """Returns the collectives of each local replica. All workers must make the same calls in the same order.
@@ -55,7 +56,7 @@ class Transports:
           hierarchical: whether the replicas of a host share a rank, so that a rank is a host.
 
         Raises:
-          UsageError: the transport does not fit this worker's replicas.
+          UsageError: the transport is unknown or does not fit this worker's replicas.
           LostConnectionError, tf.errors.OpError: the workers could not connect, see `connection.connect`.
         """
         sockets = self.uses_sockets(transport)
@@ -70,7 +71,7 @@ class Transports:
                 TensorFlowCollectives(launcher, hosts * replicas, self._rank * replicas + local_rank, implementation)
                 for launcher, local_rank in zip(self._launchers, self._local_ranks, strict=True)
             ]
-        if self._group_launchers is None:
+        if not self._group_launchers:
             self._group_launchers = [
                 (
                     self._new_launcher(_FIRST_GROUP_KEY + self._place.worker_index, replicas, device),
@@ -88,6 +89,7 @@ class Transports:
 
     def uses_sockets(self, transport: str) -> bool:
         """Returns whether packets between workers are sent over sockets. Raises UsageError as `collectives`."""
+        config.check(config.settings()["compression.transport"], transport)
         on_gpu = "GPU" in self._devices[0]
         if transport == "nccl" and not on_gpu:
             raise UsageError(f"transport=nccl needs GPUs, the replicas run on {self._devices[0]}: use transport=ring.")

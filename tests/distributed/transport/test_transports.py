@@ -80,6 +80,11 @@ class TestChoice:
     def test_sockets_or_not(self, arguments, transport, expected):
         assert made(*arguments).uses_sockets(transport) is expected
 
+    @pytest.mark.parametrize("hierarchical", [False, True])
+    def test_unknown_transport(self, hierarchical):
+        with pytest.raises(UsageError, match="must be one of auto, sockets, ring, nccl. Received: transport='udp'"):
+            made(CPUS[:1]).collectives("udp", hierarchical)
+
     def test_sockets_are_for_one_replica_a_worker(self):
         with pytest.raises(UsageError, match="this one has 3: use transport=ring"):
             made(CPUS[:3]).collectives("sockets")
