@@ -57,7 +57,7 @@ def test_fit_keeps_both_workers_equal_bit_for_bit(tmp_path, data_dir):
         {"optimizer": "Adam", "where": "update", "spec": "sign:bucket=512"},
         {"optimizer": "SGD", "policy": "mixed_float16", "spec": "topk:fraction=0.01"},
         {"optimizer": "Lion", "policy": "mixed_bfloat16", "spec": "powersgd:rank=2"},
-        {"optimizer": "Adafactor", "where": "update", "topology": "two_step"},
+        {"optimizer": "Adagrad", "where": "update", "topology": "two_step"},
         {"optimizer": "RMSprop", "transport": "ring", "packet_mb": 0.5},
         {"optimizer": "AdamW", "where": "update", "policy": "mixed_float16"},
     ],
