@@ -67,9 +67,7 @@ def test_settings_in_two_processes(tmp_path, data_dir, settings):
     first, second = run(tmp_path, data_dir, **settings)
     if settings.get("where") == "update":
         assert first.pop("optimizer") != second.pop("optimizer")
-    assert_equal(
-        first, second, {"mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}.get(settings.get("policy"), 1e-5)
-    )
+    assert_equal(first, second, ROUNDING[settings.get("policy", "float32")])
     assert first["history"]["loss"][1] < first["history"]["loss"][0]
 
 
