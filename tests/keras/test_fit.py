@@ -77,6 +77,44 @@ def test_a_last_batch_that_is_smaller_than_the_number_of_replicas(strategy, wher
     np.testing.assert_allclose(evaluated["loss"], np.mean((model(x).numpy() - y) ** 2), rtol=1e-5)
 
 
+def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
+    """A mean over no rows is NaN: it enters neither weights nor metrics nor logs."""
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+            self.tracker = keras.metrics.Mean(name="tracked")
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x) - y) ** 2)
+                share = loss / strategy.num_replicas_in_sync
+            self.optimizer.apply(tape.gradient(share, self.trainable_variables), self.trainable_variables)
+            self.tracker.update_state(loss)
+            return {"error": loss, "rows": tf.shape(x)[0], "tracked": self.tracker.result()}
+
+    x, y = (np.concatenate(part)[:33] for part in small_models.batches(3, 2))
+    with strategy.scope():
+        model = Model()
+        model.compile(sgd("none")())
+    logs = []
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, values: logs.append(dict(values)))
+    recorder = small_models.Recorder(lambda: [weights(strategy, model), model.dense(x[32:]).numpy()])
+    model.fit(x, y, batch_size=16, shuffle=False, callbacks=[keep, recorder], verbose=0)
+    (second, prediction), (third, _) = recorder.seen[1:]
+    assert [int(v.numpy()) for v in model.optimizer.compression.skipped.variables] == [0, 0]
+    assert np.all(np.isfinite(third)) and not np.array_equal(second, third)
+    assert [values["rows"] for values in logs] == [8, 8, 1]
+    np.testing.assert_allclose(logs[2]["error"], np.mean((prediction - y[32:]) ** 2), rtol=1e-5)
+    # Replica 0 saw three batches and replica 1 two, each with its own errors.
+    assert np.isfinite(logs[2]["tracked"]) and np.isfinite(float(model.tracker.result()))
+
+
 def test_a_loop_of_ones_own_after_fit(strategy):
     """`fit` of a last batch of one row says which replica has samples; that must not last."""
     x, y = (np.concatenate(part)[:33] for part in small_models.batches(3, 2))
