@@ -102,17 +102,17 @@ def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
     with strategy.scope():
         model = Model()
         model.compile(sgd("none")())
-    logs = []
-    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, values: logs.append(dict(values)))
+    seen = []
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(dict(logs)))
     recorder = small_models.Recorder(lambda: [weights(strategy, model), model.dense(x[32:]).numpy()])
     model.fit(x, y, batch_size=16, shuffle=False, callbacks=[keep, recorder], verbose=0)
     (second, prediction), (third, _) = recorder.seen[1:]
     assert [int(v.numpy()) for v in model.optimizer.compression.skipped.variables] == [0, 0]
     assert np.all(np.isfinite(third)) and not np.array_equal(second, third)
-    assert [values["rows"] for values in logs] == [8, 8, 1]
-    np.testing.assert_allclose(logs[2]["error"], np.mean((prediction - y[32:]) ** 2), rtol=1e-5)
+    assert [values["rows"] for values in seen] == [8, 8, 1]
+    np.testing.assert_allclose(seen[2]["error"], np.mean((prediction - y[32:]) ** 2), rtol=1e-5)
     # Replica 0 saw three batches and replica 1 two, each with its own errors.
-    assert np.isfinite(logs[2]["tracked"]) and np.isfinite(float(model.tracker.result()))
+    assert np.isfinite(seen[2]["tracked"]) and np.isfinite(float(model.tracker.result()))
 
 
 def test_a_loop_of_ones_own_after_fit(strategy):
