@@ -1,10 +1,15 @@
-"""All undocumented methods and attributes of Keras that this project overrides or sets.
+"""All undocumented methods and attributes of Keras that this project calls, overrides or sets.
 
 All were checked with Keras 3.15.1. `make test-next` prints which of them a newer Keras has moved. tests/test_layers.py
 forbids imports of `keras.src` everywhere.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import keras
+import tensorflow as tf
 
 
 def flat_layers(network: keras.Model) -> list[keras.Layer]:
@@ -42,3 +47,217 @@ class LoopModel(keras.Model):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # The networks are built already. Keras' symbolic build fails on per-replica values.
         del iterator, data_batch
+
+
+class Repairs(NamedTuple):
+    """What `repair` puts in the place of Keras' own, for models and optimizers of one strategy.
+
+    train_loop, test_loop: model -> function of an iterator that returns logs.
+    epoch_logs: (model, logs of the last call) -> (logs without this library's figures, figures of the epoch).
+    check_scaled: raises for an inner optimizer that a loss-scale optimizer cannot have.
+    apply_scaled: (loss-scale optimizer, gradients, variables) -> None, of an optimizer of that strategy.
+    """
+
+    train_loop: Callable
+    test_loop: Callable
+    epoch_logs: Callable
+    check_scaled: Callable
+    apply_scaled: Callable
+
+
+def repair(strategy_class: type, repairs: Repairs) -> None:
+    """Mends `fit` and `evaluate` of every `keras.Model` that was created in the scope of a `strategy_class`.
+
+    Under several workers Keras 3.15 builds a model from a value per replica, which fails, and reduces scalar logs over
+    axis 0, which fails (keras#20585). `LossScaleOptimizer` exchanges gradients inside a condition that each worker
+    decides alone, so that all wait for ever when one of them overflows.
+
+    Methods of `keras.Model` and of `keras.optimizers.LossScaleOptimizer` are replaced by ones that look at the strategy
+    of the model or of the optimizer, and leave those of other strategies to Keras; a class that overrides them keeps
+    its own. The classes are patched, and not the instances, because nothing that a user hands to `compile` learns which
+    model it belongs to, and because `compile` makes a `LossScaleOptimizer` itself under `mixed_float16`. Replacement: a
+    release of Keras without these faults.
+    """
+    model_class, scale_class = keras.Model, keras.optimizers.LossScaleOptimizer
+    keras_own = {
+        name: getattr(model_class, name)
+        for name in (
+            "make_train_function",
+            "make_test_function",
+            "_maybe_symbolic_build",
+            "_get_metrics_result_or_logs",
+        )
+    }
+    keras_init, keras_apply = scale_class.__init__, scale_class.apply
+
+    def is_ours(model):
+        return isinstance(model._distribute_strategy, strategy_class)
+
+    def make_train_function(self, force=False):
+        if not is_ours(self):
+            return keras_own["make_train_function"](self, force)
+        if self.train_function is None or force:
+            self.train_function = repairs.train_loop(self)
+
+    def make_test_function(self, force=False):
+        if not is_ours(self):
+            return keras_own["make_test_function"](self, force)
+        if self.test_function is None or force:
+            self.test_function = repairs.test_loop(self)
+
+    def maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if not is_ours(self):
+            return keras_own["_maybe_symbolic_build"](self, iterator, data_batch)
+        parts = self._flatten_layers(include_self=False)
+        if type(self).call is model_class.call and all(part.built for part in parts):
+            # A model of built parts with a train_step of its own, as GANs are written: Keras has nothing to call.
+            if self.optimizer is not None and not self.optimizer.built:
+                with self._distribute_strategy.scope():
+                    self.optimizer.build(self.trainable_variables)
+            return
+        if iterator is not None:
+            data_batch = next(next(iter(iterator))[2])
+        with self._distribute_strategy.scope():
+            self._symbolic_build(data_batch=first_local(self._distribute_strategy, data_batch))
+
+    def get_metrics_result_or_logs(self, logs):
+        if not is_ours(self):
+            return keras_own["_get_metrics_result_or_logs"](self, logs)
+        logs, figures = repairs.epoch_logs(self, logs)
+        return keras_own["_get_metrics_result_or_logs"](self, logs) | figures
+
+    @functools.wraps(keras_init)
+    def init(self, inner_optimizer, *args, **kwargs):
+        repairs.check_scaled(inner_optimizer)
+        keras_init(self, inner_optimizer, *args, **kwargs)
+
+    def apply(self, grads, trainable_variables=None):
+        strategy, is_compressed = self._distribution_strategy, hasattr(self.inner_optimizer, "compression")
+        if not isinstance(strategy, strategy_class) or (strategy.num_replicas_in_sync == 1 and not is_compressed):
+            return keras_apply(self, grads, trainable_variables)
+        repairs.apply_scaled(self, grads, trainable_variables)
+
+    model_class.make_train_function = make_train_function
+    model_class.make_test_function = make_test_function
+    model_class._maybe_symbolic_build = maybe_symbolic_build
+    model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
+    scale_class.__init__, scale_class.apply = init, apply
+
+
+def first_local(strategy: tf.distribute.Strategy, batch):
+    """Returns the first local replica's part of a batch."""
+    return without_absent(keras.tree.map_structure(lambda part: strategy.experimental_local_results(part)[0], batch))
+
+
+def without_absent(batch):
+    """Returns a batch with None where a data set's element holds an absent part, such as sample weights."""
+    return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, batch)
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Makes `fit` begin with an epoch, counted from 0; None: with the one that its caller names."""
+    model._initial_epoch = epoch
+
+
+def running_statistics(model: keras.Model) -> list[keras.Variable]:
+    """Returns the floating variables that layers update while they train, such as the averages of normalisation.
+
+    Weights that are frozen are not among them. Replacement: a public way to tell them from frozen weights, both of
+    which are in `non_trainable_variables`.
+    """
+    layers = [layer for layer in model._flatten_layers() if layer.trainable]
+    variables = [variable for layer in layers for variable in layer._non_trainable_variables]
+    return [variable for variable in {id(v): v for v in variables}.values() if "float" in variable.dtype]
+
+
+class OptimizerSteps:
+    """The parts of a Keras optimizer's `apply`, one after another, with the reduction taken out of them.
+
+    `apply` scales and clips gradients, decays weights, adds the gradients of all replicas and updates weights, their
+    moving average and the counter. A step that all replicas may refuse together must add first and change variables
+    afterwards.
+
+    Args:
+      optimizer: with Keras' own `apply`. Its `_all_reduce_sum_gradients` is replaced by one that adds nothing.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer):
+        self._optimizer = optimizer
+        optimizer._all_reduce_sum_gradients = list
+
+    @staticmethod
+    def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
+        """Returns the strategy in whose scope the optimizer was created."""
+        return optimizer._distribution_strategy
+
+    def positions(self, variables: Sequence) -> tuple[int, ...]:
+        """Returns the places of `variables` among those that the optimizer was built for."""
+        self._optimizer._check_variables_are_known(variables)
+        return tuple(self._optimizer._get_variable_index(variable) for variable in variables)
+
+    def slots(self) -> list[keras.Variable]:
+        """Returns what `update` changes beside the weights."""
+        optimizer = self._optimizer
+        others = [optimizer._iterations, optimizer._learning_rate, *self.accumulators()]
+        if optimizer.use_ema:
+            others += optimizer._model_variables_moving_average
+        return [v for v in optimizer.variables if not any(v is other for other in others)]
+
+    def accumulators(self) -> list[keras.Variable]:
+        """Returns the sums of gradients between two updates, one per variable; empty without accumulation."""
+        return list(self._optimizer._accumulated_gradients) if self._optimizer.gradient_accumulation_steps else []
+
+    def filtered(self, gradients: Sequence, variables: Sequence) -> tuple[list, list]:
+        """Returns the gradients that exist, divided by the fixed loss scale, and their variables."""
+        gradients, variables = self._optimizer._filter_empty_gradients(gradients, variables)
+        if self._optimizer.loss_scale_factor is not None:
+            gradients = [gradient / self._optimizer.loss_scale_factor for gradient in gradients]
+        return list(gradients), list(variables)
+
+    def clipped(self, gradients: Sequence) -> list:
+        """Returns gradients clipped as the optimizer asks for."""
+        return self._optimizer._clip_gradients(gradients)
+
+    def update(self, gradients: Sequence, variables: Sequence) -> None:
+        """Decays and updates weights, and changes the slots."""
+        self._optimizer._apply_weight_decay(variables)
+        self._optimizer._backend_update_step(gradients, variables, self._optimizer.learning_rate)
+
+    def is_last_of_accumulation(self) -> tf.Tensor:
+        """Returns whether this call's gradients complete an accumulation."""
+        return (self._optimizer._iterations + 1) % self._optimizer.gradient_accumulation_steps == 0
+
+    def average(self) -> None:
+        """Moves the average of the weights, and sets the weights to it when `ema_overwrite_frequency` asks for it."""
+        optimizer = self._optimizer
+        if not optimizer.use_ema:
+            return
+        optimizer._update_model_variables_moving_average(optimizer._trainable_variables)
+        if not optimizer.ema_overwrite_frequency:
+            return
+        # Keras' own way fails in replica context.
+        overwrite = (optimizer.iterations + 1) % optimizer.ema_overwrite_frequency == 0
+        for weight, average in zip(
+            optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+        ):
+            weight.assign(tf.where(overwrite, average.value, weight.value))
+
+    def constrain(self, variables: Sequence) -> None:
+        """Applies the constraints of the variables."""
+        for variable in variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
+
+    def count(self) -> None:
+        """Counts a call of `apply`."""
+        self._optimizer._iterations.assign_add(1)
+
+
+def built_for(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Returns the variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables)
+
+
+def overwrites_with_gradient(variable: keras.Variable) -> bool:
+    """Returns whether a variable's gradient is its next value, as for the scales of float8 layers."""
+    return getattr(variable, "overwrite_with_gradient", False)

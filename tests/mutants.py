@@ -304,6 +304,101 @@ MUTANTS = (
         "the launcher blames a worker that lost another",
         "training/test_launcher.py",
     ),
+    # Any Keras model.
+    _mutant(
+        "keras/optimizer.py",
+        "gradients = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
+        "gradients = list(self._steps.clipped(gradients))",
+        "gradients of 1/M of the loss reach the channel",
+        "keras/test_against_oracle.py",
+    ),
+    _mutant(
+        "keras/optimizer.py",
+        "        for variable, weight in zip(variables, weights, strict=True):\n"
+        "            variable.assign(weight)\n"
+        "        return updates",
+        "        return updates",
+        "each replica keeps its own step",
+        "keras/test_refused_steps.py",
+    ),
+    _mutant(
+        "keras/optimizer.py",
+        "            for variable, value in zip(self._steps.slots() if slots else [], slots, strict=True):\n"
+        "                variable.assign(value)",
+        "            del slots",
+        "a refused step keeps the slots of a bad gradient",
+        "keras/test_refused_steps.py",
+    ),
+    _mutant(
+        "keras/optimizer.py",
+        "tf.cond(first, lambda",
+        "tf.cond(first | True, lambda",
+        "a refused step is taken",
+        "keras/test_refused_steps.py",
+    ),
+    _mutant(
+        "keras/optimizer.py",
+        'divisor = tf.where(finite, scale, float("nan"))',
+        "divisor = scale",
+        "clipping hides an overflow",
+        "keras/test_refused_steps.py",
+    ),
+    _mutant(
+        "keras/optimizer.py",
+        "means = [(g + a.value) / count for",
+        "means = [(g + a.value) for",
+        "accumulated gradients are not averaged",
+        "keras/test_optimizers.py",
+    ),
+    _mutant(
+        "keras/optimizer.py",
+        "return tf.cond(has_samples, lambda: gradient, lambda: tf.zeros_like(gradient))",
+        "return gradient",
+        "a replica without samples sends NaN",
+        "keras/test_fit.py",
+    ),
+    _mutant(
+        "keras/optimizer.py",
+        "            self._steps.constrain(variables)\n",
+        "",
+        "constraints are dropped",
+        "keras/test_optimizers.py",
+    ),
+    _mutant(
+        "keras/fit.py",
+        "tf.where(tf.math.is_finite(change), change, 0.0)",
+        "change",
+        "statistics of a bad batch are kept",
+        "keras/test_refused_steps.py",
+    ),
+    _mutant(
+        "keras/fit.py",
+        "            steps.set_samples(None)",
+        "            pass",
+        "one step's samples count for the next",
+        "keras/test_fit.py",
+    ),
+    _mutant(
+        "keras/state.py",
+        "                if residual is not None:\n                    values",
+        "                if False:\n                    values",
+        "residuals are not saved",
+        "keras/test_checkpoint.py",
+    ),
+    _mutant(
+        "keras/state.py",
+        '            named[f"{prefix}/calls"] = channel.calls.variables[replica]\n',
+        "",
+        "the counter of random numbers is not saved",
+        "keras/test_checkpoint.py",
+    ),
+    _mutant(
+        "callbacks.py",
+        "self._checkpoints.save(epoch + 1)",
+        "self._checkpoints.save(epoch)",
+        "a checkpoint is one epoch early",
+        "keras/test_checkpoint.py",
+    ),
 )
 
 

@@ -134,6 +134,7 @@ def test_every_block_has_its_test():
     languages = {document: {language for language, _ in blocks(document)} for document in DOCUMENTS}
     assert languages.pop("README.md") == {"", "diff", "python"}
     assert languages.pop("CONTRIBUTING.md") == {"python"}  # test_recipe.py runs all of them
+    assert languages.pop("docs/keras.md") == {"python"}  # tests/keras/test_document.py runs all of them
     assert languages.pop("docs/operations.md") == {"", "text"}
     for document, names in languages.items():
         assert names == set() or document in SHELL_DOCUMENTS and names == {""}, document

@@ -15,6 +15,9 @@ from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
 from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place, joined_cluster
 
+# Types that CollectiveGatherV2 does not take (TensorFlow 2.21.0) -> a type that it takes and that holds their values.
+_GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16), tf.int32)
+
 
 class CompressedStrategy(WorkerStrategy):
     """`tf.distribute.MultiWorkerMirroredStrategy` with compressed channels.
@@ -127,6 +130,14 @@ class CompressedStrategy(WorkerStrategy):
         if reduce_op != tf.distribute.ReduceOp.MEAN:
             raise UsageError(f"A channel computes means only. Received: reduce_op={reduce_op}")
         return self._channels[options.channel].mean(values, replica, options)
+
+    def gather(self, value: Any, axis: int) -> tf.Tensor:
+        """As in the base class, and also for bfloat16, bool and short integers, which `predict` may return."""
+        dtype = self.experimental_local_results(value)[0].dtype
+        if dtype not in _GATHERED_AS:
+            return super().gather(value, axis)
+        carried = tf.nest.map_structure(lambda v: tf.cast(v, _GATHERED_AS[dtype]), value, expand_composites=True)
+        return tf.cast(super().gather(carried, axis), dtype)
 
     @property
     def is_chief(self) -> bool:

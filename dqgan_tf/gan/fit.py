@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from dqgan_tf.distribute import loop
 from dqgan_tf.errors import TrainingError, UsageError
 from dqgan_tf.gan import steps
 from dqgan_tf.private_keras import LoopModel
@@ -71,7 +72,7 @@ class KerasFit(LoopModel):
         def step(batch, total):
             return total + self._first_local(self._strategy.run(self._replica_losses, args=(batch,)))
 
-        return steps.fold(step, iterator, num_steps, tf.zeros([3]))
+        return loop.fold(step, iterator, num_steps, tf.zeros([3]))
 
     def _replica_losses(self, data):
         real = steps.real_samples(data)

@@ -13,7 +13,7 @@ from dqgan_tf import compressors, optimizers
 from dqgan_tf import config as config_lib
 from dqgan_tf.compressors import hash_random, rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig, TrainConfig
-from dqgan_tf.distribute import layout, pipeline
+from dqgan_tf.distribute import layout, loop, pipeline
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
@@ -198,7 +198,7 @@ class DQGAN(KerasFiles, KerasFit):
             self._strategy.run(self.train_step, args=(batch, kind))
             return state
 
-        return steps.fold(step, iterator, num_steps, ())[0]
+        return loop.fold(step, iterator, num_steps, ())[0]
 
     def train_step(self, data: Any, kind: StepKind = _PLAIN_STEP) -> dict:
         """Takes one step of the class docstring's recurrence. Replica context: `fit` and `train_steps` call it by

@@ -21,7 +21,9 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
+from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.replica_local import merge_replicas
+from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.tensorflow_texts import first_line
@@ -43,16 +45,29 @@ class Restored(NamedTuple):
     num_replicas: int
 
 
-class Checkpoints:
-    """The checkpoints of one run, in checkpoints/ of its model_dir, which all workers share.
+class CheckpointFolder:
+    """Complete checkpoints of the state of a model.
+
+    A subclass has `settings`, what a checkpoint says of the run, as JSON can hold it, and `check_settings`.
 
     Args:
-      job: the run on this worker.
+      folder: on a file system that all workers share.
+      model: has shared_values, set_shared_values, replica_values and set_replica_values, as `DQGAN` has.
+      board: message board of the workers.
+      strategy: strategy of the model.
+      keep: number of complete checkpoints that stay.
     """
 
-    def __init__(self, job: Job):
-        self._config, self._model, self._board, self._strategy = job.config, job.model, job.board, job.strategy
-        self._folder = pathlib.Path(job.config.model_dir) / "checkpoints"
+    def __init__(self, folder: str | os.PathLike, model, board: MessageBoard, strategy: CompressedStrategy, keep: int):
+        self._folder, self._model, self._board = pathlib.Path(folder), model, board
+        self._strategy, self._keep = strategy, keep
+
+    def settings(self) -> dict:
+        raise NotImplementedError
+
+    def check_settings(self, folder: pathlib.Path, saved: dict) -> None:
+        """Raises CheckpointError when a checkpoint's settings do not fit this run."""
+        raise NotImplementedError
 
     def save(self, step: int) -> pathlib.Path:
         """Writes a complete checkpoint of `step`. Every worker must call it.
@@ -86,7 +101,7 @@ class Checkpoints:
         if folder is None:
             return Restored(0, self._strategy.num_replicas_in_sync)
         commit = check_files(folder)
-        check_config(folder, commit["config"], self._config)
+        self.check_settings(folder, commit["config"])
         replicas = self._read_replicas(folder, commit)
         restore_shared(folder, self._model)
         self._restore_replicas(replicas, commit)
@@ -132,11 +147,11 @@ class Checkpoints:
             "step": step,
             "num_workers": self._strategy.num_workers,
             "num_replicas": self._strategy.num_replicas_in_sync,
-            "config": dataclasses.asdict(self._config),
+            "config": self.settings(),
             "files": files,
         }
         json_lines.write_atomically(folder / "COMMIT", json.dumps(commit, indent=2, sort_keys=True))
-        for old in committed(self._folder)[: -self._config.train.keep_checkpoints]:
+        for old in committed(self._folder)[: -self._keep]:
             (old / "COMMIT").unlink()  # first, so that a half-removed folder is ignored if the process is killed
             shutil.rmtree(old)
 
@@ -161,6 +176,24 @@ class Checkpoints:
             else:
                 values = {name: merge_replicas([saved[f"{name}/{old}"] for old in range(count)]) for name in names}
             self._model.set_replica_values(index, values)
+
+
+class Checkpoints(CheckpointFolder):
+    """The checkpoints of one run, in checkpoints/ of its model_dir, which all workers share.
+
+    Args:
+      job: the run on this worker.
+    """
+
+    def __init__(self, job: Job):
+        folder, self._config = pathlib.Path(job.config.model_dir) / "checkpoints", job.config
+        super().__init__(folder, job.model, job.board, job.strategy, job.config.train.keep_checkpoints)
+
+    def settings(self):
+        return dataclasses.asdict(self._config)
+
+    def check_settings(self, folder, saved):
+        check_config(folder, saved, self._config)
 
 
 def restore_shared(folder: pathlib.Path, model) -> None:

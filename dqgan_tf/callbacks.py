@@ -1,0 +1,101 @@
+"""Callbacks of Keras' `fit`."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+
+import keras
+
+from dqgan_tf import private_keras
+from dqgan_tf.config import FREE_FIELDS, flatten
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.errors import UsageError
+from dqgan_tf.gan.model import DQGAN
+from dqgan_tf.keras.state import ModelState, check_settings
+from dqgan_tf.training import checkpoint
+
+_serial = itertools.count()  # names the board of each callback; all workers create theirs together
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the whole training state at the ends of epochs, and resumes from the newest checkpoint.
+
+    `BackupAndRestore` of Keras saves what is equal on all replicas. This callback also saves the residuals and slots of
+    every replica. If `fit` is killed and called again, it continues with the interrupted epoch and ends with the same
+    weights, bit for bit, as without the interruption. This needs data that are the same in every epoch, or depend on
+    the epoch's number alone: do not shuffle, or shuffle with `reshuffle_each_iteration=False` and a seed. The state of
+    other callbacks, such as the patience of `EarlyStopping`, is not saved.
+
+    If the number of replicas has changed, every replica starts from the mean of the old residuals and slots.
+
+    Args:
+      folder: folder on a file system that all workers share; `folder/step_00000003` is the end of epoch 3.
+      every: number of epochs between two checkpoints.
+      keep: number of complete checkpoints that stay.
+
+    Raises:
+      CheckpointError: a UsageError; at the start of `fit`, when the checkpoint is of another model, compression or
+        version, or is damaged.
+    """
+
+    def __init__(self, folder: str, every: int = 1, keep: int = 3):
+        super().__init__()
+        for name, value in (("every", every), ("keep", keep)):
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
+        self._folder, self._every, self._keep = pathlib.Path(folder), every, keep
+        self._board_name = f"checkpoint/{next(_serial)}"
+        self._checkpoints = None
+
+    def on_train_begin(self, logs=None):
+        strategy = self.model.distribute_strategy
+        if not isinstance(strategy, CompressedStrategy):
+            raise UsageError(
+                "dqgan_tf.callbacks.Checkpoint is for models of a dqgan_tf.CompressedStrategy. Received: a model of a "
+                f"{type(strategy).__name__}. Use keras.callbacks.BackupAndRestore"
+            )
+        state = _DqganState(self.model) if isinstance(self.model, DQGAN) else ModelState(self.model)
+        board = MessageBoard(strategy.worker_index, strategy.num_workers, self._board_name)
+        self._checkpoints = _FitCheckpoints(self._folder, state, board, strategy, self._keep)
+        epoch = self._checkpoints.restore().step
+        if epoch:
+            private_keras.set_initial_epoch(self.model, epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self._every == 0:
+            self._checkpoints.save(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        private_keras.set_initial_epoch(self.model, None)
+
+
+class _FitCheckpoints(checkpoint.CheckpointFolder):
+    """`CheckpointFolder` of a model in `fit`, whose state says itself what a checkpoint must fit."""
+
+    def settings(self):
+        return self._model.settings()
+
+    def check_settings(self, folder, saved):
+        self._model.prepare(folder, saved)
+
+
+class _DqganState:
+    """A `DQGAN` in the form of a `ModelState`."""
+
+    def __init__(self, model: DQGAN):
+        self._model = model
+        self.shared_values, self.set_shared_values = model.shared_values, model.set_shared_values
+        self.replica_values, self.set_replica_values = model.replica_values, model.set_replica_values
+
+    def settings(self):
+        return {"settings": self._settings()}
+
+    def prepare(self, folder, saved):
+        check_settings(folder, saved.get("settings"), json.loads(json.dumps(self._settings())))
+
+    def _settings(self):
+        groups = {"optimizer": self._model.optimizer_config, "compression": self._model.compression_config}
+        values = flatten({name: dataclasses.asdict(group) for name, group in groups.items()})
+        return {name: value for name, value in values.items() if name not in FREE_FIELDS} | {"seed": self._model.seed}

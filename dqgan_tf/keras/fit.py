@@ -1,0 +1,196 @@
+"""The loops of `fit` and `evaluate` for any Keras model that was created in the scope of a `CompressedStrategy`."""
+
+import itertools
+import math
+import weakref
+
+import keras
+import tensorflow as tf
+
+from dqgan_tf import compressors, private_keras
+from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.loop import fold
+from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.errors import UsageError
+from dqgan_tf.keras.optimizer import compressed_leaves, optimizers_of
+
+PREFIX = "compression/"
+_serial = itertools.count()  # of channels
+
+
+class Loop:
+    """`model.train_function` or `model.test_function`, which Keras calls with an iterator.
+
+    One call runs up to `steps_per_execution` steps in one compiled function and returns the logs of the last step. One
+    exact reduction at its end then averages over replicas
+
+    - the logs, because a callback that sees other logs than on another worker may stop one worker alone;
+    - the changes of the running statistics of normalisation layers, which would otherwise diverge.
+
+    If the last batch is smaller than the number of replicas, some replicas have no samples. They update no metric, and
+    their gradients count as zero.
+
+    Args:
+      model: compiled.
+      replica_step: its `train_step` or `test_step`.
+      trains: whether weights change.
+
+    Raises:
+      UsageError: `jit_compile=True`, or `run_eagerly=True` with several replicas in this process.
+    """
+
+    def __init__(self, model: keras.Model, replica_step, *, trains: bool):
+        self._model, self._replica_step, self._strategy = model, replica_step, model.distribute_strategy
+        _check(model, self._strategy)
+        leaves = compressed_leaves(optimizers_of(model)) if trains else []
+        self._compressed = [optimizer.compression for optimizer in leaves]
+        self._logging = [steps for steps in self._compressed if steps.logs]
+        self._statistics = private_keras.running_statistics(model) if trains else []
+        self._logs = self._latest = self._mean = None
+        self._epoch = [0.0] * len(self._logging)
+        compiled = (lambda f: f) if model.run_eagerly else tf.function(autograph=False, reduce_retracing=True)
+        self._many_steps, self._one_step = compiled(self._take_many), compiled(self._take_one)
+
+    def __call__(self, iterator) -> dict:
+        if isinstance(iterator, tf.distribute.DistributedIterator):
+            done, logs, sums = self._many_steps(iterator, tf.constant(self._model.steps_per_execution))
+            if not int(done):
+                raise StopIteration
+        else:
+            logs, sums = self._one_step(next(iterator))  # train_on_batch: each replica takes the whole batch
+        if not self._logging:
+            return logs
+        self._epoch = [total + part.numpy() for total, part in zip(self._epoch, sums, strict=True)]
+        return logs | self._figures([part.numpy() for part in sums])
+
+    def epoch_figures(self) -> dict[str, float]:
+        """Returns the figures since the last call of this method."""
+        sums, self._epoch = self._epoch, [0.0] * len(self._logging)
+        return self._figures(sums)
+
+    def _figures(self, sums):
+        several = len(self._logging) > 1
+        return {
+            f"{PREFIX}{steps.name + '/' if several else ''}{name}": value
+            for steps, part in zip(self._logging, sums, strict=True)
+            for name, value in steps.figures(part).items()
+        }
+
+    def _take_many(self, iterator, num_steps):
+        def step(batch, state):
+            self._strategy.run(self._step, args=(batch,))
+            return state
+
+        before = self._strategy.run(self._read_statistics)
+        done, _ = fold(step, iterator, num_steps, ())
+        return done, *self._first(self._strategy.run(self._settle, args=(before,)))
+
+    def _take_one(self, batch):
+        before = self._strategy.run(self._read_statistics)
+        self._strategy.run(self._step, args=(batch,))
+        return self._first(self._strategy.run(self._settle, args=(before,)))
+
+    def _first(self, results):
+        return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
+
+    def _step(self, batch):
+        """Runs one step of this replica and stores [1 if it had samples, *logs] in `_latest`."""
+        batch = private_keras.without_absent(batch)
+        has_samples = _has_samples(batch)
+        for steps in self._compressed:
+            steps.set_samples(has_samples)
+        metrics = [] if has_samples is None else self._model.metrics_variables
+        before = [tf.convert_to_tensor(variable.value) for variable in metrics]
+        logs = self._replica_step(batch)
+        for steps in self._compressed:
+            steps.set_samples(None)  # the optimizer may take steps outside of this loop, too
+        for variable, value in zip(metrics, before, strict=True):
+            variable.assign(tf.where(has_samples, variable.value, value))
+        flat = [tf.cast(tf.reshape(value, [-1]), tf.float32) for value in tf.nest.flatten(logs)]
+        weight = tf.constant(1.0) if has_samples is None else tf.cast(has_samples, tf.float32)
+        values = tf.concat([[weight], *[tf.where(weight > 0.0, value, 0.0) for value in flat]], 0)
+        self._remember(logs, values.shape).local().assign(values)
+
+    def _remember(self, logs, shape):
+        """Returns the variables that hold the logs of the last step."""
+        if not shape.is_fully_defined():
+            raise UsageError(f"What train_step or test_step returns must have static shapes. Received: {logs}")
+        if self._latest is None or self._latest.variables[0].shape != shape:
+            self._latest = ReplicaLocal(self._strategy.local_devices, shape, "logs")
+        self._logs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), logs)
+        return self._latest
+
+    def _read_statistics(self):
+        return [tf.convert_to_tensor(variable.value) for variable in self._statistics]
+
+    def _settle(self, before):
+        """Returns (logs, sums of figures per optimizer), means over all replicas; averages the running statistics."""
+        changes = [
+            tf.cast(variable.value - value, tf.float32)
+            for variable, value in zip(self._statistics, before, strict=True)
+        ]
+        latest, *means = self._all_mean(
+            [self._latest.local().read_value(), *[s.drain() for s in self._logging], *changes]
+        )
+        sums, changes = means[: len(self._logging)], means[len(self._logging) :]
+        for variable, value, change in zip(self._statistics, before, changes, strict=True):
+            # Statistics of a step that overflowed, or that had no sample, are not finite.
+            variable.assign(value + tf.cast(tf.where(tf.math.is_finite(change), change, 0.0), value.dtype))
+        specs = tf.nest.flatten(self._logs)
+        parts = tf.split(latest[1:] / latest[0], [math.prod(spec.shape) for spec in specs])
+        logs = [tf.cast(tf.reshape(part, spec.shape), spec.dtype) for part, spec in zip(parts, specs, strict=True)]
+        return tf.nest.pack_sequence_as(self._logs, logs), sums
+
+    def _all_mean(self, values):
+        """Returns exact means over all replicas, by one collective."""
+        if self._strategy.num_replicas_in_sync == 1:
+            return values
+        flat, shapes = tf.concat([tf.reshape(value, [-1]) for value in values], 0), [value.shape for value in values]
+        if self._mean is None or self._mean.vectors[0].size != flat.shape[0]:
+            vector = Vector("logs", compressors.get("none"), ((flat.shape[0],),), (0,))
+            with tf.init_scope():
+                self._mean = self._strategy.open_channel(f"logs/{next(_serial)}", [vector], error_feedback=False)
+            weakref.finalize(self, self._strategy.close_channel, self._mean.name).atexit = False
+        context = tf.distribute.get_replica_context()
+        (mean,) = context.all_reduce("mean", [flat], options=self._mean.options)
+        parts = tf.split(mean, [math.prod(shape) for shape in shapes])
+        return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def train_loop(model: keras.Model) -> Loop:
+    """Returns the `train_function` of a model."""
+    return Loop(model, model.train_step, trains=True)
+
+
+def test_loop(model: keras.Model) -> Loop:
+    """Returns the `test_function` of a model."""
+    return Loop(model, model.test_step, trains=False)
+
+
+def epoch_logs(model: keras.Model, logs) -> tuple[dict, dict]:
+    """Returns the logs without this library's figures, and the figures of the whole epoch if there are any."""
+    if not (isinstance(logs, dict) and any(name.startswith(PREFIX) for name in logs)):
+        return logs, {}
+    others = {name: value for name, value in logs.items() if not name.startswith(PREFIX)}
+    return others, model.train_function.epoch_figures()
+
+
+def _has_samples(batch):
+    """Returns whether a batch has a row, bool scalar; None if its shape says so already."""
+    first = next((part for part in tf.nest.flatten(batch) if tf.is_tensor(part) and part.shape.rank), None)
+    if first is None or first.shape[0]:
+        return None
+    return tf.shape(first)[0] > 0
+
+
+def _check(model, strategy):
+    if model.jit_compile:
+        raise UsageError(
+            "compile(jit_compile=True) compiles a whole step, and collectives have no XLA kernel: leave it at 'auto'. "
+            "Encoding and decoding are compiled in any case."
+        )
+    if model.run_eagerly and len(strategy.local_devices) > 1:
+        raise UsageError(
+            f"run_eagerly=True needs one replica per process, since replicas then run one after another and the first "
+            f"would wait for the others for ever. This process has {len(strategy.local_devices)}."
+        )

@@ -1,0 +1,487 @@
+"""Compressed exchange for Keras optimizers: what is sent, and how all replicas take or refuse a step together."""
+
+import itertools
+import math
+import weakref
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from dqgan_tf import compressors
+from dqgan_tf.compressors import rules as compressor_rules
+from dqgan_tf.config import CompressionConfig
+from dqgan_tf.distribute import layout
+from dqgan_tf.distribute.channel import ENERGIES, Channel
+from dqgan_tf.distribute.pipeline import TIMES
+from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
+from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.errors import UsageError
+from dqgan_tf.private_keras import OptimizerSteps, built_for, overwrites_with_gradient
+
+WHERE = ("gradient", "update")
+_DTYPES = ("float32", "bfloat16", "float16")
+_NOT_INCREMENTAL = (keras.optimizers.Ftrl, keras.optimizers.ScheduleFreeAdamW)
+_SUMS = ("exchanges", "accepted", "wire_bytes", "sent_bytes", "dense_bytes", *ENERGIES, *TIMES)
+_serial = itertools.count()  # of channels; a name is a tag inside one process
+
+
+def compressed(
+    optimizer: keras.optimizers.Optimizer | str,
+    compression: str | CompressionConfig = CompressionConfig.compressor,
+    *,
+    where: str = "gradient",
+    seed: int = 0,
+    logs: bool = False,
+    **settings,
+) -> keras.optimizers.Optimizer:
+    """Makes the replicas of `optimizer` exchange compressed values, and returns `optimizer` itself.
+
+        strategy = dqgan_tf.CompressedStrategy()
+        with strategy.scope():
+            model = keras.Sequential([...])
+            model.compile(dqgan_tf.compressed(keras.optimizers.Adam(1e-3), "linear:bits=4,bucket=512"), loss=...)
+        model.fit(dataset)
+
+    With g^m the gradient of replica m's own loss, clipped as the optimizer asks for, and Q the channel's compressed
+    mean with error feedback (`distribute.channel.Channel`):
+
+        where="gradient":   w, s <- optimizer(w, s, Q(g^1, ..., g^M))
+        where="update":     w - u^m, s^m <- optimizer(w, s^m, g^m);    w <- w - Q(u^1, ..., u^M)
+
+    With "gradient", residuals have the unit of gradients and all state is equal on all replicas. With "update", they
+    have the unit of weights and each replica has its own slots s^m (moments); Adam needs this at few bits
+    (docs/keras.md). If any replica's gradient or update is not finite, all replicas refuse the step: no variable
+    changes, and `iterations` does not count it. A `LossScaleOptimizer` then halves its scale on all replicas.
+
+    The optimizer keeps its class and configuration, so a saved model loads without this library, uncompressed. Call
+    `compressed(model.optimizer, ...)` again after `keras.models.load_model`.
+
+    Args:
+      optimizer: an optimizer created in the scope of a `CompressedStrategy`, or a name such as `adam`. For a
+        `LossScaleOptimizer`, its inner optimizer is compressed.
+      compression: a compressor's spec, such as `sign:bucket=512`, or all settings together.
+      where: `gradient` or `update`.
+      seed: of stochastic rounding.
+      logs: whether `fit` reports bytes, norms and times under `compression/`.
+      **settings: fields of `CompressionConfig` other than the compressor, such as `error_feedback=False`,
+        `compressor_rules="bias|gamma|beta=none"`, `topology`, `packet_mb`, `transport`, `allow_non_contractive`. Rules
+        match the weights' paths, such as `sequential/dense/kernel`.
+
+    Raises:
+      UsageError: called outside of the scope; an optimizer or a setting that cannot be compressed.
+    """
+    if isinstance(compression, CompressionConfig):
+        if settings:
+            raise UsageError(
+                f"Give a CompressionConfig or single settings, not both. Received: {compression!r} and {settings}"
+            )
+        config = compression
+    else:
+        try:
+            config = CompressionConfig(compressor=compression, **settings)
+        except TypeError:
+            names = [name for name in CompressionConfig.__dataclass_fields__ if name != "compressor"]
+            raise UsageError(
+                f"compressed(...) takes where, seed, logs, {', '.join(names)}. Received: {', '.join(settings)}"
+            ) from None
+    optimizer = keras.optimizers.get(optimizer)
+    inner = optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
+    _check(inner, config, where)
+    steps = CompressedSteps(inner, config, where, seed, logs)
+    inner.apply, inner.build, inner.compression = steps.apply, steps.build, steps
+    if inner.built:
+        steps.check_variables(steps.variables)
+    return optimizer
+
+
+class CompressedSteps:
+    """Replaces `build` and `apply` of a compressed optimizer, and is its attribute `compression`.
+
+    Args:
+      optimizer: not a `LossScaleOptimizer`.
+      config, where, seed, logs: see `compressed`.
+
+    Attributes:
+      channels: maps the positions of variables, among those that the optimizer was built for, to their `Channel`.
+        Each set of variables that receive gradients together has one; usually there is one set.
+      skipped: number of refused steps, equal on all replicas.
+    """
+
+    def __init__(self, optimizer, config: CompressionConfig, where: str, seed: int, logs: bool):
+        self._optimizer, self._steps = optimizer, OptimizerSteps(optimizer)
+        self._strategy = OptimizerSteps.strategy_of(optimizer)
+        self._compressor = compressors.get(config.compressor)
+        self._rules = compressor_rules.parse(config.compressor_rules)
+        self.config, self.where, self.seed, self.logs = config, where, seed, logs
+        self.channels: dict[tuple[int, ...], Channel] = {}
+        self.skipped = ReplicaLocal(self._strategy.local_devices, [], "skipped", tf.int64)
+        self._sums = ReplicaLocal(self._strategy.local_devices, [len(_SUMS)], "figures")
+        self._has_samples = [None] * len(self._strategy.local_devices)
+        self._names: list[str] = []
+        weakref.finalize(optimizer, _close_channels, self._strategy, self._names).atexit = False
+
+    @property
+    def name(self) -> str:
+        """Name of the optimizer."""
+        return self._optimizer.name
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Variables that the optimizer was built for."""
+        return built_for(self._optimizer)
+
+    @property
+    def replica_variables(self) -> list[keras.Variable]:
+        """The optimizer's variables that differ between replicas."""
+        return (self._steps.slots() if self.where == "update" else []) + self._steps.accumulators()
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Builds the optimizer for `variables`.
+
+        Raises:
+          UsageError: a variable that cannot be compressed, a rule that names none, or error feedback with a compressor
+            that proves no contraction.
+        """
+        self.check_variables(variables)
+        type(self._optimizer).build(self._optimizer, variables)
+
+    def check_variables(self, variables: Sequence[keras.Variable]) -> None:
+        """Raises the errors of `build`."""
+        for variable in variables:
+            if variable.dtype not in _DTYPES or overwrites_with_gradient(variable):
+                raise UsageError(
+                    f"Weights must be one of {', '.join(_DTYPES)} to be compressed. Received: {variable.path} of "
+                    f"{'a float8 layer' if overwrites_with_gradient(variable) else variable.dtype}"
+                )
+        compressor_rules.check_names([variable.path for variable in variables], self._rules)
+        if self.config.error_feedback and not self.config.allow_non_contractive:
+            layout.check_contraction(self._vectors(variables))
+
+    def set_samples(self, has_samples: tf.Tensor | None) -> None:
+        """Sets, for the next step, whether this replica has samples. Without samples, its gradients count as zero.
+
+        Replica context only.
+
+        Args:
+          has_samples: bool scalar; None: it has samples.
+        """
+        self._has_samples[local_replica_index()] = has_samples
+
+    def of_samples(self, gradients: Sequence) -> list:
+        """Returns gradients as dense tensors, zero where this replica has no sample; None stays None."""
+        has_samples = self._has_samples[local_replica_index()]
+
+        def dense(gradient):
+            if gradient is None:
+                return None
+            gradient = tf.convert_to_tensor(gradient)  # embeddings have tf.IndexedSlices
+            if has_samples is None:
+                return gradient
+            return tf.cond(has_samples, lambda: gradient, lambda: tf.zeros_like(gradient))
+
+        return [dense(gradient) for gradient in gradients]
+
+    def apply(self, gradients: Sequence, trainable_variables: Sequence | None = None) -> tf.Tensor:
+        """Takes a step with this replica's gradients, or refuses it together with all other replicas.
+
+        Gradients are of a loss that was divided by the number of replicas, as Keras does it. Replica context.
+
+        Returns:
+          Whether the step was taken, bool scalar; True before the last call of an accumulation.
+        """
+        context = self._replica_context()
+        if not len(gradients):  # as in Keras
+            return tf.constant(True)
+        build(self._optimizer, trainable_variables)
+        variables = self.variables if trainable_variables is None else list(trainable_variables)
+        gradients, variables = self._steps.filtered(self.of_samples(gradients), variables)
+        if not self._optimizer.gradient_accumulation_steps:
+            return self._exchange(gradients, variables, counts=True)
+        accepted = context.merge_call(self._accumulate(variables), args=(gradients,))
+        self._steps.count()
+        return accepted
+
+    def drain(self) -> tf.Tensor:
+        """Returns the sums of `figures` over the calls since the last drain, float32 [k]. Replica context."""
+        sums = self._sums.local()
+        value = sums.read_value()
+        sums.assign(tf.zeros_like(value))
+        return value
+
+    @staticmethod
+    def figures(sums: Sequence[float]) -> dict[str, float]:
+        """Returns figures per exchange by name: bytes of a replica, norms over accepted steps, times, refused steps.
+
+        Args:
+          sums: mean over replicas of `drain()`.
+        """
+        total = dict(zip(_SUMS, (float(value) for value in sums), strict=True))
+        exchanges, accepted = max(total["exchanges"], 1.0), max(total["accepted"], 1.0)
+        update, residual, error = (total[energy] for energy in ENERGIES)
+        return {
+            "wire_bytes": total["wire_bytes"] / exchanges,
+            "sent_bytes": total["sent_bytes"] / exchanges,
+            "compression_ratio": total["dense_bytes"] / max(total["wire_bytes"], 1.0),
+            "update_norm": math.sqrt(update / accepted),
+            "residual_ratio": math.sqrt(residual / max(update, 1e-38)),
+            "compression_error": error / max(update, 1e-38),
+            "skipped": total["exchanges"] - total["accepted"],
+        } | {f"milliseconds/{phase}": 1e3 * total[phase] / exchanges for phase in TIMES}
+
+    def _replica_context(self):
+        context = tf.distribute.get_replica_context()
+        if context is None or tf.distribute.get_strategy() is not self._strategy:
+            raise UsageError(
+                "A compressed optimizer takes its steps inside strategy.run, of the strategy in whose scope it was "
+                "created, and trains models that were created in that scope."
+            )
+        if tf.executing_eagerly() and len(self._strategy.local_devices) > 1:
+            raise UsageError(
+                "Put strategy.run into a tf.function: eager replicas of one process run one after another, so the "
+                "first would wait for the others for ever. This process has "
+                f"{len(self._strategy.local_devices)} replicas."
+            )
+        return context
+
+    def _exchange(self, gradients, variables, *, counts):
+        """Clips, reduces in the channel, and takes the step if all replicas' values are finite."""
+        context, channel = tf.distribute.get_replica_context(), self.open_channel(self._steps.positions(variables))
+        # The loss was divided by M, so that gradients add up. The gradient of a replica's own loss is M times as large.
+        replicas = context.num_replicas_in_sync
+        gradients = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
+        weights, slots = [], []
+        if self.where == "update":
+            weights, slots = (_local_values(group) for group in (variables, self._steps.slots()))
+            values = self._local_update(gradients, variables, weights)
+        else:
+            values = [tf.cast(gradient, tf.float32) for gradient in gradients]
+        means = context.all_reduce("mean", values, options=channel.options)
+        accepted = channel.accepted.local().read_value()
+
+        def take(means, weights):
+            if self.where == "update":
+                for variable, weight, mean in zip(variables, weights, means, strict=True):
+                    variable.assign(tf.cast(tf.cast(weight, tf.float32) - mean, weight.dtype))
+            else:
+                self._steps.update([tf.cast(m, v.dtype) for m, v in zip(means, variables, strict=True)], variables)
+            self._steps.average()
+            self._steps.constrain(variables)
+            if counts:
+                self._steps.count()
+
+        def refuse(slots):
+            for variable, value in zip(self._steps.slots() if slots else [], slots, strict=True):
+                variable.assign(value)
+
+        # Variables are changed in the context of each replica, which cannot be entered inside of tf.cond, so the
+        # condition stands in cross-replica context. `accepted` is equal on all replicas.
+        def commit(strategy, accepted, means, weights, slots):
+            def each(step, *values):
+                strategy.extended.call_for_each_replica(step, args=values)
+                return True
+
+            first = strategy.experimental_local_results(accepted)[0]
+            tf.cond(first, lambda: each(take, means, weights), lambda: each(refuse, slots))
+
+        context.merge_call(commit, args=(accepted, means, weights, slots))
+        self._record(channel, accepted)
+        return accepted
+
+    def _local_update(self, gradients, variables, weights):
+        """Returns w - w' for the step of this replica's gradients and slots. Changes the slots, not the weights."""
+        self._steps.update(gradients, variables)
+        updates = [
+            tf.cast(weight, tf.float32) - tf.cast(after, tf.float32)
+            for weight, after in zip(weights, _local_values(variables), strict=True)
+        ]
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
+        return updates
+
+    def _accumulate(self, variables):
+        """Returns a function (strategy, gradients) -> accepted that adds gradients up and exchanges every k-th sum."""
+        positions, accumulators = self._steps.positions(variables), self._steps.accumulators()
+        accumulators = [accumulators[position] for position in positions]
+
+        def add(gradients):
+            for accumulator, gradient in zip(accumulators, gradients, strict=True):
+                accumulator.assign_add(gradient)
+            self._steps.average()
+            return True
+
+        def complete(gradients):
+            count = self._optimizer.gradient_accumulation_steps
+            means = [(g + a.value) / count for g, a in zip(gradients, accumulators, strict=True)]
+            for accumulator in accumulators:
+                accumulator.assign(tf.zeros_like(accumulator.value))
+            return self._exchange(means, variables, counts=False)
+
+        def choose(strategy, gradients):
+            def each(step):
+                results = strategy.extended.call_for_each_replica(step, args=(gradients,))
+                return tf.convert_to_tensor(strategy.experimental_local_results(results)[0])
+
+            return tf.cond(self._steps.is_last_of_accumulation(), lambda: each(complete), lambda: each(add))
+
+        return choose
+
+    def _record(self, channel, accepted):
+        self.skipped.local().assign_add(tf.cast(tf.logical_not(accepted), tf.int64))
+        if not self.logs:
+            return
+        bytes_ = tf.constant([channel.wire_bytes, channel.sent_bytes, channel.dense_bytes], tf.float32)
+        energies = tf.reduce_sum(channel.energies.local().read_value(), 0)
+        seconds = tf.cast(channel.seconds.local().read_value(), tf.float32)
+        energies = tf.where(accepted, energies, tf.zeros_like(energies))
+        counts = tf.stack([1.0, tf.cast(accepted, tf.float32)])
+        self._sums.local().assign_add(tf.concat([counts, bytes_, energies, seconds], 0))
+
+    def _vectors(self, variables):
+        names = [variable.path for variable in variables]
+        shapes = [tuple(variable.shape) for variable in variables]
+        return layout.vectors(self.name, names, shapes, self._compressor, self._rules)
+
+    def open_channel(self, positions: tuple[int, ...]) -> Channel:
+        """Returns the channel of the variables at `positions`. All workers must make the same calls in one order."""
+        if positions not in self.channels:
+            name = f"{self.name}/{next(_serial)}"
+            with tf.init_scope():
+                self.channels[positions] = self._strategy.open_channel(
+                    name,
+                    self._vectors([self.variables[position] for position in positions]),
+                    error_feedback=self.config.error_feedback,
+                    seed=self.seed,
+                    topology=self.config.topology,
+                    packet_mb=self.config.packet_mb,
+                    allow_non_contractive=self.config.allow_non_contractive,
+                    transport=self.config.transport,
+                )
+            self._names.append(name)
+        return self.channels[positions]
+
+
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers that are attributes of a model, or stand in a list or dictionary that is one."""
+    found: dict[int, keras.optimizers.Optimizer] = {}
+    for attribute in vars(model).values():
+        values = attribute.values() if isinstance(attribute, dict) else attribute
+        items = values if isinstance(attribute, (list, tuple, dict)) else [attribute]
+        found |= {id(item): item for item in items if isinstance(item, keras.optimizers.Optimizer)}
+    return list(found.values())
+
+
+def compressed_leaves(optimizers: Sequence[keras.optimizers.Optimizer]) -> list[keras.optimizers.Optimizer]:
+    """Returns the compressed ones of some optimizers and of those inside a `LossScaleOptimizer` or `MultiOptimizer`."""
+    leaves = []
+    for optimizer in optimizers:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            leaves += compressed_leaves([optimizer.inner_optimizer])
+        elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
+            leaves += compressed_leaves(optimizer.optimizers)
+        elif hasattr(optimizer, "compression"):
+            leaves.append(optimizer)
+    return leaves
+
+
+def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> None:
+    """Builds an optimizer that is not built yet. Replica context."""
+    if optimizer.built:
+        return
+    if variables is None:
+        raise UsageError(f"Build the optimizer first: {optimizer.name}.build(model.trainable_variables).")
+
+    def build_once(strategy):
+        del strategy
+        with tf.init_scope():
+            optimizer.build(list(variables))
+
+    tf.distribute.get_replica_context().merge_call(build_once)
+
+
+def check_scaled(inner: keras.optimizers.Optimizer) -> None:
+    """Raises UsageError for an inner optimizer that all replicas cannot scale together."""
+    is_multiple = isinstance(inner, keras.optimizers.MultiOptimizer)
+    if is_multiple and isinstance(OptimizerSteps.strategy_of(inner), CompressedStrategy):
+        raise UsageError(
+            "A LossScaleOptimizer in a CompressedStrategy cannot hold a MultiOptimizer: its optimizers would refuse a "
+            "step that overflows one by one. Take the policy mixed_bfloat16, which needs no loss scale, or one "
+            f"optimizer for all weights. Received: inner_optimizer={inner.name!r}"
+        )
+
+
+def apply_scaled(optimizer: keras.optimizers.LossScaleOptimizer, gradients, variables=None) -> None:
+    """`LossScaleOptimizer.apply` around a compressed optimizer: all replicas halve the scale when one overflows.
+
+    The inner optimizer refuses a step that is not finite anywhere. Clipping by value would make an infinite gradient
+    finite again, so an overflow makes one of the gradients NaN.
+
+    Raises:
+      UsageError: the inner optimizer is not compressed. Keras lets each replica decide alone whether it exchanges
+        gradients, so that all wait for ever when one of them overflows.
+    """
+    check_scaled(optimizer.inner_optimizer)
+    if not hasattr(optimizer.inner_optimizer, "compression"):
+        kind = type(optimizer.inner_optimizer).__name__
+        raise UsageError(
+            "Under several replicas Keras' LossScaleOptimizer waits for ever when one of them overflows alone. "
+            f"Compress the optimizer, if only by 'none': dqgan_tf.compressed({kind}(...), 'none'). Received: {kind} "
+            f"{optimizer.inner_optimizer.name!r}"
+        )
+    inner = optimizer.inner_optimizer.compression
+    build(optimizer, variables)
+    gradients, scale = inner.of_samples(gradients), tf.convert_to_tensor(optimizer.dynamic_scale.value)
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None])
+    divisor = tf.where(finite, scale, float("nan"))
+    taken = inner.apply([None if g is None else g / tf.cast(divisor, g.dtype) for g in gradients], variables)
+    count = tf.convert_to_tensor(optimizer.step_counter.value)
+    grows = taken & (count == optimizer.dynamic_growth_steps - 1)
+    optimizer.step_counter.assign(tf.where(taken & ~grows, count + 1, 0))
+    optimizer.dynamic_scale.assign(scale * tf.where(grows, 2.0, tf.where(taken, 1.0, 0.5)))
+
+
+def _local_values(variables):
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+def _close_channels(strategy, names):
+    for name in names:
+        strategy.close_channel(name)
+
+
+def _check(optimizer, config, where):
+    """Refuses what cannot be compressed."""
+    kind, strategy = type(optimizer).__name__, tf.distribute.get_strategy()
+    if not isinstance(strategy, CompressedStrategy) or OptimizerSteps.strategy_of(optimizer) is not strategy:
+        raise UsageError(
+            "Create the optimizer and call compressed(...) in the scope of one dqgan_tf.CompressedStrategy, with or "
+            f"without TF_CONFIG. Received: {kind} of a {type(OptimizerSteps.strategy_of(optimizer)).__name__} in the "
+            f"scope of a {type(strategy).__name__}"
+        )
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        raise UsageError("Compress the optimizers of a MultiOptimizer one by one, before they are given to it.")
+    if type(optimizer).apply is not keras.optimizers.Optimizer.apply:
+        raise UsageError(
+            f"{kind} has an `apply` of its own, which would exchange gradients uncompressed. Override `update_step`."
+        )
+    if hasattr(optimizer, "compression"):
+        raise UsageError(f"{kind} {optimizer.name!r} is compressed already. Create another optimizer.")
+    if where not in WHERE:
+        raise UsageError(f"`where` must be one of {', '.join(WHERE)}. Received: where={where!r}")
+    if where == "update" and isinstance(optimizer, _NOT_INCREMENTAL):
+        raise UsageError(
+            f"where='update' needs an optimizer that adds its update to the weights; {kind} computes new weights from "
+            "its slots, which would drift apart. Take where='gradient'."
+        )
+    if where == "gradient" and isinstance(optimizer, keras.optimizers.Adafactor) and config.compressor != "none":
+        # v = r c / mean(r) underflows to 0 where both r and c are 1e-30, and 0 / sqrt(0) is NaN (Keras 3.15.1).
+        raise UsageError(
+            "Keras' Adafactor turns a matrix into NaN if a row and a column of its mean gradient are all 0, which few "
+            "bits cause. Take where='update', which compresses afterwards, or the compressor 'none'. Received: "
+            f"where={where!r} with {config.compressor!r}"
+        )
+    if config.start_step > 1 or not config.residual_in_half_step:
+        raise UsageError(
+            "start_step and residual_in_half_step are settings of DQGAN. Received: "
+            f"start_step={config.start_step}, residual_in_half_step={config.residual_in_half_step}"
+        )

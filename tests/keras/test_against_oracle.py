@@ -1,0 +1,99 @@
+"""`fit` with replicas in one process against the float64 simulator: weights, slots and residuals, step by step."""
+
+import keras
+import numpy as np
+import pytest
+
+import dqgan_tf
+from tests.gan.local_strategy import local_strategy
+from tests.keras import small_models
+from tests.oracles import optimizers_numpy as oracle
+from tests.oracles import quantizers_numpy
+
+STEPS = 10
+SIGN, LINEAR, TOPK = "sign:bucket=32", "linear:bits=4,bucket=32", "topk:fraction=0.1"
+QUANTIZERS = {
+    "none": quantizers_numpy.identity,
+    SIGN: quantizers_numpy.sign(32),
+    LINEAR: quantizers_numpy.linear(4, 32),
+    TOPK: quantizers_numpy.top_k(5),  # ceil(0.1 * 44)
+}
+# A large epsilon keeps Adam's first step, |u| = eta everywhere, from a tie.
+OPTIMIZERS = {
+    "sgd": (lambda: keras.optimizers.SGD(0.1, momentum=0.9), oracle.sgd(0.1, 0.9)),
+    "adam": (lambda: keras.optimizers.Adam(0.02, epsilon=0.05), oracle.adam(0.02, epsilon=0.05)),
+}
+# float32 rounds to 6e-8 of a value; ten steps amplify little. An update is a difference of weights, which are some
+# hundred times as large: it carries their rounding.
+TOLERANCE = {"gradient": 1e-5, "update": 1e-4}
+
+
+def follow(strategy, name, compressor, where, **settings):
+    """Returns what `fit` computed after every step, and the simulator's states."""
+    make, rule = OPTIMIZERS[name]
+    replicas = len(strategy.local_devices)
+    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(make(), compressor, where=where, **settings))
+    x, y = small_models.batches(STEPS, replicas)
+    start = small_models.values(strategy, model.trainable_variables)[0]
+    slots = {"sgd": ["momentum"], "adam": ["momentum", "velocity"]}[name]
+
+    def look():
+        named = {slot: [v for v in model.optimizer.variables if v.path.endswith(slot)] for slot in slots} | {
+            "w": model.trainable_variables
+        }
+        found = {key: small_models.values(strategy, variables) for key, variables in named.items()}
+        return found | {"residual": small_models.residuals(model.optimizer, replicas)}
+
+    recorder = small_models.Recorder(look)
+    model.fit(small_models.dataset(x, y), shuffle=False, callbacks=[recorder], verbose=0)
+    states = oracle.run(
+        small_models.gradient(x, y, replicas),
+        start,
+        replicas,
+        rule,
+        QUANTIZERS[compressor],
+        where=where,
+        feedback=settings.get("error_feedback", True),
+        steps=STEPS,
+    )
+    return recorder.seen, list(states)
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+@pytest.mark.parametrize(
+    "name, compressor, where",
+    [
+        ("sgd", LINEAR, "gradient"),
+        ("sgd", SIGN, "update"),
+        ("adam", LINEAR, "update"),
+        pytest.param("sgd", SIGN, "gradient", marks=pytest.mark.slow),
+        pytest.param("sgd", TOPK, "gradient", marks=pytest.mark.slow),
+        pytest.param("sgd", TOPK, "update", marks=pytest.mark.slow),
+        pytest.param("sgd", "none", "update", marks=pytest.mark.slow),
+        pytest.param("adam", SIGN, "update", marks=pytest.mark.slow),
+        pytest.param("adam", LINEAR, "gradient", marks=pytest.mark.slow),
+    ],
+)
+def test_every_variable_follows_the_oracle(replicas, name, compressor, where):
+    seen, states = follow(local_strategy(replicas), name, compressor, where)
+    assert len(seen) == STEPS
+    for found, state in zip(seen, states, strict=True):
+        assert np.all(found["w"] == found["w"][0]), f"replicas differ after step {state.t}"
+        expected = {"w": state.w, "residual": state.residual} | state.slots
+        scales = expected | {"residual": state.p}
+        for key, value in expected.items():
+            deviation = np.max(np.abs(found[key] - value)) / np.max(np.abs(scales[key]))
+            assert deviation < TOLERANCE[where], f"{key} after step {state.t}: {deviation}"
+    assert np.any(states[-1].residual) == (compressor != "none")
+
+
+def test_without_error_feedback_the_oracle_keeps_no_residual():
+    seen, states = follow(local_strategy(2), "sgd", SIGN, "gradient", error_feedback=False)
+    np.testing.assert_allclose(seen[-1]["w"][0], states[-1].w, rtol=0, atol=1e-5)
+    assert not np.any(seen[-1]["residual"])
+
+
+def test_slots_differ_between_replicas_only_where_updates_are_compressed():
+    for where in ("gradient", "update"):
+        seen, _ = follow(local_strategy(2), "adam", LINEAR, where)
+        assert np.array_equal(*seen[-1]["velocity"]) == (where == "gradient")

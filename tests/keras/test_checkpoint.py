@@ -1,0 +1,243 @@
+"""`callbacks.Checkpoint`, two replicas in one process: a `fit` that is cut off goes on as if nothing had happened."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import dqgan_tf
+from dqgan_tf.errors import CheckpointError, UsageError
+from tests.gan import model_state, tiny_gan
+from tests.gan.local_strategy import local_strategy
+from tests.keras import small_models
+
+EPOCHS, STEPS = 4, 5
+SIGN, ADAPTIVE = "sign:bucket=32", "adaptive:bits=3,bucket=32"
+STOCHASTIC = "linear:bits=4,bucket=32,rounding=stochastic"  # its random numbers depend on the number of calls
+opt = keras.optimizers
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    return local_strategy(2)
+
+
+class Cut(keras.callbacks.Callback):
+    """Ends `fit` by an error inside an epoch."""
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self._epoch, self._batch, self._now = epoch, batch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self._now, batch) == (self._epoch, self._batch):
+            raise InterruptedError
+
+
+def build(strategy, make, seed, **options):
+    """Layers with every kind of state: running statistics, and the counters of random numbers."""
+    keras.utils.set_random_seed(seed)
+    with strategy.scope():
+        layers = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.2), keras.layers.GaussianNoise(0.1)]
+    return small_models.mlp(strategy, make, layers=layers, seed=seed, **options)
+
+
+def fit(model, folder=None, epochs=EPOCHS, cut=None, **options):
+    callbacks = [dqgan_tf.callbacks.Checkpoint(folder, **options)] if folder else []
+    callbacks += [Cut(*cut)] if cut else []
+    data = small_models.dataset(*small_models.batches(STEPS, 2))
+    return model.fit(data, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0)
+
+
+def state(strategy, model):
+    """All variables, residuals, learned levels and counters of both replicas."""
+    optimizer = model.optimizer
+    leaf = optimizer.inner_optimizer if isinstance(optimizer, opt.LossScaleOptimizer) else optimizer
+    (channel,) = leaf.compression.channels.values()
+    variables = [*model.variables, *optimizer.variables]
+    own = [channel.calls, leaf.compression.skipped, *channel.learned.values()]
+    return {
+        "variables": [
+            [local.numpy() for local in strategy.experimental_local_results(variable.value)] for variable in variables
+        ],
+        "residuals": small_models.residuals(leaf, 2),
+        "own": [variable.numpy() for local in own for variable in local.variables],
+    }
+
+
+def assert_same(first, second):
+    flat = [tf.nest.flatten(one) for one in (first, second)]
+    for a, b in zip(*flat, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+CASES = {
+    "gradient": lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), SIGN),
+    "update": lambda: dqgan_tf.compressed(opt.Adam(0.01), SIGN, where="update"),
+    # 20 steps, so that the checkpoint lies inside an accumulation of 3.
+    "accumulation": lambda: dqgan_tf.compressed(opt.SGD(0.01, momentum=0.9, gradient_accumulation_steps=3), STOCHASTIC),
+    "loss_scale": lambda: opt.LossScaleOptimizer(
+        dqgan_tf.compressed(opt.Adam(0.01), SIGN), initial_scale=2.0**10, dynamic_growth_steps=4
+    ),
+    "learned": lambda: dqgan_tf.compressed(opt.RMSprop(0.01), ADAPTIVE),
+}
+QUICK = ("update", "accumulation")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
+def test_a_run_that_is_cut_off_goes_on_bit_for_bit(strategy, tmp_path, name):
+    whole = build(strategy, CASES[name], seed=3)
+    losses = fit(whole).history["loss"]
+    cut = build(strategy, CASES[name], seed=3)
+    with pytest.raises(InterruptedError):
+        fit(cut, tmp_path, cut=(2, 1))
+    resumed = build(strategy, CASES[name], seed=4)  # another start: all must come from the files
+    history = fit(resumed, tmp_path)
+    assert history.epoch == [2, 3]
+    assert history.history["loss"] == losses[2:]
+    assert_same(state(strategy, whole), state(strategy, resumed))
+
+
+def test_a_run_that_is_complete_trains_no_further(strategy, tmp_path):
+    model = build(strategy, CASES["gradient"], seed=3)
+    fit(model, tmp_path, epochs=2)
+    before = state(strategy, model)
+    assert fit(model, tmp_path, epochs=2).epoch == []
+    assert_same(before, state(strategy, model))
+    assert fit(model, tmp_path, epochs=3).epoch == [2]
+    assert fit(model, epochs=1).epoch == [0]  # without the callback, fit begins where its caller says
+
+
+def test_every_and_keep(strategy, tmp_path):
+    model = build(strategy, CASES["gradient"], seed=3)
+    fit(model, tmp_path, epochs=7, every=2, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004", "step_00000006"]
+    for options in ({"every": 0}, {"keep": 0}, {"every": 1.5}):
+        with pytest.raises(UsageError, match="whole number of at least 1"):
+            dqgan_tf.callbacks.Checkpoint(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), "sign:bucket=64"), "sign:bucket=32"),
+        (lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), SIGN, where="update"), "where"),
+        (lambda: dqgan_tf.compressed(opt.SGD(0.01), SIGN), "Adam"),
+        (lambda: opt.Adam(0.01, use_ema=True), "compression"),
+    ],
+    ids=["compressor", "place", "optimizer", "uncompressed"],
+)
+def test_a_checkpoint_of_other_settings_is_refused(strategy, tmp_path, make, match):
+    fit(build(strategy, CASES["gradient"], seed=3), tmp_path, epochs=1)
+    other = build(strategy, make, seed=3)
+    before = small_models.values(strategy, other.variables)
+    with pytest.raises(CheckpointError, match=match):
+        fit(other, tmp_path)
+    np.testing.assert_array_equal(before, small_models.values(strategy, other.variables))
+
+
+def test_a_checkpoint_of_another_model_is_refused(strategy, tmp_path):
+    fit(build(strategy, CASES["gradient"], seed=3), tmp_path, epochs=1)
+    other = small_models.mlp(strategy, CASES["gradient"])
+    with pytest.raises(CheckpointError, match="its variable 2 is gamma.*, this model's is kernel"):
+        fit(other, tmp_path)
+
+
+def test_another_number_of_replicas_starts_from_the_means(strategy, tmp_path):
+    model = build(strategy, CASES["update"], seed=3)
+    fit(model, tmp_path, epochs=1)
+    saved = state(strategy, model)
+    alone = local_strategy(1)
+    other = build(alone, CASES["update"], seed=4)
+    callback = dqgan_tf.callbacks.Checkpoint(tmp_path)
+    callback.set_model(other)
+    callback.on_train_begin()
+    np.testing.assert_array_equal(small_models.residuals(other.optimizer, 1)[0], saved["residuals"].mean(0))
+    expected = small_models.values(strategy, model.trainable_variables)
+    np.testing.assert_array_equal(small_models.values(alone, other.trainable_variables)[0], expected[0])
+
+
+def test_a_model_of_another_strategy_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile("sgd", loss="mse")
+    with pytest.raises(UsageError, match="BackupAndRestore"):
+        fit(model, tmp_path)
+
+
+class TwoNetworks(keras.Model):
+    """Two optimizers that nothing builds before the first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(2), keras.layers.Dense(2)
+        self.tracker = keras.metrics.Mean(name="loss")
+
+    def call(self, x):
+        return self.first(x) + self.second(x)
+
+    def train_step(self, data):
+        x, y = data
+        for layer, optimizer in zip((self.first, self.second), self.pair, strict=True):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x) - y) ** 2) / tf.distribute.get_replica_context().num_replicas_in_sync
+            optimizer.apply(tape.gradient(loss, layer.trainable_variables), layer.trainable_variables)
+        self.tracker.update_state(loss)
+        return {"loss": self.tracker.result()}
+
+
+def test_several_optimizers_of_a_train_step_of_ones_own(strategy, tmp_path):
+    def build():
+        with strategy.scope():
+            model = TwoNetworks()
+            model.pair = [
+                dqgan_tf.compressed(opt.Adam(0.01), SIGN, where="update"),
+                dqgan_tf.compressed(opt.SGD(0.01, momentum=0.9), SIGN),
+            ]
+            model.compile()
+        return model
+
+    def state(model):
+        optimizers = [*model.pair]
+        values = small_models.values(strategy, [*model.variables, *optimizers[0].variables, *optimizers[1].variables])
+        return [values, *[small_models.residuals(optimizer, 2) for optimizer in optimizers]]
+
+    keras.utils.set_random_seed(1)
+    whole = build()
+    fit(whole)
+    keras.utils.set_random_seed(1)
+    cut = build()
+    with pytest.raises(InterruptedError):
+        fit(cut, tmp_path, cut=(1, 2))
+    keras.utils.set_random_seed(2)
+    resumed = build()
+    assert fit(resumed, tmp_path).epoch == [1, 2, 3]
+    assert_same(state(whole), state(resumed))
+
+
+def test_dqgan(tmp_path):
+    gan_strategy = local_strategy(tiny_gan.REPLICAS)
+    optimizer = dqgan_tf.OptimizerConfig(direction="adam")
+    batches = tiny_gan.real_batches(STEPS).reshape(STEPS, -1, 2)
+
+    def build():
+        return tiny_gan.build(gan_strategy, optimizer, dqgan_tf.CompressionConfig(compressor=SIGN))
+
+    def fit(model, *callbacks):
+        data = tf.data.Dataset.from_tensor_slices(batches)
+        return model.fit(data, epochs=3, callbacks=list(callbacks), shuffle=False, verbose=0)
+
+    whole = build()
+    fit(whole)
+    with pytest.raises(InterruptedError):
+        fit(build(), dqgan_tf.callbacks.Checkpoint(tmp_path), Cut(1, 2))
+    resumed = build()
+    assert fit(resumed, dqgan_tf.callbacks.Checkpoint(tmp_path)).epoch == [1, 2]
+    assert model_state.bits(whole) == model_state.bits(resumed)
+    other = tiny_gan.build(gan_strategy, optimizer, dqgan_tf.CompressionConfig(compressor="topk:fraction=0.1"))
+    with pytest.raises(CheckpointError, match="topk"):
+        fit(other, dqgan_tf.callbacks.Checkpoint(tmp_path))
