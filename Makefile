@@ -19,14 +19,18 @@ help: ## This list
 train: .venv/.train-stamp ## Train FLAGFILE on WORKERS processes into MODEL_DIR; a second call resumes
 	$(BIN)/python -m trainers.launch --num_workers=$(WORKERS) -- --flagfile=$(FLAGFILE) --model_dir=$(MODEL_DIR)
 
+# A file's tests share what its fixtures have compiled; the order of files is that of tests/conftest.py.
+BY_FILE := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
 test: lint ## Lint, then all tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadscope tests/distributed tests/gan tests
+	$(BIN)/python -m pytest -q -m "not slow" $(BY_FILE) tests
 
 # XLA keeps what it has compiled for as long as a process lives: a single one would end beyond 14 GiB.
-test-slow: .venv/.test-stamp ## The slow tests alone: whole jobs of several processes
-	$(BIN)/python -m pytest -q -m slow tests/compressors
-	$(BIN)/python -m pytest -q -m slow tests/distributed/test_topologies.py
-	$(BIN)/python -m pytest -q -m slow tests --ignore=tests/compressors --ignore=tests/distributed/test_topologies.py
+COMPILING := tests/compressors tests/distributed/test_topologies.py
+
+test-slow: .venv/.test-stamp ## The slow tests alone: every compressor compiled in every topology, whole jobs of several processes
+	$(BIN)/python -m pytest -q -m slow -n $(TEST_PROCESSES) --dist worksteal $(COMPILING)
+	$(BIN)/python -m pytest -q -m slow $(BY_FILE) tests $(COMPILING:%=--ignore=%)
 
 # What the library reaches of TensorFlow and Keras past their public API; see dqgan_tf/private_tensorflow.py.
 ADAPTER_TESTS := tests/test_private_names.py tests/test_tensorflow_texts.py tests/distributed/transport \
@@ -38,7 +42,7 @@ test-next: ## Install NEXT (pre-releases too) into .venv-next, list the private 
 	.venv-next/bin/python -m pip install -q --pre --upgrade $(NEXT)
 	.venv-next/bin/python -m pip install -q pytest pytest-timeout pytest-xdist scipy tensorboard tensorflow-datasets importlib_resources
 	-.venv-next/bin/python -m tests.test_private_names
-	.venv-next/bin/python -m pytest -q -m "not slow" $(if $(QUICK),-n $(TEST_PROCESSES) --dist loadscope tests,$(ADAPTER_TESTS))
+	.venv-next/bin/python -m pytest -q -m "not slow" $(if $(QUICK),$(BY_FILE) tests,$(ADAPTER_TESTS))
 
 # .pre-commit-config.yaml has the same list.
 lint: .venv/.test-stamp ## Style, types and the form of the hosted workflow, without changing a file

@@ -14,6 +14,26 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NUM_LOGICAL_CPUS = 8
+# Files that take long come first, so that two processes (`-n 2 --dist loadfile`) end together. Those that mostly wait
+# stand behind one that starts workers, which keeps both cores busy.
+FIRST = (
+    "distributed/test_training.py",
+    "training/test_launcher_signals.py",
+    "distributed/transport/test_connection.py",
+    "training/test_launcher.py",
+    "distributed/test_worker_errors.py",
+    "distributed/test_exchange.py",
+    "distributed/test_cli_errors.py",
+    "distributed/test_topologies.py",
+    "test_error_feedback.py",
+    "gan/test_against_oracle.py",
+    "distributed/test_packets.py",
+    "compressors/test_topk.py",
+    "gan",
+    "distributed",
+    "compressors",
+    "oracles",
+)
 
 
 def pytest_configure(config):
@@ -27,6 +47,14 @@ def pytest_configure(config):
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_CPUS)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        path = item.nodeid.removeprefix("tests/")
+        return next((i for i, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

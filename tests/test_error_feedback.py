@@ -34,7 +34,7 @@ def _made_once(compressor, jit, block):
         encoded = error_feedback.encode(compressor, update, residual, seed, block=block)
         return encoded, compressor.decode(encoded.payload, update.shape[0])
 
-    return tf.function(step, jit_compile=jit)
+    return tf.function(step, jit_compile=jit, autograph=False)
 
 
 def updates(steps, n=N, seed=0):
@@ -158,7 +158,7 @@ def test_a_spare_of_any_content_takes_the_residual(spec):
     update, residual = updates(2, n=size)
     variable = tf.Variable(tf.fill([size], np.float32(np.nan)))
 
-    @functools.partial(tf.function, jit_compile=True)
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
     def into_spare(update, residual, seed):
         spare = variable.read_value()
         encoded = error_feedback.encode(compressor, update, residual, seed, block=128, spare=spare)
@@ -179,7 +179,7 @@ def test_a_window_is_its_values(spec):
     longer, residual = updates(2, n=1000)
     expected, _ = make_step(compressor, block=128)(longer[start : start + size], residual[:size], tf.constant([0, 3]))
 
-    @functools.partial(tf.function, jit_compile=True)
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
     def encode(vector, position, residual, seed):
         window = blocks.Window(vector, position, size)
         return error_feedback.encode(compressor, window, residual, seed, block=128)
@@ -190,7 +190,7 @@ def test_a_window_is_its_values(spec):
 
 def test_blocks_without_feedback():
     compressor, update = compressors.get("linear:bits=4,bucket=512"), tf.constant(updates(1, 3000)[0])
-    encode = tf.function(error_feedback.encode, jit_compile=True)
+    encode = tf.function(error_feedback.encode, jit_compile=True, autograph=False)
     whole = encode(compressor, update, None, tf.constant([0, 0]))
     blocked = encode(compressor, update, None, tf.constant([0, 0]), block=512)
     np.testing.assert_array_equal(whole.payload.words4, blocked.payload.words4)
@@ -230,7 +230,9 @@ def test_a_block_is_rounded_to_whole_buckets(block):
 def test_energies_by_block(n, block, residual):
     update, e, error = updates(3, n)
     e = e if residual else None
-    found = tf.function(lambda *v: error_feedback.energies(*v, block), jit_compile=True)(update, e, error)
+    found = tf.function(lambda *v: error_feedback.energies(*v, block), jit_compile=True, autograph=False)(
+        update, e, error
+    )
     vectors = [update if e is None else update.astype(np.float64) + e, 0.0 if e is None else e, error]
     np.testing.assert_allclose(found, [np.sum(np.square(v, dtype=np.float64)) for v in vectors], rtol=1e-6)
 
@@ -238,7 +240,7 @@ def test_energies_by_block(n, block, residual):
 @pytest.mark.parametrize("n, block", [(100, None), (1, 32), (64, 32), (100, 32)])
 def test_energy(n, block):
     vector = updates(1, n)[0]
-    found = tf.function(lambda v: error_feedback.energy(v, block), jit_compile=True)(vector)
+    found = tf.function(lambda v: error_feedback.energy(v, block), jit_compile=True, autograph=False)(vector)
     np.testing.assert_allclose(found, np.sum(vector.astype(np.float64) ** 2), rtol=1e-6)
 
 
@@ -280,9 +282,11 @@ def test_pieces_are_the_whole(spec):
         seed = blocks.block_seed(tf.constant([3, 5]), start // block)
         return error_feedback.encode(compressor, update[start:stop], residual[start:stop], seed, block=700)
 
-    whole = tf.function(lambda: encode(0, n), jit_compile=True)()
+    whole = tf.function(lambda: encode(0, n), jit_compile=True, autograph=False)()
     stops = [*cuts[1:], n]
-    parts = tf.function(lambda: [encode(*ends) for ends in zip(cuts, stops, strict=True)], jit_compile=True)()
+    parts = tf.function(
+        lambda: [encode(*ends) for ends in zip(cuts, stops, strict=True)], jit_compile=True, autograph=False
+    )()
     for index, field in enumerate(whole.payload):
         joined = np.concatenate([part.payload[index] for part in parts])
         np.testing.assert_array_equal(joined.view(np.int32), field.numpy().view(np.int32))

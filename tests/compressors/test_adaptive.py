@@ -33,7 +33,7 @@ def compiled(compressor):
     def step(x, state):
         return compressor.next_state(state, compressor.histogram(x))
 
-    return tf.function(encode, jit_compile=True), tf.function(step, jit_compile=True)
+    return tf.function(encode, jit_compile=True, autograph=False), tf.function(step, jit_compile=True, autograph=False)
 
 
 @functools.cache
@@ -102,7 +102,7 @@ def test_bound_state_reaches_every_block():
         def encode(x, state):
             return error_feedback.encode(compressor.bind(state), x, tf.zeros([N]), SEED, block=block)
 
-        return tf.function(encode, jit_compile=True)(x, state)
+        return tf.function(encode, jit_compile=True, autograph=False)(x, state)
 
     blocked, whole = encode(512 * 8), compiled(compressor)[0](x, state)
     for field, expected in zip(blocked.payload, whole[0], strict=True):
@@ -249,7 +249,9 @@ def test_choose_is_indexing(size, jit):
     """Bits above those of the table's numbers, here bit 5 and the sign, do not matter."""
     indices, table = RNG.integers(0, size, (3, 50)), RNG.standard_normal(size).astype(np.float32)
     codes = tf.constant(np.where(indices % 2, indices | 32, indices - 64), tf.int32)
-    entries = tf.function(lambda i: adaptive.choose(i, tf.unstack(tf.constant(table))), jit_compile=jit)(codes)
+    entries = tf.function(
+        lambda i: adaptive.choose(i, tf.unstack(tf.constant(table))), jit_compile=jit, autograph=False
+    )(codes)
     np.testing.assert_array_equal(entries, table[indices])
 
 
@@ -264,7 +266,7 @@ def test_count_below_is_a_binary_search(count, jit):
     def count_below(values, bounds):
         return adaptive.count_below(values, tf.unstack(bounds[:, :, None], axis=1))
 
-    counts = tf.function(count_below, jit_compile=jit)(values, bounds)
+    counts = tf.function(count_below, jit_compile=jit, autograph=False)(values, bounds)
     expected = [np.searchsorted(row, value, side="left") for row, value in zip(bounds, values, strict=True)]
     np.testing.assert_array_equal(counts, expected)
 

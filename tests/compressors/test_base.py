@@ -55,7 +55,7 @@ def payloads(compressor, workers, n=N):
 
 
 def mean(compressor, parts, n=N):
-    function = tf.function(lambda *p: compressor.mean_of_payloads(p, n), jit_compile=True)
+    function = tf.function(lambda *p: compressor.mean_of_payloads(p, n), jit_compile=True, autograph=False)
     return function(*parts).numpy()
 
 

@@ -164,7 +164,7 @@ def test_row_norm(scale):
     with np.errstate(over="ignore"):
         expected = np.sqrt(np.sum(x.astype(np.float64) ** 2, axis=1)).astype(np.float32)
     # 16 float32 additions in two stages: 2^-20 of the sum.
-    norms = tf.function(float_bits.row_norm, jit_compile=True)(x, top).numpy()
+    norms = tf.function(float_bits.row_norm, jit_compile=True, autograph=False)(x, top).numpy()
     np.testing.assert_allclose(norms, expected, rtol=1e-6)
 
 

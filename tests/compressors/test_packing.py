@@ -57,9 +57,9 @@ def test_planes(bits, widths):
 def test_unpack_inverts_pack(bits, jit):
     codes = np.random.default_rng(bits).integers(0, 2**bits, (3, 96), dtype=np.int32)
     codes[0], codes[1, ::2] = 2**bits - 1, 0
-    words = tf.function(lambda c: packing.pack(c, bits), jit_compile=jit)(codes)
+    words = tf.function(lambda c: packing.pack(c, bits), jit_compile=jit, autograph=False)(codes)
     assert words.shape == (3, 96 * bits // 32) and words.dtype == tf.int32
-    unpacked = tf.function(lambda w: packing.unpack(w, bits), jit_compile=jit)(words)
+    unpacked = tf.function(lambda w: packing.unpack(w, bits), jit_compile=jit, autograph=False)(words)
     np.testing.assert_array_equal(unpacked, codes)
 
 

@@ -19,7 +19,7 @@ MATRIX = PowerSGD(rank=2, explore=1).plan([(12, 20)])
 def simulate(plan):
     """Returns the compiled step ([workers, n], state, seed) -> (decoded of each, result, next state)."""
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def step(vectors, state, seed):
         tensors = [plan.tensors(vector) for vector in tf.unstack(vectors)]
         firsts = [plan.project(tensors_of_worker, state) for tensors_of_worker in tensors]
@@ -228,7 +228,7 @@ RNG = np.random.default_rng(0)
 SEED = tf.constant([1, 2])
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def basis_of(columns):
     return powersgd.orthonormalise(columns[None], powersgd.gaussian(ROWS, K, SEED)[None])[0]
 
@@ -307,5 +307,5 @@ def test_outer_is_the_product(columns):
     """float32 against float64: each of up to 20 terms is rounded once and added with one more rounding."""
     rng = np.random.default_rng(columns)
     left, right = (rng.standard_normal((size, columns)).astype(np.float32) for size in (5, 7))
-    product = tf.function(powersgd.outer, jit_compile=True)(left, right)
+    product = tf.function(powersgd.outer, jit_compile=True, autograph=False)(left, right)
     np.testing.assert_allclose(product, left.astype(np.float64) @ right.T.astype(np.float64), atol=1e-5)

@@ -23,7 +23,7 @@ def test_indices_are_distinct_and_in_range(n, k):
 
 def test_every_index_is_equally_likely():
     """Of 4,000 draws of 3 in 10 each index is in 1,200 +- 29; arcs of 3, 3 and 4 values; five standard deviations."""
-    drawer = tf.function(lambda seed: randomk.random_indices(seed, 10, 3), jit_compile=True)
+    drawer = tf.function(lambda seed: randomk.random_indices(seed, 10, 3), jit_compile=True, autograph=False)
     counts = np.bincount(np.concatenate([drawer(tf.constant([t, 5])) for t in range(4000)]), minlength=10)
     assert (np.abs(counts - 1200) < 5 * np.sqrt(4000 * 0.3 * 0.7)).all()
 
@@ -48,7 +48,9 @@ def test_rounding_does_not_depend_on_the_draw():
     """
     compressor = compressors.get("randomk:fraction=0.5+linear:bits=2,bucket=32,rounding=stochastic")
     x = tf.constant(np.tile(np.array([0.3, 1.0], np.float32), 512))
-    coder = tf.function(lambda seed: compressor.decode(compressor.encode(x, seed), 1024), jit_compile=True)
+    coder = tf.function(
+        lambda seed: compressor.decode(compressor.encode(x, seed), 1024), jit_compile=True, autograph=False
+    )
     for t in range(20):
         indices = draw((t, 1), 1024, 512)
         decoded = coder(tf.constant([t, 1])).numpy()[indices[indices % 2 == 0]]

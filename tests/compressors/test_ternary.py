@@ -79,9 +79,9 @@ def test_refuses(cls, bucket):
 def test_unpack_digits_inverts_pack_digits(width, jit):
     digits = np.random.default_rng(width).integers(0, 3, (40, width), dtype=np.int32)
     digits[0], digits[1], digits[2, ::2] = 0, 2, 2
-    words = tf.function(ternary.pack_digits, jit_compile=jit)(digits)
+    words = tf.function(ternary.pack_digits, jit_compile=jit, autograph=False)(digits)
     assert words.shape == (40, -(-width // 20)) and words.dtype == tf.int32
-    unpacked = tf.function(lambda w: ternary.unpack_digits(w, width), jit_compile=jit)(words)
+    unpacked = tf.function(lambda w: ternary.unpack_digits(w, width), jit_compile=jit, autograph=False)(words)
     np.testing.assert_array_equal(unpacked, digits)
 
 

@@ -103,7 +103,7 @@ def chooser(k, jit=True):
         slots = topk.largest(x, k)
         return slots, topk.to_indices(slots, x.shape[0])
 
-    return tf.function(choose, jit_compile=jit)
+    return tf.function(choose, jit_compile=jit, autograph=False)
 
 
 def assert_stable_sort(x, k):
@@ -167,7 +167,9 @@ def test_set_bits_equal_flatnonzero(words, share):
     flags = np.random.default_rng(words).random(32 * words) < share
     expected = np.flatnonzero(flags)
     count = len(expected) + 7
-    positions = tf.function(lambda w: topk.set_bits(w, count), jit_compile=True)(to_words(flags)).numpy()
+    positions = tf.function(lambda w: topk.set_bits(w, count), jit_compile=True, autograph=False)(
+        to_words(flags)
+    ).numpy()
     np.testing.assert_array_equal(positions[: len(expected)], expected)
     assert (positions[len(expected) :] >= 32 * words).all()
 
@@ -205,9 +207,9 @@ def test_elias_fano_decode_inverts_encode(k, universe, jit):
     draws = rng.choice(universe, k, replace=False) if universe < 10**7 else rng.integers(0, universe, k)
     values = np.sort(draws).astype(np.int32)
     values[-1] = universe - 1
-    words = tf.function(lambda v: topk.elias_fano_encode(v, universe), jit_compile=jit)(values)
+    words = tf.function(lambda v: topk.elias_fano_encode(v, universe), jit_compile=jit, autograph=False)(values)
     assert words.shape == (topk.elias_fano_words(k, universe),) and words.dtype == tf.int32
-    decoded = tf.function(lambda w: topk.elias_fano_decode(w, k, universe), jit_compile=jit)(words)
+    decoded = tf.function(lambda w: topk.elias_fano_decode(w, k, universe), jit_compile=jit, autograph=False)(words)
     np.testing.assert_array_equal(decoded, values)
 
 
