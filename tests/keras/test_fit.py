@@ -105,7 +105,11 @@ def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
         model.compile(sgd("none")())
     seen = []
     keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(dict(logs)))
-    look = lambda: [weights(strategy, model), np.exp(model.scale.numpy()) * (model.dense(x[32:]).numpy() - y[32:]) ** 2]  # noqa: E731
+
+    def look():
+        errors = np.exp(model.scale.numpy()) * (model.dense(x[32:]).numpy() - y[32:]) ** 2
+        return weights(strategy, model), errors
+
     recorder = small_models.Recorder(look)
     model.fit(x, y, batch_size=16, shuffle=False, callbacks=[keep, recorder], verbose=0)
     (second, errors), (third, _) = recorder.seen[1:]
