@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import torch_baselines, worker
+from dqgan_tf import config
 from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.errors import UsageError
 
@@ -84,12 +85,13 @@ def parse(name: str) -> tuple[str, str, float]:
     The default topology is `auto`, the default packet_mb is 0: one packet.
 
     Raises:
-      UsageError: the packet_mb is not a plain decimal number, or something follows it.
+      UsageError: unknown topology, or the packet_mb is not a plain decimal number, or something follows it.
     """
     spec, topology, packet_mb, *rest = [*name.split("@"), *("auto", "0")[name.count("@") :]]
     if rest or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", packet_mb):
         text = "@".join([packet_mb, *rest])
         raise UsageError(f"`packet_mb` must be a number of MiB, such as 4 or 0.5. Received: packet_mb={text}")
+    config.check(config.settings()["compression.topology"], topology)
     return spec, topology, float(packet_mb)
 
 

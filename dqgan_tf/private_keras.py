@@ -12,6 +12,14 @@ import keras
 import tensorflow as tf
 
 
+def flat_layers(network: keras.Model) -> list[keras.Layer]:
+    """Returns the network and every layer in it, nested ones too, by `Layer._flatten_layers`.
+
+    Replacement: a public list of nested layers; `Model.layers` holds the outermost ones alone.
+    """
+    return list(network._flatten_layers())
+
+
 class LoopModel(keras.Model):
     """A `keras.Model` whose `fit` and `evaluate` call `train_on` and `test_on`, several steps at a time.
 

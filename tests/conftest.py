@@ -11,20 +11,22 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.pop("TF_CONFIG", None)
 
 import pytest
-import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NUM_LOGICAL_CPUS = 8
 
 
-def _configure_logical_cpus():
-    # Possible once a process and only before the first op, hence here and for all tests.
+def pytest_configure(config):
+    """Logical CPUs are possible once a process and only before the first op, hence here and for all tests.
+
+    The process that hands out tests to others (`-n 2`) runs none and does not spend the seconds of the import.
+    """
+    if getattr(config.option, "numprocesses", None):
+        return
+    import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_CPUS)
-
-
-_configure_logical_cpus()
 
 
 @pytest.fixture(scope="session")

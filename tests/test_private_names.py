@@ -107,6 +107,7 @@ NAMES = (
         "tensorflow.compiler.tf2xla.ops.gen_xla_ops", "xla_dynamic_update_slice", "(input, update, indices, name=None)"
     ),
     Name("tensorflow.tsl.profiler.protobuf.xplane_pb2", "XSpace"),
+    Name("keras", "Layer._flatten_layers", "(self, include_self=True, recursive=True)"),
     Name("keras", "Model.make_train_function", "(self, force=False)"),
     Name("keras", "Model.make_test_function", "(self, force=False)"),
     Name("keras", "Model._maybe_symbolic_build", "(self, iterator=None, data_batch=None)"),

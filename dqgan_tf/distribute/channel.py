@@ -1,5 +1,6 @@
 """A named compressed all-reduce with error feedback, and its state."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -120,6 +121,10 @@ class Channel:
             logging.info("Channel %s uses %s: %s", name, chosen.topology, self.reason)
         weights = [pair for vector in vectors for pair in zip(vector.weights, vector.shapes, strict=True)]
         self._shapes = [shape for _, shape in sorted(weights)]
+        self._weights = []  # per vector, (weight, start, size) of its weights
+        for vector in vectors:
+            starts = itertools.accumulate(vector.sizes[:-1], initial=0)
+            self._weights.append(list(zip(vector.weights, starts, vector.sizes, strict=True)))
         self._learned = [_initial_state(vector, devices) for vector in vectors]
         on_cpu = "CPU" in devices[0]
         context = PacketContext(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices))
@@ -229,12 +234,11 @@ class Channel:
 
     def _overlaps(self, slice_: Slice):
         """Returns (weight, first, last) for all weights in a slice: it holds the values [first, last) of the weight."""
-        vector, start, overlaps = self.vectors[slice_.vector], 0, []
-        for weight, size in zip(vector.weights, vector.sizes, strict=True):
+        overlaps = []
+        for weight, start, size in self._weights[slice_.vector]:
             first, last = max(slice_.start - start, 0), min(slice_.start + slice_.size - start, size)
             if first < last:
                 overlaps.append((weight, first, last))
-            start += size
         return overlaps
 
     def _window(self, slice_, values):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import private_tensorflow
@@ -49,6 +50,13 @@ def first_local_value(variable: Any) -> tf.Tensor:
     """Returns the first local replica's value of a Keras variable, without any collective, in any context."""
     value = variable.value
     return tf.convert_to_tensor(value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value)
+
+
+def merge_replicas(values: list[np.ndarray]) -> np.ndarray:
+    """Returns one value for all replicas in place of one for each: the mean, or a counter's maximum."""
+    if np.issubdtype(values[0].dtype, np.integer):
+        return np.max(values, axis=0)
+    return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)
 
 
 def local_replica_index() -> int:

@@ -1,23 +1,27 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from dqgan_tf import compressors, optimizers
+from dqgan_tf import config as config_lib
 from dqgan_tf.compressors import hash_random, rules
-from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
+from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig, TrainConfig
 from dqgan_tf.distribute import layout, loop, pipeline
 from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import losses, steps
+from dqgan_tf.gan.files import KerasFiles
 from dqgan_tf.gan.fit import KerasFit
-from dqgan_tf.gan.gradients import simultaneous_gradients
+from dqgan_tf.gan.gradients import check_keeps_weights, simultaneous_gradients
 from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
@@ -25,7 +29,8 @@ from dqgan_tf.gan.steps import StepKind
 _PLAIN_STEP = StepKind()
 
 
-class DQGAN(KerasFit):
+@keras.saving.register_keras_serializable("dqgan_tf")
+class DQGAN(KerasFiles, KerasFit):
     """Trains any two Keras models against each other by DQGAN, inside `CompressedStrategy`.
 
     One step t on replica m of M, for both players at once (Chen et al. 2020, arXiv 2010.13359):
@@ -51,7 +56,15 @@ class DQGAN(KerasFit):
     >>> gan.generate(tf.zeros([8, 4])).shape
     TensorShape([8, 2])
 
-    `fit` takes a data set of real batches, float32 [batch, *shape] or a tuple that begins with one.
+    `fit` takes a data set of real batches: float32 [batch, *shape], bytes, which are scaled to [-1, 1], a tuple that
+    begins with one of these, or a dict with the key `image`.
+
+    Files of Keras (`save_weights`, `save`, `ModelCheckpoint`) hold the networks, the averaged generator, the counters
+    and the mean over this worker's replicas of moments, directions and residuals. A run that continues from them is
+    not bit-identical; one that continues from a checkpoint of `trainers.train` is.
+
+    Constraints are applied to the new weights, and the networks' own losses (regularizers, `add_loss`) enter the loss
+    of their player. Random layers, such as dropout, draw other numbers on every replica.
 
     Args:
       generator: built Keras model, [batch, latent_dim] -> [batch, *shape].
@@ -90,6 +103,7 @@ class DQGAN(KerasFit):
         self.latent_dim = latent_dim or generator.input_shape[-1]
         loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
         self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
+        self._settings = {"latent_dim": latent_dim, "loss": loss, "seed": seed, "ema_decay": ema_decay}
         self.seed = seed
         devices = self._strategy.local_devices
         networks = zip(PLAYERS, (generator, discriminator), strict=True)
@@ -101,6 +115,9 @@ class DQGAN(KerasFit):
         self.channel: Any = None  # a `Channel` after `compile`
         self._exact_channel: Any = None
         self.built = True
+        last = getattr(getattr(discriminator, "layers", [None])[-1], "activation", None)
+        if last is keras.activations.sigmoid:
+            logging.warning("The discriminator ends in a sigmoid. Losses expect logits: remove the activation.")
 
     def compile(
         self,
@@ -109,6 +126,7 @@ class DQGAN(KerasFit):
         *,
         total_steps: int = 0,
         steps_per_execution: int = 1,
+        max_skipped_in_row: int = TrainConfig.max_skipped_in_row,
     ) -> None:
         """Chooses direction and compression; forgets moments, residuals and previous directions.
 
@@ -117,6 +135,7 @@ class DQGAN(KerasFit):
           compression: see `CompressionConfig`.
           total_steps: length of the run, for schedules that need it.
           steps_per_execution: steps of `fit` in one call of the compiled function.
+          max_skipped_in_row: `fit` raises TrainingError after so many skipped steps without an accepted one; 0: never.
 
         Raises:
           UsageError: a learning rate schedule without `total_steps`, a rule of compressors that matches no weight's
@@ -129,8 +148,17 @@ class DQGAN(KerasFit):
         # Refuses a schedule without `total_steps`.
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
         vectors = self._vectors(compression)
+        config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
+        self.max_skipped_in_row = max_skipped_in_row
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
+        self._compiled = {
+            "optimizer": dataclasses.asdict(optimizer),
+            "compression": dataclasses.asdict(compression),
+            "total_steps": total_steps,
+            "steps_per_execution": steps_per_execution,
+            "max_skipped_in_row": max_skipped_in_row,
+        }
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
             player.compile(
@@ -156,6 +184,8 @@ class DQGAN(KerasFit):
           The number of steps taken: fewer than `num_steps` if the data ended.
         """
         step, taken = int(self.step.numpy()), 0
+        if step == int(self.skipped.numpy()):
+            self.reset_ema()  # nothing is averaged yet, and the generator may have got other weights meanwhile
         for length, kind in steps.group_steps(step, num_steps, self._kind):
             done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
@@ -225,8 +255,14 @@ class DQGAN(KerasFit):
 
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
-        vector = self._first_local(self._drain()).numpy()
-        return self._step_metrics.figures(vector, self.channel_now) | self._learning_rates_now()
+        return self.figures(self._drained())
+
+    def figures(self, sums: np.ndarray) -> dict[str, float]:
+        """Returns the means over the steps of `sums`, one or several results of `StepMetrics.drain` added up."""
+        return self._step_metrics.figures(sums, self.channel_now) | self._learning_rates_now()
+
+    def _drained(self):
+        return self._first_local(self._drain()).numpy().astype(np.float64)
 
     @property
     def channel_now(self) -> Channel:
@@ -241,7 +277,20 @@ class DQGAN(KerasFit):
         """Returns G(latent), float32 [batch, *shape], by the averaged or the raw generator. Cross-replica context."""
         raw = [first_local_value(v) for v in self.generator.trainable_variables]
         state = [first_local_value(v) for v in self.generator.non_trainable_variables]
-        return self._generate(self._averaged.weights() if use_ema else raw, state, latent)
+        averaged = use_ema and int(self.step.numpy()) > int(self.skipped.numpy())
+        return self._generate(self._averaged.weights() if averaged else raw, state, latent)
+
+    def averaged_generator(self) -> keras.Model:
+        """Returns a copy of the generator with the averaged weights, to be saved or exported without this library.
+
+        Raises:
+          TypeError, NotImplementedError: the generator is a subclass of `keras.Model` without `get_config`.
+        """
+        copy = keras.models.clone_model(self.generator)
+        averaged = dict(zip(map(id, self.generator.trainable_variables), self._averaged.weights(), strict=True))
+        for variable, own in zip(copy.variables, self.generator.variables, strict=True):
+            variable.assign(averaged.get(id(own), first_local_value(own)))
+        return copy
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the raw generator's output for latents [batch, latent_dim]."""
@@ -353,8 +402,11 @@ class DQGAN(KerasFit):
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
         latent = tf.random.stateless_normal([tf.shape(real)[0], self.latent_dim], latent_seed)
         penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
-        states = tuple([v.value for v in p.network.non_trainable_variables] for p in self._players)
-        return simultaneous_gradients(
+        states = tuple(
+            p.shift_seeds([v.value for v in p.network.non_trainable_variables], replica) for p in self._players
+        )
+        check_keeps_weights(self.generator, weights[0], states[0], latent)
+        evaluation = simultaneous_gradients(
             self.generator,
             self.discriminator,
             self.loss_function,
@@ -364,6 +416,12 @@ class DQGAN(KerasFit):
             latent,
             penalty_seed,
             in_turn=replicas > 1,
+        )
+        return evaluation._replace(
+            non_trainable=tuple(
+                p.shift_seeds(values, -replica)
+                for p, values in zip(self._players, evaluation.non_trainable, strict=True)
+            )
         )
 
     def _rates(self, step):
@@ -395,7 +453,7 @@ class DQGAN(KerasFit):
 
     @tf.function(autograph=False)
     def _generate(self, weights, state, latent):
-        return self.generator.stateless_call(weights, state, latent, training=False)[0]
+        return tf.cast(self.generator.stateless_call(weights, state, latent, training=False)[0], tf.float32)
 
 
 def _counter(name):

@@ -11,12 +11,14 @@ from dqgan_tf.compressors import float_bits
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
 from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Direction, half_step_point
+from dqgan_tf.private_keras import flat_layers
 
 PLAYERS = ("generator", "discriminator")
 
 # Smallest number of values (1 MiB) in one compiled call of `_propose`. Smaller calls cost more time than their overlap
 # with the backward pass saves.
 _CHUNK_VALUES = 1 << 18
+_SEED_STRIDE = 7919
 
 
 class Proposal(NamedTuple):
@@ -46,7 +48,8 @@ class Player:
       devices: the local replicas' devices.
 
     Raises:
-      UsageError: the network is not built, has no trainable weight, or one that is not float32.
+      UsageError: the network is not built, has no trainable weight, one that is not float32, or a layer that computes
+        in float16 or float64; a generator with spectral normalization.
     """
 
     def __init__(self, name: str, network: keras.Model, devices: Sequence[str]):
@@ -57,6 +60,19 @@ class Player:
         for weight in network.trainable_variables:
             if weight.dtype != "float32":
                 raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")
+        for layer in flat_layers(network):
+            if layer.compute_dtype not in ("float32", "bfloat16"):
+                raise UsageError(
+                    f"Layers must compute in float32 or, by the dtype policy mixed_bfloat16, in bfloat16. Received: "
+                    f"{name} layer {layer.name} with the dtype policy {layer.dtype_policy.name}; float16 would need a "
+                    "loss scale"
+                )
+            if name == PLAYERS[0] and isinstance(layer, keras.layers.SpectralNormalization):
+                raise UsageError(
+                    f"The generator's layer {layer.name} assigns its kernel while it trains, so samples would come "
+                    "from another network than the one that is trained. Use SpectralNormalization in the discriminator "
+                    "only."
+                )
         self.name = name
         self.network = network
         self.shapes = [tuple(variable.shape) for variable in network.trainable_variables]
@@ -162,7 +178,9 @@ class Player:
         return Proposal(updates, directions, slots, tf.add_n(energies))
 
     def apply(self, proposal: Proposal, means: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Assigns w_t = w_{t-1} - q_t, stores the proposal's state and returns w_t. Replica context, accepted step.
+        """Assigns w_t = w_{t-1} - q_t, projected by constraints, stores the proposal's state and returns w_t.
+
+        Replica context, accepted step.
 
         Args:
           proposal: of this replica.
@@ -175,6 +193,18 @@ class Player:
             for name, slot in self._slots.items():
                 slot[index].local().assign(proposal.slots[index][name])
         return weights
+
+    def shift_seeds(self, values: Sequence[tf.Tensor], offset: tf.Tensor) -> list[tf.Tensor]:
+        """Returns non-trainable values of the network; the seeds of its random layers are shifted by `offset`.
+
+        Keras' random layers hold equal seeds on all replicas, so dropout would drop the same units everywhere. Each
+        replica shifts them by its rank before the evaluation, and back afterwards.
+        """
+        shift = tf.stack([offset * _SEED_STRIDE, 0])  # a seed is [seed, number of draws]
+        return [
+            value + tf.cast(shift, value.dtype) if variable.path.endswith("seed_generator_state") else value
+            for variable, value in zip(self.network.non_trainable_variables, values, strict=True)
+        ]
 
     def mean_statistics(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns new non-trainable values of the network that are equal on all replicas. Replica context.
@@ -236,7 +266,10 @@ class Player:
         return updates, directions, slots, tf.add_n([tf.reduce_sum(g * g) for g in gradients])
 
     def _subtract(self, weights, means):
+        """Returns w - q, projected by the weight's own constraint and by `clip_value`."""
         weights = [w - q for w, q in zip(weights, means, strict=True)]
+        constraints = [variable.constraint for variable in self.network.trainable_variables]
+        weights = [w if c is None else c(w) for w, c in zip(weights, constraints, strict=True)]
         if self._clip_value is None:
             return weights
         return [tf.clip_by_value(w, -self._clip_value, self._clip_value) for w in weights]

@@ -59,12 +59,14 @@ class StepMetrics:
         |g|, |p|, |e|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the squared
         norms of its vectors are summed, then the ratio is taken.
 
+        Without an accepted step they are NaN, except the sizes.
+
         Args:
-          sums: mean over replicas of `drain()`, array [k].
+          sums: mean over replicas of `drain()`, array [k]; sums of several are figures of all their steps.
           channel: the channel whose bytes are reported.
         """
         total = dict(zip(self._names, (float(value) for value in sums), strict=True))
-        accepted = max(total["accepted"], 1.0)
+        accepted = total["accepted"] or math.nan  # no accepted step has no figures
         figures = {name: total[name] / accepted for name in _SCALARS}
         for phase in ("compute", *TIMES):
             figures[f"milliseconds/{phase}"] = 1e3 * total[f"seconds/{phase}"] / accepted

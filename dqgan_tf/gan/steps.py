@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from dqgan_tf.errors import UsageError
+
 LATENT, PENALTY, SAMPLE = range(3)
 
 
@@ -39,8 +41,31 @@ def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -
 
 
 def real_samples(data) -> tf.Tensor:
-    """Returns the real samples of a data set's element: a tensor, or a tuple that begins with it."""
-    return data[0] if isinstance(data, (tuple, list)) else data
+    """Returns the real samples of a data set's element, float32.
+
+    The element is a tensor, a tuple that begins with one, or a dict with the key `image`. Bytes, 0 to 255, are scaled
+    to [-1, 1]; other floating types are cast.
+
+    Raises:
+      UsageError: the element has another form or dtype.
+    """
+    data = data[0] if isinstance(data, (tuple, list)) and data else data
+    if isinstance(data, dict):
+        if "image" not in data:
+            raise UsageError(
+                "A batch must be a tensor, a tuple that begins with one, or a dict with the key 'image', as of "
+                f"dataset.map(lambda batch: batch[...]). Received: a dict with the keys {sorted(data)}"
+            )
+        data = data["image"]
+    if not tf.is_tensor(data):
+        raise UsageError(f"A batch must hold a tensor of real samples, such as float32 images. Received: {data!r}")
+    if data.dtype == tf.uint8:
+        return tf.cast(data, tf.float32) / 127.5 - 1.0
+    if not data.dtype.is_floating:
+        raise UsageError(
+            f"Real samples must be floating, or uint8, which is scaled to [-1, 1]. Received: dtype={data.dtype.name}"
+        )
+    return tf.cast(data, tf.float32)
 
 
 def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:

@@ -22,6 +22,7 @@ import tensorflow as tf
 import dqgan_tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.replica_local import merge_replicas
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.telemetry import json_lines
@@ -204,13 +205,6 @@ def restore_shared(folder: pathlib.Path, model) -> None:
     saved = read_tensors(folder / "replicated")
     check_tensors(folder, {name: tuple(value.shape) for name, value in model.shared_values().items()}, saved)
     model.set_shared_values(saved)
-
-
-def merge_replicas(values: list[np.ndarray]) -> np.ndarray:
-    """Returns the initial value of every replica after their number has changed: the mean, or a counter's maximum."""
-    if np.issubdtype(values[0].dtype, np.integer):
-        return np.max(values, axis=0)
-    return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)
 
 
 def committed(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import sys
 import traceback
@@ -66,7 +67,9 @@ class Reporter:
         config, channel = self._job.config.train, self._job.model.channel
         rate = self._throughput.mark(step)
         codec_seconds = 1e-3 * (figures["milliseconds/encode"] + figures["milliseconds/decode"])
-        break_even = break_even_bandwidth(channel.dense_sent_bytes, channel.sent_bytes, codec_seconds)
+        known = not math.isnan(codec_seconds)  # a step was accepted
+        sent = channel.dense_sent_bytes, channel.sent_bytes
+        break_even = break_even_bandwidth(*sent, codec_seconds) if known else math.nan
         figures = figures | {
             "steps_per_second": rate,
             "samples_per_second": rate * config.batch_size,

@@ -210,6 +210,8 @@ class TestAveragedGenerator:
         """w_ema <- d w_ema + (1 - d) w_t with d = min(ema_decay, (1 + t)/(10 + t)), t counting accepted steps."""
         model.step.assign(step)
         model.skipped.assign(skipped)
+        if step == skipped:
+            model.reset_ema()  # the average of no accepted step is the weights
         before = [averages(model, replica) for replica in range(REPLICAS)]
         model.train_steps(served(strategy, images(1)), 1)
         for replica in range(REPLICAS):
