@@ -1,5 +1,6 @@
 """System: the blocks of Python in docs/keras.md run one after another, and its table of figures names all of them."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -21,7 +22,10 @@ def test_the_blocks_run(tmp_path):
     shared = tmp_path / "run"
     checkpoint = checkpoint.replace("/shared/run", str(shared)).replace("epochs=10", "epochs=2")
     program = "\n".join([compile_, DATA, checkpoint, "model.save('model.keras')", load, "model.fit(dataset)"])
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     assert {path.name for path in shared.iterdir()} == {"step_00000001", "step_00000002"}
 

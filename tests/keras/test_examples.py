@@ -8,6 +8,8 @@ import pytest
 from tests.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# An interpreter of its own, as a user starts it: Keras reads KERAS_HOME when it is imported.
+FRESH = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 # Program: (short arguments, what its last lines say, a test of the numbers in them).
 EXAMPLES = {
     "classifier": (
@@ -47,7 +49,7 @@ def run(name, folder, keras_home, num_workers, *extra):
     """Runs a program to its end; returns what each worker printed."""
     arguments, pattern, holds = EXAMPLES[name]
     done = cluster.run(
-        [str(ROOT / "examples" / f"{name}.py"), *arguments, *extra],
+        ["-c", FRESH, str(ROOT / "examples" / f"{name}.py"), *arguments, *extra],
         folder,
         num_workers,
         environment={"KERAS_HOME": str(keras_home)},

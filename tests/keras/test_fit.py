@@ -84,6 +84,7 @@ def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
         def __init__(self):
             super().__init__()
             self.dense = keras.layers.Dense(2)
+            self.scale = self.add_weight(shape=(), initializer="zeros")  # its gradient is a mean over rows
             self.tracker = keras.metrics.Mean(name="tracked")
 
         def call(self, x):
@@ -92,7 +93,7 @@ def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
         def train_step(self, data):
             x, y = data
             with tf.GradientTape() as tape:
-                loss = tf.reduce_mean((self(x) - y) ** 2)
+                loss = tf.exp(self.scale) * tf.reduce_mean((self(x) - y) ** 2)
                 share = loss / strategy.num_replicas_in_sync
             self.optimizer.apply(tape.gradient(share, self.trainable_variables), self.trainable_variables)
             self.tracker.update_state(loss)
@@ -104,13 +105,18 @@ def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
         model.compile(sgd("none")())
     seen = []
     keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(dict(logs)))
-    recorder = small_models.Recorder(lambda: [weights(strategy, model), model.dense(x[32:]).numpy()])
+
+    def look():
+        errors = np.exp(model.scale.numpy()) * (model.dense(x[32:]).numpy() - y[32:]) ** 2
+        return weights(strategy, model), errors
+
+    recorder = small_models.Recorder(look)
     model.fit(x, y, batch_size=16, shuffle=False, callbacks=[keep, recorder], verbose=0)
-    (second, prediction), (third, _) = recorder.seen[1:]
+    (second, errors), (third, _) = recorder.seen[1:]
     assert [int(v.numpy()) for v in model.optimizer.compression.skipped.variables] == [0, 0]
     assert np.all(np.isfinite(third)) and not np.array_equal(second, third)
     assert [values["rows"] for values in seen] == [8, 8, 1]
-    np.testing.assert_allclose(seen[2]["error"], np.mean((prediction - y[32:]) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(seen[2]["error"], np.mean(errors), rtol=1e-5)
     # Replica 0 saw three batches and replica 1 two, each with its own errors.
     assert np.isfinite(seen[2]["tracked"]) and np.isfinite(float(model.tracker.result()))
 
