@@ -37,16 +37,19 @@ ADAPTER_TESTS := tests/test_private_names.py tests/test_tensorflow_texts.py test
 	tests/distributed/test_options.py tests/distributed/test_message_board.py tests/distributed/test_pipeline.py \
 	tests/distributed/test_exchange.py tests/gan/test_fit.py
 
-test-next: ## The newest NEXT, pre-releases too, in .venv-next: which private names moved, and tests (QUICK=1: all quick ones)
+test-next: ## Install NEXT (pre-releases too) into .venv-next, list the private names that moved, and test (QUICK=1: all quick tests)
 	test -d .venv-next || $(PYTHON) -m venv .venv-next
 	.venv-next/bin/python -m pip install -q --pre --upgrade $(NEXT)
 	.venv-next/bin/python -m pip install -q pytest pytest-timeout pytest-xdist scipy tensorboard tensorflow-datasets importlib_resources
 	-.venv-next/bin/python -m tests.test_private_names
 	.venv-next/bin/python -m pytest -q -m "not slow" $(if $(QUICK),$(BY_FILE) tests,$(ADAPTER_TESTS))
 
-lint: .venv/.test-stamp ## Style, without changing a file
+# .pre-commit-config.yaml has the same list.
+lint: .venv/.test-stamp ## Style, types and the form of the hosted workflow, without changing a file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/test.yml
 
 format: .venv/.test-stamp ## Style, changing files
 	$(BIN)/ruff check --fix .
@@ -56,7 +59,7 @@ tensorboard: .venv/.train-stamp ## Curves of MODEL_DIR at http://localhost:6006
 	$(BIN)/tensorboard --logdir=$(MODEL_DIR)
 
 clean: ## Remove caches and build outputs; runs/ and .venv/ stay
-	rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 $(BIN)/python:

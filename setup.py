@@ -23,6 +23,8 @@ INSTALL_REQUIRES = [
     "tensorflow-datasets>=4.9.10",
 ]
 TEST = [
+    "check-jsonschema>=0.30",  # the form of the hosted workflow; brings its schema along
+    "mypy~=2.4.1",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.7",  # two test processes: most tests use one core
@@ -51,13 +53,14 @@ setup(
     license="Apache-2.0",
     author="The dqgan-tf contributors",
     packages=find_packages(include=["dqgan_tf", "dqgan_tf.*"]),
+    package_data={"dqgan_tf": ["py.typed", "*.pyi"]},
     python_requires=">=3.11,<3.14",  # Keras 3.15 starts at 3.11, TensorFlow 2.21 ends at 3.13
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "benchmark": ["matplotlib>=3.8"],  # figures of trainers.benchmark --report
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "test": TEST,
-        "dev": [*TEST, "build>=1.2", "twine>=5.0"],
+        "dev": [*TEST, "build>=1.2", "pre-commit>=4.0", "twine>=5.0"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

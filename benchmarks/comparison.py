@@ -1,4 +1,4 @@
-"""A table of one job under several settings and seeds: runs it, records each run with its provenance, renders it."""
+"""Runs one job with several settings and seeds, records each run with its provenance, and makes a table of the runs."""
 
 import json
 import os
@@ -30,8 +30,7 @@ _FIGURES = (
 
 
 def run(folder: str | os.PathLike) -> Iterator[str]:
-    """Runs what `folder`/variants.json asks for and `folder`/runs.jsonl does not hold yet; yields a line after each
-    run.
+    """Runs the variants of `folder`/variants.json that `folder`/runs.jsonl does not hold; yields a line after each run.
 
     variants.json: {"base": flags, "num_workers": M, "seeds": [...], "variants": {name: flags}}. Every line of
     runs.jsonl holds the variant, the seed, figures of the run's summary, and `provenance`.
@@ -76,10 +75,10 @@ def table(folder: str | os.PathLike) -> str:
 
 
 def render(document: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Replaces the text between `<!-- results:NAME -->` and `<!-- /results:NAME -->` in a document by the table.
+    """Replaces the text between `<!-- results:NAME -->` and `<!-- /results:NAME -->` in a document with the table.
 
     Raises:
-      UsageError: the document has no such place.
+      UsageError: the document has no such comments.
     """
     path, name = pathlib.Path(document), pathlib.Path(folder).name
     start, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"

@@ -1,4 +1,4 @@
-"""The worker processes: links of a given rate between them, places where they run, requests that all answer."""
+"""The worker processes of the benchmarks: starts them, connects them by links of a given rate, and sends requests."""
 
 import contextlib
 import json
@@ -48,11 +48,11 @@ def wire_milliseconds(sent_bytes: int, rate: str) -> float:
 
 
 class Place(NamedTuple):
-    """Where one worker of every program runs.
+    """Host or network namespace of one worker of every program.
 
-    prefix: what stands before its command.
+    prefix: words before the command of the worker.
     addresses: host:port, one for each program.
-    interface: the network interface through which it sends.
+    interface: network interface of the worker.
     """
 
     prefix: tuple[str, ...]
@@ -65,9 +65,9 @@ def places(num_workers: int, rate: str = LOOPBACK, programs: int = 1) -> Iterato
     """Yields a place for every worker.
 
     With a rate every worker has a network namespace with one link to a common switch; both directions of each link
-    carry `rate` (token bucket filter). `loopback` is a namespace of its own where root and `ip` are there, so that its
-    counters hold nothing else, and the machine's otherwise. The namespaces are removed at the end; those that a killed
-    benchmark has left are removed at the start.
+    have `rate` (token bucket filter). With `loopback`, workers share one new namespace, so that its counters count
+    nothing else; without root or `ip`, they use the machine's loopback. The namespaces are removed at the end; those of
+    a killed benchmark are removed at the start.
 
     Raises:
       UsageError: the rate cannot be read, or needs root or a program (`ip`, `tc` of iproute2) that is missing.
@@ -94,7 +94,7 @@ def places(num_workers: int, rate: str = LOOPBACK, programs: int = 1) -> Iterato
 
 
 def stale(namespaces: str) -> list[str]:
-    """Returns the benchmark's namespaces whose process is gone, of the lines that `ip netns list` prints."""
+    """Returns the benchmark's namespaces whose process has ended, from the output of `ip netns list`."""
     names = [line.split()[0] for line in namespaces.splitlines() if line.strip()]
     matches = [match for match in map(_NAMESPACE.fullmatch, names) if match]
     return [match[0] for match in matches if not pathlib.Path(f"/proc/{match[1]}").exists()]
@@ -129,7 +129,7 @@ def _make_network(switch, names, rate):
     _run("ip", "netns", "add", switch)
     _run("ip", "-n", switch, "link", "add", "br0", "type", "bridge")
     _run("ip", "-n", switch, "link", "set", "br0", "up")
-    # tc lets a burst through at full speed, whatever the rate: it is one large packet, or what .1 ms lets through.
+    # tc sends a burst at full speed, whatever the rate: one large packet, or the bytes of .1 ms at the rate.
     burst = max(70_000, round(1e-4 * bits_per_second(rate) / 8))
     for index, name in enumerate(names):
         inner, outer = f"link{index}", f"port{index}"
@@ -167,11 +167,11 @@ class Crew:
 
     Args:
       file: the program, which answers requests by `worker.serve`.
-      arguments: the same for all processes.
-      places: where they run.
-      program: the program's index among the addresses of its places. None: the workers know nothing of each other.
-      threads: of each process for its computation.
-      tree: the checkout whose dqgan_tf the processes import.
+      arguments: JSON object, the same for all processes.
+      places: one per worker.
+      program: index of the program in `Place.addresses`. None: the workers are not connected.
+      threads: computation threads of each process.
+      tree: the checkout from which the processes import dqgan_tf.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Crew:
         ]
 
     def ask(self, request: str) -> list[Any]:
-        """Returns every worker's answer, in their order.
+        """Sends a request to all workers; returns their answers in order.
 
         Raises:
           RuntimeError: a worker ended or did not answer in time, with the end of what it printed.

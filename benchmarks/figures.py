@@ -19,8 +19,8 @@ _STYLE = {
 }
 _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "goldenrod", "darkgreen")  # C7 is grey
 _DASHES = ("-", "--", ":", "-.")
-_HALF = 50  # percent: names of variants above it hang under them, others stand beside them
-_BEYOND = 4.0  # loopback stands at this multiple of the highest rate
+_HALF = 50  # percent: a name is printed below a point above this value, and beside other points
+_BEYOND = 4.0  # loopback is drawn at this multiple of the highest rate
 
 
 def time_against_rate(entries: list[dict], path: pathlib.Path) -> None:

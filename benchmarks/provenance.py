@@ -1,4 +1,4 @@
-"""Which code ran where: checkouts of other revisions, and what stands in every recorded row."""
+"""Provenance of the recorded rows (commit, hardware, versions), and checkouts of other revisions."""
 
 import contextlib
 import importlib.metadata
@@ -21,13 +21,13 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "torch")
 
 
 def provenance(command: str, *, threads: int, seeds: Sequence[int], tree: str | os.PathLike = ROOT) -> dict[str, Any]:
-    """Returns the fields of a recorded row that say how to obtain it again.
+    """Returns the fields of a recorded row that are needed to repeat it.
 
     Args:
       command: the command line.
-      threads: of each worker for its computation.
-      seeds: of everything random.
-      tree: the checkout that ran.
+      threads: computation threads of each worker.
+      seeds: all random seeds.
+      tree: the checkout that was measured.
 
     Returns:
       command, commit (`git describe --always --dirty`), hardware (cores, model name), processor (family and model, from
@@ -48,7 +48,7 @@ def provenance(command: str, *, threads: int, seeds: Sequence[int], tree: str | 
 
 @contextlib.contextmanager
 def checkout(revision: str) -> Iterator[pathlib.Path]:
-    """Yields a checkout: the folder itself where `revision` is one that holds dqgan_tf/, else a temporary worktree.
+    """Yields a checkout: `revision` itself if it is a folder with dqgan_tf/, else a temporary worktree of it.
 
     Raises:
       UsageError: neither such a folder nor a revision of this repository.
@@ -76,7 +76,7 @@ def checkout(revision: str) -> Iterator[pathlib.Path]:
 
 
 def git(tree: str | os.PathLike, *arguments: str) -> subprocess.CompletedProcess:
-    """Runs git in a checkout; a failure stands in the result."""
+    """Runs git in a checkout; the result has its exit code."""
     return subprocess.run(["git", "-C", str(tree), *arguments], capture_output=True, text=True, check=False)
 
 

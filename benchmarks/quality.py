@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality [--figure=docs/images/quality_against_bytes.png]
 
-It prints the caption, which stands in README under the figure.
+It prints the caption, which stands in README under the figure, and the sources, which stand in docs/images/README.md.
 """
 
 import json
@@ -31,7 +31,7 @@ class Point(NamedTuple):
     variant: name of the variant.
     sent_bytes: bytes per step and worker.
     shares: percent of samples of high quality, one per seed.
-    is_ablation: whether a part of the method is switched off.
+    is_ablation: whether the variant is an ablation of the method.
     """
 
     series: str
@@ -51,7 +51,7 @@ def points(folders: Sequence[str | os.PathLike] = FOLDERS) -> list[Point]:
     made = []
     for folder in folders:
         plan, runs = _read(folder)
-        series = f"{folder}, seed{'s' if len(plan['seeds']) > 1 else ''} {' and '.join(map(str, plan['seeds']))}"
+        series = f"{folder}, {_seeds(plan)}"
         for variant, flags in plan["variants"].items():
             own = [run for run in runs if run["variant"] == variant]
             if own:
@@ -63,14 +63,23 @@ def points(folders: Sequence[str | os.PathLike] = FOLDERS) -> list[Point]:
 
 
 def caption(folders: Sequence[str | os.PathLike] = FOLDERS) -> str:
-    """Returns where the figures come from: titles, seeds, commits, hardware and the command that draws them."""
-    sources, hardware = [], set()
+    """Returns what the figure shows: its game, folders and seeds."""
+    runs = " and ".join(f"`{folder}` ({_seeds(_read(folder)[0])})" for folder in folders)
+    return f"Each point is one compressor on the ring of 8 Gaussians after 5000 steps of two workers: {runs}."
+
+
+def sources(folders: Sequence[str | os.PathLike] = FOLDERS) -> str:
+    """Returns a table of where the points come from: title, seeds, commits and hardware of each folder."""
+    rows = ["| runs | title | commit | hardware |", "|---|---|---|---|"]
     for folder in folders:
         plan, runs = _read(folder)
-        commits = ", ".join(sorted({run["commit"] for run in runs}))
-        sources.append(f"`{folder}`: {plan['title']}, seeds {plan['seeds']}, commit {commits}")
-        hardware |= {run["hardware"] for run in runs}
-    return "; ".join([*sources, *sorted(hardware), "drawn by `python -m benchmarks.quality`"]) + "."
+        commits, hardware = (", ".join(sorted({run[key] for run in runs})) for key in ("commit", "hardware"))
+        rows.append(f"| `{folder}`, {_seeds(plan)} | {plan['title']} | {commits} | {hardware} |")
+    return "\n".join(rows)
+
+
+def _seeds(plan):
+    return f"seed{'s' if len(plan['seeds']) > 1 else ''} {' and '.join(map(str, plan['seeds']))}"
 
 
 def _read(folder):
@@ -81,7 +90,7 @@ def _read(folder):
 def main(arguments):
     del arguments
     figures.quality_against_bytes(points(), pathlib.Path(_FIGURE.value))
-    print(caption())
+    print(caption(), sources(), sep="\n\n")
 
 
 if __name__ == "__main__":

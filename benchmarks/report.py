@@ -1,4 +1,4 @@
-"""The benchmarks' output: recorded rows, tables of them, break-even rates, tables of profiles."""
+"""The output of the benchmarks: recorded rows, tables, break-even rates, tables of profiles."""
 
 import math
 import os
@@ -22,7 +22,7 @@ _COMPILED = "CpuExecutable::ExecuteAsyncOnStream"
 
 
 def append(path: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> None:
-    """Appends the entries to a file of JSON lines; its folder is made. `step` is the number of timed steps."""
+    """Appends the entries to a file of JSON lines and creates its folder. `step` is the number of timed steps."""
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with JsonLinesWriter(path, resume_step=None) as writer:
         for entry in entries:
@@ -30,7 +30,7 @@ def append(path: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> None:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the recorded entries; of several for the same variant and conditions the last one.
+    """Returns the recorded entries; for each variant and conditions only the last one.
 
     They are sorted by kind, size, workers, threads, rate; variants stay in the order in which they were recorded first.
 
@@ -48,13 +48,13 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def conditions(entry: dict[str, Any]) -> tuple:
-    """Returns what entries must share to be compared: kind, rate, workers, threads, size, batch, steps per call."""
+    """Returns the fields that must be equal in entries that are compared: kind, rate, workers, threads, sizes."""
     names = ("kind", "rate", "workers", "threads", "values", "batch_size", "steps_per_call")
     return tuple(entry.get(name) for name in names)
 
 
 def label(entry: dict[str, Any]) -> str:
-    """Returns the variant's name, with the other checkout in brackets where that ran."""
+    """Returns the variant's name, with the checkout in brackets if it is another one."""
     return f"{entry['variant']} ({entry['tree']})" if entry["tree"] else entry["variant"]
 
 
@@ -68,7 +68,7 @@ def _place(entry):
 def table(entries: Sequence[dict[str, Any]]) -> str:
     """Returns a Markdown table for each kind of benchmark among the entries.
 
-    All: threads per worker, median and minimum milliseconds, medians of the phases. Where another checkout took part,
+    All: threads per worker, median and minimum milliseconds, medians of the phases. If another checkout was measured,
     "ms / other checkout" is the median and the quartiles over rounds of this checkout's time divided by the other's.
 
     Exchange: megabytes that one worker sends, as declared and at the interface; "wire", the milliseconds that the
@@ -257,7 +257,7 @@ def write(entries: Sequence[dict[str, Any]], folder: str | os.PathLike) -> str:
 
 
 def summary(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns tables.md: what was measured, break-even rates, volumes, and where the rows come from.
+    """Returns tables.md: measurements, break-even rates, volumes and the provenance of the rows.
 
     Break-even and volumes are those of the payload, workers and threads that this checkout measured at most rates.
 

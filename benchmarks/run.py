@@ -1,4 +1,4 @@
-"""Runs a benchmark: worker processes for every program, all variants in turn, round after round, one at a time."""
+"""Runs a benchmark: starts workers for every program and measures the variants one after the other in every round."""
 
 import contextlib
 import os
@@ -22,16 +22,16 @@ _WORKER, _TORCH_WORKER = ROOT / "benchmarks" / "worker.py", ROOT / "benchmarks" 
 
 
 class Plan(NamedTuple):
-    """What every benchmark needs.
+    """Settings of every benchmark.
 
-    names: of the variants.
+    names: names of the variants.
     command: the command line, for the record.
     num_workers: processes of each program.
     rounds: timed steps of every variant.
-    rate: of every worker's link; see `crew.places`.
-    threads: threads of each worker for its computation; every number has processes of its own.
-    against: a revision or a folder, see `provenance.checkout`: TensorFlow's variants run with its library too.
-    profile: folder for a TensorFlow profile of one more step of every variant but PyTorch's; None: no profile.
+    rate: rate of every worker's link; see `crew.places`.
+    threads: computation threads of each worker; for each number there are separate processes.
+    against: a revision or a folder, see `provenance.checkout`. Its library runs the variants too, except PyTorch's.
+    profile: folder for a TensorFlow profile of one more step of every variant except PyTorch's; None: no profile.
     """
 
     names: tuple[str, ...]
@@ -103,9 +103,9 @@ def exchange(plan: Plan, values: int, say: Callable[[str], None] = print) -> lis
 
 
 def codec(plan: Plan, values: int, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Returns one entry per variant, number of threads and checkout: an exchange of one worker with nobody.
+    """Returns one entry per variant, number of threads and checkout: the exchange of a single worker.
 
-    What remains is encoding with error feedback and decoding one payload. The variant `copy` is a copy of the vector by
+    It consists of encoding with error feedback and decoding one payload. The variant `copy` is a copy of the vector by
     XLA.
 
     Raises:
@@ -170,7 +170,7 @@ class _Tree(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """A worker program and what it runs. connected: whether its workers exchange with each other."""
+    """A worker program and its variants. connected: whether its workers exchange with each other."""
 
     file: pathlib.Path
     arguments: dict
@@ -237,7 +237,7 @@ def _measure(plan, programs, warm_up, say):
             for crew, program in zip(crews, programs, strict=True)
             for entry in _warmed_up(crew, program, warm_up, say)
         ]
-        # What is compared runs one after the other, and every second round backwards: the machine's speed drifts.
+        # Variants alternate, and every second round runs in reverse order, because the machine's speed drifts.
         order = sorted(series, key=lambda item: plan.names.index(item.name) if item.name in plan.names else -1)
         for number in range(plan.rounds):
             for item in order[:: -1 if number % 2 else 1]:
@@ -277,7 +277,7 @@ def _entries(plan, series, fields, seeds):
 
 
 def _entry(plan, item, series, fields, seeds):
-    # A loopback's counter holds what all workers sent, and every worker reads the same one.
+    # The counter of a loopback counts the bytes of all workers, and every worker reads the same one.
     readings = plan.num_workers ** (2 if plan.rate == LOOPBACK else 1)
     threads, tree = item.program.threads, item.program.tree
     entry = {

@@ -1,4 +1,4 @@
-"""How much a reader of the library has to read: a table of counts, for this checkout and for another one.
+"""Counts files, lines and functions that a reader of the library has to read, for this checkout and for another one.
 
     python -m benchmarks.structure [--base=00c0494] [--verbose]
 
@@ -117,7 +117,7 @@ def files_that_one_gradient_passes(tree: pathlib.Path) -> list[str]:
 
 
 def by_folder(files: list[str]) -> str:
-    """Returns how many of the files lie in each folder or top-level file, e.g. `compressors 11, error_feedback 1`."""
+    """Returns the number of files in each folder or top-level file, e.g. `compressors 11, error_feedback 1`."""
     counts = collections.Counter(file.split("/")[0].removesuffix(".py") for file in files)
     return ", ".join(f"{folder} {count}" for folder, count in sorted(counts.items()))
 

@@ -42,7 +42,7 @@ def available() -> tuple[str, ...]:
 
 
 def check_installed(name: str) -> None:
-    """Refuses a baseline where PyTorch is not installed.
+    """Refuses a baseline if PyTorch is not installed.
 
     Raises:
       UsageError: torch cannot be imported.

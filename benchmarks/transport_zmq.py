@@ -4,7 +4,7 @@
     python -m trainers.benchmark --against=FOLDER --variant=sign:bucket=512
     python -m trainers.benchmark --against=FOLDER --whole_step --variant=sign:bucket=512
 
-The first command writes a copy of the library into FOLDER in which `endpoint.connect` is from this file, with the
+The first command writes a copy of the library into FOLDER in which `connection.connect` is from this file, with the
 installed pyzmq beside it. The others run it in the same rounds as the library; `against_ratio` is the time of the
 library over that of pyzmq. `--curve` encrypts by CURVE. Clients are not authenticated: that
 would take a ZAP handler more.
@@ -25,7 +25,6 @@ import time
 import numpy as np
 import zmq
 
-from dqgan_tf.distribute.transport.endpoint import Endpoint
 from dqgan_tf.errors import LostConnectionError
 
 _TAG = struct.Struct("<Q")
@@ -107,7 +106,7 @@ class ZmqConnection:
 
 
 def connect(board, addresses, worker_index, timeout_seconds=60.0, *, curve=False):
-    """As `dqgan_tf.distribute.transport.endpoint.connect`."""
+    """As `dqgan_tf.distribute.transport.connection.connect`."""
     del timeout_seconds
     context = zmq.Context()
     public_key, secret_key = zmq.curve_keypair() if curve else (b"", b"")
@@ -127,7 +126,7 @@ def connect(board, addresses, worker_index, timeout_seconds=60.0, *, curve=False
             one.curve_publickey, one.curve_secretkey = public_key, secret_key
         one.connect(f"tcp://{places[peer]['host']}:{places[peer]['ports'][str(worker_index)]}")
     board.exchange("connected", "")
-    return Endpoint({peer: ZmqConnection(outgoing[peer], incoming[peer], peer) for peer in peers})
+    return {peer: ZmqConnection(outgoing[peer], incoming[peer], peer) for peer in peers}
 
 
 def pair_socket(context: zmq.Context) -> zmq.Socket:
@@ -151,7 +150,7 @@ def write_tree(folder: pathlib.Path, curve: bool) -> None:
         if path.exists():
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(__file__, folder / "dqgan_tf" / "distribute" / "transport" / "transport_zmq.py")
-    with open(folder / "dqgan_tf" / "distribute" / "transport" / "endpoint.py", "a", encoding="utf-8") as file:
+    with open(folder / "dqgan_tf" / "distribute" / "transport" / "connection.py", "a", encoding="utf-8") as file:
         file.write(f"\n\nfrom dqgan_tf.distribute.transport import transport_zmq\n\nCURVE = {curve}\n")
         file.write("\n\ndef connect(*args):\n    return transport_zmq.connect(*args, curve=CURVE)\n")
 

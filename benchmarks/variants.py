@@ -1,4 +1,4 @@
-"""The names of --variant: what each means, which are refused, and the bytes that one worker sends."""
+"""The names of --variant: their meaning, their checks, and the bytes that one worker sends."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import torch_baselines, worker
-from dqgan_tf.distribute import topologies
+from dqgan_tf import config
+from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.errors import UsageError
 
 DENSE = ("float32", "float16")
@@ -38,7 +39,7 @@ CODEC = (
 
 
 def check(name: str, num_workers: int) -> None:
-    """Refuses a variant that no worker could build.
+    """Refuses a variant that a worker cannot build.
 
     Raises:
       UsageError: unknown spec, topology or torch baseline, or a packet size that is no number of MiB.
@@ -55,10 +56,10 @@ def check(name: str, num_workers: int) -> None:
 
 
 def settings(name: str, values: int, *, whole_step: bool) -> dict[str, Any]:
-    """Returns what a worker needs to build the variant over `values` values; see `worker.exchange` and `whole_step`.
+    """Returns the settings from which `worker.exchange` and `worker.whole_step` build the variant over `values` values.
 
     In a whole step `float32` and `float16` are the compressors `none` and `fp16` over TensorFlow's collectives. Error
-    feedback is on where the compressor is contractive.
+    feedback is on if the compressor is contractive.
     """
     transport = "auto"
     if name in DENSE and whole_step:
@@ -81,23 +82,24 @@ def settings(name: str, values: int, *, whole_step: bool) -> dict[str, Any]:
 def parse(name: str) -> tuple[str, str, float]:
     """Returns (spec, topology, packet_mb) of `<spec>`, `<spec>@<topology>` or `<spec>@<topology>@<packet_mb>`.
 
-    The topology left out is `auto`, the packet_mb left out is 0: everything in one packet.
+    The default topology is `auto`, the default packet_mb is 0: one packet.
 
     Raises:
-      UsageError: the packet_mb is not a plain decimal number, or something follows it.
+      UsageError: unknown topology, or the packet_mb is not a plain decimal number, or something follows it.
     """
     spec, topology, packet_mb, *rest = [*name.split("@"), *("auto", "0")[name.count("@") :]]
     if rest or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", packet_mb):
         text = "@".join([packet_mb, *rest])
         raise UsageError(f"`packet_mb` must be a number of MiB, such as 4 or 0.5. Received: packet_mb={text}")
+    config.check(config.settings()["compression.topology"], topology)
     return spec, topology, float(packet_mb)
 
 
 def shapes_of(spec: str, values: int) -> list[tuple[int, ...]]:
     """Returns the shapes of the weights that make up the vector: one flat weight, or matrices for PowerSGD.
 
-    Every checkout is then given the same memory: joining weights is no part of the exchange. The matrices have
-    2048 x 512 values, like the widest layers of a DCGAN; the rest are rows of 128.
+    So the measured time contains no concatenation of weights in any checkout. The matrices have 2048 x 512 values,
+    like the widest layers of a DCGAN; the remaining values are rows of 128.
     """
     if not spec.startswith("powersgd"):
         return [(values,)]
@@ -120,7 +122,7 @@ def sent_bytes(name: str, values: int, num_workers: int) -> int:
         return torch_baselines.sent_bytes(name, values, num_workers)
     spec, topology, _ = parse(name)
     vectors = [worker.vector(spec, shapes_of(spec, values))]
-    return topologies.sent_bytes(topologies.choose(topology, vectors, num_workers).kind, vectors, num_workers)
+    return choice.sent_bytes(choice.choose(topology, vectors, num_workers).topology, vectors, num_workers)
 
 
 def curves(names: Sequence[str], values: int, workers: Sequence[int] = WORKERS) -> dict[str, list[int]]:

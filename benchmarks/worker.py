@@ -3,16 +3,16 @@
     python -P benchmarks/worker.py '{"program": "exchange", "variants": [...], ...}'
 
 The process imports dqgan_tf from PYTHONPATH, which may name another checkout than this file's, and nothing else of
-`benchmarks`. All calls of the library that the benchmarks measure stand here; `renamed` and the comments at them say
-what is written for older checkouts, down to 00c0494.
+`benchmarks`. This file has all calls of the library that the benchmarks measure. `renamed` and comments mark the code
+for older checkouts, down to 00c0494.
 
-A request is a line on stdin. The answer is a line of JSON in a pipe of its own, to which nothing else is printed:
+A request is a line on stdin. The answer is a line of JSON in a separate pipe:
 
     describe           [{"declared_bytes": ..., ...}, ...], one object for every variant
     step K             one step of variant K: {"total": milliseconds, phase: milliseconds, ...}
     bytes              the bytes that the network interface has sent so far
     profile K FOLDER   as step K; worker 0 writes a TensorFlow profile of the step into FOLDER
-    files K            as step K, its first; the files of dqgan_tf that the gradient passes: ["gan/model.py", ...]
+    files K            as step K, which must be its first; files that one gradient passes: ["gan/model.py", ...]
 """
 
 import contextlib
@@ -36,7 +36,7 @@ TIMES = ("encode", "exchange", "decode", "reduction")
 class Measured(NamedTuple):
     """One variant in this process.
 
-    step: runs it once. The steps of all workers together make one exchange or one training step.
+    step: runs it once, together with the steps of the other workers.
     phases: returns the milliseconds of the last step's phases. Called after the step, outside of the timing.
     describe: returns `declared_bytes`, the bytes that one worker sends per step, and further fields of the record.
     steps: training steps in one call of `step`; times are divided by it.
@@ -90,7 +90,7 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
     """Returns the variants over one float32 vector [values], normal with standard deviation 1e-3, seeded by the index.
 
     `float32` and `float16` are TensorFlow's own all-reduce, `copy` is a copy of the vector by XLA, every other variant
-    is a compressed channel. Every step moves one value out of the compiled function.
+    is a compressed channel. Every step returns one value from the compiled function.
     """
     import numpy as np
     import tensorflow as tf
@@ -143,10 +143,10 @@ def exchange(arguments: Mapping[str, Any]) -> list[Measured]:
 
 
 def whole_step(arguments: Mapping[str, Any]) -> list[Measured]:
-    """Returns the variants of a training step, on one batch of synthetic samples that repeats.
+    """Returns the variants of a training step, on one repeated batch of synthetic samples.
 
-    `plain` is `plain_steps`; every other variant is a `DQGAN` with the default settings of the library, but for what
-    the variant says and `arguments["network"]`, the fields of a `NetworkConfig`.
+    `plain` is `plain_steps`. Every other variant is a `DQGAN` with the settings of the variant, the `NetworkConfig`
+    `arguments["network"]` and otherwise the default settings of the library.
     """
     import keras
     import numpy as np
@@ -247,7 +247,7 @@ def plain_steps(players, dataset, steps: int) -> Callable[[], None]:
 
 
 def vector(spec: str, shapes: Sequence[Sequence[int]]):
-    """Returns the library's description of what a channel sends: one vector, made of weights of these shapes."""
+    """Returns the library's description of one vector that consists of weights of these shapes."""
     from dqgan_tf import compressors
 
     shapes, compressor = tuple(map(tuple, shapes)), compressors.get(spec)
@@ -292,7 +292,8 @@ def files_on_the_path(step: Callable[[], Any]) -> list[str]:
     import dqgan_tf
 
     library = os.path.join(os.path.dirname(dqgan_tf.__file__), "")
-    first, last = "simultaneous_gradients", "_replica_step"  # at whose returns the path begins and ends
+    # The path begins when the first returns and ends when the last does, whose name was once `_replica_step`.
+    first, last = "simultaneous_gradients", ("train_step", "_replica_step")
     files, returned, on_the_path = set(), set(), False
 
     def see(frame, event, argument):
@@ -300,7 +301,7 @@ def files_on_the_path(step: Callable[[], Any]) -> list[str]:
         path, function = frame.f_code.co_filename, frame.f_code.co_name
         if not path.startswith(library):
             return
-        if event == "return" and function in (first, last):
+        if event == "return" and function in (first, *last):
             on_the_path = function == first
             returned.add(function)
         if on_the_path and (event == "call" or function == first):
@@ -333,9 +334,9 @@ def files_on_the_path(step: Callable[[], Any]) -> list[str]:
         sys.setprofile(None)
         threading.setprofile(None)
         tf.numpy_function, tf.py_function = operations
-    if returned != {first, last}:
+    if first not in returned or not returned & set(last):
         raise RuntimeError(
-            f"The step must call {first} and {last}, which begin and end the path. It called {returned}."
+            f"The step must call {first} and {last[0]}, which begin and end the path. It called {returned}."
         )
     return sorted(files)
 

@@ -1,12 +1,12 @@
-"""DQGAN for TensorFlow and Keras 3: GANs over many workers by compressed optimistic updates with error feedback.
+"""DQGAN for TensorFlow and Keras 3: distributed GAN training with compressed optimistic updates and error feedback.
 
 Chen, Yang, Shen, Pang 2020, arXiv 2010.13359. The names below are imported when first used, so that
 `import dqgan_tf` alone does not import TensorFlow:
 
-  DQGAN: the Keras model whose `train_step` is the algorithm (`dqgan_tf.gan.model`).
+  DQGAN: the Keras model; its `train_step` is one step of the algorithm (`dqgan_tf.gan.model`).
   CompressedStrategy: a `tf.distribute.MultiWorkerMirroredStrategy` that can compress (`dqgan_tf.distribute.strategy`).
-  RunConfig: everything that determines a run (`dqgan_tf.config`).
-  compressors: flat vector <-> payload (`dqgan_tf.compressors`).
+  RunConfig: all settings of a run, with OptimizerConfig, CompressionConfig and LossConfig (`dqgan_tf.config`).
+  compressors: encode a flat vector as a payload, and decode it (`dqgan_tf.compressors`).
 """
 
 import importlib

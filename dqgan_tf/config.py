@@ -1,8 +1,8 @@
 """Every setting of a run: its type, default, bounds, choices and help stand here once.
 
-A run is a frozen dataclass that is saved with it as JSON. The flags of the binaries (`flags/run.py`) and the table in
-docs/settings.md are made from these fields, and a dataclass checks itself when it is constructed, by the same rule and
-with the same sentence as the flag. This file knows no TensorFlow.
+`RunConfig` holds all settings of a run and is saved as JSON in the model_dir. The flags of trainers.train and the table
+in docs/settings.md are made from these fields (`flags/run.py`, `flags/table.py`). A dataclass checks its values when it
+is constructed, with the same rules and sentences as the flags. This file imports no TensorFlow.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from dqgan_tf.errors import UsageError
 
 
 def setting(
-    default,
+    default: Any,
     help_text: str,
     *,
     choices: tuple[str, ...] = (),
     lower: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    example=None,
+    example: Any = None,
     is_path: bool = False,
     may_change: bool = False,
     is_local: bool = False,
-):
-    """Returns a dataclass field whose metadata hold what its name, type and default do not say.
+) -> Any:
+    """Returns a dataclass field with help text, bounds and choices in its metadata.
 
     Args:
       default: of the field and its flag.
@@ -40,18 +40,18 @@ def setting(
       example: a number that works, for error messages; None takes the default.
       is_path: the text is a path.
       may_change: a resumed run may have another value.
-      is_local: each worker may have a value of its own; implies `may_change`.
+      is_local: each worker may have its own value; implies `may_change`.
     """
     metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
     metadata |= {"lower": lower, "above": above, "below": below, "may_change": may_change or is_local}
     return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
 
 
-def check(field: dataclasses.Field, value):
+def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | None:
     """Returns `value` as the plain bool, int, float or str of the field's type; None where the type allows it.
 
     Args:
-      field: of a group of settings.
+      field: field of one of the dataclasses below, as in `settings()`.
       value: may be a number of numpy, or a `pathlib.Path` for a path.
 
     Raises:
@@ -66,7 +66,7 @@ def check(field: dataclasses.Field, value):
         bool: isinstance(value, bool),
         int: isinstance(value, numbers.Integral) and not isinstance(value, bool),
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
-        float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
+        float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
         str: isinstance(value, str),
     }[kind]
     choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
@@ -83,7 +83,7 @@ def check(field: dataclasses.Field, value):
 
 
 def requirement(field: dataclasses.Field) -> str:
-    """Returns what `check` asks for, such as `a whole number of at least 1`."""
+    """Returns the condition that `check` tests, such as `a whole number of at least 1`."""
     if field.metadata["choices"]:
         return "one of " + ", ".join(field.metadata["choices"])
     kind, _ = value_type(field)
@@ -99,32 +99,37 @@ def value_type(field: dataclasses.Field) -> tuple[type, bool]:
     return allowed[0], type(None) in allowed
 
 
+def _group_class(field: dataclasses.Field) -> Any:
+    """Returns the class of a group of settings. A type checker knows `Field.type` as a class or a text."""
+    return field.type
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of the groups of settings. Construction checks every field; the docstring gets every field's help.
+    """Base class of the dataclasses below. Construction checks every field; the help texts form the docstring.
 
     Raises:
-      UsageError: see `check`; a group is not of its class.
+      UsageError: see `check`; or a field of `RunConfig` has another class than its annotation.
     """
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
         lines = [f"{name}: {field.metadata['help']}" for name, field in fields.items() if field.metadata]
         cls.__doc__ = "\n".join([cls.__doc__ or cls.__name__, "", *lines])
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.metadata:
                 object.__setattr__(self, field.name, check(field, value))
-            elif not isinstance(value, field.type):
-                raise UsageError(
-                    f"`{field.name}` must be a dqgan_tf.config.{field.type.__name__}. Received: {field.name}={value!r}"
-                )
+            elif not isinstance(value, _group_class(field)):
+                name = _group_class(field).__name__
+                raise UsageError(f"`{field.name}` must be a dqgan_tf.config.{name}. Received: {field.name}={value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Settings):
-    """What is learned."""
+    """The training data."""
 
     dataset: str = setting(
         "gaussian_ring",
@@ -166,12 +171,12 @@ class NetworkConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig(Settings):
-    """The game."""
+    """Losses of both players."""
 
     loss: str = setting(
         "non_saturating",
-        "Losses of both players. wgan_clip is a projection that error feedback's analysis does not cover "
-        "(arXiv 2510.03507).",
+        "Losses of both players. wgan_clip clips the discriminator's weights after each step; the analysis of error "
+        "feedback does not cover this projection (arXiv 2510.03507).",
         choices=("non_saturating", "wgan_gp", "hinge", "wgan_clip"),
     )
     r1_gamma: float = setting(
@@ -181,19 +186,19 @@ class LossConfig(Settings):
         lower=0,
     )
     gradient_penalty: float = setting(
-        10.0, "Weight of the penalty E(||grad D|| - 1)^2 of wgan_gp (10 in arXiv 1704.00028).", lower=0
+        10.0, "Weight of the penalty E(||grad D|| - 1)^2 of wgan_gp (10 in arXiv 1704.00028).", above=0
     )
     clip_value: float = setting(0.01, "Bound on the absolute discriminator weights of wgan_clip.", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Settings):
-    """How a gradient becomes a step."""
+    """Directions, learning rates and the point of the gradient."""
 
     direction: str = setting(
         "adam",
-        "How a gradient g becomes a direction u: sgd (u = g, optimistic mirror descent) or adam (preconditioned on "
-        "every worker).",
+        "Direction u of an update, computed from the gradient g: sgd (u = g, optimistic mirror descent) or adam (each "
+        "worker has its own moments).",
         choices=("sgd", "adam"),
     )
     learning_rate_g: float = setting(
@@ -204,72 +209,76 @@ class OptimizerConfig(Settings):
     )
     learning_rate_schedule: str = setting(
         "constant",
-        "Learning rates over the run: constant, or a fall to 0 at the last step.",
+        "Learning rates over the run: constant, or decreasing towards 0 (linear, cosine).",
         choices=("constant", "linear", "cosine"),
     )
     warmup_steps: int = setting(0, "Steps over which the learning rates rise linearly from 0.", lower=0)
-    beta_1: float = setting(0.5, "Decay of adam's first moment.", lower=0, below=1)
-    beta_2: float = setting(0.9, "Decay of adam's second moment.", lower=0, below=1)
-    epsilon: float = setting(1e-8, "Term that adam adds to the root of the second moment.", above=0)
+    beta_1: float = setting(0.5, "Decay rate of adam's first moment.", lower=0, below=1)
+    beta_2: float = setting(0.9, "Decay rate of adam's second moment.", lower=0, below=1)
+    epsilon: float = setting(1e-8, "Term that adam adds to the square root of the second moment.", above=0)
     second_moment: str = setting(
         "local",
-        "Second moment of adam: the worker's own (local), an exact average over workers at t = 1, 2, 4, ..., 64 and "
-        "every second_moment_period steps (averaged), or the larger of both (guarded). Use guarded where workers see "
+        "Second moment of adam: the worker's own (local), an exact average over workers, taken at t = 1, 2, 4, ..., 64 "
+        "and every second_moment_period steps (averaged), or the larger of both (guarded). Use guarded if workers have "
         "different data.",
         choices=("local", "averaged", "guarded"),
     )
     second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
     half_step: bool = setting(
-        True, "Evaluate gradients at w - (eta u_prev + e), as DQGAN does. False is simultaneous descent, a baseline."
+        True,
+        "Evaluate gradients at the half-step point of DQGAN. False: at the current weights (simultaneous gradient "
+        "descent, a baseline).",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class CompressionConfig(Settings):
-    """How updates travel."""
+    """Compression of the updates and their exchange between the workers."""
 
     compressor: str = setting(
         "linear:bits=4,bucket=512",
-        "Encoding of updates: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, "
+        "Compressor of the updates: none, linear:bits=4,bucket=512[,rounding=stochastic], sign:bucket=512, "
         "topk:fraction=0.01, adaptive:bits=3,bucket=512, powersgd:rank=2, ...; README has the table.",
     )
     compressor_rules: str = setting(
         "",
-        "Compressors by weight name, PATTERN=SPEC;PATTERN=SPEC; the first pattern that occurs in a name wins: "
-        "'bias|gamma|beta=none;discriminator/=sign:bucket=512'. Names begin with generator/ or discriminator/.",
+        "Compressors by weight name, PATTERN=SPEC;PATTERN=SPEC, for example "
+        "'bias|gamma|beta=none;discriminator/=sign:bucket=512'. The first pattern that occurs in a name applies; other "
+        "weights use --compressor. Names begin with generator/ or discriminator/.",
     )
     start_step: int = setting(
-        0, "First step that is compressed; earlier steps are exact. 0 and 1 compress every step.", lower=0
+        0, "First step that is compressed; earlier steps are not. 0 and 1 compress every step.", lower=0
     )
     error_feedback: bool = setting(
-        True, "Error feedback: keep what the compressor drops (the residual e) and add it to the next update."
+        True, "Error feedback: store what the compressor drops (the residual) and add it to the next update."
     )
-    residual_in_half_step: bool = setting(True, "Include the residual in the half step. False is an ablation.")
+    residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
     allow_non_contractive: bool = setting(
         False,
-        "Permit error feedback with a compressor that has no proven contraction bound: residuals may grow without "
+        "Permit error feedback with a compressor that has no proven contraction bound. Its residuals may grow without "
         "limit.",
     )
     topology: str = setting(
         "auto",
-        "Route of the packets among M workers: all_gather sends M-1 packets per worker, two_step about 2 for any M; "
-        "hierarchical adds up exactly inside a host and compresses between hosts. auto takes hierarchical where hosts "
-        "have several replicas, and two_step where it saves a quarter of the bytes and at least 16 KiB.",
+        "Exchange of the packets among M workers: all_gather sends M-1 packets per worker; two_step (all-to-all, "
+        "average, encode again, all-gather) sends about 2 for any M; hierarchical sums exactly inside a host and "
+        "compresses between hosts. auto chooses hierarchical if hosts have several replicas, and two_step if it saves "
+        "a quarter of the bytes and at least 16 KiB.",
         choices=("auto", "all_gather", "two_step", "hierarchical"),
     )
     packet_mb: float = setting(
         4.0,
-        "Packet size: float32 MiB that are encoded and sent at a time, last layers first; 0 sends everything at once. "
-        "One packet travels while the next is encoded and earlier layers' gradients are computed. The size changes no "
-        "bit for compressors with local scales.",
+        "Size of a packet, in MiB of float32 before compression; 0: one packet. The packets with the last layers are "
+        "sent first, while the gradients of earlier layers are computed and the next packet is encoded. The size does "
+        "not change the result of a compressor that works bucket by bucket.",
         lower=0,
         may_change=True,
     )
     transport: str = setting(
         "auto",
-        "Carrier of packets between processes: TCP connections of the library (sockets), or TensorFlow's collectives "
-        "over gRPC (ring) or NCCL (nccl). auto takes sockets where every process has one replica on a CPU, and ring "
-        "elsewhere: ask for nccl on GPUs.",
+        "Transport of the packets between processes: TCP connections of the library (sockets), or TensorFlow's "
+        "collectives over gRPC (ring) or NCCL (nccl). auto is sockets if every process has one replica on a CPU, else "
+        "ring. On GPUs, set nccl.",
         choices=("auto", "sockets", "ring", "nccl"),
         may_change=True,
     )
@@ -277,21 +286,26 @@ class CompressionConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Settings):
-    """Length and batch of the run, and the periods of what is done beside training, in steps."""
+    """Length and batch size of the run, and the periods of logs, pictures, checkpoints and checks, in steps."""
 
     batch_size: int = setting(
-        256, "Samples per step over ALL replicas together; a multiple of the number of replicas.", lower=1
+        256, "Samples per step, summed over all replicas; a multiple of the number of replicas.", lower=1
     )
-    steps: int = setting(4000, "Steps of the whole run; a resumed run counts from its start.", lower=1, may_change=True)
+    steps: int = setting(4000, "Steps of the run, including those before it was resumed.", lower=1, may_change=True)
     seed: int = setting(
         0, "Seed of initial weights, data order, latent noise and stochastic rounding.", lower=0, below=2**32
     )
-    ema_decay: float = setting(0.999, "Decay of the averaged generator.", lower=0, below=1)
+    ema_decay: float = setting(
+        0.999, "Decay rate of the averaged generator (exponential moving average of the weights).", lower=0, below=1
+    )
     steps_per_call: int = setting(
-        20, "Steps inside one call of the compiled function; signals are seen between calls.", lower=1, may_change=True
+        20,
+        "Steps in one call of the compiled function. SIGTERM and SIGINT take effect between calls.",
+        lower=1,
+        may_change=True,
     )
     replicas_per_worker: int = setting(
-        1, "Replicas on one CPU worker, for tests. With GPUs every visible GPU is a replica.", lower=1, may_change=True
+        1, "Replicas on one CPU worker, for tests. On GPUs, every visible GPU is a replica.", lower=1, may_change=True
     )
     log_every: int = setting(100, "Steps between two lines of progress; 0: never.", lower=0, may_change=True)
     sample_every: int = setting(1000, "Steps between two pictures; 0: only at the end.", lower=0, may_change=True)
@@ -300,32 +314,39 @@ class TrainConfig(Settings):
     )
     weight_check_every: int = setting(
         1000,
-        "Steps between two comparisons of a hash of the weights across replicas; 0: only at the end.",
+        "Steps between two checks that all replicas have equal weights; 0: only at the end.",
         lower=0,
         may_change=True,
     )
     max_skipped_in_row: int = setting(
         10,
-        "Consecutive steps skipped for a non-finite update after which the run stops; 0: it never does.",
+        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite); 0: "
+        "never stop.",
         lower=0,
         may_change=True,
     )
-    keep_checkpoints: int = setting(3, "Complete checkpoints that stay on disk.", lower=1, may_change=True)
+    start_timeout: float = setting(
+        600.0,
+        "Seconds that the workers of TF_CONFIG wait for each other before the run starts.",
+        lower=1,
+        is_local=True,
+    )
+    keep_checkpoints: int = setting(3, "Number of complete checkpoints to keep.", lower=1, may_change=True)
     deterministic: bool = setting(
         True,
-        "TensorFlow's deterministic kernels: resuming is exact on GPUs too, at some cost in speed.",
+        "Use TensorFlow's deterministic kernels: a resumed run is bit-identical on GPUs too, but steps are slower.",
         may_change=True,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Settings):
-    """One run. Two configurations with the same fingerprint compute the same weights."""
+    """All settings of a run. Two runs have the same `fingerprint` iff all but their worker-local settings are equal."""
 
     model_dir: str = setting(
         "",
-        "Folder of the run: configuration, metrics, checkpoints, pictures, TensorBoard. All workers share it. The same "
-        "command over an unfinished run resumes it.",
+        "Folder of the run: configuration, metrics, checkpoints, pictures, TensorBoard. All workers must share it. If "
+        "it holds an unfinished run, that run is resumed.",
         is_path=True,
         is_local=True,
     )
@@ -341,7 +362,7 @@ class RunConfig(Settings):
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
 
     def flat(self) -> dict[str, Any]:
-        """Returns `{"model_dir": ..., "data.dataset": ..., ...}`: one entry per setting, by the keys of `settings`."""
+        """Returns `{"model_dir": ..., "data.dataset": ..., ...}`: the value of every setting by its key."""
         return flatten(dataclasses.asdict(self))
 
     def shared(self) -> dict[str, Any]:
@@ -354,18 +375,18 @@ class RunConfig(Settings):
 
 
 def settings() -> dict[str, dataclasses.Field]:
-    """Returns every setting by its key: `model_dir`, then `data.dataset` and so on, group after group."""
+    """Returns the field of every setting by its key: `model_dir`, then `data.dataset` and so on, in order."""
     fields = {}
     for field in dataclasses.fields(RunConfig):
         if field.metadata:
             fields[field.name] = field
         else:
-            fields |= {f"{field.name}.{inner.name}": inner for inner in dataclasses.fields(field.type)}
+            fields |= {f"{field.name}.{inner.name}": inner for inner in dataclasses.fields(_group_class(field))}
     return fields
 
 
 LOCAL_FIELDS = frozenset(key for key, field in settings().items() if field.metadata["is_local"])
-# What may differ between a run and its continuation; docs/operations.md says which of these can change the weights.
+# Settings that a resumed run may change; docs/operations.md says which of these can change the weights.
 FREE_FIELDS = frozenset(key for key, field in settings().items() if field.metadata["may_change"])
 
 # Keys that version 0.1.0 wrote under another name.
@@ -373,8 +394,8 @@ _RENAMED = {"compression.bucket_mb": "compression.packet_mb", "compression.commu
 
 
 def flatten(groups: dict[str, Any]) -> dict[str, Any]:
-    """Returns what `RunConfig.flat` does, for a configuration as its JSON has it, of this version or of 0.1.0."""
-    flat = {}
+    """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or of 0.1.0."""
+    flat: dict[str, Any] = {}
     for name, value in groups.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
     return {_RENAMED.get(key, key): value for key, value in flat.items()}
@@ -382,6 +403,13 @@ def flatten(groups: dict[str, Any]) -> dict[str, Any]:
 
 def from_json(text: str) -> RunConfig:
     """Inverse of `RunConfig.to_json`; a setting that is missing takes its default.
+
+    >>> from_json('{"data": {"dataset": "cifar10"}}').data.dataset
+    'cifar10'
+    >>> from_json('{"compression": {"packet_mb": -1}}')
+    Traceback (most recent call last):
+    dqgan_tf.errors.UsageError: `packet_mb` must be a number of at least 0. Received: packet_mb=-1. A value that
+      works is packet_mb=4.0
 
     Raises:
       UsageError: not a JSON object, an unknown key, or a value that its dataclass refuses.
@@ -402,9 +430,9 @@ def from_flat(values: dict[str, Any]) -> RunConfig:
     Raises:
       UsageError: a value that its dataclass refuses.
     """
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         group, _, name = key.rpartition(".")
         groups.setdefault(group, {})[name] = value
-    classes = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+    classes = {field.name: _group_class(field) for field in dataclasses.fields(RunConfig)}
     return RunConfig(**groups.pop("", {}), **{group: classes[group](**inner) for group, inner in groups.items()})

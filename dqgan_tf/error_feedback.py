@@ -18,7 +18,8 @@ class Encoded(NamedTuple):
 
     payload: c_t, the compressor's NamedTuple of 32-bit tensors.
     residual: e_t, float32 [n]; None without error feedback.
-    energies: float32 [3] = (||p_t||^2, ||e_{t-1}||^2, ||p_t - decode(c_t)||^2); inf where a square overflows.
+    energies: squared norms, float32 [3] = (||p_t||^2, ||e_{t-1}||^2, ||p_t - decode(c_t)||^2); inf if a square
+      overflows.
     """
 
     payload: Any
@@ -33,28 +34,33 @@ def encode(
     seed: tf.Tensor,
     *,
     block: int | None = None,
-    memory: tf.Tensor | None = None,
+    spare: tf.Tensor | None = None,
 ) -> Encoded:
     """Adds the residual to the update, encodes the sum and returns the new residual.
 
-    Pure. May be called eagerly, in a graph or in a jit-compiled function. Consecutive slices of a vector, cut at
-    multiples of `blocks.effective_block(compressor, block)` and encoded with the `blocks.block_seed` of their first
-    block, have the payload fields and residuals of the whole vector bit for bit; the last slice must hold at least one
-    such block.
+    >>> from dqgan_tf import compressors
+    >>> update, residual = tf.constant([1.0, -2.0, 3.0]), tf.constant([0.0, 1.0, 0.0])
+    >>> encoded = encode(compressors.get("topk:fraction=0.3"), update, residual, seed=tf.constant([0, 0]))
+    >>> encoded.residual.numpy()  # only the largest value of update + residual, 3, is sent
+    array([ 1., -1.,  0.], dtype=float32)
+
+    Pure: callable eagerly, in a graph or in a jit-compiled function. A vector may be encoded in slices. The result is
+    the same, bit for bit, if every slice starts at a multiple of `blocks.effective_block(compressor, block)`, its seed
+    is the `blocks.block_seed` of its first block, and the last slice has at least one whole block.
 
     Args:
-      compressor: how p_t is encoded.
+      compressor: compressor that encodes p_t.
       update: float32 [n], in units of parameters, or a window of a longer vector.
       residual: e_{t-1}, float32 [n]; None: no error feedback, p_t = update_t.
-      seed: int32 [2], of stochastic rounding.
-      block: values that are encoded at a time, rounded to whole buckets, so that all passes over a block hit the cache.
-        Faster on a CPU (`blocks.CPU_BLOCK`), slower on a GPU; only inside `tf.function(jit_compile=True)`. None: all
-        values at once.
-      memory: float32 [n] of any content, where the blocks of e_t are written. XLA writes in place if this is the value
-        of a variable that is then assigned `Encoded.residual`. None: new memory.
+      seed: int32 [2], seed of stochastic rounding.
+      block: number of values that are encoded at a time, rounded to whole buckets, so that all passes over a block hit
+        the cache. Faster on a CPU (`blocks.CPU_BLOCK`), slower on a GPU; only inside `tf.function(jit_compile=True)`.
+        None: all values at once.
+      spare: float32 [n], memory for e_t; its content is ignored. Pass the value of a variable and assign
+        `Encoded.residual` to that variable: XLA then writes in place. None: new memory.
     """
     if blocks.effective_block(compressor, block):
-        return _encode_in_blocks(compressor, update, residual, seed, block, memory)
+        return _encode_in_blocks(compressor, update, residual, seed, block, spare)
     update = blocks.whole(update)
     payload, _, error = _equations(compressor, update, residual, seed)
     return Encoded(payload, None if residual is None else error, energies(update, residual, error, block))
@@ -67,7 +73,7 @@ def _equations(compressor, update, residual, seed):
     return payload, p, p - decoded
 
 
-def _encode_in_blocks(compressor, update, residual, seed, block, memory):
+def _encode_in_blocks(compressor, update, residual, seed, block, spare):
     block = blocks.effective_block(compressor, block)
     n = update.shape[0]
 
@@ -79,20 +85,21 @@ def _encode_in_blocks(compressor, update, residual, seed, block, memory):
         payload = type(payload)(*[blocks.write(field, x, row) for field, x in zip(payload, rows, strict=True)])
         if residual is not None:
             residuals = blocks.write(residuals, error, start)
-            # The energy must be computed from the error as written: XLA would compute the error a second time rather
-            # than read it back, if it knew that it reads the same place. It does not know that a sum of squares is
-            # never negative.
-            error = blocks.read(residuals, start + tf.cast(total[2] < 0.0, tf.int32), size)
+            # Read the stored error back for the energy. If XLA knew that it reads what it has just written, it would
+            # compute the error a second time instead. So the index has a term that is always 0, since a sum of squares
+            # is never negative; XLA cannot prove it.
+            always_zero = tf.cast(total[2] < 0.0, tf.int32)
+            error = blocks.read(residuals, start + always_zero, size)
         return payload, residuals, total + _energies(p, e, error)
 
     empty = tf.nest.map_structure(lambda field: tf.zeros(field.shape, field.dtype), compressor.payload_spec(n))
-    memory = tf.zeros([n if residual is not None else 0]) if memory is None else memory
-    payload, error, total = blocks.for_each_block(encode_block, (empty, memory, tf.zeros([3])), n, block)
+    spare = tf.zeros([n if residual is not None else 0]) if spare is None else spare
+    payload, error, total = blocks.for_each_block(encode_block, (empty, spare, tf.zeros([3])), n, block)
     return Encoded(payload, None if residual is None else error, total)
 
 
 def energies(update: tf.Tensor, residual: tf.Tensor | None, error: tf.Tensor, block: int | None) -> tf.Tensor:
-    """Returns `Encoded.energies`, float32 [3], read block by block where `block` is given: XLA then stores no p_t."""
+    """Returns `Encoded.energies`, float32 [3], computed block by block if `block` is given: XLA then stores no p_t."""
     if not block:
         return _energies(update if residual is None else update + residual, residual, error)
 
@@ -104,7 +111,7 @@ def energies(update: tf.Tensor, residual: tf.Tensor | None, error: tf.Tensor, bl
 
 
 def energy(vector: tf.Tensor, block: int | None) -> tf.Tensor:
-    """Returns ||vector||^2, float32 scalar, read block by block where `block` is given."""
+    """Returns ||vector||^2, float32 scalar, computed block by block if `block` is given."""
     if not block:
         return float_bits.sum_of_squares(vector)
 

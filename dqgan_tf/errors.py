@@ -3,14 +3,14 @@
 EXIT_USAGE = 2
 EXIT_TRAINING = 3
 EXIT_PEER_LOST = 4
-EXIT_FAULT = 70  # EX_SOFTWARE of BSD's sysexits.h; 1 is what Python itself and absl end with
+EXIT_FAULT = 70  # EX_SOFTWARE of BSD's sysexits.h; Python itself and absl use 1
 
 
 class UsageError(ValueError):
     """A value that the user gave cannot be used.
 
-    The message is one sentence that names the value received and one that works. Every check of a user's value raises
-    this class; any other exception is a fault of the library and keeps its traceback.
+    The message is one sentence with the value received and one that works. Every check of a user's value raises this
+    class; any other exception is a fault of the library and keeps its traceback.
     """
 
     exit_code = EXIT_USAGE
@@ -21,16 +21,16 @@ class CheckpointError(UsageError):
 
 
 class TrainingError(Exception):
-    """The run cannot go on: too many non-finite steps, diverged replicas, a full disk."""
+    """The run cannot continue: too many skipped steps, diverged replicas, a full disk."""
 
     exit_code = EXIT_TRAINING
 
 
 class PeerLostError(Exception):
-    """Another worker died, froze or met a fault; collectives are dead until all processes restart."""
+    """Another worker was killed, froze or failed. Collectives fail until all processes are restarted."""
 
     exit_code = EXIT_PEER_LOST
 
 
 class LostConnectionError(ConnectionError):
-    """A connection to another worker could not be opened, was closed, fell silent, or brought what was not expected."""
+    """A connection to another worker could not be opened, was closed, timed out or received unexpected data."""

@@ -1,7 +1,7 @@
 """TensorFlow, imported when one of its names is first used: `from dqgan_tf.lazy_tensorflow import tf`.
 
-`import tensorflow` takes seconds. Code that only reads settings, such as the check of a compressor's spec, runs without
-it: a typo in a flag is answered at once.
+`import tensorflow` takes seconds. Code that only reads settings, e.g. the check of a compressor's spec, does not need
+TensorFlow, so that a wrong flag is refused immediately.
 """
 
 import types
@@ -17,7 +17,7 @@ else:
                 raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
             import tensorflow
 
-            # From now on the names are found in this module: `__getattr__` is called only for names that are missing.
+            # Later accesses find the names in this module; Python calls `__getattr__` only for missing names.
             vars(self).update({key: value for key, value in vars(tensorflow).items() if not key.startswith("__")})
             return getattr(tensorflow, name)
 

@@ -1,9 +1,10 @@
 """Every name of TensorFlow outside its public API that this project uses.
 
-All names were read at TensorFlow 2.21.0. A comment says what a name is for and what would replace it. `make test-next`
-says which of them a newer TensorFlow has moved; tests/test_layers.py forbids such imports everywhere else.
+All names were checked with TensorFlow 2.21.0. A comment says what a name is for and what could replace it.
+`make test-next` lists the names that a newer TensorFlow has moved; tests/test_layers.py forbids such imports elsewhere.
 """
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -36,12 +37,12 @@ XSpace = xplane_pb2.XSpace
 
 
 class ClusterPlace(NamedTuple):
-    """Where this process stands among the workers.
+    """Place of this process among the workers.
 
     cluster: addresses by job; empty for a single process.
-    worker_index: of this process. A chief is worker 0.
-    num_workers: how many there are.
-    is_chief: whether this worker writes what all share.
+    worker_index: index of this process. A chief is worker 0.
+    num_workers: number of workers.
+    is_chief: whether this worker writes the files that workers share.
     """
 
     cluster: Mapping[str, Sequence[str]]
@@ -51,30 +52,30 @@ class ClusterPlace(NamedTuple):
 
 
 def cluster_place(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> ClusterPlace:
-    """Returns this process's place. Replacement: `strategy.cluster_resolver`, which numbers a chief apart."""
+    """Returns this process's place. Replacement: `strategy.cluster_resolver`, which counts chiefs and workers apart."""
     extended = strategy.extended
     cluster = extended._cluster_spec.as_dict() if extended._cluster_spec else {}
     return ClusterPlace(cluster, extended._id_in_cluster, extended._num_workers, extended._is_chief)
 
 
 class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
-    """`MultiWorkerMirroredStrategy` with two seams for subclasses.
+    """`MultiWorkerMirroredStrategy` with several replicas on a CPU, and with reductions by `reduce_in_channel`.
 
-    A worker without GPUs may have several replicas, one per logical CPU. A reduction in replica context whose options
-    have a `channel` goes to `reduce_in_channel`; all others stay TensorFlow's. Replacement: a public argument
-    `cross_device_ops`, as `tf.distribute.MirroredStrategy` has one, and a public choice of local devices.
+    A worker without GPUs may have several replicas, one per logical CPU. Reductions whose options have a `channel` are
+    passed to `reduce_in_channel`; all others stay TensorFlow's. Replacement: a public argument `cross_device_ops`, like
+    that of `tf.distribute.MirroredStrategy`, and a public choice of local devices.
 
     Args:
       cluster_resolver: as in the base class.
       communication_options: a `CommunicationOptions`, not None.
-      replicas_per_worker: on a machine without GPUs.
+      replicas_per_worker: number of replicas of a machine without GPUs.
 
     Raises:
       UsageError: fewer logical CPUs than replicas.
     """
 
     def __init__(self, cluster_resolver, communication_options, replicas_per_worker: int):
-        # Past the base class's __init__, which would build an `extended` of its own.
+        # Not the __init__ of the base class: it would build an `extended` of its own.
         extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker)
         distribute_lib.Strategy.__init__(self, extended)
 
@@ -83,9 +84,9 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
         Args:
           reduce_op: a `tf.distribute.ReduceOp`.
-          values: of the calling replica, which places them on its device.
+          values: values of the calling replica.
           replica: index of the local replica.
-          options: of the call; `options.channel` is neither None nor empty.
+          options: options of the call; `options.channel` is neither None nor empty.
         """
         raise NotImplementedError
 
@@ -131,23 +132,29 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
         self._replace_cross_device_ops()
 
     def _replace_cross_device_ops(self):
-        # The base class builds its own and asserts their class, so these replace them with the same keys.
+        # The base class builds an object of its own and asserts its class; this one replaces it, with the same keys.
         plain, options, keys = self._cross_device_ops, self._communication_options, self._collective_keys
         self._cross_device_ops = _ChannelAllReduce(plain._devices, plain._group_size, options, keys)
-        self._cross_device_ops.find_strategy = self._container_strategy
+        self._cross_device_ops.strategy = weakref.proxy(self._container_strategy())
 
 
 class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
-    """`CollectiveAllReduce` that hands reductions in channels to the strategy. `find_strategy` returns it."""
+    """`CollectiveAllReduce` that passes reductions in channels to the strategy.
+
+    `ReplicaContext.all_reduce` in a compiled function calls `_all_reduce` of this class. If the options name a channel,
+    it calls `CompressedStrategy.reduce_in_channel`, which calls `Channel.mean`. An eager `all_reduce` calls
+    `batch_reduce`, which ends in `_all_reduce`.
+    """
+
+    strategy: WorkerStrategy
 
     def __deepcopy__(self, memo):
-        # The base class would come back as a plain CollectiveAllReduce and drop the channels.
+        # A copy by the base class would be a plain CollectiveAllReduce without channels.
         return self
 
     def batch_reduce(self, reduce_op, value_destination_pairs, options=None):
-        # The base class returns early for a single replica; a reduction in a channel still encodes and decodes. It also
-        # reduces values one by one whose device it does not know, such as the arguments of a function; a channel sends
-        # all its values at once.
+        # For a channel, not the method of the base class: that one skips the reduction for a single replica, and splits
+        # values of unknown device, such as arguments of a function, into single reductions.
         if getattr(options, "channel", None):
             pairs = cross_device_ops._normalize_value_destination_pairs(value_destination_pairs)
             return self._all_reduce_per_replica_values(reduce_op, [value for value, _ in pairs], options)
@@ -157,12 +164,18 @@ class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
         if not getattr(options, "channel", None):
             return super()._all_reduce(reduce_op, value, replica_id, options)
         with tf.device(self._devices[replica_id]):
-            results = self.find_strategy().reduce_in_channel(reduce_op, tf.nest.flatten(value), replica_id, options)
+            # -> CompressedStrategy.reduce_in_channel -> Channel.mean
+            results = self.strategy.reduce_in_channel(reduce_op, tf.nest.flatten(value), replica_id, options)
         return tf.nest.pack_sequence_as(value, results)
 
 
+def joined_cluster() -> bool:
+    """Returns whether a multi-worker strategy of this process has joined its cluster. Replacement: a public getter."""
+    return context.context().coordination_service is not None
+
+
 def local_replica_index(replica_context: tf.distribute.ReplicaContext) -> int:
-    """Returns the replica's index among this worker's replicas, while Python builds the replica's part of a graph.
+    """Returns the replica's index among this worker's replicas, an int, while Python builds its part of a graph.
 
     Replacement: `replica_id_in_sync_group`, once it is a Python number in every strategy.
     """
@@ -180,7 +193,7 @@ def all_gather(launcher, row: tf.Tensor, options) -> tf.Tensor:
 def all_to_all(launcher, rows: tf.Tensor, options) -> tf.Tensor:
     """Returns [M, W], row i from rank i, of `rows` [M, W], row k to rank k.
 
-    The op is public, but its instance key and its ordering token are the launcher's. Replacement: a public all-to-all.
+    The op is public, but it needs the launcher's instance key and ordering token. Replacement: a public all-to-all.
     """
     merged = launcher._options.merge(options)
     instance_key, token = launcher._next_instance_key(), launcher._get_ordering_token()
@@ -199,7 +212,7 @@ def all_to_all(launcher, rows: tf.Tensor, options) -> tf.Tensor:
 def update_slice(tensor: tf.Tensor, rows: tf.Tensor, start) -> tf.Tensor:
     """Returns `tensor` with `rows` from row `start` on. Only in compiled functions.
 
-    XLA updates the memory of a loop's own buffer in place; `tf.tensor_scatter_nd_update` becomes a slow scatter there.
+    XLA updates the buffer of a loop in place; `tf.tensor_scatter_nd_update` would become a slow scatter.
     Replacement: a public `tf.raw_ops.XlaDynamicUpdateSlice`.
     """
     return gen_xla_ops.xla_dynamic_update_slice(tensor, rows, tf.stack([start] + [0] * (tensor.shape.rank - 1)))
@@ -211,7 +224,7 @@ def is_op_determinism_enabled() -> bool:
 
 
 def run_independently(operation: tf.Operation) -> None:
-    """Exempts an operation from automatic control dependencies, which put everything with state into one order.
+    """Exempts an operation from automatic control dependencies, which put all stateful operations into one order.
 
     Does nothing in a graph without them. Replacement: a public attribute of stateful operations.
     """
@@ -221,18 +234,18 @@ def run_independently(operation: tf.Operation) -> None:
 
 
 class CoordinationService:
-    """Texts under keys, and barriers, by the service that multi-worker strategies start in worker 0.
+    """A store of texts by key, and barriers: the service that multi-worker strategies start in worker 0.
 
-    All methods raise `tf.errors.OpError` when the service or a worker is gone. Replacement: a public key-value store;
+    All methods raise `tf.errors.OpError` if the service or a worker is gone. Replacement: a public key-value store;
     `tf.experimental.dtensor.barrier` needs DTensor's own cluster.
     """
 
     def set(self, key: str, text: str) -> None:
-        """Stores a text under a key that has none yet."""
+        """Stores the text of a key that has none yet."""
         context.context().set_config_key_value(key, text)
 
     def get(self, key: str, timeout_seconds: float) -> str:
-        """Returns the text of a key, once it has one."""
+        """Waits until a key has a text; returns it."""
         return context.context().get_config_key_value(key, max(1, int(1e3 * timeout_seconds)))
 
     def delete(self, key: str) -> None:
@@ -240,5 +253,5 @@ class CoordinationService:
         context.context().delete_config_key_value(key)
 
     def wait_at_barrier(self, name: str, timeout_seconds: float) -> None:
-        """Returns once all workers wait at the barrier of this name; fails at once when one misses its heartbeat."""
+        """Waits until all workers wait at the barrier of this name; fails at once if one misses its heartbeat."""
         context.context().wait_at_barrier(name, int(1e3 * timeout_seconds))

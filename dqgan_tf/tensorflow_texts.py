@@ -1,10 +1,11 @@
-"""Decisions that rest on texts that TensorFlow writes. Read at TensorFlow 2.21.0; imports no TensorFlow.
+"""Decisions that depend on texts of TensorFlow. Checked with TensorFlow 2.21.0; imports no TensorFlow.
 
-`tests/distributed/test_lost_peer.py` provokes each of these errors in real processes. A class or code of its own for
-each, in place of a text, would replace this file.
+`tests/distributed/test_lost_peer.py` provokes each of these errors in real processes. If TensorFlow had a class or code
+for each of these errors, this file would not be needed.
 """
 
 import re
+from typing import Any
 
 from dqgan_tf.errors import LostConnectionError
 
@@ -13,7 +14,7 @@ START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 
 
 # The classes that a collective or the coordination service raises when a worker was killed, froze or left.
 _PEER_LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError")
-# These have other causes, too. They count if the text says that a collective or the service raised them.
+# These can have other causes. They count if the text names a collective or the service.
 _MAYBE_PEER_LOST = ("CancelledError", "InternalError", "FailedPreconditionError")
 _SERVICE = re.compile(
     r"\[\[\{\{node [^}]*Collective|Collective ops is aborted|[Cc]oordination|remote target /job:"
@@ -24,8 +25,8 @@ _NODE = re.compile(r"^\{\{.*?\}\} ")  # in front of a message, the node that fai
 _STACK_LINE = re.compile(r'^ +File ".*", line \d+, in .*$', re.MULTILINE)
 
 
-def is_peer_lost(error: Exception) -> bool:
-    """Returns whether a `tf.errors.OpError` says that another worker was killed, froze or left."""
+def is_peer_lost(error: Any) -> bool:
+    """Returns whether a `tf.errors.OpError` means that another worker was killed, froze or left."""
     name, text = type(error).__name__, error.message
     return (
         bool(_SOCKET.search(text))
@@ -35,7 +36,7 @@ def is_peer_lost(error: Exception) -> bool:
     )
 
 
-def reason(error: Exception) -> str:
+def reason(error: Any) -> str:
     """Returns the line of a `tf.errors.OpError` that names the cause, at most 300 characters."""
     if match := _SOCKET.search(error.message):
         return match[1][:300]
@@ -52,5 +53,5 @@ def first_line(error: Exception) -> str:
 
 
 def _cause(text):
-    """The message behind the Python stack of the failing node, whose file names speak of collectives in any case."""
+    """Returns the message after the Python stack of the failing node, whose file names always contain `collective`."""
     return _STACK_LINE.split(text)[-1]

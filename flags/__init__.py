@@ -1,1 +1,1 @@
-"""absl flags of a training run, made from the settings of `dqgan_tf.config`; presets are in `experiments/`."""
+"""absl flags of a training run, made from the settings of `dqgan_tf.config`. `experiments/` holds flagfiles."""

@@ -1,4 +1,4 @@
-"""The flags of a run: one for each setting of `dqgan_tf.config`, and the configuration that they make."""
+"""Defines one flag for each setting of `dqgan_tf.config`, e.g. --compressor, and reads the flags as a `RunConfig`."""
 
 import sys
 
@@ -17,7 +17,7 @@ _READERS = {
 
 
 class SettingParser(flags.ArgumentParser):
-    """Reads the text of a setting and checks it as its dataclass does, with the same sentence."""
+    """Reads the text of a flag and checks the value by `config.check`, as the dataclass of the setting does."""
 
     def __init__(self, field):
         self._field = field
@@ -29,7 +29,7 @@ class SettingParser(flags.ArgumentParser):
         try:
             value = _READERS[self._type](argument)
         except (TypeError, ValueError):
-            value = argument  # `check` says what it should have been
+            value = argument  # `check` refuses it
         return config.check(self._field, value)
 
     def flag_type(self):
@@ -42,14 +42,15 @@ def run_config() -> config.RunConfig:
     Raises:
       UsageError: a compressor or a rule that does not exist.
     """
-    described = config.from_flat({key: flags.FLAGS[field.name].value for key, field in config.settings().items()})
-    compressors.get(described.compression.compressor)
-    rules.parse(described.compression.compressor_rules)
-    return described
+    settings = config.from_flat({key: flags.FLAGS[field.name].value for key, field in config.settings().items()})
+    # Only to refuse a wrong spec before TensorFlow is loaded. `DQGAN.compile` parses the specs that it uses.
+    compressors.get(settings.compression.compressor)
+    rules.parse(settings.compression.compressor_rules)
+    return settings
 
 
 def _define(key, field):
-    """Defines the flag of a setting: listed under its group by --helpfull, and by the binary's own --help."""
+    """Defines the flag of a setting. --help of the binary lists it; --helpfull lists it under its group."""
     is_required = key == "model_dir"
     flag = flags.Flag(
         command.PathParser() if field.metadata["is_path"] else SettingParser(field),

@@ -1,4 +1,4 @@
-"""The table of all settings, made from their descriptions: `python -m flags.table > docs/settings.md`."""
+"""The table of all settings, made from the fields of `dqgan_tf.config`: `python -m flags.table > docs/settings.md`."""
 
 import dataclasses
 

@@ -57,6 +57,7 @@ DEFAULTS = {
     "train.checkpoint_every": 1000,
     "train.weight_check_every": 1000,
     "train.max_skipped_in_row": 10,
+    "train.start_timeout": 600.0,
     "train.keep_checkpoints": 3,
     "train.deterministic": True,
 }
@@ -96,7 +97,7 @@ def test_a_default_is_a_value_that_works(key):
         ("network.latent_dim", 0, 1, None),
         ("network.width", 0, 1, None),
         ("loss.r1_gamma", -1e-9, 0, None),
-        ("loss.gradient_penalty", -1e-9, 0, None),
+        ("loss.gradient_penalty", 0, 1e-9, None),
         ("loss.clip_value", 0, 1e-9, None),
         ("optimizer.learning_rate_g", 0, 1e-9, None),
         ("optimizer.learning_rate_d", 0, 1e-9, None),
@@ -118,6 +119,7 @@ def test_a_default_is_a_value_that_works(key):
         ("train.checkpoint_every", -1, 0, None),
         ("train.weight_check_every", -1, 0, None),
         ("train.max_skipped_in_row", -1, 0, None),
+        ("train.start_timeout", 0.9, 1.0, None),
         ("train.keep_checkpoints", 0, 1, None),
     ],
 )
@@ -242,7 +244,7 @@ def test_settings_of_version_0_1_0_are_read():
 
 
 def test_what_a_resumed_run_and_each_worker_may_change():
-    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir"}
+    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"}
     assert config.FREE_FIELDS == {
         "model_dir",
         "data.data_dir",
@@ -256,6 +258,7 @@ def test_what_a_resumed_run_and_each_worker_may_change():
         "train.checkpoint_every",
         "train.weight_check_every",
         "train.max_skipped_in_row",
+        "train.start_timeout",
         "train.keep_checkpoints",
         "train.deterministic",
     }

@@ -152,21 +152,21 @@ def test_blocks_change_nothing(spec, n):
 
 
 @pytest.mark.parametrize("spec", ["linear:bits=4,bucket=64", "sign:bucket=64"])
-def test_memory_of_any_content_takes_the_residual(spec):
+def test_a_spare_of_any_content_takes_the_residual(spec):
     """The new residual is written over what a variable held; payload and energies do not know."""
     compressor, size = compressors.get(spec), 700
     update, residual = updates(2, n=size)
     variable = tf.Variable(tf.fill([size], np.float32(np.nan)))
 
     @functools.partial(tf.function, jit_compile=True, autograph=False)
-    def into_memory(update, residual, seed):
-        memory = variable.read_value()
-        encoded = error_feedback.encode(compressor, update, residual, seed, block=128, memory=memory)
+    def into_spare(update, residual, seed):
+        spare = variable.read_value()
+        encoded = error_feedback.encode(compressor, update, residual, seed, block=128, spare=spare)
         variable.assign(encoded.residual)
         return encoded.payload, encoded.energies
 
     expected, _ = make_step(compressor, block=128)(update, residual, tf.constant([0, 3]))
-    payload, energies = into_memory(update, residual, tf.constant([0, 3]))
+    payload, energies = into_spare(update, residual, tf.constant([0, 3]))
     tf.nest.map_structure(np.testing.assert_array_equal, payload, expected.payload)
     np.testing.assert_array_equal(variable, expected.residual)
     np.testing.assert_array_equal(energies, expected.energies)
@@ -249,8 +249,19 @@ def test_default_block_suits_the_default_bucket():
 
 
 @pytest.mark.parametrize("n, count", [(1, 0), (64, 1), (65, 0), (127, 0), (128, 2), (129, 1), (640, 10), (700, 9)])
-def test_a_rest_joins_the_last_block(n, count):
-    assert blocks.num_blocks(n, 64) == count
+def test_a_remainder_joins_the_last_block(n, count):
+    """Blocks of 64 values: `count` of them in the loop, then what is left."""
+    calls = []
+
+    def write(index, size, covered):
+        calls.append(size)
+        return (covered + size,)
+
+    total = tf.function(
+        lambda: blocks.for_each_block(write, (tf.constant(0),), n, 64), jit_compile=True, autograph=False
+    )()[0]
+    assert int(total) == n
+    assert calls == [64] * (count > 0) + [n - 64 * count] * (n > 64 * count)
 
 
 PIECES = ["linear:bits=3,bucket=64", "linear:bits=4,bucket=64,rounding=stochastic", "sign:bucket=64", "bf16"]

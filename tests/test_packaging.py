@@ -1,5 +1,6 @@
 """System: what a wheel holds and says, and what the bare import costs."""
 
+import ast
 import email
 import pathlib
 import re
@@ -41,8 +42,17 @@ def metadata(wheel):
 def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     names = [name for name in wheel.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"dqgan_tf"}
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dqgan_tf").rglob("*.py")}
-    assert set(names) == sources
+    sources = [path for path in (ROOT / "dqgan_tf").rglob("*") if path.suffix in (".py", ".pyi", ".typed")]
+    assert set(names) == {path.relative_to(ROOT).as_posix() for path in sources}
+
+
+def test_type_checkers_of_users_see_our_types(wheel):
+    """PEP 561: without `py.typed` they ignore the annotations. The stub replaces the lazy `__init__.py` for them."""
+    assert {"dqgan_tf/py.typed", "dqgan_tf/__init__.pyi"} <= set(wheel.namelist())
+    stub = ast.parse((ROOT / "dqgan_tf" / "__init__.pyi").read_text(encoding="utf-8"))
+    names = [alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    names += [node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)]
+    assert sorted(names) == sorted(dqgan_tf.__all__)
 
 
 def test_the_wheel_holds_no_benchmark(wheel):

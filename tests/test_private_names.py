@@ -90,6 +90,7 @@ NAMES = (
     ),
     Name(_DISTRIBUTE + "collective_util", "Options.merge", "(self, options)"),
     Name("tensorflow.python.eager.context", "context", "()"),
+    Name("tensorflow.python.eager.context", "Context.coordination_service", "property"),
     Name("tensorflow.python.eager.context", "Context.set_config_key_value", "(self, key, value)"),
     Name("tensorflow.python.eager.context", "Context.get_config_key_value", "(self, key, timeout_in_ms=0)"),
     Name("tensorflow.python.eager.context", "Context.delete_config_key_value", "(self, key)"),
@@ -106,6 +107,7 @@ NAMES = (
         "tensorflow.compiler.tf2xla.ops.gen_xla_ops", "xla_dynamic_update_slice", "(input, update, indices, name=None)"
     ),
     Name("tensorflow.tsl.profiler.protobuf.xplane_pb2", "XSpace"),
+    Name("keras", "Layer._flatten_layers", "(self, include_self=True, recursive=True)"),
     Name("keras", "Model.make_train_function", "(self, force=False)"),
     Name("keras", "Model.make_test_function", "(self, force=False)"),
     Name("keras", "Model._maybe_symbolic_build", "(self, iterator=None, data_batch=None)"),

@@ -1,4 +1,4 @@
-"""Measures exchanges, whole training steps or the codec: times, phases and bytes of variants that run in turn.
+"""Measures exchanges, whole training steps or the codec: times, phases and bytes of interleaved variants.
 
 python -m trainers.benchmark --output=results/exchange/runs.jsonl
 python -m trainers.benchmark --rate=1gbit --whole_step --batch_size=8     (a rate needs root: network namespaces)

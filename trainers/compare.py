@@ -1,14 +1,16 @@
-"""Runs one job under several settings and seeds and renders the table of the runs into a document.
+"""Runs one job with several settings and seeds and writes the table of the runs into a document.
 
     python -m trainers.compare --results=results/ring --document=README.md
 
-A run that results/ring/runs.jsonl holds is not repeated: remove the file to start anew.
+A run in results/ring/runs.jsonl is not repeated. Remove the file to repeat all.
 """
 
 from dqgan_tf.training import command
 
 _RESULTS = command.define_path("results", "Folder with variants.json; runs.jsonl is written there.", required=True)
-_DOCUMENT = command.define_path("document", "Markdown file with a place for the table. Default: print it only.")
+_DOCUMENT = command.define_path(
+    "document", "Markdown file with a marked place for the table. Default: print the table."
+)
 
 
 def main(arguments):

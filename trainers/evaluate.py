@@ -1,4 +1,4 @@
-"""Measures a trained generator: mode coverage for points, distances and a score over a named network for images.
+"""Evaluates a trained generator: mode coverage of points; of images, distances and a score with a named network.
 
     python -m trainers.evaluate --model_dir=runs/ring
     python -m trainers.evaluate --model_dir=runs/cifar10 --inception_weights=classify_image_graph_def.pb
@@ -14,9 +14,9 @@ _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
 _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory. Default: the run's.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10000, "Generated and real images to compare.", lower_bound=2)
 _INCEPTION = command.define_path("inception_weights", "Frozen graph of the Inception network of 2015-12-05.")
-_RESNET = command.define_path("resnet_weights", "npz of a CIFAR-10 ResNet, a judge for 32-pixel images.")
+_RESNET = command.define_path("resnet_weights", "npz of a CIFAR-10 ResNet, for 32-pixel images.")
 _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier. Default: ~/.cache/dqgan_tf.")
-_USE_EMA = flags.DEFINE_boolean("use_ema", True, "Judge the averaged generator rather than the raw one.")
+_USE_EMA = flags.DEFINE_boolean("use_ema", True, "Evaluate the averaged generator, not the raw one.")
 
 
 def main(arguments):

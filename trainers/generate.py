@@ -15,7 +15,7 @@ _OUTPUT = command.define_path(
     "File to write. X.npz holds `samples`, uint8 images or float32 points; X.png is one picture.",
     required=True,
 )
-_USE_EMA = flags.DEFINE_boolean("use_ema", True, "Draw from the averaged generator rather than the raw one.")
+_USE_EMA = flags.DEFINE_boolean("use_ema", True, "Draw from the averaged generator, not the raw one.")
 _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory. Default: the run's.")
 flags.register_validator("output", lambda path: not path or path.endswith((".npz", ".png")), "must end in .npz or .png")
 

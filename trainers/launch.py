@@ -1,9 +1,9 @@
-"""Starts several workers of trainers.train on this machine and stops all when one fails.
+"""Starts several workers of trainers.train on this machine and stops all if one fails.
 
     python -m trainers.launch --num_workers=2 -- --flagfile=flags/experiments/ring.flags --model_dir=runs/ring
 
-What stands behind `--` goes to every worker. Their output is in worker_<i>.log under --log_dir, by default logs/ in the
-workers' --model_dir; the chief's is on the screen too.
+Every worker gets the arguments after `--`. Their output is in worker_<i>.log under --log_dir, by default logs/ in the
+workers' --model_dir. The chief's output is printed too.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ _MAX_RESTARTS = flags.DEFINE_integer(
     "Number of times that all workers start again after one failed; each resumes from the last checkpoint.",
     lower_bound=0,
 )
-# In place of absl's flag of that name.
+# Replaces absl's flag of that name.
 _LOG_DIR = command.define_path(
     "log_dir", "Folder of worker_<i>.log. Default: logs/ in the workers' --model_dir.", allow_override=True
 )

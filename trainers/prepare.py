@@ -1,4 +1,4 @@
-"""Prepares an image data set once, so that training never needs the network.
+"""Prepares an image data set on this machine. Training does not download data.
 
 python -m trainers.prepare --dataset=fashion_mnist --data_dir=~/tensorflow_datasets --source_dir=fashion_mnist_files
 """
@@ -21,7 +21,7 @@ def main(arguments):
         directory = prepare(_DATASET.value, _DATA_DIR.value, _SOURCE_DIR.value)
     except OSError as error:  # the folder cannot be written, or the network cannot be reached
         raise UsageError(f"{_DATASET.value!r} cannot be prepared: {error}") from None
-    print(f"{_DATASET.value} lies prepared in {directory}")
+    print(f"{_DATASET.value} is prepared in {directory}")
 
 
 if __name__ == "__main__":

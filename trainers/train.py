@@ -1,9 +1,9 @@
-"""Trains a GAN by DQGAN: one worker, or one of many under TF_CONFIG.
+"""Trains a GAN by DQGAN: a single worker, or one of the workers of TF_CONFIG.
 
     python -m trainers.train --model_dir=runs/ring --dataset=gaussian_ring --steps=4000
     python -m trainers.train --flagfile=flags/experiments/ring.flags --model_dir=runs/ring
 
-The same command over an unfinished --model_dir resumes it.
+If --model_dir holds an unfinished run, the command resumes it.
 """
 
 import signal
@@ -14,7 +14,7 @@ from flags import run as run_flags
 
 def main(arguments):
     del arguments
-    # Until the run listens for it, Ctrl-C ends the process at once: there is nothing to save and no traceback to show.
+    # Until `StopSignal` catches it, Ctrl-C ends the process immediately, without a traceback: there is nothing to save.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     config = run_flags.run_config()
 

@@ -3,11 +3,11 @@
 `get("linear:bits=4,bucket=512")` returns one by its spec, `available()` lists them. The classes, such as
 `compressors.Linear`, are imported when first used; nothing here imports TensorFlow before a tensor is needed.
 
-A reader of the default `linear` needs `base.py`, `quantizer.py`, `linear.py`, `packing.py` and `float_bits.py`. What is
-less used stands in `contrib/`, one file each, behind the same contract test.
+Less used compressors are in `contrib/`, one file each; they pass the same contract tests.
 """
 
 import pkgutil
+from typing import Any
 
 from dqgan_tf.compressors.base import Compression, Compressor
 from dqgan_tf.compressors.registry import COMPRESSORS, available, get
@@ -17,7 +17,7 @@ _PATH_OF = {path.partition(":")[2]: path for path in COMPRESSORS.values()}
 __all__ = ["Compression", "Compressor", "available", "get", *_PATH_OF]  # noqa: PLE0604
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PATH_OF:
         return pkgutil.resolve_name(_PATH_OF[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

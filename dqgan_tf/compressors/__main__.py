@@ -3,15 +3,14 @@
 from dqgan_tf.compressors import Compressor, available, get
 
 _COMBINED = "topk:fraction=0.01+linear:bits=8,bucket=512"
-_N = 1 << 20
-"""Values of the vector of which the table gives bits and delta."""
+_N = 1 << 20  # values of the vector in the table
 
 
 def table() -> str:
-    """Returns one row for each compressor with its default parameters, and one for two compressors combined."""
+    """Returns a row for each compressor with its default parameters, and a row for two compressors combined."""
     rows = ["| compressor | spec | bits a value | delta | when to use it |", "|---|---|---|---|---|"]
     for compressor in map(get, (*available(), _COMBINED)):
-        what = type(compressor).__doc__.partition("\n")[0].rstrip(".")
+        what = str(type(compressor).__doc__).partition("\n")[0].rstrip(".")
         bits, delta, use = "by the shapes", "by the shapes", compressor.use
         if isinstance(compressor, Compressor):
             bits = f"{8 * compressor.wire_bytes(_N) / _N:.3g}"

@@ -1,4 +1,4 @@
-"""What every compressor provides: parameters with a canonical text, an encoding, and a bound of the error."""
+"""The contract of a compressor: parameters with a canonical text, an encoding, and a bound of the error."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ROUNDING_SLACK = 1e-6
 """Subtracted from every delta: float32 rounding adds less than this share of ||x||^2 to the error."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Compression(abc.ABC):
     """A frozen dataclass of parameters, each with a default; equal by value and hashable.
 
@@ -26,8 +27,8 @@ class Compression(abc.ABC):
 
         || decode(encode(x)) - x ||^2 <= (1 - delta) ||x||^2        Karimireddy et al. 2019, arXiv:1901.09847.
 
-    The first line of a subclass's docstring, its default spec, its bits a value, delta and `use` are its row of the
-    table in README: `python -m dqgan_tf.compressors`.
+    README has a table with a row for each subclass: the first line of its docstring, its default spec, its bits per
+    value, delta and `use`. `python -m dqgan_tf.compressors` prints it.
     """
 
     name: ClassVar[str]
@@ -43,10 +44,8 @@ class Compression(abc.ABC):
 
     @classmethod
     def parameters(cls) -> list[dataclasses.Field]:
-        """Returns the fields that a spec may set: those of the constructor whose default is a number or a word."""
-        return [
-            field for field in dataclasses.fields(cls) if field.init and isinstance(field.default, (int, float, str))
-        ]
+        """Returns the fields that a spec may set: arguments of the constructor whose default is a number or a word."""
+        return [one for one in dataclasses.fields(cls) if one.init and isinstance(one.default, (int, float, str))]
 
     @property
     def unbiased(self) -> bool:
@@ -69,12 +68,18 @@ class Compressor(Compression):
     `tf.function(jit_compile=True)`; `decode` returns the same bits in all three.
 
     `delta` is a proven bound, with two exceptions: a bucket whose largest absolute value is below 2^-100 may decode to
-    zeros, and a bucket that holds inf or NaN decodes to at least one non-finite value. Other buckets do not change.
+    zeros, and a bucket with inf or NaN decodes to at least one non-finite value. Other buckets do not change.
 
-    A compressor may fit itself to the data (`Adaptive`). All replicas hold the same state, a vector that the caller
-    owns. In each step the caller encodes and decodes with `bind(state)`, adds up `histogram(vector)` over the replicas
-    and, if the step is accepted, replaces the state by `next_state(state, sum)`. Compressors with equal parameters are
-    equal, bound or not; only unbound ones may be keys of a cache.
+    A compressor may learn from the data (`Adaptive`). Its state is a vector that the caller owns, equal on all
+    replicas. In each step the caller encodes and decodes with `bind(state)`, adds up `histogram(vector)` over the
+    replicas and, if the step is accepted, replaces the state by `next_state(state, sum)`. Compressors with equal
+    parameters are equal, bound or not; only unbound ones may be keys of a cache.
+
+    >>> from dqgan_tf import compressors
+    >>> sign = compressors.get("sign:bucket=32")
+    >>> payload = sign.encode(tf.constant([1.0, -2.0, 3.0]), seed=tf.constant([0, 0]))
+    >>> sign.decode(payload, n=3).numpy()  # the sign, times the mean absolute value of the bucket
+    array([ 2., -2.,  2.], dtype=float32)
     """
 
     is_identity: ClassVar[bool] = False
@@ -86,9 +91,9 @@ class Compressor(Compression):
 
     @property
     def block_multiple(self) -> int | None:
-        """The number of values of which every block must be a multiple; None: the vector is encoded as a whole only.
+        """The length of a block must be a multiple of this number. None: the vector cannot be cut.
 
-        The payload of a vector is the payloads of its consecutive blocks, concatenated field by field. A stochastic
+        The payloads of consecutive blocks, concatenated field by field, are the payload of the vector. A stochastic
         compressor draws other random numbers if the blocks differ.
         """
         return None
@@ -107,18 +112,18 @@ class Compressor(Compression):
         """Returns the float32 [n] vector of a payload: at most one multiplication a value."""
 
     def encode_and_decode(self, vector: tf.Tensor, seed: tf.Tensor) -> tuple[NamedTuple, Any]:
-        """Returns (payload, decoded) without unpacking.
+        """Returns (payload, decoded) without unpacking the payload.
 
-        `decoded` is what `decode` returns of the payload, bit for bit, or stands for it in `vector - decoded`: see
-        `sparse.SparseVector`.
+        `decoded` equals `decode(payload, n)`, bit for bit. It may be an object that only supports `vector - decoded`
+        (`sparse.SparseVector`).
         """
         payload = self.encode(vector, seed)
         return payload, self.decode(payload, vector.shape[0])
 
     def mean_of_payloads(self, payloads: Sequence[Any], n: int) -> tf.Tensor:
-        """Returns float32 [n], 1/M sum_m decode(payload_m), added in this order: the order decides the bits.
+        """Returns float32 [n], 1/M sum_m decode(payload_m), added in the order of the payloads.
 
-        Compiled, all payloads are decoded and added in one pass, without a float32 vector for each.
+        XLA decodes and adds all payloads in one pass, without a float32 vector for each.
         """
         total = self.decode(payloads[0], n)
         for payload in payloads[1:]:
@@ -136,7 +141,7 @@ class Compressor(Compression):
     def scales(self, payload: Any, n: int) -> list[tf.Tensor]:
         """Returns float32 tensors that bound the decoded values and are not finite if a decoded value is not.
 
-        They are the payload's float32 fields, a few numbers per bucket, or the decoded vector if it has none.
+        They are the float32 fields of the payload (a few numbers per bucket), or the decoded vector if it has none.
         """
         return [field for field in payload if field.dtype == tf.float32] or [self.decode(payload, n)]
 
@@ -145,7 +150,7 @@ class Compressor(Compression):
         return None
 
     def bind(self, state: tf.Tensor) -> Compressor:
-        """Returns an equal compressor that encodes and decodes with `state`; an unbound one uses the initial state."""
+        """Returns an equal compressor that uses `state`; an unbound one uses the initial state."""
         return self
 
     def histogram_stride(self, n: int) -> int:
@@ -155,8 +160,8 @@ class Compressor(Compression):
     def histogram(self, vector: tf.Tensor, stride: int | None = None) -> tf.Tensor:
         """Returns float32 [k] counts, whole numbers, so that their sum over replicas is exact.
 
-        The histogram of a vector is the sum over its pieces if every piece but the last is a multiple of `stride`
-        buckets long.
+        The histogram of a vector is the sum of the histograms of its slices, if the length of every slice except the
+        last is a multiple of `stride` buckets.
 
         Args:
           vector: float32 [n].
@@ -169,22 +174,22 @@ class Compressor(Compression):
         return state
 
 
-# A payload travels as one flat float32 tensor, because every collective and every GPU kernel moves that type. Fields
-# are bitcast, never converted, and copied in order.
+# A payload is sent as one flat float32 tensor, because all collectives support this type. Fields are bitcast, never
+# converted, and copied in order.
 
 
-def wire_words(payload_spec) -> int:
+def wire_words(payload_spec: Any) -> int:
     """Returns the number of 32-bit words of a payload with this `Compressor.payload_spec`."""
     return sum(math.prod(field.shape) for field in payload_spec)
 
 
-def to_wire(payload) -> tf.Tensor:
+def to_wire(payload: Any) -> tf.Tensor:
     """Returns float32 [wire_words]: the fields of a payload of static shapes, flattened in order, bit for bit."""
     flat = [tf.reshape(tf.bitcast(field, tf.float32), [-1]) for field in payload]
     return flat[0] if len(flat) == 1 else tf.concat(flat, axis=0)
 
 
-def from_wire(words: tf.Tensor, payload_spec):
+def from_wire(words: tf.Tensor, payload_spec: Any) -> Any:
     """Returns the payload, of the type of `payload_spec`, of float32 [wire_words(payload_spec)]: undoes `to_wire`.
 
     Raises:

@@ -13,19 +13,14 @@ _SEED_STRIDE = 0x3C6EF372
 
 
 def effective_block(compressor, block: int | None) -> int | None:
-    """Returns the size of the blocks to encode: `block` rounded down to whole `block_multiple`s, at least one of them.
+    """Returns the size of the blocks to encode: `block` rounded down to a multiple of `block_multiple`, at least one.
 
-    None: the vector is encoded as a whole, because `block` is None or the compressor has no `block_multiple`.
+    None: the vector is encoded as a whole, because `block` or the compressor's `block_multiple` is None.
     """
     multiple = compressor.block_multiple
     if block is None or multiple is None:
         return None
     return max(multiple, block - block % multiple)
-
-
-def num_blocks(n: int, block: int) -> int:
-    """Returns the number of equal blocks in the loop. A rest joins the last whole block, and both follow the loop."""
-    return n // block if n % block == 0 else max(0, n // block - 1)
 
 
 def block_seed(seed: tf.Tensor, index) -> tf.Tensor:
@@ -36,12 +31,14 @@ def block_seed(seed: tf.Tensor, index) -> tf.Tensor:
 def for_each_block(write, buffers, n: int, block: int):
     """Calls `write` for every block of n values and returns the buffers. Only in `tf.function(jit_compile=True)`.
 
+    If n is not a multiple of `block`, the last whole block and the remainder are one block, which follows the loop.
+
     Args:
-      write: (index, size, *buffers) -> buffers; handles the `size` values from `index * block` on. `index` is an int32
-        scalar or an int, `size` an int: `block`, or less than twice as much for the last block.
+      write: (index, size, *buffers) -> buffers, for the `size` values from `index * block` on. `index` is an int32
+        scalar or an int; `size` is an int: `block`, or less than twice as much for the last block.
       buffers: tuple of tensors or NamedTuples of them.
     """
-    count = num_blocks(n, block)
+    count = n // block if n % block == 0 else max(0, n // block - 1)  # iterations of the loop
     last_size = n - count * block
     if count:
         _, *buffers = tf.while_loop(
@@ -70,16 +67,16 @@ class Window(NamedTuple):
 
 
 def whole(vector) -> tf.Tensor:
-    """Returns a vector as it is, and the values of a `Window`."""
+    """Returns the values of a `Window`; a tensor as it is."""
     if not isinstance(vector, Window):
         return vector
     return vector.vector if vector.vector.shape[0] == vector.size else read(vector, 0, vector.size)
 
 
 def read(tensor, start, size: int) -> tf.Tensor:
-    """Returns the rows [start, start + size) of a tensor of rank >= 1 or of a `Window`, counted from its start.
+    """Returns the rows [start, start + size) of a tensor of rank >= 1, or of a `Window`, counted from its start.
 
-    `size` is static, `start` need not be.
+    `size` is static; `start` may be a tensor.
     """
     if isinstance(tensor, Window):
         whole = tensor.vector.shape[0] == tensor.size
@@ -90,7 +87,7 @@ def read(tensor, start, size: int) -> tf.Tensor:
 
 
 def write(tensor: tf.Tensor, rows: tf.Tensor, start) -> tf.Tensor:
-    """Returns the tensor with `rows` from row `start` on; XLA updates a loop's own buffer in place."""
+    """Returns the tensor with `rows` from row `start` on; XLA updates the buffer of a loop in place."""
     from dqgan_tf import private_tensorflow  # not at the top: it loads TensorFlow
 
     return private_tensorflow.update_slice(tensor, rows, start)

@@ -1,4 +1,4 @@
-"""No scales: float32 as it is, and 16-bit floating point, two values to a word."""
+"""Compressors without scales: none (float32), and 16-bit floating point, two values in a word."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class Float16(_Cast):
     """IEEE binary16.
 
     Spec `fp16`, 2 n bytes. Finite values beyond +-65504 become +-65504. The relative error is at most 2^-11 where
-    2^-14 <= |x| <= 65504; below, the error is at most 2^-25 and values up to 2^-25 vanish. An error that does not
-    shrink with x proves no contraction, hence delta = 0: `bf16` and `linear:bits=16` have a bound at the same size.
+    2^-14 <= |x| <= 65504; below, the error is at most 2^-25, and values up to 2^-25 become 0. Since this error does not
+    shrink with x, nothing is proven and delta = 0; `bf16` and `linear:bits=16` have a bound at the same size.
     """
 
     name: ClassVar[str] = "fp16"
@@ -127,12 +127,12 @@ class BFloat16(_Cast):
         return 1.0 - 2.0**-16 - ROUNDING_SLACK
 
     def _to_patterns(self, rows):
-        # Integers only: subnormal values survive, and no backend's own rounding matters. Adding 0x7FFF, and 1 if the
-        # lowest bit that stays is set, carries into that bit exactly when the dropped half rounds up, ties to even.
+        # Integer arithmetic: subnormal values are kept, and the rounding does not depend on the device. Adding 0x7FFF,
+        # and 1 if the lowest remaining bit is set, carries into that bit exactly if the lower half rounds up.
         magnitude = float_bits.magnitude_bits(rows)
         odd = tf.bitwise.bitwise_and(tf.bitwise.right_shift(magnitude, 16), 1)
         rounded = tf.minimum(tf.bitwise.right_shift(magnitude + 0x7FFF + odd, 16), _BRAIN_MAX_BITS)
-        # All bits of a NaN's significand may lie in the dropped half, which would leave inf.
+        # A NaN whose significand has bits in the lower half only would become inf.
         special = tf.where(magnitude > float_bits.INFINITY_BITS, float_bits.NAN_BITS, float_bits.INFINITY_BITS)
         special = tf.bitwise.right_shift(special, 16)
         patterns = tf.where(float_bits.is_finite(magnitude), rounded, special)

@@ -3,24 +3,29 @@
 Read as an integer, the bit pattern of |x| orders all float32 as their values do, inf above every finite value and NaN
 above inf. A maximum of patterns is therefore exact in any order and keeps a NaN, which a maximum of floats may drop.
 
-A reduction of a row runs in two stages: over words of 32 lanes, which vectorises, then over the 32 lanes. XLA for CPU
-reduces the minor axis one value at a time (measured: 2 GB/s, against 10 for a middle axis), and it merges two adjacent
-reductions into one, hence the operation between the two stages.
+A reduction of a row has two stages: over groups of 32 lanes, which is vectorised, then over the 32 lanes. XLA for CPU
+reduces the last axis one value at a time (measured: 2 GB/s, against 10 for a middle axis). XLA also merges two adjacent
+reductions into one; the operation between the two stages prevents it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from dqgan_tf.compressors.packing import LANE
 from dqgan_tf.lazy_tensorflow import tf
 
 INFINITY_BITS = 0x7F800000
 NAN_BITS = 0x7FC00000
 FLT_MAX = np.finfo(np.float32).max
 TINY = 2.0**-100
-"""A bucket with a smaller maximum decodes to zeros: its squares and steps would be subnormal."""
+"""A bucket with a smaller maximum decodes to zeros, because its squares and steps would be subnormal."""
 
-_LANES = 32
+LARGEST_SCALE = 1e30
+"""Scales from here on are refused like infinity: a sum over replicas must not overflow."""
+
 _COUNT_WIDTH = 512
 
 
@@ -34,17 +39,22 @@ def is_finite(magnitude_bits: tf.Tensor) -> tf.Tensor:
     return magnitude_bits < INFINITY_BITS
 
 
+def are_bounded(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns whether all values are finite and below `LARGEST_SCALE` in magnitude, bool scalar."""
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.abs(tensor) < LARGEST_SCALE) for tensor in tensors]))
+
+
 def nan_unless(finite: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     """Returns `value` where `finite`, else NaN."""
     return tf.where(finite, value, tf.bitcast(tf.constant(NAN_BITS, tf.int32), tf.float32))
 
 
 def optimization_barrier(x: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
-    """Returns x, bit for bit, behind a barrier: XLA computes it once instead of again at every use.
+    """Returns x, bit for bit. XLA computes it once instead of again at every use.
 
-    XLA copies cheap arithmetic into every loop that reads its result: whatever follows from a bucket's maximum would be
-    computed again for every eight values of the bucket. It takes a division for expensive and does not copy it. This
-    one divides by 1, which XLA cannot know, since it does not know that `top` is never negative.
+    XLA recomputes cheap operations in every loop that uses their result, e.g. the scale of a bucket for every 8 values.
+    XLA does not recompute a division, so this function divides by 1. XLA cannot remove the division, because it does
+    not know that `top` is never negative.
 
     Args:
       x: float32 [rows].
@@ -92,7 +102,7 @@ def row_norm(rows: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
 
 def sum_of_squares(vector: tf.Tensor) -> tf.Tensor:
     """Returns ||vector||^2, a float32 scalar, of float32 [n]; partial sums of 64 squares are added in float64."""
-    width = _LANES * 16
+    width = LANE * 16
     whole = vector.shape[0] // width * width
     rows = tf.reshape(tf.square(vector[:whole]), [whole // width, width])
     lanes = _add_halves(tf.reduce_sum(_split_lanes(rows), axis=1))
@@ -110,8 +120,8 @@ def count_true(flags: tf.Tensor) -> tf.Tensor:
 
 def _split_lanes(rows):
     count, width = rows.shape
-    return tf.reshape(rows, [count, width // _LANES, _LANES])
+    return tf.reshape(rows, [count, width // LANE, LANE])
 
 
 def _add_halves(lanes):
-    return lanes[:, : _LANES // 2] + lanes[:, _LANES // 2 :]
+    return lanes[:, : LANE // 2] + lanes[:, LANE // 2 :]

@@ -1,8 +1,8 @@
-"""Uniform random numbers by hashing a counter: integer arithmetic that XLA fuses into the loop that uses them.
+"""Uniform random numbers: hashes of a counter, integer arithmetic that XLA fuses into the loop that uses them.
 
 `tf.random.stateless_uniform` is about 100 times slower inside XLA on CPU. The hash is "lowbias32" (xorshift, multiply,
 xorshift, multiply, xorshift; C. Wellons, "Prospecting for hash functions", 2018). A second key word, added between its
-rounds, keeps two seeds from visiting the same sequence in another order.
+rounds, prevents that two seeds give the same sequence in another order.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def uniform(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def bits(positions: tf.Tensor, seed: tf.Tensor, count: int) -> tf.Tensor:
     """Returns int32 in [0, 2^count), count 1 to 31; arguments as of `uniform`."""
     draws = tf.bitcast(tf.bitwise.right_shift(_hash(positions, seed), _constant(32 - count)), tf.int32)
-    # A barrier as in `float_bits.optimization_barrier`: without the division XLA would hash again at every use. LLVM,
-    # which compiles what XLA has fused, knows that the divisor is 1 and removes the division.
+    # As in `float_bits.optimization_barrier`: without the division XLA would compute the hash again at every use. LLVM,
+    # which compiles the fused loop, knows that the divisor is 1 and removes the division.
     return tf.truncatediv(draws, tf.where(draws < 0, 2, 1))
 
 

@@ -23,23 +23,23 @@ class Linear(quantizer.BucketQuantizer):
     """Equally spaced levels up to the bucket's maximum.
 
     Spec `linear:bits=4,bucket=512[,rounding=nearest|stochastic]`, bits 2 to 8 or 16. Per bucket of d values, with
-    L = 2^(bits-1) - 1, the step takes the place of the payload's scale:
+    L = 2^(bits-1) - 1, the scale in the payload is the step:
 
         step = max_i |x_i| / L,     code_i = round(x_i / step) in [-L, L],     decode: x_i ~ code_i * step.
 
     `nearest` rounds to even at ties; `stochastic` is floor(x / step + u), u uniform in [0, 1), hence unbiased.
 
-    The step is rounded up to a significand so short that code * step is exact in float32. A fused multiply-add, an
-    eager kernel and a GPU then agree to the bit, and x - decode is exact wherever the code is not 0 (Sterbenz): with
+    The significand of the step is rounded up to so few bits that code * step is exact in float32. Fused multiply-adds,
+    eager kernels and GPUs then give the same bits. x - decode is exact if the code is not 0 (Sterbenz's lemma), so with
     nearest rounding decode + residual = x holds bit for bit.
 
-    Delta, with a = d - 1 values beside the maximum M = L step, which is exact:
-      nearest: |error| <= min(|x|, step / 2); worst if all others are at step / 2, so
-        1 - delta = a (step/2)^2 / (M^2 + a (step/2)^2) = a / (4 L^2 + a).
+    Delta. Let a = d - 1, and let m = L step be the maximum of the bucket, which is encoded without error.
+      nearest: |error| <= min(|x|, step / 2); the worst case is a values of size step / 2, so
+        1 - delta = a (step/2)^2 / (m^2 + a (step/2)^2) = a / (4 L^2 + a).
       stochastic: a value at f step, 0 <= f <= 1, has the expected squared error f (1 - f) step^2, so
         1 - delta = max_f a f (1 - f) / (L^2 + a f^2),   at   f = (-L^2 + sqrt(L^4 + a L^2)) / a;
-        above 1 (few levels in a wide bucket) nothing is proven and delta is 0.
-    The step is rounded up by at most 2^(bits - 24) of itself, which divides L by 1 + 2^(bits - 24).
+        if that is above 1 (few levels in a wide bucket), nothing is proven and delta is 0.
+    Rounding the step up multiplies it by at most 1 + 2^(bits - 24), which divides L by as much.
     """
 
     bits: int = 4
@@ -95,7 +95,7 @@ class Linear(quantizer.BucketQuantizer):
         return tf.cast(codes - self.max_code, tf.float32) * steps[:, None]
 
     def _range(self, rows, top):
-        """Returns float32 [rows], the value of the largest level of each row; `top` are the bits of its maximum."""
+        """Returns float32 [rows], the largest level of each row; `top` are the bits of its maximum."""
         return tf.bitcast(top, tf.float32)
 
     def _steps(self, ranges):
@@ -106,19 +106,19 @@ class Linear(quantizer.BucketQuantizer):
         dropped = self.bits - 1
         largest = (float_bits.FLT_MAX / self.max_code).astype(np.float32).view(np.int32)
         largest_step = (largest & ~np.int32(2**dropped - 1)).view(np.float32)
-        # A product, since XLA turns a division by a constant into one and eager kernels do not.
+        # A product: XLA would turn a division by a constant into a product, eager kernels would not.
         steps = float_bits.round_up(ranges * np.float32(1.0 / self.max_code), dropped)
         return tf.where(ranges < float_bits.TINY, 0.0, tf.minimum(steps, largest_step))
 
     def _codes(self, rows, steps, noise):
         """Returns int32 [rows, width] round(x / step + noise) + L in [0, 2 L]; ties to even without noise.
 
-        Between 2^23 and 2^24 a float32 has no fraction: adding 1.5 * 2^23 rounds to the nearest integer, ties to even,
-        and leaves that integer, negative ones too, in the low bits of the sum.
+        A float32 between 2^23 and 2^24 is an integer. So adding 1.5 * 2^23 rounds to the nearest integer, ties to even,
+        and the low bits of the sum are that integer, also if it is negative.
         """
         if self.max_code < 4:
-            # The inverse of a step near FLT_MAX would be subnormal and flush to zero: shrink both by 16. The factor
-            # depends on the data, because XLA would fold a constant one back into 1 / step.
+            # The inverse of a step near FLT_MAX would be subnormal and flushed to zero, so divide both by 16. The
+            # factor depends on the data, because XLA would merge a constant factor into 1 / step.
             shrink = 1.0 / tf.where(steps > 1.0, 16.0, 1.0)
             rows, steps = rows * shrink[:, None], steps * shrink
         scaled = rows * float_bits.inverse_or_zero(steps)[:, None]

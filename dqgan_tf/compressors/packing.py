@@ -5,8 +5,8 @@ w, w + W, w + 2 W, ... at the bits 0, b, 2 b, ...:
 
     word[w] = sum_j code[w + j W] 2^(b j),    j = 0 .. 32/b - 1
 
-Packing and unpacking thus read and write contiguous slices and vectorise; no neighbours are combined. A number of bits
-that is no power of two is several planes, the widest first with the lowest bits: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2,
+So packing and unpacking read and write contiguous slices, which compilers vectorise. If the number of bits is not a
+power of two, there are several planes; the widest is first and has the lowest bits: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2,
 7 = 4 + 2 + 1.
 """
 
@@ -41,7 +41,7 @@ def pack(codes: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def pack_planes(codes: tf.Tensor, bits: int) -> list[tf.Tensor]:
-    """Returns each plane as its own int32 tensor. XLA writes several planes into one tensor five times slower.
+    """Returns the planes, one int32 tensor each. XLA would write them into one tensor five times slower.
 
     Args:
       codes: int32 [rows, width], width a multiple of 32; bits from `bits` on are ignored.
@@ -51,7 +51,8 @@ def pack_planes(codes: tf.Tensor, bits: int) -> list[tf.Tensor]:
     packed, low = [], 0
     for b in planes(bits):
         per_word = 32 // b
-        columns = tf.reshape(_shift_right(codes, low), [rows, per_word, width // per_word])
+        shifted = tf.bitwise.right_shift(codes, low) if low else codes
+        columns = tf.reshape(shifted, [rows, per_word, width // per_word])
         packed.append(tf.reduce_sum(tf.bitwise.left_shift(_lowest_bits(columns, b), _shifts(b)), axis=1))
         low += b
     return packed
@@ -82,7 +83,3 @@ def _shifts(b):
 
 def _lowest_bits(codes, b):
     return tf.bitwise.bitwise_and(codes, (1 << b) - 1)
-
-
-def _shift_right(codes, count):
-    return tf.bitwise.right_shift(codes, count) if count else codes

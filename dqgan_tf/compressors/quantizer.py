@@ -14,9 +14,9 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.lazy_tensorflow import tf
 
 BUCKET_MAX = 1 << 24
-"""An arbitrary bound: no layer of a GAN has more values."""
+"""An arbitrary limit: no layer of a GAN has more values."""
 WELL_BOUNDED_BUCKET = 512
-"""A narrower bucket has a better contraction bound: this one is narrow enough for every quantizer here."""
+"""With this bucket or a narrower one, every quantizer here has a contraction bound."""
 
 
 def check_bucket(bucket) -> None:
@@ -50,9 +50,10 @@ def to_vector(rows: tf.Tensor, n: int) -> tf.Tensor:
 
 
 class Quantizer(Compressor):
-    """Encodes in two steps, vector -> codes -> payload, so that what they decode to is known before they are packed.
+    """Encodes in two steps: vector -> codes -> payload.
 
-    Codes are a tuple of tensors that the quantizer chooses, such as int32 codes and float32 scales.
+    `encode_and_decode` computes the decoded values from the codes, without unpacking the payload. Codes are a tuple of
+    tensors that the quantizer chooses, such as int32 codes and float32 scales.
     """
 
     def encode(self, vector, seed):
@@ -81,8 +82,8 @@ class Quantizer(Compressor):
     def dequantize(self, *codes_and_n) -> tf.Tensor:
         """Returns float32 [n] of (*codes, n): at most one multiplication a value, with an exact product.
 
-        `decode` rounds a product that is not exact. Error feedback would not, where a compiler fuses the product and
-        the subtraction p - decode(c), and its residual would differ from what the receivers decode.
+        The product must be exact in float32. Otherwise a compiler may fuse it with the subtraction p - decode(c)
+        without rounding, and the residual would not match what the receivers decode.
         """
 
 
@@ -90,9 +91,9 @@ class Quantizer(Compressor):
 def payload_type(bits: int) -> type:
     """Returns the NamedTuple of the payload of a `BucketQuantizer`.
 
-    words1, words2, words4, words8, words16: int32 [rows, words], the planes of the codes (`packing`); only those whose
-      widths add up to `bits`, the widest first.
-    scales: float32 [rows], one a bucket.
+    words1, words2, words4, words8, words16: int32 [rows, words], the planes of the codes (`packing`). A payload has the
+      planes whose widths add up to `bits`, the widest first.
+    scales: float32 [rows], one for each bucket.
     """
     return collections.namedtuple("BucketPayload", [*(f"words{width}" for width in packing.planes(bits)), "scales"])
 
@@ -100,7 +101,8 @@ def payload_type(bits: int) -> type:
 class BucketQuantizer(Quantizer):
     """A frozen dataclass with the fields `bits`, of a code, and `bucket`, the number of values that share a scale.
 
-    A subclass maps rows to codes and scales, and back.
+    A subclass maps rows to codes and scales, and back: `encode_and_decode` calls `quantize` and `dequantize`, which
+    call `quantize_rows` and `dequantize_rows` of the subclass.
     """
 
     bits: int

@@ -1,7 +1,8 @@
-"""Compressors by name, and the text of a configuration that describes one: `name:key=value,key=value[+name:...]`."""
+"""Compressors by name, and the parser of a spec, `name:key=value,key=value[+name:...]`."""
 
 import pkgutil
 import re
+from typing import Any
 
 from dqgan_tf.compressors.base import Compression
 from dqgan_tf.compressors.sparse import JOIN, Sparse
@@ -39,10 +40,17 @@ def available() -> tuple[str, ...]:
 
 
 def get(spec: str) -> Compression:
-    """Returns the compressor of a spec; parameters that are left out take their defaults.
+    """Returns the compressor of a spec; missing parameters take their defaults.
 
     `linear:bits=4,bucket=512`, or `topk:fraction=0.01+linear:bits=8,bucket=512`: the second compressor encodes the
     values that the first one sends.
+
+    >>> from dqgan_tf import compressors
+    >>> compressors.get("linear:bits=8")
+    Linear(bits=8, bucket=512, rounding='nearest')
+    >>> top = compressors.get("topk:fraction=0.01+linear:bits=8,bucket=512")
+    >>> top.wire_bytes(100_000), round(top.delta(100_000), 5)
+    (2128, 0.00992)
 
     Raises:
       UsageError: not a text, an unknown name, an unknown or repeated parameter, a value out of range, or a second
@@ -64,13 +72,13 @@ def get(spec: str) -> Compression:
         raise UsageError(f"{error}. A spec that works is {cls().spec!r}. Received: {spec!r}") from error
 
 
-def _class_of(name):
+def _class_of(name: str) -> Any:
     return pkgutil.resolve_name(COMPRESSORS[name])
 
 
-def _parameters(cls, pairs):
+def _parameters(cls: type[Compression], pairs: list[str]) -> dict[str, Any]:
     types = {field.name: type(field.default) for field in cls.parameters()}
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in types:
@@ -84,10 +92,10 @@ def _parameters(cls, pairs):
 def read_number(key: str, text: str, number_type: type) -> int | float:
     """Returns the number that a user wrote, such as `12`, or for a float also `0.01` or `1e-3`.
 
-    `int` and `float` accept more: spaces, `+4`, `0_4`, `nan`, digits that are not ASCII. These are refused.
+    Refuses other texts that `int` and `float` accept: spaces, `+4`, `0_4`, `nan`, digits that are not ASCII.
 
     Args:
-      key: the name of the number, for the message.
+      key: name of the number, for the message.
       text: the number.
       number_type: int or float.
 

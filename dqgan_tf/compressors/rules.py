@@ -1,40 +1,42 @@
-"""Which compressor a weight gets: rules that match its name, `PATTERN=SPEC;PATTERN=SPEC`."""
+"""Rules that give weights other compressors by name: `PATTERN=SPEC;PATTERN=SPEC`."""
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dqgan_tf.compressors.base import Compressor
+from dqgan_tf.compressors.base import Compression
 from dqgan_tf.compressors.registry import get
 from dqgan_tf.errors import UsageError
 
 EXAMPLE = "bias|gamma|beta=none;discriminator/=sign:bucket=512"
-_NAMES_SHOWN = 4
-"""Of a long list: so many from either end."""
+_NAMES_SHOWN = 4  # names of a long list that are shown from each end
 
 
 class Rule(NamedTuple):
     """One `PATTERN=SPEC`."""
 
     pattern: re.Pattern
-    compressor: Compressor
+    compressor: Compression
 
 
 class Group(NamedTuple):
     """The weights that share a compressor and its state.
 
-    label: the number of their rule, from 1; `` if no rule matches.
-    compressor: of these weights.
+    label: number of their rule, from 1; empty if no rule matches.
+    compressor: compressor of these weights.
     members: indices of the weights, ascending.
     """
 
     label: str
-    compressor: Compressor
+    compressor: Compression
     members: tuple[int, ...]
 
 
 def parse(text: str) -> tuple[Rule, ...]:
     """Returns the rules of a text such as `bias|gamma|beta=none;discriminator/=sign:bucket=512`.
+
+    >>> [(rule.pattern.pattern, rule.compressor.spec) for rule in parse("bias|gamma=none;discriminator/=sign")]
+    [('bias|gamma', 'none'), ('discriminator/', 'sign:bucket=512')]
 
     Raises:
       UsageError: a rule without a pattern or a spec; a pattern that is no regular expression, or that matches the empty
@@ -45,7 +47,7 @@ def parse(text: str) -> tuple[Rule, ...]:
     return tuple(map(_parse_rule, text.split(";"))) if text else ()
 
 
-def _parse_rule(text):
+def _parse_rule(text: str) -> Rule:
     pattern, equals, spec = text.strip().partition("=")
     if not (pattern and equals and spec):
         raise UsageError(f"A rule is PATTERN=SPEC, several are joined by `;`: {EXAMPLE}. Received: {text!r}")
@@ -53,7 +55,7 @@ def _parse_rule(text):
         rule = Rule(re.compile(pattern), get(spec))
     except re.error as error:
         raise UsageError(f"{pattern!r} is no regular expression ({error}). A rule that works is {EXAMPLE}") from None
-    # `gamma|` finds the empty text at the start of every name. Nobody means that, except by a lookaround, `(?...)`.
+    # `gamma|` matches the empty text at the start of every name, which is a mistake, except in a lookaround, `(?...)`.
     match = rule.pattern.search("/")
     if match is not None and not match.group() and "(?" not in pattern:
         raise UsageError(
@@ -64,16 +66,14 @@ def _parse_rule(text):
 
 
 def check_names(names: Sequence[str], rules: Sequence[Rule]) -> None:
-    """Refuses a rule that matches no name, which would be ignored in silence.
-
-    The first rule that matches wins; a later one that is left without weights is accepted.
+    """Refuses a rule that matches no name. A rule whose weights all belong to earlier rules is accepted.
 
     Args:
-      names: of the weights of all players.
+      names: names of the weights of all players.
       rules: see `parse`.
 
     Raises:
-      UsageError: with names that exist.
+      UsageError: a rule matches no name; the message has names that exist.
     """
     for rule in rules:
         if not any(map(rule.pattern.search, names)):
@@ -87,11 +87,10 @@ def check_names(names: Sequence[str], rules: Sequence[Rule]) -> None:
             )
 
 
-def assign(names: Sequence[str], default: Compressor, rules: Sequence[Rule]) -> list[Group]:
-    """Returns the groups that have members, first the one of `default`, then in the order of the rules.
+def assign(names: Sequence[str], default: Compression, rules: Sequence[Rule]) -> list[Group]:
+    """Returns the groups that have members: first the group of `default`, then one group per rule, in their order.
 
-    A weight belongs to the first rule whose pattern occurs in its name, such as `generator/dense_1/kernel`. Two rules
-    make two groups even if their compressors are equal.
+    A weight belongs to the first rule whose pattern occurs in its name, such as `generator/dense_1/kernel`.
     """
     numbers = [next((i for i, rule in enumerate(rules, 1) if rule.pattern.search(name)), 0) for name in names]
     groups = []

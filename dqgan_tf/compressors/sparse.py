@@ -1,4 +1,4 @@
-"""What all compressors share that send few of the values: a fraction, and another compressor for the values sent."""
+"""The base of compressors that send a fraction of the values, which another compressor encodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dqgan_tf.lazy_tensorflow import tf
 
 JOIN = "+"
 _CONTRACTIVE_FRACTION = 1e-3
-"""With this fraction delta exceeds `ROUNDING_SLACK` for every contractive compressor of the values."""
+"""With this fraction, delta is above `ROUNDING_SLACK` for every contractive compressor of the values."""
 
 
 class SparsePayload(NamedTuple):
@@ -25,7 +25,7 @@ class SparsePayload(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SparseVector:
-    """A decoded vector that is not written out: `vector - decoded` touches the values sent alone.
+    """A decoded vector that is not stored: `vector - decoded` changes only the values sent.
 
     values: float32 [k]. indices: int32 [k], distinct and below `extent`, the length with the padding of the last block.
     """
@@ -35,7 +35,7 @@ class SparseVector:
     extent: int
 
     def __rsub__(self, vector: tf.Tensor) -> tf.Tensor:
-        """Returns float32 [n], `vector` less this one."""
+        """Returns float32 [n], `vector` minus this vector."""
         n = vector.shape[0]
         padded = tf.pad(vector, [[0, self.extent - n]]) if self.extent > n else vector
         return tf.tensor_scatter_nd_sub(padded, self.indices[:, None], self.values)[:n]
@@ -65,7 +65,9 @@ class Sparse(Compressor):
                 f"Received: values={self.values.spec}"
             )
         if self.values.initial_state(1) is not None:
-            raise UsageError(f"`values` must have no state, which nobody would update. Received: {self.values.spec}")
+            raise UsageError(
+                f"`values` must have no state: a compressor after {JOIN!r} cannot learn. Received: {self.values.spec}"
+            )
 
     @property
     def spec(self) -> str:
@@ -109,14 +111,11 @@ class Sparse(Compressor):
         return payload, SparseVector(values, indices, self.extent(vector.shape[0]))
 
     def decode(self, payload, n):
-        return self._place(*self.decode_sparse(payload, n), n)
-
-    def _place(self, values, indices, n):
-        """Returns float32 [n], the values at their indices and zeros elsewhere."""
+        values, indices = self.decode_sparse(payload, n)
         return tf.scatter_nd(indices[:, None], values, [self.extent(n)])[:n]
 
     def mean_of_payloads(self, payloads, n):
-        """Adds the values into zeros. A sum of zeros is +0, where the sum of dense vectors may be -0."""
+        """Adds the values to zeros. A sum of zeros is +0; the sum of the decoded vectors could be -0."""
         total = tf.zeros([self.extent(n)])
         for payload in payloads:
             values, indices = self.decode_sparse(payload, n)
@@ -128,11 +127,11 @@ class Sparse(Compressor):
         return self.values.scales(from_wire(payload.values, spec), self.k(n))
 
     def _delta(self, share, k):
-        """Returns delta if the k values sent hold at least `share` of ||x||^2."""
+        """Returns delta if the k values sent have at least `share` of ||x||^2."""
         return max(0.0, share * self.values.delta(k) - ROUNDING_SLACK)
 
     def _encode_values(self, values, seed):
-        """Returns (float32 [words], float32 [k]): the values as they travel and as they arrive."""
+        """Returns (float32 [words], float32 [k]): the encoded values, and what they decode to."""
         payload = self.values.encode(values, seed)
         return to_wire(payload), self.values.decode(payload, values.shape[0])
 

@@ -1,4 +1,4 @@
-"""Three levels, five values to a byte: the nearest one (`ternary`) or a stochastic one (`terngrad`)."""
+"""Three levels, five values in a byte: rounding to the nearest (`ternary`) or stochastic rounding (`terngrad`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dqgan_tf.compressors.base import ROUNDING_SLACK
 from dqgan_tf.lazy_tensorflow import tf
 
 _GROUP = 5
-"""Buckets that share their words: 5 buckets of 32 m values are exactly 8 m words of 20 digits."""
+"""Number of buckets that share their words: 5 buckets of 32 m values are exactly 8 m words of 20 digits."""
 
 
 class TernaryPayload(NamedTuple):
@@ -29,14 +29,14 @@ class Ternary(quantizer.Quantizer):
     Spec `ternary:bucket=512`. Per bucket with s = max |x|: decode = sign(x) s where |x| > s / 2, else 0. 1.6 bits a
     value and 4 bytes a bucket.
 
-    |error| <= min(|x|, s / 2) beside the maximum, which is exact, so with a = d - 1:   1 - delta = a / (4 + a), as
-    `linear:bits=2`.
+    The maximum is encoded without error; of the a = d - 1 other values |error| <= min(|x|, s / 2), so
+    1 - delta = a / (4 + a), as for `linear:bits=2`.
     """
 
     bucket: int = 512
 
     name: ClassVar[str] = "ternary"
-    use: ClassVar[str] = "the error of `linear:bits=2` in four fifths of its bits"
+    use: ClassVar[str] = "the error of `linear:bits=2` with 20 % fewer bits"
 
     def __post_init__(self):
         quantizer.check_bucket(self.bucket)
@@ -99,9 +99,9 @@ class TernGrad(Ternary):
     Spec `terngrad:bucket=512`. Per bucket with s = max |x|: decode = sign(x) s with probability |x| / s, else 0; hence
     unbiased. 1.6 bits a value and 4 bytes a bucket. Wen et al. 2017, arXiv:1705.07878, without its gradient clipping.
 
-    The expected squared error is sum |x| (s - |x|); worst if the a = d - 1 others are at f s,
-    f = (sqrt(1 + a) - 1) / a, so 1 - delta = a f (1 - f) / (1 + a f^2) = (sqrt(1 + a) - 1) / 2:
-    contractive up to a bucket of 8 values, delta = 0 above.
+    The expected squared error is sum |x| (s - |x|). The worst case is a = d - 1 values of size f s,
+    f = (sqrt(1 + a) - 1) / a, so 1 - delta = a f (1 - f) / (1 + a f^2) = (sqrt(1 + a) - 1) / 2: contractive up to a
+    bucket of 8 values; delta = 0 for wider buckets.
     """
 
     name: ClassVar[str] = "terngrad"
@@ -123,8 +123,8 @@ class TernGrad(Ternary):
 #
 #     V = sum_i digit[w + i W] 3^(19 - i) < 3^20,      V s <= word < (V + 1) s,    s = 2^32 / 3^20 = 1.2318,
 #
-# so that digit i is floor(3 frac(3^i word / 2^32)). The product 3^i word wraps at 2^32, which takes the fraction; the
-# floor is two comparisons, with 2^32 / 3 and 2^33 / 3. There is no division, and no carry from one digit to the next.
+# so that digit i is floor(3 frac(3^i word / 2^32)). The product 3^i word wraps at 2^32, which is the fraction; the
+# floor is two comparisons, with 2^32 / 3 and 2^33 / 3. So digits are computed independently and without a division.
 #
 # `pack_digits` needs a word in [V s, (V + 1) s). In integers, V + floor(V _SCALE / 2^34) + 1 with
 # _SCALE = ceil((s - 1) 2^34) lies in (V s, V s + 1 + 3^20 / 2^34], and 1 + 3^20 / 2^34 = 1.203 < s.

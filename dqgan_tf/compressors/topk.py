@@ -1,11 +1,12 @@
-"""The values of largest magnitude, exactly; everything else is zero.
+"""Top-k: the values of largest magnitude are sent, all others are zero.
 
-Three parts, from top to bottom: the compressor, the selection of the k largest magnitudes without a sort, and the code
-of their positions (Elias and Fano). All work on bit vectors: every step is elementwise or a gather, which XLA compiles
-to plain loops, unlike a sort or a scatter of the whole vector.
+The file has three parts: the compressor, the selection of the k largest magnitudes without a sort, and the code of
+their positions (Elias and Fano). All work on bit vectors. Every step is elementwise or a gather, which XLA compiles to
+plain loops, unlike a sort or a scatter of the whole vector.
 
-Positions are *slots*, not indices. Bits are packed in planes (`packing`): a row of 32 W values is W words, and bit b of
-word w is the value b W + w. Its slot is 32 w + b, the position of the bit. `to_indices` maps slots to indices.
+Positions are *slots*, not indices. A bit vector is packed like codes of one bit (`packing`): a row of 32 W values is W
+words, and bit b of word w is the value b W + w. The slot of this value is 32 w + b, the position of the bit.
+`to_indices` maps slots to indices.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class TopK(Sparse):
     about log2(n / k) + 2 bits, a value 4 bytes or what the compressor after the `+` takes. Among equal |x_i| the first
     are sent; NaN counts as inf. Stich et al. 2018, arXiv:1809.07599.
 
-    The n - k other values are the smallest, so ||error||^2 <= (1 - k/n) ||x||^2 and delta = k/n, times that of the
+    The n - k other values are the smallest, so ||error||^2 <= (1 - k/n) ||x||^2 and delta = k/n, times delta of the
     second compressor.
     """
 
@@ -62,13 +63,13 @@ class TopK(Sparse):
 
 # The selection: a threshold from a sample, then counting above it.
 #
-# 1. From a sample of _SAMPLE values, a threshold that about 1.2 k of all values reach: _DEVIATIONS standard deviations
-#    above k.
+# 1. A sample of _SAMPLE values gives a threshold that about 1.2 k of all values reach: _DEVIATIONS standard deviations
+#    more than k.
 # 2. The values that reach it, the candidates, are marked in a bit vector, and their slots are listed.
 # 3. The k-th largest candidate is found by bisection of its 31 bits, ties by bisection of the index.
 #
-# If the sample misleads (fewer than k candidates, or too many, as with many equal values), step 3 runs over all values:
-# the same result, ten times slower.
+# If there are fewer than k candidates, or too many (many equal values), step 3 runs over all values: the same result,
+# ten times slower.
 
 _SAMPLE = 65536
 _DEVIATIONS = 5.0
@@ -111,13 +112,13 @@ def largest(vector: tf.Tensor, k: int) -> tf.Tensor:
 
 
 def sample_positions(n: int) -> tf.Tensor:
-    """Returns int32 [_SAMPLE] hashed positions below n: a stride could follow the layout of the weights."""
+    """Returns int32 [_SAMPLE] hashed positions below n; equidistant ones could follow the layout of the weights."""
     words = hash_random.mix(tf.bitcast(tf.range(_SAMPLE), tf.uint32), tf.constant(0, tf.uint32))
     return tf.cast(words % tf.constant(n, tf.uint32), tf.int32)
 
 
 def _keys(values):
-    """Returns int32 in the order of the magnitudes. Callers compute it again: it is cheaper than storing it."""
+    """Returns int32 in the order of the magnitudes. It is cheaper to compute it again than to store it."""
     return tf.minimum(float_bits.magnitude_bits(values), float_bits.INFINITY_BITS)
 
 
@@ -130,7 +131,7 @@ def _largest_of_marked(vector, marks, count, k, capacity):
     """Returns the slots of the k largest among the `count` marked values, k <= count <= capacity."""
     slots = set_bits(marks, capacity)
     indices = to_indices(slots, vector.shape[0])
-    is_candidate = tf.range(capacity) < count  # the other slots are none
+    is_candidate = tf.range(capacity) < count  # the other slots are padding
     keys = tf.where(is_candidate, _keys(tf.gather(vector, tf.where(is_candidate, indices, 0))), -1)
     chosen = tf.reshape(tf.cast(_is_largest(keys, indices, k), tf.int32), [-1, _WORD])
     return tf.gather(slots, set_bits(packing.pack(chosen, 1)[:, 0], k))
@@ -141,7 +142,7 @@ def _mark(flags):
     n = flags.shape[0]
     width = quantizer.rows_shape(n, _ROW)[1]
     whole = n // width * width
-    # Only the last row is padded, because XLA writes whatever is padded to memory.
+    # Only the last row is padded, because XLA copies what it pads.
     parts = [flags[:whole]] if whole else []
     if whole < n:
         parts.append(tf.pad(flags[whole:], [[0, whole + width - n]]))
@@ -173,7 +174,7 @@ def _bisect(holds):
     return tf.while_loop(lambda bit, _: bit >= 0, body, start, maximum_iterations=31)[1]
 
 
-# Bit vectors: a running count of bits, then one binary search for each position.
+# Bit vectors: positions are found by a cumulative sum of bits and one binary search for each position.
 
 
 def set_bits(words: tf.Tensor, count: int) -> tf.Tensor:
@@ -231,10 +232,8 @@ def _select_bit(words, rank):
 # vector of k + (u >> l) bits, in which bit high_j + j is set for every j: the j-th set bit gives high_j back.
 # Elias 1974, "Efficient storage and retrieval by content and address of static files".
 
-_CHUNK = 8
-"""Low bits are packed in pieces of so many."""
-_RAW = 32
-"""As a number of low bits: each integer is a word of its own, which is shorter for the fewest integers."""
+_CHUNK = 8  # low bits are packed in chunks of at most this many bits
+_RAW = 32  # as a number of low bits: each integer is one word, the shortest code of very few integers
 
 
 def elias_fano_words(k: int, universe: int) -> int:
@@ -274,7 +273,7 @@ def elias_fano_decode(words: tf.Tensor, k: int, universe: int) -> tf.Tensor:
 def _elias_fano_layout(k, universe):
     """Returns (l, words of the low bits, words of the bit vector) with the fewest words.
 
-    Of two l with as many words the larger, whose bit vector is shorter.
+    Of two l with equally many words, the larger one: its bit vector is shorter.
     """
     layouts = [(_RAW, k, 0)]
     for low in reversed(range(31)):
@@ -283,5 +282,5 @@ def _elias_fano_layout(k, universe):
 
 
 def _chunks(low):
-    """Returns (first bit, number of bits) of the pieces in which `low` bits are packed."""
+    """Returns (first bit, number of bits) of the chunks in which `low` bits are packed."""
     return [(start, min(_CHUNK, low - start)) for start in range(0, low, _CHUNK)]

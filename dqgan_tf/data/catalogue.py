@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets (TFDS): found on this machine by name, without the network, and prepared once."""
+"""Data sets of TensorFlow Datasets (TFDS): finds them on this machine without the network, and prepares them."""
 
 import difflib
 import os
@@ -24,7 +24,7 @@ def builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Returns the builder of a data set, prepared or not.
 
     Args:
-      name: `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION` of a set that TFDS has code for, or that lies
+      name: `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION` of a set that TFDS has code for, or that is
         prepared in `data_dir`.
       data_dir: folder of prepared data sets. None takes the default of TFDS.
 
@@ -44,14 +44,18 @@ def builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         text = " ".join(str(error).split()) or type(error).__name__
         # Drop the preamble and the unformatted list of configurations from the message of TFDS.
         reason = re.sub(r'^Failed to construct dataset .*?}": | Here are \d+ BuilderConfigs.*|\.$', "", text)
-        parts = [f"TensorFlow Datasets cannot open {name!r}: {reason}.", _configurations(match[1])]
+        known = match[1] in tfds.list_builders(with_community_datasets=False)
+        names = list(tfds.builder_cls(match[1]).builder_configs) if known else []
+        parts = [f"TensorFlow Datasets cannot open {name!r}: {reason}."]
+        if names:
+            parts.append(f"Its configurations are {', '.join(names)}.")
         if on_disk := _on_disk(match[1], data_dir):
             parts += [on_disk, "If a dataset_info.json or features.json there is damaged, prepare the set again."]
-        raise DatasetError(" ".join(filter(None, parts))) from error
+        raise DatasetError(" ".join(parts)) from error
 
 
 def prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a data set that lies on disk.
+    """Returns the builder of a prepared data set.
 
     Raises:
       DatasetError: see `builder`; or the data set is not prepared. The message contains the command that prepares it.
@@ -115,10 +119,3 @@ def _on_disk(base_name, data_dir):
     files = [*root.glob(f"{base_name}/[0-9]*/*.json"), *root.glob(f"{base_name}/*/[0-9]*/*.json")]
     names = {f"{file.parent.parent.relative_to(root)}:{file.parent.name}" for file in files}
     return f"{root} holds {', '.join(sorted(names))}." if names else ""
-
-
-def _configurations(base_name):
-    """Returns a sentence that lists the configurations in the code of TFDS, or "" if there are none."""
-    known = base_name in tfds.list_builders(with_community_datasets=False)
-    names = list(tfds.builder_cls(base_name).builder_configs) if known else []
-    return f"Its configurations are {', '.join(names)}." if names else ""

@@ -47,8 +47,6 @@ def describe(config: DataConfig) -> DataSpec:
             f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
             f"{feature.shape}."
         )
-    if size < 1:
-        raise DatasetError(f"`image_size` must be 1 or more, such as 32. Received: image_size={size}")
     try:
         num_examples = builder.info.splits[config.split].num_examples
     except (KeyError, ValueError) as error:
@@ -69,7 +67,8 @@ def load(config: DataConfig) -> np.ndarray:
         or cannot be read.
     """
     spec = describe(config)
-    size, needed = spec.shape[0], spec.num_examples * math.prod(spec.shape)
+    size, num_examples = spec.shape[0], spec.num_examples or 0
+    needed = num_examples * math.prod(spec.shape)
     if needed > MEMORY_LIMIT_BYTES:
         raise DatasetError(
             f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
@@ -80,7 +79,7 @@ def load(config: DataConfig) -> np.ndarray:
     framed_images = pictures.map(
         lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    images = np.empty((spec.num_examples, *spec.shape), np.uint8)
+    images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
     for chunk in _iterate(config, framed_images.batch(_CHUNK).prefetch(4)):
         if count + len(chunk) <= len(images):
@@ -173,13 +172,13 @@ def _read(config, feature):
         split=config.split,
         shuffle_files=False,
         decoders=tfds.decode.PartialDecoding({feature: True}),
-        read_config=tfds.ReadConfig(try_autocache=False),  # The caller keeps what it reads, as bytes.
+        read_config=tfds.ReadConfig(try_autocache=False),  # The caller stores the images.
     )
     return builder, examples.map(lambda example: example[feature])
 
 
 def _iterate(config, dataset):
-    """Yields numpy batches; what TensorFlow cannot read is a `DatasetError`."""
+    """Yields numpy batches. Raises `DatasetError` if TensorFlow cannot read them."""
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:

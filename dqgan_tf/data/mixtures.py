@@ -6,24 +6,25 @@
 | `gaussian_grid` | 25 on {-4, -2, 0, 2, 4}^2 | .05 | .15 = 3 s | Srivastava et al. 2017, arXiv:1705.07761 |
 
 The high-quality radius of the ring is a sixth of the distance between neighbours. It is wider than the 3 s = .06 of the
-literature, because it tells short runs apart before any of them is that sharp.
+literature, so that it also distinguishes short runs, whose samples have a larger spread.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from dqgan_tf.data.spec import DataSpec
 
-_STREAM = 0x706F696E  # "poin": a key of its own, so that no other use of (seed, step, replica) draws the same numbers
+_STREAM = 0x706F696E  # "poin": a separate key, so that no other use of (seed, step, replica) draws the same numbers
 _ANGLES = 2 * math.pi * np.arange(8) / 8
 _RING = (2.0 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)).astype(np.float32)
 _TICKS = np.arange(-4, 5, 2, dtype=np.float32)
 _GRID = np.stack(np.meshgrid(_TICKS, _TICKS, indexing="ij"), axis=-1).reshape(-1, 2)
 
-MIXTURES = {
+MIXTURES: dict[str, dict[str, Any]] = {
     "gaussian_ring": {"modes": _RING, "standard_deviation": 0.02, "high_quality_radius": 0.25},
     "gaussian_grid": {"modes": _GRID, "standard_deviation": 0.05, "high_quality_radius": 0.15},
 }

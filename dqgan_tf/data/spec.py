@@ -1,4 +1,4 @@
-"""Description of a data set, and the error of one that cannot be used."""
+"""Description of a data set, and the error for data sets that cannot be used."""
 
 import dataclasses
 

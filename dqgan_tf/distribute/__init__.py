@@ -1,2 +1,1 @@
-"""Compressed collectives inside tf.distribute: the only folder that imports private TensorFlow names (read at
-2.21.0)."""
+"""Compressed collectives inside tf.distribute."""

@@ -1,28 +1,32 @@
-"""A named compressed reduction with error feedback and the state that belongs to it."""
+"""A named compressed all-reduce with error feedback, and its state."""
 
+import itertools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
 from dqgan_tf import private_tensorflow
-from dqgan_tf.compressors import blocks
-from dqgan_tf.distribute import pipeline, topologies
-from dqgan_tf.distribute.layout import Vector, check_contraction
-from dqgan_tf.distribute.pipeline import TIMES
+from dqgan_tf.compressors import Compressor, blocks
+from dqgan_tf.distribute.layout import Slice, Vector, check_contraction
+from dqgan_tf.distribute.pipeline import TIMES, reduce_packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
-from dqgan_tf.distribute.topologies.packet import Seeds
+from dqgan_tf.distribute.topologies import choice
+from dqgan_tf.distribute.topologies.packet import Exact, PacketContext, Seeds
+from dqgan_tf.distribute.transport.collectives import Collectives
 from dqgan_tf.errors import UsageError
 
 ENERGIES = ("update_energy", "residual_energy", "error_energy")
+"""Squared norms; see `error_feedback.Encoded.energies`."""
 
 
 class CompressionOptions(private_tensorflow.CommunicationOptions):
     """`tf.distribute.experimental.CommunicationOptions` that may name a channel.
 
-    A reduction whose options name a channel goes through it, compressed; every other reduction (metrics, normalisation
-    statistics, counts, initial values) stays exact.
+    A channel compresses the reductions whose options name it. All other reductions (metrics, normalisation statistics,
+    counts, initial values) stay exact.
 
     Args:
       channel: name of an open channel; None: an exact reduction.
@@ -34,12 +38,12 @@ class CompressionOptions(private_tensorflow.CommunicationOptions):
         self.channel = channel
 
     def merge(self, options):
-        merged = super().merge(options)  # a deep copy of self: the tag of `options` would be lost
+        merged = super().merge(options)  # a deep copy of self, which lacks the channel of `options`
         merged.channel = getattr(options, "channel", None) or self.channel
         return merged
 
 
-def plain_options(options) -> CompressionOptions:
+def plain_options(options: Any) -> CompressionOptions:
     """Returns `options` (or the defaults for None) as a `CompressionOptions` without a channel."""
     if options is None:
         return CompressionOptions()
@@ -57,32 +61,36 @@ class Channel:
 
         p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
 
-    A topology says how q is computed; see `topologies`. `q` has the same bits everywhere. If any replica's `p` is not
-    finite (or a scale reaches 1e30), `accepted` is False on all replicas after the call and no residual changes: the
-    callers must skip the step together.
+    `topologies` computes q, with the same bits on all replicas. If `p` of any replica is not finite (or a scale reaches
+    1e30), `accepted` is False on all replicas after the call and no residual changes: the callers must skip the step
+    together.
 
-    Between groups of several local replicas each, m counts hosts: x^m is the exact mean of a host's replicas, which
-    hold equal residuals.
+    If `Collectives.is_hierarchical`, m is the index of a host, and x^m is the exact mean over the replicas of host m.
+    These replicas have equal residuals.
 
     Open one with `CompressedStrategy.open_channel`, eagerly and on every worker in the same order.
 
     Args:
-      name: tag of the channel.
+      name: name of the channel.
       vectors: what one reduction consists of; see `layout`.
       error_feedback: whether residuals are kept.
-      devices: the local replicas' devices.
-      groups: each local replica's `transport.contract.Collectives`.
+      devices: devices of the local replicas.
+      collectives: collectives of each local replica.
       streams: per local replica, the number of its stream of random numbers.
-      seed: of stochastic rounding; random numbers are a function of (seed, stream, number of calls).
-      topology: one of `topologies.NAMES`.
-      packet_mb: float32 MiB that are encoded and sent at a time, so that one packet travels while the next is encoded;
-        0: all at once. The result does not depend on it.
-      allow_non_contractive: permit error feedback where a compressor proves no contraction.
+      seed: seed of stochastic rounding; random numbers are a function of (seed, stream, number of calls).
+      topology, packet_mb, allow_non_contractive: see `CompressionConfig`.
       options: communication options of the strategy.
 
+    Attributes:
+      packets: what is sent, in this order.
+      reason: reason of `auto`'s choice of the topology; empty if there was no choice.
+      calls: number of reductions, int64, on each local replica.
+      accepted: whether the last reduction was accepted, bool.
+      energies: squared norms of the last reduction, float32 [vectors, len(ENERGIES)].
+      seconds: times of the last reduction, float64 [len(TIMES)].
+
     Raises:
-      UsageError: no vector, an empty vector, unknown topology, or error feedback with a compressor that is not
-        contractive.
+      UsageError: no vector, an empty vector, or error feedback with a compressor that is not contractive.
     """
 
     def __init__(
@@ -92,32 +100,38 @@ class Channel:
         *,
         error_feedback: bool,
         devices: Sequence[str],
-        groups: Sequence,
-        streams: Sequence[int] = (0,),
-        seed: int = 0,
-        topology: str = "auto",
-        packet_mb: float = 0.0,
-        allow_non_contractive: bool = False,
-        options: CompressionOptions | None = None,
+        collectives: Sequence[Collectives],
+        streams: Sequence[int],
+        seed: int,
+        topology: str,
+        packet_mb: float,
+        allow_non_contractive: bool,
+        options: CompressionOptions,
     ):
-        _check(name, vectors)
+        _check_vectors(name, vectors)
         if error_feedback and not allow_non_contractive:
             check_contraction(vectors)
         self.name, self.vectors, self.error_feedback = name, tuple(vectors), error_feedback
-        self.options = (options or CompressionOptions()).merge(CompressionOptions(channel=name))
-        self._groups, self._streams, self._seed = tuple(groups), tuple(streams), seed
-        self._choice = topologies.choose(topology, vectors, groups[0].size)
-        if self._choice.reason:
-            logging.info("Channel %s travels by %s: %s", name, self._choice.kind, self._choice.reason)
+        self.options = options.merge(CompressionOptions(channel=name))
+        self._collectives, self._streams, self._seed = tuple(collectives), tuple(streams), seed
+        size = collectives[0].size
+        chosen = choice.choose(topology, vectors, size)
+        self.reason = chosen.reason
+        if self.reason:
+            logging.info("Channel %s uses %s: %s", name, chosen.topology, self.reason)
+        weights = [pair for vector in vectors for pair in zip(vector.weights, vector.shapes, strict=True)]
+        self._shapes = [shape for _, shape in sorted(weights)]
+        self._weights = []  # per vector, (weight, start, size) of its weights
+        for vector in vectors:
+            starts = itertools.accumulate(vector.sizes[:-1], initial=0)
+            self._weights.append(list(zip(vector.weights, starts, vector.sizes, strict=True)))
+        self._learned = [_initial_state(vector, devices) for vector in vectors]
         on_cpu = "CPU" in devices[0]
-        setting = topologies.Setting(
-            groups[0].size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices)
-        )
-        # Per vector, the (position, size, shape, start) of its weights.
-        self._weights = [list(_weights(vector)) for vector in vectors]
-        self._states = [topologies.VectorState(vector, devices) for vector in vectors]
+        context = PacketContext(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices))
+        values = sum(vector.size for vector in vectors)
+        packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else values  # 2**18 float32 values are 1 MiB
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
-        self.packets = topologies.build(self._choice.kind, vectors, self._states, setting, packet_mb * 2**20, threads)
+        self.packets = choice.build(chosen.topology, vectors, self._learned, context, packet_values, threads)
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.energies = ReplicaLocal(devices, [len(self.vectors), len(ENERGIES)], "energies")
@@ -126,46 +140,45 @@ class Channel:
 
     @property
     def topology(self) -> str:
-        """How packets travel, e.g. `two_step` or `hierarchical two_step`."""
-        return ("hierarchical " if self._groups[0].is_hierarchical else "") + self.packets[-1].name
-
-    @property
-    def reason(self) -> str:
-        """Why `auto` chose this topology; empty where there was no choice."""
-        return self._choice.reason
+        """How packets are exchanged, e.g. `two_step` or `hierarchical two_step`."""
+        return ("hierarchical " if self._collectives[0].is_hierarchical else "") + self.packets[-1].name
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of one replica's values in float32."""
-        return sum(packet.dense_bytes for packet in self.packets)
+        """Bytes of one replica's values in float32, 4n."""
+        return 4 * sum(vector.size for vector in self.vectors)
 
     @property
     def wire_bytes(self) -> int:
         """Bytes of one replica's payload: one encoding of all its values."""
-        return sum(packet.wire_bytes for packet in self.packets)
+        return sum(packet.volume().wire_bytes for packet in self.packets)
 
     @property
     def sent_bytes(self) -> int:
         """Bytes that one replica sends in one reduction: all phases, and the histograms that compressors learn from.
 
-        Between hosts only, where replicas add up inside.
+        For a hierarchical topology: only bytes between hosts.
         """
-        size = self._groups[0].size
-        histograms = 2 * (size - 1) * sum(vector.histogram_bytes for vector in self.vectors) // size
-        return -(-(sum(packet.sent_bytes for packet in self.packets) + histograms) // self._groups[0].replicas_per_rank)
+        size = self._collectives[0].size
+        learning = [v.compressor for v in self.vectors if isinstance(v.compressor, Compressor)]
+        histograms = 2 * (size - 1) * 4 * sum(compressor.histogram_size for compressor in learning) // size
+        sent = sum(packet.volume().sent_bytes for packet in self.packets) + histograms
+        return -(-sent // self._collectives[0].replicas_per_rank)
 
     @property
     def dense_sent_bytes(self) -> int:
         """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n; as `sent_bytes`."""
-        return -(-sum(packet.dense_sent_bytes for packet in self.packets) // self._groups[0].replicas_per_rank)
+        size = self._collectives[0].size
+        sent = sum(Exact.volume_of(packet.codings, size).sent_bytes for packet in self.packets)
+        return -(-sent // self._collectives[0].replicas_per_rank)
 
     @property
     def learned(self) -> dict[str, ReplicaLocal]:
         """What compressors have learned, by the name of the vector; equal on all replicas."""
-        pairs = zip(self.vectors, self._states, strict=True)
-        return {vector.name: state.learned for vector, state in pairs if state.learned is not None}
+        pairs = zip(self.vectors, self._learned, strict=True)
+        return {vector.name: state for vector, state in pairs if state is not None}
 
-    def mean(self, values: Sequence[tf.Tensor], replica: int, options) -> list[tf.Tensor]:
+    def mean(self, values: Sequence[tf.Tensor], replica: int, options: Any) -> list[tf.Tensor]:
         """Returns the compressed mean of `values` over all replicas, with the same shapes.
 
         Args:
@@ -177,90 +190,82 @@ class Channel:
           ValueError: number, shape or dtype of the values differs from that of the weights.
         """
         self._check_values(values)
-        group = self._groups[replica]
-        values = group.rank_mean(values, options)
+        collectives = self._collectives[replica]
+        values = collectives.rank_mean(values, options)
         seeds = self._next_seeds(replica)
-        updates = [[self._update(part, values) for part in packet.slices] for packet in self.packets]
-        outcomes, seconds = pipeline.run(
-            [
-                packet.reduce(inputs, replica, group.rank, seeds)
-                for packet, inputs in zip(self.packets, updates, strict=True)
-            ],
-            [[update.vector for update in inputs] for inputs in updates],
-            group,
-            options,
-        )
-        accepted = tf.reduce_all(tf.stack([outcome.finite for outcome in outcomes]))
-        next_states = self._next_states(outcomes, replica, group, options)
+        updates = [[self._window(slice_, values) for slice_ in packet.slices] for packet in self.packets]
+        # Runs `Packet.reduce` of every packet (`AllGather`, `TwoStep`, ...), which encodes, exchanges and decodes.
+        outcomes, seconds = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
+        accepted = tf.reduce_all(tf.stack([outcome.acceptable for outcome in outcomes]))
+        next_states = self._next_states(outcomes, replica, collectives, options)
 
         def keep():
             if self.error_feedback:
                 for packet, outcome in zip(self.packets, outcomes, strict=True):
                     packet.keep(outcome, replica)
             for index, state in next_states.items():
-                self._states[index].learned.variables[replica].assign(state)
+                self._learned[index].variables[replica].assign(state)
             return accepted
 
         tf.cond(accepted, keep, lambda: accepted)
         self.accepted.variables[replica].assign(accepted)
         self.energies.variables[replica].assign(self._by_vector(outcomes, "energies", tf.add_n))
         self.seconds.variables[replica].assign(seconds)
-        return self._split_means(replica)
+        return self._by_weight([pair for outcome in outcomes for pair in outcome.means])
 
     def residuals(self, replica: int) -> list[tf.Tensor | None]:
-        """Returns e of one local replica, one tensor per weight; None where nothing is kept back."""
-        whole = []
-        for index in range(len(self.vectors)):
-            parts = [variable.variables[replica].read_value() for variable in self._residual_slices(index)]
-            whole.append(_concatenated(parts) if parts else None)
-        return self._split(whole)
+        """Returns e of one local replica, one tensor per weight; None for weights without error feedback."""
+        slices = self._residual_slices(replica)
+        return self._by_weight([(slice_, variable.read_value()) for slice_, variable in slices])
 
     def set_residuals(self, replica: int, values: Sequence) -> None:
         """Sets e of one local replica; inverse of `residuals`. Eager only."""
-        for index, vector in enumerate(self.vectors):
-            slices = self._residual_slices(index)
-            if not slices:
-                continue
-            whole = tf.concat([tf.reshape(values[weight], [-1]) for weight in vector.weights], 0)
-            sizes = [variable.variables[replica].shape[0] for variable in slices]
-            for variable, part in zip(slices, tf.split(whole, sizes), strict=True):
-                variable.variables[replica].assign(part)
+        for slice_, variable in self._residual_slices(replica):
+            variable.assign(blocks.whole(self._window(slice_, values)))
 
-    def _residual_slices(self, index):
-        """The residuals of a vector's slices, in the order of its values."""
-        kept = [
-            (part.start, residual)
+    def _residual_slices(self, replica):
+        """Returns (slice, variable of its residual) for all slices with error feedback."""
+        return [
+            (slice_, residual.variables[replica])
             for packet in self.packets
-            for part, residual in zip(packet.slices, packet.residuals, strict=True)
-            if part.vector == index and residual is not None
+            for slice_, residual in zip(packet.slices, packet.residuals, strict=True)
+            if residual is not None
         ]
-        return [residual for _, residual in sorted(kept, key=lambda pair: pair[0])]
 
-    def _update(self, part, values):
-        """Returns the values of a slice as a window: of its weight, which is not copied, or of its weights in a row."""
-        pieces, stop = [], part.start + part.size
-        for weight, size, _, start in self._weights[part.vector]:
-            first, last = max(part.start - start, 0), min(stop - start, size)
+    def _overlaps(self, slice_: Slice):
+        """Returns (weight, first, last) for all weights in a slice: it holds the values [first, last) of the weight."""
+        overlaps = []
+        for weight, start, size in self._weights[slice_.vector]:
+            first, last = max(slice_.start - start, 0), min(slice_.start + slice_.size - start, size)
             if first < last:
-                pieces.append((tf.reshape(values[weight], [-1]), first, last))
-        if len(pieces) == 1:
-            flat, first, _ = pieces[0]
-            return blocks.Window(flat, tf.constant(first), part.size)
-        whole = tf.concat([flat[first:last] for flat, first, last in pieces], 0)
-        return blocks.Window(whole, tf.constant(0), part.size)
+                overlaps.append((weight, first, last))
+        return overlaps
 
-    def _split_means(self, replica):
-        return self._split([state.mean.variables[replica].read_value() for state in self._states])
+    def _window(self, slice_, values):
+        """Returns the values of a slice.
 
-    def _split(self, whole):
-        """One flat value per vector, or None -> one tensor per weight, or None."""
-        by_weight = {}
-        for weights, flat in zip(self._weights, whole, strict=True):
-            sizes = [size for _, size, _, _ in weights]
-            parts = [None] * len(weights) if flat is None else tf.split(flat, sizes)
-            for (weight, _, shape, _), part in zip(weights, parts, strict=True):
-                by_weight[weight] = None if part is None else tf.reshape(part, shape)
-        return [by_weight[weight] for weight in sorted(by_weight)]
+        If the slice lies in one weight, the window refers to that weight without a copy; else its weights are
+        concatenated.
+        """
+        overlaps = [(tf.reshape(values[weight], [-1]), first, last) for weight, first, last in self._overlaps(slice_)]
+        if len(overlaps) == 1:
+            flat, first, _ = overlaps[0]
+            return blocks.Window(flat, tf.constant(first), slice_.size)
+        whole = tf.concat([flat[first:last] for flat, first, last in overlaps], 0)
+        return blocks.Window(whole, tf.constant(0), slice_.size)
+
+    def _by_weight(self, pairs):
+        """(slice, its values) for some slices -> one tensor per weight; None for weights in none of the slices."""
+        parts = [[] for _ in self._shapes]
+        for slice_, flat in sorted(pairs, key=lambda pair: pair[0]):
+            overlaps = self._overlaps(slice_)
+            sizes = [last - first for _, first, last in overlaps]
+            for (weight, _, _), part in zip(overlaps, tf.split(flat, sizes), strict=True):
+                parts[weight].append(part)
+        return [
+            tf.reshape(of_weight[0] if len(of_weight) == 1 else tf.concat(of_weight, 0), shape) if of_weight else None
+            for of_weight, shape in zip(parts, self._shapes, strict=True)
+        ]
 
     def _next_seeds(self, replica):
         """Returns the seeds of this call. Packets add the vector's index to the second number."""
@@ -270,17 +275,17 @@ class Channel:
         streams = (self._seed * 1000003 + offset for offset in (self._streams[replica] * 7919, -1))
         return Seeds(*(tf.stack([tf.constant(stream % 2**31, tf.int32), number]) for stream in streams))
 
-    def _next_states(self, outcomes, replica, group, options):
+    def _next_states(self, outcomes, replica, collectives, options):
         """Returns {index of a vector: what its compressor has learned after this call}, equal on all replicas."""
         states = self._by_vector(outcomes, "states", lambda same: same[0])
         histograms = self._by_vector(
             outcomes, "histograms", lambda parts: None if parts[0] is None else tf.add_n(parts)
         )
-        counted = [index for index, histogram in enumerate(histograms) if histogram is not None]
-        if counted:
-            totals = group.exchange("all_reduce", [histograms[index] for index in counted], options)
-            for index, total in zip(counted, totals, strict=True):
-                state = self._states[index].learned.variables[replica].read_value()
+        learning = [index for index, histogram in enumerate(histograms) if histogram is not None]
+        if learning:
+            totals = collectives.exchange("all_reduce", [histograms[index] for index in learning], options)
+            for index, total in zip(learning, totals, strict=True):
+                state = self._learned[index].variables[replica].read_value()
                 states[index] = self.vectors[index].compressor.next_state(state, total)
         return {index: state for index, state in enumerate(states) if state is not None}
 
@@ -288,40 +293,37 @@ class Channel:
         """One item per slice -> one per vector."""
         items = [[] for _ in self.vectors]
         for packet, outcome in zip(self.packets, outcomes, strict=True):
-            for part, item in zip(packet.slices, getattr(outcome, field), strict=True):
-                items[part.vector].append(item)
+            for slice_, item in zip(packet.slices, getattr(outcome, field), strict=True):
+                items[slice_.vector].append(item)
         return [merge(parts) for parts in items]
 
     def _check_values(self, values):
-        shapes = {weight: shape for weights in self._weights for weight, _, shape, _ in weights}
-        expected = [shapes[weight] for weight in sorted(shapes)]
         received = [tuple(value.shape) for value in values]
-        if received != expected or any(value.dtype != tf.float32 for value in values):
+        if received != self._shapes or any(value.dtype != tf.float32 for value in values):
             dtypes = [value.dtype.name for value in values]
             raise ValueError(
-                f"Channel {self.name!r} sends float32 values of shapes {expected}. Received: {received}, {dtypes}"
+                f"Channel {self.name!r} sends float32 values of shapes {self._shapes}. Received: {received}, {dtypes}"
             )
 
 
-def _weights(vector):
-    """Yields (position, size, shape, start) of a vector's weights."""
-    start = 0
-    for weight, size, shape in zip(vector.weights, vector.sizes, vector.shapes, strict=True):
-        yield weight, size, shape, start
-        start += size
-
-
-def _concatenated(parts):
-    return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
+def _initial_state(vector, devices):
+    """Returns the compressor's state on every local replica, float32 [s]; None if it has none."""
+    initial = vector.initial_state()
+    if initial is None:
+        return None
+    state = ReplicaLocal(devices, initial.shape, f"learned_{vector.name}")
+    for variable in state.variables:
+        variable.assign(initial)
+    return state
 
 
 def _intra_op_threads():
-    """Threads that TensorFlow's kernels use, as set in Python or in the environment, else one per processor."""
+    """Returns the number of threads of TensorFlow's kernels: as set in Python or in the environment, else all CPUs."""
     configured = tf.config.threading.get_intra_op_parallelism_threads()
     return configured or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or len(os.sched_getaffinity(0))
 
 
-def _check(name, vectors):
+def _check_vectors(name, vectors):
     if not vectors:
         raise UsageError(f"Channel {name!r} needs at least one vector.")
     for vector in vectors:

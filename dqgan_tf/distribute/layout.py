@@ -1,12 +1,12 @@
-"""How weights become packets: vectors of weights that share a compressor, slices of vectors, packets of slices.
+"""How the weights of a model become packets.
 
     weight   a tensor that is trained, under its name
     vector   the weights that share a compressor, flattened and concatenated in their order
     slice    a range of a vector; it is encoded on its own and has a residual of its own
-    packet   slices that travel together
+    packet   slices that are sent together
 
-A packet is encoded as soon as the updates of its weights exist. Slices are cut between buckets: neither their size nor
-that of packets changes a bit of what a compressor sends that works bucket by bucket.
+A packet is encoded as soon as the updates of its weights exist. Slices are cut between buckets. With a compressor that
+works bucket by bucket, the size of slices and packets does not change the values sent.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dqgan_tf.compressors import Compression, PowerSGD
+from dqgan_tf.compressors import Compression, Compressor, PowerSGD
 from dqgan_tf.compressors.rules import Rule, assign
 from dqgan_tf.errors import UsageError
 
@@ -23,19 +23,19 @@ from dqgan_tf.errors import UsageError
 class Vector(NamedTuple):
     """Weights that share a compressor, as one flat float32 vector.
 
-    name: for messages, checkpoints and telemetry, e.g. `generator`.
-    compressor: what encodes it.
-    shapes: of the weights, in order.
+    name: name in messages, checkpoints and telemetry, e.g. `generator`.
+    compressor: compressor that encodes it.
+    shapes: shapes of the weights, in order.
     weights: positions of these weights among the values that a channel reduces.
-    turn: vectors of a smaller turn have their updates first; within a turn the last weights come first, as in
-      backpropagation.
+    order: order in which the updates of vectors come to exist, e.g. 0 for the player whose gradients are computed
+      first and 1 for the other. Among vectors of one order, the last weights come first, as in backpropagation.
     """
 
     name: str
     compressor: Compression
     shapes: tuple[tuple[int, ...], ...]
     weights: tuple[int, ...]
-    turn: int = 0
+    order: int = 0
 
     @property
     def sizes(self) -> list[int]:
@@ -49,34 +49,31 @@ class Vector(NamedTuple):
 
     @property
     def is_low_rank(self) -> bool:
-        """Whether it travels as thin matrices rather than as a payload."""
+        """Whether thin matrices are sent instead of a payload."""
         return isinstance(self.compressor, PowerSGD)
 
     @property
     def is_exact(self) -> bool:
         """Whether nothing is compressed."""
-        return not self.is_low_rank and self.compressor.is_identity
+        return isinstance(self.compressor, Compressor) and self.compressor.is_identity
 
     @property
     def delta(self) -> float:
         """Proven bound of the compressor for this vector; see `Compression`."""
-        return self.compressor.plan(self.shapes).delta if self.is_low_rank else self.compressor.delta(self.size)
+        if isinstance(self.compressor, PowerSGD):
+            return self.compressor.plan(self.shapes).delta
+        return self.compressor.delta(self.size)
 
     @property
     def stride(self) -> int:
         """Sampling stride: the histogram counts every k-th bucket."""
-        return 1 if self.is_low_rank else self.compressor.histogram_stride(self.size)
-
-    @property
-    def histogram_bytes(self) -> int:
-        """Bytes of the histogram that replicas add up for the compressor to learn from; 0 if it does not learn."""
-        return 0 if self.is_low_rank else 4 * self.compressor.histogram_size
+        return self.compressor.histogram_stride(self.size) if isinstance(self.compressor, Compressor) else 1
 
     def initial_state(self) -> np.ndarray | None:
-        """Returns the compressor's first state, float32 [s], equal on all replicas; None: it has no state."""
-        if self.is_low_rank:
+        """Returns the compressor's initial state, float32 [s], equal on all replicas; None: it has no state."""
+        if isinstance(self.compressor, PowerSGD):
             return self.compressor.plan(self.shapes).initial_state()
-        return self.compressor.initial_state(self.size)
+        return self.compressor.initial_state(self.size) if isinstance(self.compressor, Compressor) else None
 
 
 class Slice(NamedTuple):
@@ -98,17 +95,23 @@ def vectors(
     rules: Sequence[Rule] = (),
     *,
     first: int = 0,
-    turn: int = 0,
+    order: int = 0,
 ) -> list[Vector]:
-    """Returns the vectors of one player: one for the weights that no rule names, one for each rule that names some.
+    """Returns the vectors of one player: one for the weights that no rule names, and one for each rule with weights.
 
     Args:
-      player: name of the vectors; that of rule number k is `player.k`.
-      names, shapes: of the weights.
-      compressor: of weights that no rule names.
-      rules: other compressors by weight name; the first that matches holds.
+      player: name of the player and of its first vector; the vector of rule number k is `player.k`.
+      names, shapes: names and shapes of the weights.
+      compressor: compressor of weights that no rule names.
+      rules: other compressors by weight name; the first rule that matches is used.
       first: position of the first weight among the values that the channel reduces.
-      turn: see `Vector`.
+      order: see `Vector`.
+
+    >>> from dqgan_tf.compressors import get, rules
+    >>> names, shapes = ["d/kernel", "d/bias"], [(784, 10), (10,)]
+    >>> found = vectors("d", names, shapes, get("sign"), rules.parse("bias=none"))
+    >>> [(vector.name, vector.size, vector.compressor.spec) for vector in found]
+    [('d.1', 10, 'none'), ('d', 7840, 'sign:bucket=512')]
     """
     made = [
         Vector(
@@ -116,7 +119,7 @@ def vectors(
             group.compressor,
             tuple(shapes[index] for index in group.members),
             tuple(first + index for index in group.members),
-            turn,
+            order,
         )
         for group in assign(names, compressor, rules)
     ]
@@ -144,38 +147,44 @@ def check_contraction(vectors: Sequence[Vector]) -> None:
 def packets(
     vectors: Sequence[Vector], packet_values: int, granules: Sequence[int | None], slice_values: int
 ) -> list[list[Slice]]:
-    """Cuts vectors into slices, orders them as their updates come to exist, and fills packets.
+    """Cuts vectors into slices, sorts them in the order in which their updates come to exist, and fills packets.
 
     A packet is closed when the next slice would make it larger than `packet_values`. A slice that is larger, because it
     may not be cut, fills a packet of its own.
 
     Args:
       vectors: what a channel sends.
-      packet_values: values of a packet; 0: one packet of everything.
-      granules: per vector, the smallest cut that leaves results bit-identical; None: it stays whole.
-      slice_values: values of a slice.
+      packet_values: largest number of values of a packet.
+      granules: per vector, the number that the starts of its slices must be multiples of; None: it is not cut.
+      slice_values: number of values of a slice.
     """
     slices = []
-    limit = packet_values or sum(vector.size for vector in vectors)
     for index, (vector, granule) in enumerate(zip(vectors, granules, strict=True)):
-        size = min(limit, -(-slice_values // (granule or 1)) * (granule or 1))
+        size = min(packet_values, -(-slice_values // (granule or 1)) * (granule or 1))
         slices += [Slice(index, start, length) for start, length in _ranges(vector.size, size, granule)]
-    slices.sort(key=lambda part: (vectors[part.vector].turn, -_first_weight(vectors[part.vector], part.start)))
-    filled, room = [[]], limit
-    for part in slices:
-        if part.size > room and filled[-1]:
+
+    def order(slice_: Slice) -> tuple[int, int]:
+        # Backpropagation reaches the weight that holds the first value last.
+        vector = vectors[slice_.vector]
+        first_weight = np.searchsorted(np.cumsum(vector.sizes), slice_.start, side="right")
+        return vector.order, -vector.weights[first_weight]
+
+    filled: list[list[Slice]] = []
+    room = 0
+    for slice_ in sorted(slices, key=order):
+        if slice_.size > room or not filled:
             filled.append([])
-            room = limit
-        filled[-1].append(part)
-        room -= part.size
+            room = packet_values
+        filled[-1].append(slice_)
+        room -= slice_.size
     return filled
 
 
-def _ranges(size, limit, granule):
+def _ranges(size: int, limit: int, granule: int | None) -> list[tuple[int, int]]:
     """Cuts [0, size) at multiples of `granule` into ranges of at most `limit`, as equal as that allows.
 
-    The last range holds a whole granule besides the tail: a tail alone would be encoded as one short block, which has
-    another order of sums than behind a granule.
+    The remainder is joined to the last whole granule: encoded alone, it would be summed in another order and give other
+    bits.
     """
     if granule is None or size <= max(limit, 2 * granule):
         return [(0, size)]
@@ -186,9 +195,3 @@ def _ranges(size, limit, granule):
     if size - starts[-1] < granule:
         starts.pop()
     return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
-
-
-def _first_weight(vector, start):
-    """Position of the weight that holds value `start`: backpropagation reaches it last of the slice's weights."""
-    ends = np.cumsum(vector.sizes)
-    return vector.weights[int(np.searchsorted(ends, start, side="right"))]

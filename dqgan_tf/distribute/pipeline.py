@@ -1,107 +1,113 @@
-"""Several packets at once: one is encoded while another one travels.
-
-A packet's reduction is a generator: it yields a `Request` wherever it needs a collective, is sent the result, and
-returns its `Outcome`. All workers must launch collectives in one order: it is fixed here, while the graph is built, and
-transports keep the order of construction.
-"""
+"""Runs the reductions of several packets at once: one packet is encoded while another one is sent."""
 
 import collections
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import private_tensorflow
+from dqgan_tf.compressors.blocks import Window
+from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Seeds
+from dqgan_tf.distribute.transport.collectives import Collectives
 
 PHASES = ("encode", "exchange", "decode")
-"""Parts of a reduction. With several packets they overlap, and each contains waiting for the others."""
+"""Phases of a reduction. With several packets the phases overlap, and the time of one includes waiting for others."""
 
 TIMES = (*PHASES, "reduction")
 """What a reduction measures: the time in each phase, and the whole from the last input to the last mean."""
 
 
-def run(
-    reductions: Sequence[Generator], inputs: Sequence[Sequence[tf.Tensor]], group, options
-) -> tuple[list, tf.Tensor]:
-    """Returns the outcome of every reduction, and the seconds spent, float64 [len(TIMES)].
+def reduce_packets(
+    packets: Sequence[Packet],
+    updates: Sequence[Sequence[Window]],
+    replica: int,
+    seeds: Seeds,
+    collectives: Collectives,
+    options,
+) -> tuple[list[Outcome], tf.Tensor]:
+    """Returns the outcome of every packet's `reduce`, and the seconds spent, float64 [len(TIMES)].
 
-    All first collectives are launched before the result of any is awaited, so that the link is busy while later packets
-    are computed and encoded and earlier ones decoded. Encodings are chained: the first packet leaves before the last is
-    encoded, and as soon as its own inputs exist.
+    `Packet.reduce` is a generator. `advance` runs it to its next `yield`, starts the collective that it asks for, and
+    later sends it the result. All workers must start collectives in the same order. This function fixes the order while
+    the graph is built: the first collective of every packet, then the next one of each packet as results arrive. So
+    packets are sent while later packets are encoded. Control dependencies let packet i+1 encode after packet i.
 
     Args:
-      reductions: not started yet, in the order in which their inputs come to exist.
-      inputs: what each of them reads.
-      group: the transport's `Collectives`.
+      packets: packets of a channel, in the order in which their updates come to exist.
+      updates: argument of `reduce` of each packet.
+      replica, seeds: as of `Packet.reduce`.
+      collectives: collectives of this replica.
       options: communication options.
     """
-    stopwatch, outcomes, waiting = _Stopwatch(inputs), {}, collections.deque()
+    inputs = [[update.vector for update in of_packet] for of_packet in updates]
+    stopwatch, outcomes = _Stopwatch(inputs), {}
+    waiting: collections.deque = collections.deque()  # (index, generator, finish) of the collectives that have started
 
     def advance(index, generator, result, phase):
         try:
-            request = generator.send(result)
-        except StopIteration as finished:
-            outcomes[index] = finished.value
-            stopwatch.end(phase, index, [finished.value.finite])
-            return [finished.value.finite]
+            request = generator.send(result)  # runs `Packet.reduce` to its next `yield`
+        except StopIteration as returned:
+            outcomes[index] = returned.value
+            stopwatch.end(phase, index, [returned.value.acceptable])
+            return [returned.value.acceptable]
         sent = tf.nest.flatten(request.value)
         stopwatch.end(phase, index, sent)
-        waiting.append((index, generator, group.begin(request.kind, request.value, options)))
+        waiting.append((index, generator, collectives.begin(request.kind, request.value, options)))
         return sent
 
-    encoded = []
-    for index, generator in enumerate(reductions):
+    encoded: list[tf.Tensor] = []
+    for index, (packet, of_packet) in enumerate(zip(packets, updates, strict=True)):
         with tf.control_dependencies(encoded):
-            encoded = advance(index, generator, None, "encode")
+            encoded = advance(index, packet.reduce(of_packet, replica, collectives.rank, seeds), None, "encode")
     computed = encoded
     while waiting:
         index, generator, finish = waiting.popleft()
-        # In one order too: a thread that waits for a packet computes nothing, and packets that can be sent go first.
+        # In the same order as well: a waiting `finish` blocks a thread, so later packets must be encoded first.
         with tf.control_dependencies(computed):
             received = finish()
             stopwatch.end("exchange", index, tf.nest.flatten(received))
             computed = advance(index, generator, received, "decode")
-    return [outcomes[index] for index in range(len(reductions))], stopwatch.seconds()
+    return [outcomes[index] for index in range(len(packets))], stopwatch.seconds()
 
 
 class _Stopwatch:
-    """Reads the clock at the end of every stage. A stage begins when its input exists and the one before has ended."""
+    """Reads the clock at the end of every phase. A phase begins when its input exists and the one before has ended."""
 
     def __init__(self, inputs):
-        self._available = {index: now(read) for index, read in enumerate(inputs)}
-        self._start = _latest(self._available)
+        self._available = {index: now(tensors) for index, tensors in enumerate(inputs)}
+        self._start = self._last()
         self._ended = {phase: self._available[0] for phase in PHASES}
         self._spent = {phase: tf.zeros([], tf.float64) for phase in TIMES}
 
     def end(self, phase, index, tensors):
-        """Packet `index` has left `phase` once `tensors` exist."""
+        """Packet `index` ends `phase` once `tensors` exist."""
         end = now(tensors)
         self._spent[phase] += tf.maximum(end - tf.maximum(self._available[index], self._ended[phase]), 0.0)
         self._available[index] = self._ended[phase] = end
 
     def seconds(self):
-        self._spent["reduction"] = _latest(self._available) - self._start
+        self._spent["reduction"] = self._last() - self._start
         return tf.stack([self._spent[phase] for phase in TIMES])
 
-
-def _latest(times):
-    return tf.reduce_max(tf.stack(list(times.values())))
+    def _last(self):
+        return tf.reduce_max(tf.stack(list(self._available.values())))
 
 
 def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
     """Returns seconds since the epoch, float64 scalar, once the tensors `after` exist.
 
-    Only readers of the time wait for it. On a GPU a tensor exists when its kernel is enqueued: use a profiler there for
+    Nothing waits for it but its readers. On a GPU a tensor exists when its kernel is enqueued: use a profiler there for
     the phases of a step.
     """
     with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
         if private_tensorflow.is_op_determinism_enabled():
-            # tf.timestamp refuses to run then (TensorFlow 2.21.0); only figures depend on the time, never weights.
+            # tf.timestamp refuses to run then (TensorFlow 2.21.0). Only metrics depend on the time, never weights.
             seconds = tf.numpy_function(lambda: np.float64(time.time()), [], tf.float64)
         else:
             seconds = tf.timestamp()
         if not tf.executing_eagerly():
-            # Packets would wait for all that is computed, otherwise.
+            # Without this, automatic control dependencies would delay the packets until the last gradient exists.
             private_tensorflow.run_independently(seconds.op)
         return tf.ensure_shape(seconds, [])

@@ -1,42 +1,66 @@
-"""A MultiWorkerMirroredStrategy whose tagged reductions are compressed."""
+"""A MultiWorkerMirroredStrategy with compressed channels."""
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from dqgan_tf import config
+from dqgan_tf.config import CompressionConfig
+from dqgan_tf.distribute import rendezvous, tf_config
 from dqgan_tf.distribute.channel import Channel, plain_options
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
-from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place
+from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place, joined_cluster
 
 
 class CompressedStrategy(WorkerStrategy):
     """`tf.distribute.MultiWorkerMirroredStrategy` with compressed channels.
 
-    Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow
-    operation. All reductions of the base class stay exact; compression is asked for per call:
+    Works with TF_CONFIG, without it, and with several local replicas. Build it before any other TensorFlow operation.
+    All reductions stay exact, except those whose options name a channel:
 
-        strategy = CompressedStrategy()
-        vectors = layout.vectors("weights", names, shapes, compressors.get("sign:bucket=512"))
-        channel = strategy.open_channel("updates", vectors)
-        means = tf.distribute.get_replica_context().all_reduce("mean", updates, options=channel.options)
+    >>> from dqgan_tf import compressors
+    >>> from dqgan_tf.distribute import layout
+    >>> strategy = CompressedStrategy()
+    >>> vectors = layout.vectors("weights", ["kernel"], [(3,)], compressors.get("sign:bucket=32"))
+    >>> channel = strategy.open_channel("updates", vectors)
+    >>> @tf.function
+    ... def mean(update):
+    ...     def replica_mean():
+    ...         return tf.distribute.get_replica_context().all_reduce("mean", [update], options=channel.options)
+    ...     return strategy.run(replica_mean)
+    >>> mean(tf.constant([1.0, -2.0, 3.0]))[0].numpy()  # of one replica: what its packet decodes to
+    array([ 2., -2.,  2.], dtype=float32)
+    >>> strategy.close()
 
-    Connections between workers belong to the strategy: `close` ends them, and so does its end.
+    The strategy owns the TCP connections between workers. `close`, or garbage collection of the strategy, closes them.
 
     Args:
-      cluster_resolver: as in the base class; None reads TF_CONFIG.
+      cluster_resolver: as in the base class; None reads TF_CONFIG, and then all workers meet first: see `rendezvous`.
       communication_options: `tf.distribute.experimental.CommunicationOptions`; ask for NCCL here on GPUs, since AUTO
         means RING.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
+      start_timeout: seconds that the workers of TF_CONFIG wait for each other.
 
     Raises:
-      UsageError: fewer logical CPUs than replicas.
+      UsageError: fewer logical CPUs than replicas; TF_CONFIG cannot be used: see `tf_config.read`, `rendezvous.meet`.
+      PeerLostError: a worker did not come in time.
     """
 
-    def __init__(self, cluster_resolver=None, communication_options=None, replicas_per_worker: int = 1):
+    def __init__(
+        self,
+        cluster_resolver: Any = None,
+        communication_options: Any = None,
+        replicas_per_worker: int = 1,
+        start_timeout: float = config.TrainConfig.start_timeout,
+    ):
+        place = tf_config.read(os.environ) if cluster_resolver is None else None
+        if place is not None and not joined_cluster():  # a second strategy finds TensorFlow at the port
+            rendezvous.meet(place, start_timeout)
         options = plain_options(communication_options)
         super().__init__(cluster_resolver, options, replicas_per_worker)
         self._channels: dict[str, Channel] = {}
@@ -50,19 +74,19 @@ class CompressedStrategy(WorkerStrategy):
         *,
         error_feedback: bool = True,
         seed: int = 0,
-        topology: str = "auto",
-        packet_mb: float = 0.0,
+        topology: str = CompressionConfig.topology,
+        packet_mb: float = CompressionConfig.packet_mb,
         allow_non_contractive: bool = False,
-        transport: str = "auto",
+        transport: str = CompressionConfig.transport,
     ) -> Channel:
-        """Opens a compressed reduction; see `Channel` for the mathematics, and `transport.transports.NAMES`.
+        """Opens a compressed all-reduce; see `Channel` for the mathematics and `CompressionConfig` for the settings.
 
         Must be called eagerly, before the function that uses it is traced, on every worker in the same order. With
         several replicas on each of several hosts, topology `auto` is `hierarchical`, except for values that are not
         compressed: these are added up over all replicas.
 
         Raises:
-          UsageError: the name is taken, a transport does not fit; or see `Channel`.
+          UsageError: the name is taken, a value is out of bounds, a transport does not fit; or see `Channel`.
         """
         config.check(config.settings()["compression.packet_mb"], packet_mb)
         if name in self._channels:
@@ -80,7 +104,7 @@ class CompressedStrategy(WorkerStrategy):
             packet_mb=packet_mb,
             allow_non_contractive=allow_non_contractive,
             devices=self.local_devices,
-            groups=self._transports.collectives(transport, hierarchical),
+            collectives=self._transports.collectives(transport, hierarchical),
             streams=[self.worker_index] * replicas if hierarchical else self.local_replica_ids,
             options=self._options,
         )
@@ -91,10 +115,13 @@ class CompressedStrategy(WorkerStrategy):
         del self._channels[name]
 
     def close(self) -> None:
-        """Ends the connections to other workers, after everything that was handed over is sent."""
+        """Closes the connections to other workers, after everything that was handed over is sent."""
         self._transports.close()
 
-    def reduce_in_channel(self, reduce_op, values, replica, options):
+    def reduce_in_channel(
+        self, reduce_op: tf.distribute.ReduceOp, values: Sequence[tf.Tensor], replica: int, options: Any
+    ) -> list[tf.Tensor]:
+        """See the base class. TensorFlow's `all_reduce` calls it through `private_tensorflow._ChannelAllReduce`."""
         if options.channel not in self._channels:
             raise UsageError(f"No channel {options.channel!r} is open. Open: {sorted(self._channels)}")
         if reduce_op != tf.distribute.ReduceOp.MEAN:

@@ -1,17 +1,21 @@
-"""Checks TF_CONFIG before TensorFlow reads it. TensorFlow hangs on a wrong one, or dies with a stack of C++ frames."""
+"""Checks TF_CONFIG before TensorFlow reads it: with a wrong one, TensorFlow hangs or aborts with a C++ stack trace."""
 
+import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from dqgan_tf.errors import UsageError
 
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-_JOBS = ("chief", "worker")
+JOBS = ("chief", "worker")  # the jobs that train, in the order of worker indices
+_KEYS = ("cluster", "task", "rpc_layer", "environment")  # TensorFlow reads the third, older operators write the fourth
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class TfConfig(NamedTuple):
-    """This process's place in the cluster.
+    """Place of this process in the cluster.
 
     addresses: `host:port` of every training task: the chief, then the workers.
     worker_index: position of this task in `addresses`.
@@ -27,10 +31,10 @@ class TfConfig(NamedTuple):
 
 
 def read(environment: Mapping[str, str]) -> TfConfig | None:
-    """Returns the place that TF_CONFIG describes; None when it is unset, empty or has no cluster.
+    """Returns the place that TF_CONFIG describes; None if it is unset, or names neither a cluster nor a task.
 
     Raises:
-      UsageError: TF_CONFIG is not JSON, or its cluster and task do not fit together.
+      UsageError: TF_CONFIG is not JSON, its cluster and task do not fit together, or it holds what would be ignored.
     """
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
@@ -41,8 +45,13 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
         raise _error(f"it is not JSON ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("cluster") or {}, dict):
         raise _error("it must be an object with the keys cluster and task")
+    unknown = [key for key in config if key not in _KEYS]
+    if unknown:
+        raise _error(f"it has the key {unknown[0]!r}; known are cluster and task")
     cluster = config.get("cluster") or {}
     if not cluster:
+        if config.get("task"):
+            raise _error("it names a task and no cluster, so every worker would train alone")
         return None
     addresses = _addresses(cluster)
     kind, index = _task(config)
@@ -54,8 +63,11 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
 
 
 def _addresses(cluster):
+    others = sorted(set(cluster) - {*JOBS, "evaluator"})
+    if others:
+        raise _error(f"the cluster has the job {others[0]!r}; a job trains with a chief and workers")
     addresses = []
-    for job in _JOBS:
+    for job in JOBS:
         tasks = cluster.get(job, [])
         if not isinstance(tasks, list) or not all(isinstance(task, str) and _is_address(task) for task in tasks):
             raise _error(f"cluster.{job} must be a list of host:port. Received: {tasks!r}")
@@ -77,14 +89,21 @@ def _task(config):
         index = int(str(task["index"]))  # int(1.5) would be 1
     except ValueError:
         raise _error(f"task.index must be a whole number. Received: {task['index']!r}") from None
-    if task["type"] not in _JOBS:
+    if task["type"] not in JOBS:
         raise _error(f"task.type must be chief or worker: other tasks do not train. Received: {task['type']!r}")
     return task["type"], index
 
 
 def _is_address(task):
     host, _, port = task.rpartition(":")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        return False
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return ipaddress.ip_address(host[1:-1]).version == 6
+        except ValueError:
+            return False
+    return bool(_HOST.fullmatch(host))  # no scheme, no blank, no list of Slurm such as node[1-4]
 
 
 def _error(what):

@@ -30,7 +30,7 @@ def moments(features) -> tuple[np.ndarray, np.ndarray]:
             f"The number of images must exceed the feature size; {size + 1} images work. "
             f"Received: images={count}, feature size={size}"
         )
-    mean = np.mean(features, axis=0, dtype=np.float64)
+    mean = np.asarray(np.mean(features, axis=0, dtype=np.float64))
     scatter = np.zeros((size, size))
     for first in range(0, count, _ROWS):
         # Centred first: a sum of x x^T would lose digits if the mean is large beside the spread.

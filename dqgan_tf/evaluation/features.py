@@ -1,4 +1,4 @@
-"""Feature networks: fixed networks that image figures are computed with, loaded from files of published weights.
+"""Feature networks: fixed networks with which image figures are computed, loaded from files of published weights.
 
 **Inception**, the graph of 2015-12-05 behind FID, KID and IS. The weights are not part of this package: they are the
 frozen TensorFlow graph `classify_image_graph_def.pb` in the archive `inception-2015-12-05.tgz`. The last pooling gives
@@ -8,8 +8,8 @@ size are resized to 299 x 299 with the bilinear kernel of TensorFlow 1 (no half-
 numbers. Szegedy et al. 2015, arXiv:1512.00567; preprocessing and logits as in the code of Salimans et al. 2016
 (arXiv:1606.03498) and Heusel et al. 2017 (arXiv:1706.08500).
 
-**CIFAR ResNets**, classifiers of CIFAR-10 with 64 features for 32 x 32 images, which need no Inception weights. Their
-figures carry their name, such as `frechet_distance(resnet20)`. These are not FID or IS and have another scale.
+**CIFAR ResNets**, classifiers of CIFAR-10 with 64 features for 32 x 32 images, in place of Inception. The names of
+their figures contain it: `frechet_distance(resnet20)`. These figures are not FID or IS and have another scale.
 He et al. 2015, arXiv:1512.03385, sec. 4.2, with the parameter-free shortcut (option A).
 """
 
@@ -142,8 +142,8 @@ def load_inception(path: str) -> FeatureNetwork:
     missing = [name for name in (INPUT, POOL, SOFTMAX_PRODUCT) if name not in nodes]
     if missing:
         raise UsageError(f"The Inception graph must have the node {missing[0]!r}. Received: {path!r}, which has not")
-    # The graph contains BatchNormWithGlobalNormalization, which TensorFlow runs only in graphs that declare to be as
-    # old as it. Inside a tf.function it is refused (2.21); in a session with a graph of its own it runs.
+    # The graph contains BatchNormWithGlobalNormalization, which TensorFlow runs only in graphs that declare an old
+    # version. A tf.function refuses it (2.21); a session with a separate graph runs it.
     graph = tf.Graph()
     with graph.as_default():
         images = tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3])

@@ -52,7 +52,7 @@ def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int
     frechet = distances.frechet_distance(*distances.moments(real.pool), *distances.moments(fake.pool))
     subset_size = min(KERNEL_SUBSET_SIZE, len(real.pool), len(fake.pool))
     kernel, deviation = distances.kernel_distance(real.pool, fake.pool, subset_size=subset_size, seed=seed)
-    figures = {"frechet_distance": frechet, "kernel_distance": kernel, "kernel_distance_std": deviation}
+    figures: Figures = {"frechet_distance": frechet, "kernel_distance": kernel, "kernel_distance_std": deviation}
     if fake.logits is not None:
         score, score_deviation = scores.classifier_score(fake.logits, NUM_SPLITS)
         figures |= {"classifier_score": score, "classifier_score_std": score_deviation}

@@ -39,6 +39,10 @@ def mode_coverage(points, modes, radius: float) -> ModeCoverage:
     The count to report is therefore `found`: a mode must hold a quarter of what a balanced generator would put on it,
     n / k. The share is taken of all samples, so that a generator that has collapsed to noise finds no mode.
 
+    >>> coverage = mode_coverage([[0.1, 0.0], [0.0, 0.2], [2.0, 0.0]], modes=[[0.0, 0.0], [4.0, 0.0]], radius=0.5)
+    >>> coverage.modes_found, coverage.num_modes, round(coverage.high_quality_fraction, 3)
+    (1, 2, 0.667)
+
     Args:
       points: float [n, d], generated samples. A sample that is not finite never has high quality.
       modes: float [k, d], centres of the modes.

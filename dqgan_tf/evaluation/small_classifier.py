@@ -1,7 +1,7 @@
-"""A small convolutional classifier, trained on the data set itself for want of published weights.
+"""A small convolutional classifier, trained on the data set itself, for evaluation without published weights.
 
-Its figures carry its name and compare runs on one data set with one cached network. They are not FID, KID or IS and do
-not compare with published ones.
+Its name is part of the names of its figures. They compare runs on one data set with one cached network. They are not
+FID, KID or IS and cannot be compared with published figures.
 """
 
 import hashlib
@@ -196,7 +196,7 @@ def _shapes(image_shape, num_classes):
 
 
 def _read(path, shapes):
-    """Returns the cached arrays, or None if there are none that can be used."""
+    """Returns the cached arrays, or None if they are missing or unusable."""
     if not os.path.exists(path):
         return None
     try:
@@ -211,7 +211,7 @@ def _read(path, shapes):
 
 
 def _write(path, weights):
-    """Writes the file under another name first, so that no process reads a part of it."""
+    """Writes the file under another name, then renames it, so that no process reads a part of it."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     partial = f"{path}.{os.getpid()}.partial"
     try:

@@ -1,27 +1,36 @@
-"""DQGAN as a Keras model: distributed optimistic mirror descent with compressed, error-corrected updates."""
+"""DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from dqgan_tf import compressors, optimizers
-from dqgan_tf.compressors import rules
-from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
+from dqgan_tf import config as config_lib
+from dqgan_tf.compressors import hash_random, rules
+from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig, TrainConfig
 from dqgan_tf.distribute import layout, pipeline
+from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import losses, noise, steps
-from dqgan_tf.gan.fit import Fit
-from dqgan_tf.gan.gradients import simultaneous_gradients
-from dqgan_tf.gan.player import AveragedWeights, Player, digest
+from dqgan_tf.gan import losses, steps
+from dqgan_tf.gan.files import KerasFiles
+from dqgan_tf.gan.fit import KerasFit
+from dqgan_tf.gan.gradients import check_keeps_weights, simultaneous_gradients
+from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
 
+_PLAIN_STEP = StepKind()
 
-class DQGAN(Fit):
+
+@keras.saving.register_keras_serializable("dqgan_tf")
+class DQGAN(KerasFiles, KerasFit):
     """Trains any two Keras models against each other by DQGAN, inside `CompressedStrategy`.
 
     One step t on replica m of M, for both players at once (Chen et al. 2020, arXiv 2010.13359):
@@ -32,19 +41,30 @@ class DQGAN(Fit):
         p_t^m    = eta u_t^m + e_{t-1}^m;   c_t^m = encode(p_t^m);   e_t^m = p_t^m - decode(c_t^m)
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
-    The gradient is taken at tensors; the mirrored weights change only by the last line. A step in which any replica's
-    update or state is not finite changes nothing on any of them and is counted in `skipped`; so is one in which a
-    replica gets no sample, as in the last batch of a data set that is not dropped though it is smaller than the number
-    of replicas.
+    The gradient is evaluated at tensors; only the last line changes the mirrored weights. `train_step` is one such
+    step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
+    The same happens if a replica gets no sample, e.g. if the last batch has fewer samples than there are replicas.
 
-        strategy = CompressedStrategy()
-        with strategy.scope():
-            model = DQGAN(generator, discriminator, latent_dim=128)
-        model.compile(optimizer=OptimizerConfig(learning_rate_g=1e-4, learning_rate_d=1e-4),
-                      compression=CompressionConfig(compressor="linear:bits=4,bucket=512"))
-        model.fit(dataset, epochs=10)
+    >>> strategy = CompressedStrategy()
+    >>> with strategy.scope():
+    ...     generator = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+    ...     discriminator = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    ...     gan = DQGAN(generator, discriminator, latent_dim=4, loss="hinge")
+    >>> gan.compile(OptimizerConfig(learning_rate_g=1e-4), CompressionConfig(compressor="sign:bucket=512"))
+    >>> dataset = tf.data.Dataset.from_tensors(tf.zeros([8, 2]))  # one batch
+    >>> history = gan.fit(dataset, verbose=0)
+    >>> gan.generate(tf.zeros([8, 4])).shape
+    TensorShape([8, 2])
 
-    `fit` takes a data set of real batches, float32 [batch, *shape] or a tuple that begins with one.
+    `fit` takes a data set of real batches: float32 [batch, *shape], bytes, which are scaled to [-1, 1], a tuple that
+    begins with one of these, or a dict with the key `image`.
+
+    Files of Keras (`save_weights`, `save`, `ModelCheckpoint`) hold the networks, the averaged generator, the counters
+    and the mean over this worker's replicas of moments, directions and residuals. A run that continues from them is
+    not bit-identical; one that continues from a checkpoint of `trainers.train` is.
+
+    Constraints are applied to the new weights, and the networks' own losses (regularizers, `add_loss`) enter the loss
+    of their player. Random layers, such as dropout, draw other numbers on every replica.
 
     Args:
       generator: built Keras model, [batch, latent_dim] -> [batch, *shape].
@@ -59,25 +79,45 @@ class DQGAN(Fit):
     """
 
     def __init__(
-        self, generator, discriminator, *, latent_dim=None, loss="non_saturating", seed=0, ema_decay=0.999, **kwargs
+        self,
+        generator: keras.Model,
+        discriminator: keras.Model,
+        *,
+        latent_dim: int | None = None,
+        loss: losses.Loss | LossConfig | str = "non_saturating",
+        seed: int = 0,
+        ema_decay: float = 0.999,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if keras.backend.backend() != "tensorflow":
             raise UsageError(f"DQGAN needs Keras on TensorFlow. Received: KERAS_BACKEND={keras.backend.backend()}")
-        self._strategy = _compressed_strategy()
+        self._strategy = tf.distribute.get_strategy()
+        if not isinstance(self._strategy, CompressedStrategy):
+            raise UsageError(
+                "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
+                f"Received: {type(self._strategy).__name__}"
+            )
         self.generator = generator
         self.discriminator = discriminator
         self.latent_dim = latent_dim or generator.input_shape[-1]
-        self.loss_function = _loss(loss)
+        loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
+        self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
+        self._settings = {"latent_dim": latent_dim, "loss": loss, "seed": seed, "ema_decay": ema_decay}
         self.seed = seed
         devices = self._strategy.local_devices
-        self._players = (Player("generator", generator, devices), Player("discriminator", discriminator, devices))
+        networks = zip(PLAYERS, (generator, discriminator), strict=True)
+        self._players = tuple(Player(name, network, devices) for name, network in networks)
         self._averaged = AveragedWeights(self._players[0], devices, ema_decay)
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self.channel = self._exact_channel = None
+        self.channel: Any = None  # a `Channel` after `compile`
+        self._exact_channel: Any = None
         self.built = True
+        last = getattr(getattr(discriminator, "layers", [None])[-1], "activation", None)
+        if last is keras.activations.sigmoid:
+            logging.warning("The discriminator ends in a sigmoid. Losses expect logits: remove the activation.")
 
     def compile(
         self,
@@ -86,26 +126,39 @@ class DQGAN(Fit):
         *,
         total_steps: int = 0,
         steps_per_execution: int = 1,
-    ):
+        max_skipped_in_row: int = TrainConfig.max_skipped_in_row,
+    ) -> None:
         """Chooses direction and compression; forgets moments, residuals and previous directions.
 
         Args:
           optimizer: see `OptimizerConfig`. Keras optimizers do not apply: DQGAN has its own update rule.
           compression: see `CompressionConfig`.
           total_steps: length of the run, for schedules that need it.
-          steps_per_execution: steps inside one call of the compiled function.
+          steps_per_execution: steps of `fit` in one call of the compiled function.
+          max_skipped_in_row: `fit` raises TrainingError after so many skipped steps without an accepted one; 0: never.
 
         Raises:
-          UsageError: a setting is out of range, a rule of compressors that names no weight, or error feedback with a
-            compressor that is not contractive.
+          UsageError: a learning rate schedule without `total_steps`, a rule of compressors that matches no weight's
+            name, or error feedback with a compressor that is not contractive.
         """
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
         if not isinstance(optimizer, OptimizerConfig):
             raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        # Refuses a schedule without `total_steps`.
+        optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
         vectors = self._vectors(compression)
+        config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
+        self.max_skipped_in_row = max_skipped_in_row
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
+        self._compiled = {
+            "optimizer": dataclasses.asdict(optimizer),
+            "compression": dataclasses.asdict(compression),
+            "total_steps": total_steps,
+            "steps_per_execution": steps_per_execution,
+            "max_skipped_in_row": max_skipped_in_row,
+        }
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
             player.compile(
@@ -116,73 +169,146 @@ class DQGAN(Fit):
             )
         self._open_channels(vectors, compression)
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
-        self._run_steps = self._make_run_steps()
+        self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
-    def train_step(self, data):
-        """One compressed step of the class docstring's recurrence on this replica; no second moment is averaged."""
-        self._replica_step(data, StepKind(average=False, exact=False))
-        return {}
+    def train_steps(self, iterator: Any, num_steps: int) -> int:
+        """Takes `num_steps` steps on batches of a distributed iterator. Every worker must make the same call.
 
-    def train_steps(self, iterator, num_steps: int) -> int:
-        """Takes `num_steps` steps from a distributed iterator. Every worker must make the same call.
-
-        Steps at which the direction averages its second moment, and those before compression starts, run as calls of
-        their own: a collective inside tf.cond is not possible.
+        Steps at which the direction averages its second moment, and those before compression starts, are separate calls
+        of the compiled function, because a collective cannot stand inside tf.cond.
 
         Returns:
-          The steps taken: fewer than `num_steps` when the data end.
+          The number of steps taken: fewer than `num_steps` if the data ended.
         """
         step, taken = int(self.step.numpy()), 0
-        for count, kind in steps.runs(step, num_steps, self._kind):
-            done = int(self._run_steps(iterator, tf.constant(count), kind))
+        if step == int(self.skipped.numpy()):
+            self.reset_ema()  # nothing is averaged yet, and the generator may have got other weights meanwhile
+        for length, kind in steps.group_steps(step, num_steps, self._kind):
+            done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
-            if done < count:
+            if done < length:
                 break
         return taken
 
+    def _take_steps(self, iterator, num_steps, kind):
+        def step(batch, state):
+            self._strategy.run(self.train_step, args=(batch, kind))
+            return state
+
+        return steps.fold(step, iterator, num_steps, ())[0]
+
+    def train_step(self, data: Any, kind: StepKind = _PLAIN_STEP) -> dict:
+        """Takes one step of the class docstring's recurrence. Replica context: `fit` and `train_steps` call it by
+        `strategy.run`, and so may a training loop of your own.
+
+        Args:
+          data: this replica's batch, or a tuple that begins with it.
+          kind: whether Adam's second moment is averaged over the replicas, and whether the step is uncompressed. By
+            default neither.
+
+        Returns:
+          {}: the metrics are summed in variables; see `drain_metrics`.
+        """
+        channel, context = self._channel(kind), tf.distribute.get_replica_context()
+        real = steps.one_sample_at_least(steps.real_samples(data))
+        step = self.step.value + 1
+        rates = self._rates(step)
+        t = tf.cast(step - self.skipped.value, tf.float32)
+        started = pipeline.now([real])
+        residuals = self._by_player(self.channel.residuals(local_replica_index()))
+        points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
+        evaluation = self._evaluate(points, real, step)
+        average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
+        proposals = [
+            player.propose(gradients, statistics, eta, t, average)
+            for player, gradients, statistics, eta in zip(
+                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            )
+        ]
+        updates = [update for proposal in proposals for update in proposal.updates]
+        computed = pipeline.now(updates)
+        # `channel.options` names the channel. TensorFlow hands them to the strategy's cross-device operations:
+        # private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean,
+        # which adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
+        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
+        accepted = channel.accepted.local().read_value()
+        statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
+
+        def commit():
+            weights = [p.apply(x, q) for p, x, q in zip(self._players, proposals, means, strict=True)]
+            self._averaged.update(weights[0], t)
+            for player, values in zip(self._players, statistics, strict=True):
+                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
+                    variable.assign(value)
+            self._step_metrics.add(evaluation, proposals, channel, computed - started)
+            return accepted
+
+        tf.cond(accepted, commit, lambda: accepted)
+        missed = tf.cast(tf.logical_not(accepted), tf.int64)
+        self.step.assign(step)
+        self.skipped.assign(self.skipped.value + missed)
+        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
+        return {}
+
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
-        vector = self._first_local(self._drain()).numpy()
-        return self._step_metrics.figures(vector, self.channel_now) | self._learning_rates_now()
+        return self.figures(self._drained())
+
+    def figures(self, sums: np.ndarray) -> dict[str, float]:
+        """Returns the means over the steps of `sums`, one or several results of `StepMetrics.drain` added up."""
+        return self._step_metrics.figures(sums, self.channel_now) | self._learning_rates_now()
+
+    def _drained(self):
+        return self._first_local(self._drain()).numpy().astype(np.float64)
 
     @property
-    def channel_now(self):
-        """The channel that the next step uses: an exact one until compression starts."""
+    def channel_now(self) -> Channel:
+        """The channel that the next step uses: an uncompressed one before compression starts."""
         return self._channel(self._kind(int(self.step.numpy()) + 1))
 
-    def weight_digests(self):
-        """Returns every replica's digest of the weights, int32 [M, 2], on every worker: equal rows, equal weights."""
+    def weight_digests(self) -> np.ndarray:
+        """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
         return self._first_local(self._digests()).numpy()
 
     def generate(self, latent: tf.Tensor, use_ema: bool = True) -> tf.Tensor:
         """Returns G(latent), float32 [batch, *shape], by the averaged or the raw generator. Cross-replica context."""
         raw = [first_local_value(v) for v in self.generator.trainable_variables]
         state = [first_local_value(v) for v in self.generator.non_trainable_variables]
-        return self._generate(self._averaged.weights() if use_ema else raw, state, latent)
+        averaged = use_ema and int(self.step.numpy()) > int(self.skipped.numpy())
+        return self._generate(self._averaged.weights() if averaged else raw, state, latent)
 
-    def call(self, inputs, training=False):
+    def averaged_generator(self) -> keras.Model:
+        """Returns a copy of the generator with the averaged weights, to be saved or exported without this library.
+
+        Raises:
+          TypeError, NotImplementedError: the generator is a subclass of `keras.Model` without `get_config`.
+        """
+        copy = keras.models.clone_model(self.generator)
+        averaged = dict(zip(map(id, self.generator.trainable_variables), self._averaged.weights(), strict=True))
+        for variable, own in zip(copy.variables, self.generator.variables, strict=True):
+            variable.assign(averaged.get(id(own), first_local_value(own)))
+        return copy
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the raw generator's output for latents [batch, latent_dim]."""
         return self.generator(inputs, training=training)
 
-    @staticmethod
-    def local_value(variable) -> tf.Tensor:
-        """Returns the first local replica's value of a Keras variable, without any collective, in any context."""
-        return first_local_value(variable)
+    local_value = staticmethod(first_local_value)
 
     def reset_ema(self) -> None:
         """Sets the averaged generator to the raw one."""
         self._averaged.reset()
 
     def shared_values(self) -> dict[str, tf.Tensor]:
-        """Returns what is equal on all replicas, by name: counters, networks, averaged generator. Eager only."""
+        """Returns the state that is equal on all replicas, by name: counters, networks, averaged generator. Eager."""
         values = {name: first_local_value(variable) for name, variable in self._shared_variables().items()}
         return values | {name: average.variables[0].read_value() for name, average in self._averaged.state().items()}
 
     def set_shared_values(self, values: Mapping[str, np.ndarray]) -> None:
-        """Sets what `shared_values` returned, on all local replicas. Eager only."""
+        """Sets the values that `shared_values` returned, on all local replicas. Eager only."""
         for name, variable in self._shared_variables().items():
             variable.assign(values[name])
         for name, average in self._averaged.state().items():
@@ -190,9 +316,9 @@ class DQGAN(Fit):
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns what differs between replicas, by name: residuals, moments, directions, learned levels.
+        """Returns the state of one replica, by name: residuals, moments, directions, learned levels. Eager only.
 
-        Names are those of weights: no name depends on how updates are cut into packets. Eager only.
+        Names contain those of weights and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.
@@ -202,7 +328,7 @@ class DQGAN(Fit):
         return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
 
     def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
-        """Sets what `replica_values` returned. Eager only."""
+        """Sets the values that `replica_values` returned. Eager only."""
         names = self._weight_names()
         self.channel.set_residuals(replica, [values.get(f"residual/{name}") for name in names])
         for name, local in self._replica_state().items():
@@ -215,9 +341,8 @@ class DQGAN(Fit):
         return named
 
     def _replica_state(self):
-        named = {f"learned/{name}": state for name, state in self.channel.learned.items()} | {
-            "calls": self.channel.calls
-        }
+        named = {f"learned/{name}": state for name, state in self.channel.learned.items()}
+        named["calls"] = self.channel.calls
         for player in self._players:
             named |= player.state()
         return named
@@ -227,23 +352,23 @@ class DQGAN(Fit):
         return [name for player in self._players for name in player.trainable_names]
 
     def _vectors(self, compression):
-        """Returns the vectors of both players; the generator's updates exist first."""
+        """Returns the vectors of both players. The generator has order 0: its gradients are computed first."""
         compressor, by_name = compressors.get(compression.compressor), rules.parse(compression.compressor_rules)
         rules.check_names([name for player in self._players for name in player.weight_names], by_name)
-        made, first = [], 0
-        for turn, player in enumerate(self._players):
+        vectors, first = [], 0
+        for order, player in enumerate(self._players):
             names, shapes = player.weight_names, player.shapes
-            made += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, turn=turn)
+            vectors += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, order=order)
             first += len(shapes)
-        return made
+        return vectors
 
     def _open_channels(self, vectors, compression):
-        """Opens the compressed channel and, if compression starts later, an exact one; closes those before."""
+        """Closes the channels of the last `compile`; opens a compressed one, and an exact one for earlier steps."""
         for channel in (self.channel, self._exact_channel):
             if channel is not None:
                 self._strategy.close_channel(channel.name)
-        self.channel = self._exact_channel = None  # should the new ones be refused
-        travel = {"packet_mb": compression.packet_mb, "transport": compression.transport}
+        self.channel = self._exact_channel = None  # stays so if a new one is refused
+        exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
         self.channel = self._strategy.open_channel(
             f"{self.name}/updates",
             vectors,
@@ -251,12 +376,12 @@ class DQGAN(Fit):
             seed=self.seed,
             topology=compression.topology,
             allow_non_contractive=compression.allow_non_contractive,
-            **travel,
+            **exchange,
         )
         if compression.start_step > 1:
             exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors]
             self._exact_channel = self._strategy.open_channel(
-                f"{self.name}/exact", exact, error_feedback=False, **travel
+                f"{self.name}/exact", exact, error_feedback=False, **exchange
             )
 
     def _channel(self, kind):
@@ -267,64 +392,21 @@ class DQGAN(Fit):
         return StepKind(average=self._direction.averages_at(step), exact=exact)
 
     def _by_player(self, per_weight):
-        """One item per weight -> one list per player."""
+        """Returns one list per player; `per_weight` has one item per weight of both."""
         items = iter(per_weight)
         return [[next(items) for _ in player.shapes] for player in self._players]
-
-    def _make_run_steps(self):
-        @tf.function(autograph=False)
-        def run_steps(iterator, num_steps, kind):
-            def step(batch, state):
-                self._strategy.run(self._replica_step, args=(batch, kind))
-                return state
-
-            return steps.fold(step, iterator, num_steps, ())[0]
-
-        return run_steps
-
-    def _replica_step(self, data, kind):
-        channel, context = self._channel(kind), tf.distribute.get_replica_context()
-        real = steps.one_sample_at_least(steps.real_samples(data))
-        step = self.step.value + 1
-        rates = self._rates(step)
-        count = tf.cast(step - self.skipped.value, tf.float32)
-        started = pipeline.now([real])
-        residuals = self._by_player(self.channel.residuals(local_replica_index()))
-        points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
-        evaluation = self._evaluate(points, real, step)
-        average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
-        proposals = [
-            player.propose(gradients, statistics, eta, count, average)
-            for player, gradients, statistics, eta in zip(
-                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
-            )
-        ]
-        updates = [update for proposal in proposals for update in proposal.updates]
-        computed = pipeline.now(updates)
-        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
-        accepted = channel.accepted.local().read_value()
-        statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
-
-        def commit():
-            weights = [p.advance(x, q) for p, x, q in zip(self._players, proposals, means, strict=True)]
-            self._averaged.update(weights[0], count)
-            for player, values in zip(self._players, statistics, strict=True):
-                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
-                    variable.assign(value)
-            self._step_metrics.add(evaluation, proposals, channel, computed - started)
-            return accepted
-
-        tf.cond(accepted, commit, lambda: accepted)
-        self._count(step, accepted)
 
     def _evaluate(self, weights, real, step):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
-        latent_seed = noise.stream_seed(self.seed, noise.LATENT, step, replica, replicas)
+        latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
         latent = tf.random.stateless_normal([tf.shape(real)[0], self.latent_dim], latent_seed)
-        penalty_seed = noise.stream_seed(self.seed, noise.PENALTY, step, replica, replicas)
-        states = tuple([v.value for v in p.network.non_trainable_variables] for p in self._players)
-        return simultaneous_gradients(
+        penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
+        states = tuple(
+            p.shift_seeds([v.value for v in p.network.non_trainable_variables], replica) for p in self._players
+        )
+        check_keeps_weights(self.generator, weights[0], states[0], latent)
+        evaluation = simultaneous_gradients(
             self.generator,
             self.discriminator,
             self.loss_function,
@@ -334,6 +416,12 @@ class DQGAN(Fit):
             latent,
             penalty_seed,
             in_turn=replicas > 1,
+        )
+        return evaluation._replace(
+            non_trainable=tuple(
+                p.shift_seeds(values, -replica)
+                for p, values in zip(self._players, evaluation.non_trainable, strict=True)
+            )
         )
 
     def _rates(self, step):
@@ -353,42 +441,38 @@ class DQGAN(Fit):
         rates = self._rates(tf.constant(int(self.step.numpy())))
         return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
 
-    def _count(self, step, accepted):
-        missed = tf.cast(tf.logical_not(accepted), tf.int64)
-        self.step.assign(step)
-        self.skipped.assign(self.skipped.value + missed)
-        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
-
     def _replica_drain(self):
         return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
 
     def _replica_digest(self):
         weights = [v.value for p in self._players for v in p.network.trainable_variables]
-        return tf.distribute.get_replica_context().all_gather(digest(weights)[tf.newaxis], axis=0)
+        return tf.distribute.get_replica_context().all_gather(_digest(weights)[tf.newaxis], axis=0)
 
     def _first_local(self, value):
         return self._strategy.experimental_local_results(value)[0]
 
     @tf.function(autograph=False)
     def _generate(self, weights, state, latent):
-        return self.generator.stateless_call(weights, state, latent, training=False)[0]
-
-
-def _compressed_strategy() -> CompressedStrategy:
-    strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, CompressedStrategy):
-        raise UsageError(
-            "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
-            f"Received: {type(strategy).__name__}"
-        )
-    return strategy
-
-
-def _loss(loss) -> losses.Loss:
-    if isinstance(loss, str):
-        loss = LossConfig(loss=loss)
-    return losses.get(loss) if isinstance(loss, LossConfig) else loss
+        return tf.cast(self.generator.stateless_call(weights, state, latent, training=False)[0], tf.float32)
 
 
 def _counter(name):
     return keras.Variable(0, dtype="int64", trainable=False, name=name)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _digest(tensors):
+    """Returns int32 [2]: two wrap-around sums over all values i of bits(value_i) * odd_i, odd_i hashed from i.
+
+    Every odd factor is invertible modulo 2^32, so a change in any single value changes both sums; two random vectors
+    agree with probability 2^-64. Not cryptographic: it detects errors, not attacks.
+    """
+    sums, start = [tf.constant(0, tf.uint32)] * 2, 0
+    for tensor in tensors:
+        bits = tf.bitcast(tf.reshape(tensor, [-1]), tf.uint32)
+        index = tf.cast(tf.range(start, start + bits.shape[0]), tf.uint32)
+        for i, salt in enumerate((0x9E3779B9, 0x85EBCA6B)):
+            odd = tf.bitwise.bitwise_or(hash_random.mix(index, tf.constant(salt, tf.uint32)), tf.constant(1, tf.uint32))
+            sums[i] += tf.reduce_sum(bits * odd)
+        start += bits.shape[0]
+    return tf.bitcast(tf.stack(sums), tf.int32)

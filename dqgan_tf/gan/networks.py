@@ -57,22 +57,20 @@ class Players(NamedTuple):
 def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
     """Returns both players for samples of `data_shape`: (dimensions,) for points, (height, width, channels) for images.
 
+    >>> players = build(NetworkConfig(network="dcgan"), (28, 28, 1), seed=0)
+    >>> players.generator.output_shape, players.discriminator.output_shape, players.latent_dim
+    ((None, 28, 28, 1), (None, 1), 128)
+
     Two calls with equal arguments give equal weights. Call it where variables may be created: eagerly, or in the scope
     of a strategy.
 
     Raises:
-      UsageError: the network is unknown, does not draw samples of this shape, or has a size below 1.
+      UsageError: the network does not draw samples of this shape.
     """
-    if config.network not in ("mlp", "dcgan"):
-        raise UsageError(f"`network` must be one of dcgan, mlp. Received: network={config.network!r}")
-    for field in ("latent_dim", "width"):
-        value = getattr(config, field)
-        if value is not None and value < 1:
-            raise UsageError(f"`{field}` must be 1 or more, such as 64, or None. Received: {field}={value}")
     return (_mlp if config.network == "mlp" else _dcgan)(config, tuple(data_shape), seed)
 
 
-def _mlp(config, data_shape, seed):
+def _mlp(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
     if len(data_shape) not in (1, 3):
         raise UsageError(
             f"`mlp` draws points [n] or images [height, width, channels]. Received: data_shape={data_shape}"
@@ -101,17 +99,17 @@ def _mlp(config, data_shape, seed):
     return Players(generator, discriminator, latent_dim)
 
 
-def _hidden(width, layer, seeds):
+def _hidden(width: int, layer: int, seeds: Iterator[int]) -> keras.layers.Layer:
     initializer = keras.initializers.HeNormal(next(seeds))
     return keras.layers.Dense(width, kernel_initializer=initializer, name=f"hidden_{layer}")
 
 
-def _output(units, seeds):
+def _output(units: int, seeds: Iterator[int]) -> keras.layers.Layer:
     initializer = keras.initializers.GlorotUniform(next(seeds))
     return keras.layers.Dense(units, kernel_initializer=initializer, name="output")
 
 
-def _dcgan(config, data_shape, seed):
+def _dcgan(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
     if len(data_shape) != 3:
         raise UsageError(f"`dcgan` draws images; use `mlp` for points. Received: data_shape={data_shape}")
     pixels, columns, channels = data_shape
@@ -150,18 +148,18 @@ def _dcgan(config, data_shape, seed):
     return Players(generator, keras.Model(image, logit, name="discriminator"), latent_dim)
 
 
-def _activate(x, level, batch_norm):
+def _activate(x: keras.KerasTensor, level: int, batch_norm: bool) -> keras.KerasTensor:
     if batch_norm:
         x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"batch_norm_{level}")(x)
     return keras.layers.ReLU(name=f"relu_{level}")(x)
 
 
-def _upsample(filters, seeds, name, use_bias):
+def _upsample(filters: int, seeds: Iterator[int], name: str, use_bias: bool) -> keras.layers.Layer:
     options = {"strides": 2, "padding": "same", "kernel_initializer": _normal(seeds), "name": name}
     return keras.layers.Conv2DTranspose(filters, 4, use_bias=use_bias, **options)
 
 
-def _normal(seeds):
+def _normal(seeds: Iterator[int]) -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(stddev=0.02, seed=next(seeds))
 
 

@@ -1,4 +1,4 @@
-"""Figures of the steps, summed on the replica and reduced only when somebody looks."""
+"""Metrics of the steps. Each replica sums them; `drain` averages them over replicas once per log line."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ import tensorflow as tf
 from dqgan_tf.distribute.channel import ENERGIES, Channel
 from dqgan_tf.distribute.pipeline import TIMES
 from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.gan.player import PLAYERS
 
-PLAYERS = ("generator", "discriminator")
 _SCALARS = ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit")
 
 
 class StepMetrics:
-    """Sums of the figures of accepted steps on every replica: a collective per step would cost milliseconds.
+    """Sums of metrics over accepted steps, on every replica, because a collective per step would cost milliseconds.
 
     Args:
       devices: the local replicas' devices.
@@ -35,10 +35,10 @@ class StepMetrics:
         """Adds one accepted step. Replica context.
 
         Args:
-          evaluation: of the gradients; its losses and logits are read.
-          proposals: of the players, in the order of `PLAYERS`.
-          channel: that carried the updates.
-          compute_seconds: from the batch to the last update, float64 scalar.
+          evaluation: `gradients.Evaluation` with losses and logits.
+          proposals: one per player, in the order of `PLAYERS`.
+          channel: the channel that reduced the updates.
+          compute_seconds: time from the batch to the last update, float64 scalar.
         """
         scalars = [1.0, *(getattr(evaluation, name) for name in _SCALARS)]
         scalars += [proposal.gradient_energy for proposal in proposals]
@@ -54,17 +54,19 @@ class StepMetrics:
         return value
 
     def figures(self, sums, channel: Channel) -> dict[str, float]:
-        """Returns the figures per accepted step by name; docs/operations.md says what they mean.
+        """Returns the metrics per accepted step by name; docs/operations.md defines them.
 
-        |g|, |p|, |e|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: energies of its
-        vectors are added up before the ratio is taken.
+        |g|, |p|, |e|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the squared
+        norms of its vectors are summed, then the ratio is taken.
+
+        Without an accepted step they are NaN, except the sizes.
 
         Args:
-          sums: mean over replicas of `drain()`, array [k].
-          channel: whose bytes are reported.
+          sums: mean over replicas of `drain()`, array [k]; sums of several are figures of all their steps.
+          channel: the channel whose bytes are reported.
         """
         total = dict(zip(self._names, (float(value) for value in sums), strict=True))
-        accepted = max(total["accepted"], 1.0)
+        accepted = total["accepted"] or math.nan  # no accepted step has no figures
         figures = {name: total[name] / accepted for name in _SCALARS}
         for phase in ("compute", *TIMES):
             figures[f"milliseconds/{phase}"] = 1e3 * total[f"seconds/{phase}"] / accepted

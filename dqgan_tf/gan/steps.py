@@ -1,9 +1,13 @@
-"""How steps follow each other: which of them share a trace, and loops over the batches of a data set."""
+"""Splits the steps of a call into groups that use the same `tf.function` trace, loops over batches, and makes seeds."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from dqgan_tf.errors import UsageError
+
+LATENT, PENALTY, SAMPLE = range(3)
 
 
 class StepKind(NamedTuple):
@@ -13,55 +17,37 @@ class StepKind(NamedTuple):
     exact: a step before compression starts.
     """
 
-    average: bool
-    exact: bool
-
-    @property
-    def alone(self) -> bool:
-        """Whether such steps never share a call."""
-        return self.average
+    average: bool = False
+    exact: bool = False
 
 
-def runs(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -> Iterable[tuple[int, StepKind]]:
-    """Cuts the steps after `step` into runs (length, kind) of equal `kind_at(t)`; each run is one call of its trace.
+def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -> Iterable[tuple[int, StepKind]]:
+    """Splits the steps after `step` into groups (length, kind) of equal `kind_at(t)`; a group is one call of a trace.
 
     Args:
-      step: steps done before.
-      num_steps: how many follow.
-      kind_at: t -> kind; a run of a kind with `alone` is one step.
+      step: number of steps done before.
+      num_steps: number of steps to split.
+      kind_at: t -> kind. A step that averages is a group of its own.
     """
-    length, kind = 0, None
+    length, kind = 0, StepKind()
     for t in range(step + 1, step + num_steps + 1):
-        now = kind_at(t)
-        if length and (now != kind or now.alone):
+        kind_t = kind_at(t)
+        if length and (kind_t != kind or kind_t.average):
             yield length, kind
             length = 0
-        length, kind = length + 1, now
+        length, kind = length + 1, kind_t
     if length:
         yield length, kind
 
 
-def real_samples(data) -> tf.Tensor:
-    """Returns the real samples of a data set's element: a tensor, or a tuple that begins with it."""
-    return data[0] if isinstance(data, (tuple, list)) else data
-
-
-def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
-    """Returns `real`, or one sample of NaN if it is empty: convolutions fail on none, and all replicas skip a NaN."""
-    if real.shape[0]:
-        return real
-    shape = tf.concat([[1], tf.shape(real)[1:]], 0)
-    return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(shape, tf.constant(float("nan"), real.dtype)))
-
-
-def fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:
+def fold(step: Callable, iterator, num_steps: tf.Tensor, state) -> tuple:
     """Returns (n, state) after `state = step(batch, state)` for n batches: `num_steps`, or fewer when the data end.
 
-    The loop knows before a step whether there is a batch. An iterator that ended inside a step would leave counters,
-    which do not wait for data, one ahead on some replicas.
+    The loop tests for a batch before each step. If the data ended inside a step, some replicas would already have
+    incremented their counters.
     """
 
-    def more(done, batch, state):
+    def has_batch(done, batch, state):
         del state
         return tf.logical_and(done < num_steps, batch.has_value())
 
@@ -69,5 +55,60 @@ def fold(step, iterator, num_steps: tf.Tensor, state) -> tuple:
         state, done = step(batch.get_value(), state), done + 1
         return done, tf.cond(done < num_steps, iterator.get_next_as_optional, lambda: batch), state
 
-    done, _, state = tf.while_loop(more, body, (tf.constant(0), iterator.get_next_as_optional(), state))
+    done, _, state = tf.while_loop(has_batch, body, (tf.constant(0), iterator.get_next_as_optional(), state))
     return done, state
+
+
+def real_samples(data) -> tf.Tensor:
+    """Returns the real samples of a data set's element, float32.
+
+    The element is a tensor, a tuple that begins with one, or a dict with the key `image`. Bytes, 0 to 255, are scaled
+    to [-1, 1]; other floating types are cast.
+
+    Raises:
+      UsageError: the element has another form or dtype.
+    """
+    data = data[0] if isinstance(data, (tuple, list)) and data else data
+    if isinstance(data, dict):
+        if "image" not in data:
+            raise UsageError(
+                "A batch must be a tensor, a tuple that begins with one, or a dict with the key 'image', as of "
+                f"dataset.map(lambda batch: batch[...]). Received: a dict with the keys {sorted(data)}"
+            )
+        data = data["image"]
+    if not tf.is_tensor(data):
+        raise UsageError(f"A batch must hold a tensor of real samples, such as float32 images. Received: {data!r}")
+    if data.dtype == tf.uint8:
+        return tf.cast(data, tf.float32) / 127.5 - 1.0
+    if not data.dtype.is_floating:
+        raise UsageError(
+            f"Real samples must be floating, or uint8, which is scaled to [-1, 1]. Received: dtype={data.dtype.name}"
+        )
+    return tf.cast(data, tf.float32)
+
+
+def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
+    """Returns `real`; if it is empty, one NaN sample. Convolutions fail on an empty batch, and a NaN makes all replicas
+    skip the step."""
+    if real.shape[0]:
+        return real
+    shape = tf.concat([[1], tf.shape(real)[1:]], 0)
+    return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(shape, tf.constant(float("nan"), real.dtype)))
+
+
+def stream_seed(seed: int, purpose: int, step: tf.Tensor, replica: tf.Tensor, num_replicas: int) -> tf.Tensor:
+    """Returns the seed of one stateless draw, int64 [2], a function of the arguments alone.
+
+    Keras' random layers and `tf.random.normal` draw the same numbers on every replica under one global seed, so a GAN
+    would use one latent batch everywhere. Here no two of (purpose, step, replica) share a seed, and no state of a
+    generator has to be saved.
+
+    Args:
+      seed: of the run.
+      purpose: `LATENT`, `PENALTY` or `SAMPLE`.
+      step: integer scalar.
+      replica: global rank, integer scalar.
+      num_replicas: over all workers.
+    """
+    position = tf.cast(step, tf.int64) * num_replicas + tf.cast(replica, tf.int64)
+    return tf.stack([tf.constant(seed * 8 + purpose, tf.int64), position])

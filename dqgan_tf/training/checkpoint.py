@@ -1,16 +1,19 @@
-"""Complete checkpoints: written by all workers together, restored to the bit, refused by name when they do not fit.
+"""Complete checkpoints: all workers write them, a resumed run is bit-identical, and one that does not fit is refused.
 
 checkpoints/step_00001000/replicated.*   state that is equal on all replicas, written by the chief
 checkpoints/step_00001000/worker_0.*     state of worker 0's replicas: residuals, moments, directions
 checkpoints/step_00001000/COMMIT         JSON, renamed into place last; without it the folder is ignored
 
-Tensors have the names of the weights they belong to. None depends on how updates are cut into packets.
+Tensors are named after their weights. No name depends on the cuts into packets.
 """
 
+import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,22 +21,22 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
-from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.replica_local import merge_replicas
 from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.tensorflow_texts import first_line
-from dqgan_tf.training import tensor_file
+from dqgan_tf.training.job import Job
 
 FORMAT = 2
-_WRITERS = {1: "0.1", 2: "0.2 or later"}
-"""Versions of this library that write each format."""
+_WRITERS = {1: "0.1", 2: "0.2 or later"}  # format -> versions of this library that write it
+_ADVICE = "remove this folder to resume from the checkpoint before it"
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` found.
+    """Result of `Checkpoints.restore`.
 
-    step: of the checkpoint, 0 if there was none.
-    num_replicas: that wrote it.
+    step: step of the checkpoint, 0 if there was none.
+    num_replicas: number of replicas that wrote it.
     """
 
     step: int
@@ -41,32 +44,23 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run, in checkpoints/ of its model_dir, which all workers share.
 
     Args:
-      folder: `checkpoints/` of the run, on a file system that all workers share.
-      config: of the run; a checkpoint of another configuration is refused.
-      model: a compiled `DQGAN`.
-      board: for agreement among the workers.
-      strategy: whose replicas are saved.
-      keep: complete checkpoints that stay.
+      job: the run on this worker.
     """
 
-    def __init__(self, folder, config: RunConfig, model, board: MessageBoard, strategy, keep: int):
-        self._folder = pathlib.Path(folder)
-        self._config = config
-        self._model = model
-        self._board = board
-        self._strategy = strategy
-        self._keep = keep
+    def __init__(self, job: Job):
+        self._config, self._model, self._board, self._strategy = job.config, job.model, job.board, job.strategy
+        self._folder = pathlib.Path(job.config.model_dir) / "checkpoints"
 
     def save(self, step: int) -> pathlib.Path:
         """Writes a complete checkpoint of `step`. Every worker must call it.
 
-        A kill at any moment leaves the last complete checkpoint as it was.
+        If the process is killed at any moment, the last complete checkpoint is intact.
 
         Raises:
-          TrainingError: on every worker, if one could not write, with the reason.
+          TrainingError: on every worker, with the reason, if one could not write.
         """
         folder = self._folder / f"step_{step:08d}"
         self._attempt(f"prepare {step}", lambda: self._prepare(folder))
@@ -77,12 +71,11 @@ class Checkpoints:
     def restore(self) -> Restored:
         """Loads the newest complete checkpoint, if there is one. Every worker must call it.
 
-        With another number of replicas than at saving, every replica starts from the mean over the old ones of each
-        per-replica vector: mean(e) and mean(u) are what the virtual iterate and the mean half step are made of, so both
-        continue where they were.
+        If the number of replicas has changed, every replica starts from the mean of the old replicas' vectors. This
+        keeps mean(e) and mean(u), hence the virtual iterate and the mean half-step point.
 
         Raises:
-          CheckpointError: it does not fit this run, or is damaged; nothing has been changed.
+          CheckpointError: it does not fit this run, or is damaged; the model is unchanged.
         """
         folder = newest(self._folder)
         seen = self._board.exchange("resume from", folder.name if folder else "nothing")
@@ -100,7 +93,7 @@ class Checkpoints:
         return Restored(commit["step"], commit["num_replicas"])
 
     def _attempt(self, what, action):
-        """Runs `action` on this worker and learns how it went on the others: a barrier that carries reasons."""
+        """Runs `action` and waits for all workers to do so. Raises TrainingError if it failed on one of them."""
         reason = ""
         try:
             action()
@@ -120,46 +113,38 @@ class Checkpoints:
 
     def _write(self, folder):
         if self._strategy.is_chief:
-            tensor_file.write(folder / "replicated", self._model.shared_values())
-        # Names carry the global replica id, so that replicas may move between workers.
+            write_tensors(folder / "replicated", self._model.shared_values())
+        # Names end in the global replica id, so that another worker can load the replica.
         values = {
             f"{name}/{replica}": value
             for index, replica in enumerate(self._strategy.local_replica_ids)
             for name, value in self._model.replica_values(index).items()
         }
-        tensor_file.write(folder / f"worker_{self._strategy.worker_index}", values)
+        write_tensors(folder / f"worker_{self._strategy.worker_index}", values)
 
     def _commit(self, folder, step):
         if not self._strategy.is_chief:
             return
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.suffix != ".tmp"}
-        text = json.dumps(
-            {
-                "format": FORMAT,
-                "version": dqgan_tf.__version__,
-                "step": step,
-                "num_workers": self._strategy.num_workers,
-                "num_replicas": self._strategy.num_replicas_in_sync,
-                "config": json.loads(self._config.to_json()),
-                "files": files,
-            },
-            indent=2,
-            sort_keys=True,
-        )
-        json_lines.write_atomically(folder / "COMMIT", text)
-        self._prune()
-
-    def _prune(self):
-        complete = committed(self._folder)
-        for folder in complete[: -self._keep]:
-            (folder / "COMMIT").unlink()  # first: a kill between here and the end leaves no half checkpoint that counts
-            shutil.rmtree(folder)
+        commit = {
+            "format": FORMAT,
+            "version": dqgan_tf.__version__,
+            "step": step,
+            "num_workers": self._strategy.num_workers,
+            "num_replicas": self._strategy.num_replicas_in_sync,
+            "config": dataclasses.asdict(self._config),
+            "files": files,
+        }
+        json_lines.write_atomically(folder / "COMMIT", json.dumps(commit, indent=2, sort_keys=True))
+        for old in committed(self._folder)[: -self._config.train.keep_checkpoints]:
+            (old / "COMMIT").unlink()  # first, so that a half-removed folder is ignored if the process is killed
+            shutil.rmtree(old)
 
     def _read_replicas(self, folder, commit):
         """Returns every replica's state at saving, by name and global replica id."""
         saved = {}
         for worker in range(commit["num_workers"]):
-            saved |= tensor_file.read(folder / f"worker_{worker}")
+            saved |= read_tensors(folder / f"worker_{worker}")
         expected = {
             f"{name}/{replica}": tuple(value.shape)
             for name, value in self._model.replica_values(0).items()
@@ -169,10 +154,9 @@ class Checkpoints:
         return saved
 
     def _restore_replicas(self, saved, commit):
-        same, count = commit["num_replicas"] == self._strategy.num_replicas_in_sync, commit["num_replicas"]
-        names = list(self._model.replica_values(0))
+        count, names = commit["num_replicas"], list(self._model.replica_values(0))
         for index, replica in enumerate(self._strategy.local_replica_ids):
-            if same:
+            if count == self._strategy.num_replicas_in_sync:
                 values = {name: saved[f"{name}/{replica}"] for name in names}
             else:
                 values = {name: merge_replicas([saved[f"{name}/{old}"] for old in range(count)]) for name in names}
@@ -183,18 +167,11 @@ def restore_shared(folder: pathlib.Path, model) -> None:
     """Loads the state that is equal on all replicas into `model`.
 
     Raises:
-      CheckpointError: the file is damaged or does not fit the model; nothing has been changed.
+      CheckpointError: the file is damaged or does not fit the model, which is unchanged.
     """
-    saved = tensor_file.read(folder / "replicated")
+    saved = read_tensors(folder / "replicated")
     check_tensors(folder, {name: tuple(value.shape) for name, value in model.shared_values().items()}, saved)
     model.set_shared_values(saved)
-
-
-def merge_replicas(values: list[np.ndarray]) -> np.ndarray:
-    """Returns what every replica starts from when their number has changed: the mean, or the maximum of a counter."""
-    if np.issubdtype(values[0].dtype, np.integer):
-        return np.max(values, axis=0)
-    return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)
 
 
 def committed(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -238,15 +215,12 @@ def check_files(folder: pathlib.Path) -> dict:
     return commit
 
 
-_ADVICE = "remove this folder to go on from the checkpoint before it"
-
-
 def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
-    """Raises CheckpointError when a setting that determines the weights is not the checkpoint's; see `FREE_FIELDS`."""
+    """Raises CheckpointError if a setting differs from the checkpoint's and is not one of `FREE_FIELDS`."""
     before, now = flatten(saved), config.flat()
     free = set(FREE_FIELDS)
     if config.optimizer.learning_rate_schedule != "constant":
-        free.remove("train.steps")  # the schedule's length
+        free.remove("train.steps")  # length of the schedule
     for key in sorted(set(before) | set(now)):
         if key not in free and before.get(key) != now.get(key):
             flag = key.split(".")[-1]
@@ -257,10 +231,36 @@ def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
 
 
 def check_tensors(folder: pathlib.Path, expected: dict[str, tuple], found: dict[str, np.ndarray]) -> None:
-    """Raises CheckpointError when names or shapes are not those expected or a value is not finite, naming the first."""
+    """Raises CheckpointError for the first name or shape that is not as expected, or value that is not finite."""
     for name in sorted(set(expected) | set(found)):
         wanted, got = expected.get(name), found[name].shape if name in found else None
         if wanted is None or wanted != got:
             raise CheckpointError(f"{folder} does not fit: {name} has shape {got} there and {wanted} in this run.")
         if not np.isfinite(found[name]).all():
             raise CheckpointError(f"{folder} holds values in {name} that are not finite; {_ADVICE}")
+
+
+def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, tf.Tensor]) -> None:
+    """Writes a TensorFlow checkpoint, `prefix`.index and `prefix`.data-00000-of-00001, and waits for the disk.
+
+    Raises:
+      OSError, tf.errors.OpError: the disk is full or cannot be written.
+    """
+    prefix, names, values = os.fspath(prefix), list(tensors), list(tensors.values())
+    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)
+    for end in ("index", "data-00000-of-00001"):
+        with open(f"{prefix}.{end}", "rb") as file:
+            os.fsync(file.fileno())
+
+
+def read_tensors(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the tensors that `write_tensors` wrote, by name.
+
+    Raises:
+      CheckpointError: a file is missing, truncated or damaged (TensorFlow compares checksums).
+    """
+    try:
+        reader = tf.train.load_checkpoint(os.fspath(prefix))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f"Checkpoint file {prefix} cannot be read: {first_line(error)}") from None

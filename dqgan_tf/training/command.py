@@ -1,6 +1,7 @@
-"""How a binary starts and ends: its command line, then an exit code and, for what its user can mend, one line.
+"""Parses the command line of a binary, calls its main function and sets the exit code.
 
-All binaries run by `run`. docs/operations.md has the table of exit codes.
+Errors that the user can correct are printed as one line. All binaries call `run`. docs/operations.md has the table of
+exit codes.
 """
 
 import contextlib
@@ -22,12 +23,12 @@ flags.disclaim_key_flags()  # a flag of `define_path` belongs to the file that c
 def run(main: Callable[[list[str]], int | None], *, has_dashes: bool = False, exits_at_once: bool = False) -> NoReturn:
     """Parses the command line, calls `main` and ends the process.
 
-    --help and wrong flags are answered before TensorFlow is loaded, since `main` imports it and not the binary's file.
+    `main` imports TensorFlow, the file of the binary does not. So --help and flag errors do not load TensorFlow.
 
     Args:
-      main: takes the binary's name and what stands behind `--`; returns the exit code, or None for 0.
-      has_dashes: arguments behind `--` are allowed and not parsed.
-      exits_at_once: leave without the interpreter's teardown. TensorFlow's waits for workers that are gone, and takes
+      main: takes the binary's name and the arguments after `--`; returns the exit code, or None for 0.
+      has_dashes: arguments after `--` are allowed and not parsed.
+      exits_at_once: exit without the interpreter's teardown. TensorFlow's waits for workers that are lost, and takes
         seconds in which other workers miss its heartbeat.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -38,28 +39,28 @@ def run(main: Callable[[list[str]], int | None], *, has_dashes: bool = False, ex
 
 
 def parse(arguments: Sequence[str], has_dashes: bool = False) -> list[str]:
-    """Parses a command line; returns the binary's name and, where `has_dashes`, what stands behind `--`.
+    """Parses a command line; returns the binary's name and, with `has_dashes`, the arguments after `--`.
 
-    A flag that is unknown or has a bad value, or an argument that is no flag, ends the process with one line on stderr
-    and `EXIT_USAGE`. absl's own parser would exit with 1, which a launcher takes for a crash. --help exits with 0.
+    An unknown flag, a bad value or an argument that is no flag ends the process with one line on stderr and
+    `EXIT_USAGE`. absl's own parser would exit with 1, which the launcher treats as a crash. --help exits with 0.
     """
-    arguments, behind = list(arguments), []
+    arguments, unparsed = list(arguments), []
     if has_dashes and "--" in arguments:
         cut = arguments.index("--")
-        arguments, behind = arguments[:cut], arguments[cut + 1 :]
+        arguments, unparsed = arguments[:cut], arguments[cut + 1 :]
     try:
         rest = flags.FLAGS(arguments)
     except flags.Error as error:
         raise SystemExit(_tell(f"{error} (see --helpshort)", errors.EXIT_USAGE)) from None
-    except (SystemExit, BrokenPipeError):  # --help and its like, which exit with 1 in absl 2.5
+    except (SystemExit, BrokenPipeError):  # --help and similar flags, which exit with 1 in absl 2.5
         raise SystemExit(0) from None
     if len(rest) > 1:
         raise SystemExit(_tell(f"Unexpected argument {rest[1]!r}.", errors.EXIT_USAGE))
-    return [*rest, *behind]
+    return [*rest, *unparsed]
 
 
 class PathParser(flags.ArgumentParser):
-    """Reads a path and expands `~`, which a shell leaves alone behind `=`. All flags that are paths use it."""
+    """Reads a path and expands `~`, which a shell does not expand after `=`. All flags that are paths use it."""
 
     syntactic_help = "a path; ~ is your home folder"
 
@@ -77,9 +78,9 @@ def define_path(name: str, help_text: str, default: str | None = None, **options
 
 def _run_and_end(main, exits_at_once, arguments):
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # of TensorFlow and Keras: a run prints lines of its own
+        logging.set_verbosity(logging.WARNING)  # of TensorFlow and Keras; a run prints its own lines
     code = _exit_code(main, arguments)
-    with contextlib.suppress(OSError):  # nobody reads the output, or it lies on a full disk
+    with contextlib.suppress(OSError):  # the reader of the output has exited, or the disk is full
         sys.stdout.flush()
         sys.stderr.flush()
     if exits_at_once:

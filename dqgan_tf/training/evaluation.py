@@ -1,4 +1,4 @@
-"""Evaluation of a trained generator by the figures that fit its data."""
+"""Evaluation of a trained generator: mode coverage of points; distances and scores of images."""
 
 import dataclasses
 import os
@@ -35,10 +35,10 @@ class EvaluationConfig:
 
 
 def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
-    """Returns figures by name: mode coverage for points; distances and a score over a named network for images.
+    """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.
 
     Raises:
-      UsageError: weights are given for points or twice or cannot be read, there are neither weights nor labels, or
+      UsageError: weights are given for points, given twice or unreadable; there are neither weights nor labels; or
         there are too few samples.
     """
     spec = run.data_spec
@@ -47,7 +47,7 @@ def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
         raise UsageError(f"{spec.name!r} has points, which need no network; omit the weights. Received: {weights[0]!r}")
     if len(weights) > 1:
         raise UsageError(f"Give either Inception or ResNet weights. Received: {weights[0]!r} and {weights[1]!r}")
-    if spec.kind == "points":
+    if spec.modes is not None and spec.high_quality_radius is not None:  # points
         points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema)
         figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
     else:

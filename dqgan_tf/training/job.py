@@ -12,6 +12,7 @@ from dqgan_tf.config import RunConfig
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.distribute.transport.transports import implementation_of
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import networks
 from dqgan_tf.gan.model import DQGAN
@@ -20,8 +21,9 @@ from dqgan_tf.gan.model import DQGAN
 class Job(NamedTuple):
     """A run on one worker.
 
-    config: its settings.
-    strategy, board: the worker's place among the others.
+    config: settings of the run.
+    strategy: replicas of all workers.
+    board: message board of the workers.
     data_spec: shape and size of the data set.
     model: the compiled model.
     """
@@ -51,10 +53,10 @@ class Job(NamedTuple):
 
 
 def check(config: RunConfig) -> None:
-    """Makes the model_dir before TensorFlow starts.
+    """Creates the model_dir, before TensorFlow starts.
 
     Raises:
-      UsageError: it has no name or cannot be written.
+      UsageError: model_dir is empty or cannot be written.
     """
     if not config.model_dir:
         raise UsageError("--model_dir must name a folder, such as --model_dir=runs/ring")
@@ -69,32 +71,38 @@ def check(config: RunConfig) -> None:
 
 
 def start_strategy(config: RunConfig) -> CompressedStrategy:
-    """Configures TensorFlow and joins the cluster of TF_CONFIG, waiting for the other workers.
+    """Configures TensorFlow, joins the cluster of TF_CONFIG and waits for the other workers.
 
     Raises:
       UsageError: TF_CONFIG is malformed.
     """
     place = tf_config.read(os.environ)
-    _configure_devices(config.train.replicas_per_worker)
+    gpus, replicas = tf.config.list_physical_devices("GPU"), config.train.replicas_per_worker
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus and replicas > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
     if place is not None and place.num_workers > 1:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
-    transport = config.compression.transport
-    implementation = transport.upper() if transport in ("ring", "nccl") else "AUTO"
+    # For TensorFlow's own collectives, e.g. means of batch statistics. Updates use the transport of their channel.
+    implementation = implementation_of(config.compression.transport)
     return CompressedStrategy(
         cluster_resolver=None if place else no_cluster(),
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
-        replicas_per_worker=config.train.replicas_per_worker,
+        replicas_per_worker=replicas,
+        start_timeout=config.train.start_timeout,
     )
 
 
 def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns the cluster of this process alone, whatever TF_CONFIG holds; TensorFlow fails on an empty TF_CONFIG."""
+    """Returns a cluster of this process alone, independent of TF_CONFIG. TensorFlow fails if TF_CONFIG is empty."""
     return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
 
 
 def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:
-    """Returns shape and size of the data set, after checking the batch size against the cluster. Uses no collective.
+    """Returns shape and size of the data set after a check of the batch size. Uses no collective.
 
     Raises:
       UsageError: the global batch does not divide among the replicas, or the data set cannot be used.
@@ -109,12 +117,12 @@ def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:
 
 
 def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, board: MessageBoard) -> Job:
-    """Builds networks and model. All workers must have agreed on `config` before: initial values are broadcast.
+    """Builds networks and model. All workers must have equal `config`, because initial values are broadcast.
 
     Raises:
       UsageError: a setting does not fit the data.
     """
-    # Op determinism needs a seed for every random op of Keras' initializers.
+    # Deterministic ops need a seed for every random op of Keras' initializers.
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -129,7 +137,7 @@ def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, 
 
 
 def build_model(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy) -> DQGAN:
-    """Returns both networks as a `DQGAN` on `strategy`, not compiled: enough to draw samples.
+    """Returns an uncompiled `DQGAN` of both networks on `strategy`. It can draw samples.
 
     Raises:
       UsageError: a setting does not fit the data.
@@ -144,12 +152,3 @@ def build_model(config: RunConfig, spec: data.DataSpec, strategy: CompressedStra
             seed=config.train.seed,
             ema_decay=config.train.ema_decay,
         )
-
-
-def _configure_devices(replicas_per_worker):
-    if tf.config.list_physical_devices("GPU"):
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    elif replicas_per_worker > 1:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas_per_worker)

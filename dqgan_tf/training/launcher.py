@@ -1,4 +1,4 @@
-"""Starts, watches and stops the workers of one machine together. Imports no TensorFlow."""
+"""Starts the workers of one machine, watches them and stops all if one fails. Imports no TensorFlow."""
 
 import ctypes
 import dataclasses
@@ -20,7 +20,7 @@ from dqgan_tf.tensorflow_texts import START_UP_NOISE
 from dqgan_tf.training import command
 
 _GRACE_SECONDS = 20.0  # for workers to save and exit after a signal
-_SETTLE_SECONDS = 3.0  # for the worker that caused a failure to exit after those that lost it
+_SETTLE_SECONDS = 3.0  # for a lost worker to exit after those that lost it
 _TAIL_LINES = 15  # of the log of a worker that failed
 _TRACEBACK_LINES = 50  # the same after a fault
 _PR_SET_PDEATHSIG = 1
@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclasses.dataclass(frozen=True)
 class LaunchConfig:
-    """What to start.
+    """Settings of a `Launcher`.
 
     command: command line of every worker.
     num_workers: number of workers.
@@ -45,8 +45,9 @@ class LaunchConfig:
 class Launcher:
     """Runs the workers of a `LaunchConfig` until all have exited.
 
-    The first worker that exits with an error is taken for the cause, and the others are stopped: their errors are
-    consequences. SIGTERM and SIGINT are forwarded to the workers, which save and exit. No worker outlives this process.
+    The first worker that exits with an error is reported as the cause of the failure. The launcher then stops the other
+    workers and ignores their exit codes. SIGTERM and SIGINT are forwarded to the workers, which save and exit. No
+    worker outlives this process.
     """
 
     def __init__(self, config: LaunchConfig):
@@ -67,7 +68,7 @@ class Launcher:
             signal.signal(number, self._receive)
         for attempt in range(self._config.max_restarts + 1):
             code = self._run_once(attempt)
-            if self._signal or code in (0, EXIT_USAGE):  # a wrong flag is as wrong the next time
+            if self._signal or code in (0, EXIT_USAGE):  # a restart does not correct a flag
                 break
             if attempt < self._config.max_restarts:
                 _say(f"Restart {attempt + 1} of {self._config.max_restarts}.")
@@ -102,7 +103,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # else Ctrl-C would signal a worker twice, which means: do not save
+                start_new_session=True,  # else Ctrl-C would signal a worker twice, and a second signal skips saving
                 preexec_fn=die_with_parent,
             )
 
@@ -122,7 +123,8 @@ class Launcher:
         return self._cause()
 
     def _settled(self, cause):
-        """Returns the cause; waits if it only lost another worker, since that one may exit after those that lost it."""
+        """Returns the index of the worker that failed. If its exit code is EXIT_PEER_LOST, waits for the worker that it
+        lost to exit, up to `_SETTLE_SECONDS`, and returns that one."""
         end = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < end and cause is not None and self._processes[cause].returncode == EXIT_PEER_LOST:
             time.sleep(0.02)
@@ -130,11 +132,11 @@ class Launcher:
         return cause
 
     def _running(self):
-        # Polls all processes: any() would stop at the first that runs and never reap a later one.
+        # Polls all processes; any() would stop at the first that runs and never reap a later one.
         return [process for process in self._processes if process.poll() is None]
 
     def _cause(self):
-        """Returns the worker that failed, preferring one that did not merely lose another; None after a signal."""
+        """Returns a worker that failed, if possible one that did not exit with EXIT_PEER_LOST. None after a signal."""
         if self._signal:
             return None
         codes = [process.poll() for process in self._processes]
@@ -155,7 +157,7 @@ class Launcher:
             process.send_signal(number)
 
     def _receive(self, number, frame):
-        # `_wait` acts on it: at this moment some workers may not have started, or be stopping.
+        # `_wait` forwards it. At this moment some workers may not have started, or may be stopping.
         del frame
         self._hurried = self._signal is not None
         self._signal = self._signal or number
@@ -172,7 +174,7 @@ class Launcher:
 
 
 class Follower:
-    """Copies a growing file from `offset` on to the screen until closed, without TensorFlow's start-up notices."""
+    """Prints a growing file from `offset` on until closed, without TensorFlow's start-up notices."""
 
     def __init__(self, path: pathlib.Path, offset: int = 0):
         self._path = path
@@ -183,7 +185,7 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Copies the rest of the file and stops."""
+        """Prints the rest of the file and stops."""
         self._closing.set()
         self._thread.join()
 
@@ -209,9 +211,10 @@ class Follower:
 
 
 def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
-    """Returns this process' environment with TF_CONFIG for worker `index` and thread counts for its share of the cores.
+    """Returns this process' environment, with TF_CONFIG for worker `index` and with thread counts.
 
-    Thread counts in the environment stay. A single worker gets no TF_CONFIG and starts no cluster.
+    Thread counts that the environment has are not changed; others are a worker's share of the cores. A single worker
+    gets no TF_CONFIG and starts no cluster.
     """
     environment = dict(os.environ)
     environment.pop("TF_CONFIG", None)
@@ -221,7 +224,7 @@ def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
     threads = max(1, len(os.sched_getaffinity(0)) // len(ports))
     environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-    environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one waits in a collective while the other computes
+    environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one can wait in a collective while the other computes
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return environment
@@ -246,27 +249,27 @@ def last_lines(path: pathlib.Path, count: int) -> list[str]:
 
 
 def log_dir_of(arguments: Sequence[str]) -> pathlib.Path:
-    """Returns the folder of the logs of workers with these arguments: logs/ in their --model_dir.
+    """Returns the default folder of the workers' logs: logs/ in the --model_dir of their `arguments`.
 
-    --model_dir is read as the worker will read it, --flagfile included.
+    --model_dir is read as the worker will read it, also from a --flagfile.
 
     Raises:
       UsageError: there is no --model_dir, it has no value, or a flagfile cannot be read.
     """
     worker_flags = flags.FlagValues()
     command.define_path("model_dir", "As of the worker.", flag_values=worker_flags)
-    worker_flags.set_gnu_getopt()  # a value that stands behind its flag and a blank does not end the flags
+    worker_flags.set_gnu_getopt()  # without it, the value of `--steps 5` would end the parsing
     try:
         worker_flags(["worker", *arguments], known_only=True)
     except flags.Error as error:
         raise UsageError(str(error)) from None
     if not worker_flags.model_dir:
-        raise UsageError("Give --model_dir=DIR behind --, or --log_dir=DIR before it.")
+        raise UsageError("Give --model_dir=DIR after --, or --log_dir=DIR before it.")
     return pathlib.Path(worker_flags.model_dir) / "logs"
 
 
 def die_with_parent() -> None:
-    """Makes the calling process die with its parent, even if SIGKILL ends that: for `preexec_fn`. Linux only."""
+    """Makes Linux kill the calling process when its parent ends, even if SIGKILL ends that. For `preexec_fn`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

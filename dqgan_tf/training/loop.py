@@ -1,4 +1,4 @@
-"""The training loop: steps, reports, checkpoints, and how a run ends."""
+"""The training loop: steps, reports, checkpoints, and the end of a run."""
 
 import contextlib
 import json
@@ -18,9 +18,10 @@ from dqgan_tf.training.reporter import Reporter
 
 
 class StopSignal:
-    """Catches SIGTERM and SIGINT as a request to save and exit; the loop forwards it to all workers at its next look.
+    """Catches SIGTERM and SIGINT as a request to save and exit. The loop sends it to all workers after the current call
+    of `train_steps`.
 
-    A second signal raises `KeyboardInterrupt(number)` at once. Use as a context manager in the main thread.
+    A second signal raises `KeyboardInterrupt(number)` immediately. Use as a context manager in the main thread.
     """
 
     def __init__(self):
@@ -50,7 +51,7 @@ class Loop:
       job: the run on this worker.
       checkpoints: saves the run.
       reporter: reports its figures and pictures.
-      stop: holds the number of a signal that asks to stop early.
+      stop: its `received` is the number of a signal that asks to stop early.
       start_step: number of steps done before.
     """
 
@@ -70,8 +71,8 @@ class Loop:
           None after the last step, or the number of the signal that asked a worker to stop.
 
         Raises:
-          TrainingError: too many steps in a row were not finite, replicas diverged, or a file could not be written.
-          tf.errors.OpError: a collective failed, most often because another worker is gone.
+          TrainingError: too many consecutive steps were skipped, replicas diverged, or a file could not be written.
+          tf.errors.OpError: a collective failed, usually because another worker is lost.
         """
         config = self._job.config.train
         while self._step < config.steps:
@@ -98,7 +99,7 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """Closes the reporter's files. No worker leaves before all have closed theirs.
+        """Closes the reporter's files and waits for all workers to do so.
 
         Raises:
           TrainingError: a worker could not write. All workers raise it.
@@ -111,7 +112,7 @@ class Loop:
         in_row = int(self._model.local_value(self._model.skipped_in_row))
         if config.max_skipped_in_row and in_row >= config.max_skipped_in_row:
             raise TrainingError(
-                f"The last {in_row} steps up to step {step} were skipped since an update was not finite on some "
+                f"The last {in_row} steps up to step {step} were skipped, because an update was not finite on some "
                 "replica. They changed no weight or residual. Lower the learning rates, or raise --max_skipped_in_row."
             )
         if due(step, config.weight_check_every) or last:
@@ -142,9 +143,8 @@ class Loop:
             )
 
     def _exchange_reasons_to_stop(self) -> int | None:
-        """Returns the number of a signal that some worker received, or None.
-
-        All workers stop together, because the others would wait for a worker that leaves alone.
+        """Returns the number of a signal that a worker received, or None; the same on all workers, which must stop at
+        the same step.
 
         Raises:
           TrainingError: a worker could not write a file.
@@ -181,7 +181,7 @@ class Loop:
 
 
 class StepClock:
-    """Wall time of the steps alone, without the work between calls and without the first call, which compiles."""
+    """Wall time of the steps, without the work between calls and without the first call, which compiles."""
 
     def __init__(self):
         self._calls: list[float] = []
@@ -199,7 +199,7 @@ class StepClock:
         self._phases.append({name: value for name, value in figures.items() if name.startswith("milliseconds/")})
 
     def figures(self) -> dict[str, float]:
-        """Returns milliseconds per step and steps per second (median over calls), and the median of each phase."""
+        """Returns medians: milliseconds per step and steps per second over calls, each phase over log intervals."""
         calls, phases = self._calls[1:] or self._calls, self._phases[1:] or self._phases
         if not calls:
             return {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
@@ -216,18 +216,19 @@ def due(step: int, period: int) -> bool:
 
 
 def next_stop(step: int, config) -> int:
-    """Returns the step at which the next call of the compiled function ends: no later than the next periodic work."""
+    """Returns the last step of the next call of `train_steps`: at most that of the next periodic work."""
     periods = (config.log_every, config.sample_every, config.checkpoint_every, config.weight_check_every)
     ends = [step - step % period + period for period in periods if period > 0]
     return min([step + config.steps_per_call, config.steps, *ends])
 
 
 def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
-    """Returns the first line of a run: what it trains, where, and how updates travel."""
-    where = f"{job.strategy.num_workers} worker(s), {job.strategy.num_replicas_in_sync} replica(s)"
+    """Returns the first line of a run: steps, workers, compressor, topology and bytes."""
     channel = job.model.channel
-    what = f"{channel.wire_bytes:,} bytes per update instead of {channel.dense_bytes:,}"
     verb = f"Resuming from step {start_step} of" if start_step else "Training"
-    how = f"{config.compression.compressor} by {channel.topology}"
-    why = f" ({channel.reason})" if channel.reason else ""
-    return f"{verb} {config.train.steps} steps in {config.model_dir} on {where}: {how}{why}, {what}."
+    workers = f"{job.strategy.num_workers} worker(s), {job.strategy.num_replicas_in_sync} replica(s)"
+    reason = f" ({channel.reason})" if channel.reason else ""
+    return (
+        f"{verb} {config.train.steps} steps in {config.model_dir} on {workers}: {config.compression.compressor} by "
+        f"{channel.topology}{reason}, {channel.wire_bytes:,} bytes per update instead of {channel.dense_bytes:,}."
+    )

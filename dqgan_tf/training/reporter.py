@@ -1,7 +1,8 @@
-"""What the chief reports: console, metrics.jsonl, TensorBoard, pictures."""
+"""The reports of the chief: console, metrics.jsonl, TensorBoard, pictures."""
 
 import contextlib
 import json
+import math
 import pathlib
 import sys
 import traceback
@@ -25,13 +26,13 @@ _TAGS = {name: f"{group}/{name}" for group, names in _TENSORBOARD_GROUPS.items()
 class Reporter:
     """Writes the shared files of a run. On a worker that is not the chief every method does nothing.
 
-    A file that cannot be written raises nothing, because the other workers would wait for a chief that leaves alone.
-    `failure` holds the first reason, or "". The loop passes it to the other workers, and all end together. A picture
-    that fails is printed once and ends nothing.
+    If a file cannot be written, no method raises, because the other workers would wait for the chief. `failure` is the
+    first reason, or "". The loop sends it to the other workers, and all raise. If a picture fails, the first reason is
+    printed and the run continues.
 
     Args:
       job: the run on this worker.
-      start_step: step that the run continues from. Later entries of metrics.jsonl are removed.
+      start_step: first step of this process. Later entries of metrics.jsonl are removed.
 
     Raises:
       OSError: the first files cannot be written.
@@ -66,7 +67,9 @@ class Reporter:
         config, channel = self._job.config.train, self._job.model.channel
         rate = self._throughput.mark(step)
         codec_seconds = 1e-3 * (figures["milliseconds/encode"] + figures["milliseconds/decode"])
-        break_even = break_even_bandwidth(channel.dense_sent_bytes, channel.sent_bytes, codec_seconds)
+        known = not math.isnan(codec_seconds)  # a step was accepted
+        sent = channel.dense_sent_bytes, channel.sent_bytes
+        break_even = break_even_bandwidth(*sent, codec_seconds) if known else math.nan
         figures = figures | {
             "steps_per_second": rate,
             "samples_per_second": rate * config.batch_size,
@@ -93,7 +96,7 @@ class Reporter:
             samples.write_pictures(
                 self._folder / "samples", step, self._job.data_spec, self._job.model, self._tensorboard
             )
-        except Exception as error:  # of any kind: a picture is never worth the run
+        except Exception as error:  # any kind: a failed picture must not stop the run
             if not self._pictures_failed:
                 full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
                 reason = first_line(error) if full_disk else traceback.format_exc()
@@ -101,7 +104,7 @@ class Reporter:
             self._pictures_failed = True
 
     def finish(self, step: int, figures: dict) -> None:
-        """Writes summary.json, adds the evaluation in it to the metrics, and prints the table."""
+        """Writes summary.json, adds its evaluation to the metrics, and prints the table."""
         if not self._active:
             return
         evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "num_modes", "high_quality", "raw_"))}

@@ -1,4 +1,4 @@
-"""The trained model of a run, for generating and evaluating: one process, no cluster."""
+"""Loads the trained model of a run in one process, to draw and evaluate samples."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""One worker's run from start to end."""
+"""Runs one worker: checks that all workers agree, builds the job, restores a checkpoint, trains."""
 
 import hashlib
 import json
@@ -20,7 +20,8 @@ from dqgan_tf.errors import (
     UsageError,
 )
 from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
-from dqgan_tf.training import job, summary
+from dqgan_tf.training import job as job_lib
+from dqgan_tf.training import summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
@@ -28,82 +29,81 @@ from dqgan_tf.training.reporter import Reporter
 # A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
 _FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
 
+_AGAIN = "Start all workers again: the run resumes from its last complete checkpoint."
+
 
 def run(config: RunConfig) -> int:
-    """Trains, or resumes, or finds nothing to do. Returns the exit code: 0, or 128 + the signal that stopped it.
+    """Trains, or resumes, or prints that the run is finished. Returns the exit code: 0, or 128 + the signal.
 
     Raises:
       UsageError: a setting, a file or the cluster cannot be used; on every worker.
-      TrainingError: the run cannot go on; on every worker.
-      PeerLostError: another worker is gone.
+      TrainingError: the run cannot continue; on every worker.
+      PeerLostError: another worker is lost.
     """
-    job.check(config)
+    job_lib.check(config)
     try:
-        strategy = job.start_strategy(config)
+        strategy = job_lib.start_strategy(config)
     except tf.errors.OpError as error:
         text = f"{type(error).__name__}: {reason(error)}"
-        raise PeerLostError(f"The cluster of TF_CONFIG did not come together ({text}).") from None
-    with StopSignal() as stop:  # after the strategy, whose preemption notifier takes SIGTERM (TensorFlow 2.21)
+        raise PeerLostError(f"The workers of TF_CONFIG could not connect ({text}).") from None
+    with StopSignal() as stop:  # after the strategy, whose preemption notifier handles SIGTERM (TensorFlow 2.21)
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         try:
             code = _run(config, strategy, board, stop)
-            board.part()
+            board.leave()
             return code
         except (UsageError, TrainingError):  # raised by all workers
-            board.part()
+            board.leave()
             raise
-        except LostConnectionError as error:  # while connecting
-            raise PeerLostError(f"The workers could not connect: {error}.") from None
+        except LostConnectionError as error:  # while connecting, or in the message board
+            raise PeerLostError(f"Worker {strategy.worker_index} has no connection: {error}. {_AGAIN}") from None
         except tf.errors.OpError as error:
             if strategy.num_workers == 1 or not is_peer_lost(error):
                 raise
             raise PeerLostError(
                 f"Worker {strategy.worker_index} lost another worker ({type(error).__name__}: "
-                f"{reason(error)}). Start all workers again: the run resumes from its last complete "
-                "checkpoint."
+                f"{reason(error)}). {_AGAIN}"
             ) from None
 
 
 def _run(config, strategy, board, stop):
     check_agreement(board, config)
-    spec = together(board, lambda: job.describe(config, strategy))
+    spec = run_on_all_workers(board, lambda: job_lib.describe(config, strategy))
     _check_equal_data(board, spec)
-    the_job = job.build(config, spec, strategy, board)
-    folder = pathlib.Path(config.model_dir) / "checkpoints"
-    checkpoints = Checkpoints(folder, config, the_job.model, board, strategy, config.train.keep_checkpoints)
-    restored = together(board, checkpoints.restore)
+    job = job_lib.build(config, spec, strategy, board)
+    checkpoints = Checkpoints(job)
+    restored = run_on_all_workers(board, checkpoints.restore)
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
-    reporter = together(board, lambda: Reporter(the_job, restored.step))
-    iterator = together(board, lambda: the_job.iterator(restored.step))
-    reporter.say(describe_start(config, restored.step, the_job))
+    reporter = run_on_all_workers(board, lambda: Reporter(job, restored.step))
+    iterator = run_on_all_workers(board, lambda: job.iterator(restored.step))
+    reporter.say(describe_start(config, restored.step, job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
         reporter.say(
             f"The number of replicas changed from {restored.num_replicas} to {strategy.num_replicas_in_sync}. Every "
-            "replica starts from the mean of the old residuals, directions and moments, which conserves what the "
-            "residuals owe to the weights, (1/M) sum_m e^m."
+            "replica starts from the mean of the old residuals, directions and moments; see docs/operations.md."
         )
     if restored.step == 0:
-        reporter.say("The first call traces and compiles, which takes half a minute or so.")
-    loop = Loop(the_job, checkpoints, reporter, stop, restored.step)
+        reporter.say("The first call traces and compiles the step, which takes about half a minute.")
+    loop = Loop(job, checkpoints, reporter, stop, restored.step)
     received = loop.run(iterator)
     if not received:
         loop.finish()
         return 0
-    reporter.say(f"Stopped by signal {received} after a checkpoint; the same command resumes.")
+    reporter.say(f"Saved a checkpoint and stopped by signal {received}. The same command resumes the run.")
     loop.close()
     return 128 + received
 
 
-def together(board: MessageBoard, action):
-    """Runs `action` on every worker and returns its result; if it fails on one worker, all workers end.
+def run_on_all_workers(board: MessageBoard, action):
+    """Runs `action` on every worker and returns its result; if it fails on one worker, all workers raise.
 
-    The action must use no collective: the others would wait in it for a worker that failed before.
+    `action` must not use collectives: if it fails on one worker, the others would wait in the collective forever.
 
     Raises:
       UsageError: on every worker, if one raised it or could not use a file.
-      PeerLostError: another worker met a fault; the message names the worker and the fault.
-      Exception: this worker met a fault; its own exception, with its traceback.
+      PeerLostError: another worker raised any other exception; the message names the worker and the exception.
+      Exception: this worker raised it.
     """
     result, error, code, text = None, None, 0, ""
     try:
@@ -113,17 +113,17 @@ def together(board: MessageBoard, action):
     except Exception as caught:
         error, code, text = caught, EXIT_FAULT, f"{type(caught).__name__}: {first_line(caught)}"
     answers = [json.loads(answer) for answer in board.exchange("ready", json.dumps([code, text]))]
-    failures = [(code_there, index, text_there) for index, (code_there, text_there) in enumerate(answers) if code_there]
+    failures = [(first_code, index, answer) for index, (first_code, answer) in enumerate(answers) if first_code]
     if not failures:
         return result
-    code_there, index, text_there = min(failures)  # a usage error rather than a fault, then the lowest index
-    if EXIT_FAULT in (code, code_there):
-        board.part()
-    if code == EXIT_FAULT:
+    first_code, index, answer = min(failures)  # a usage error before a fault, then the lowest index
+    if EXIT_FAULT in (code, first_code):
+        board.leave()
+    if error is not None and code == EXIT_FAULT:
         raise error
-    if code_there == EXIT_FAULT:
-        raise PeerLostError(f"Worker {index} met a fault: {text_there}. Its own output has the traceback.")
-    raise UsageError(text if error else f"Worker {index}: {text_there}") from error
+    if first_code == EXIT_FAULT:
+        raise PeerLostError(f"Worker {index} met a fault: {answer}. Its own output has the traceback.")
+    raise UsageError(text if error else f"Worker {index}: {answer}") from error
 
 
 def check_agreement(board: MessageBoard, config: RunConfig) -> None:
@@ -141,7 +141,7 @@ def check_agreement(board: MessageBoard, config: RunConfig) -> None:
 
 
 def identity(config: RunConfig) -> dict:
-    """Returns what must be equal on all workers: shared settings, hash of the library's code, versions."""
+    """Returns the values that must be equal on all workers: shared settings, hash of the library's code, versions."""
     return config.shared() | {
         "code": code_hash(),
         "tensorflow": tf.__version__,
@@ -172,7 +172,7 @@ def code_hash() -> str:
 
 
 def _check_equal_data(board, spec):
-    """Compares the data sets: each worker reads its own copy, whose version may differ."""
+    """Compares the data sets, because each worker reads its own copy."""
     text = f"{spec.name} with {spec.num_examples} examples of shape {spec.shape}"
     texts = board.exchange("data", text)
     for index, other in enumerate(texts):

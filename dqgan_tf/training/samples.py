@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dqgan_tf import data
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import noise
+from dqgan_tf.gan import steps
 from dqgan_tf.telemetry import pictures
 from dqgan_tf.telemetry.json_lines import write_atomically
 from dqgan_tf.training.restore import TrainedRun
@@ -28,7 +28,7 @@ def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
         raise UsageError(f"The number of samples must be 1 or more, such as 64. Received: {count}")
     batches = []
     for first in range(0, count, _BATCH):
-        seed = noise.stream_seed(model.seed, noise.SAMPLE, tf.constant(first), tf.constant(0), 1)
+        seed = steps.stream_seed(model.seed, steps.SAMPLE, tf.constant(first), tf.constant(0), 1)
         latent = tf.random.stateless_normal([_BATCH, model.latent_dim], seed)
         batches.append(model.generate(latent, use_ema=use_ema).numpy())
     return np.concatenate(batches)[:count]
@@ -40,7 +40,7 @@ def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
 
 
 def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard: tf.summary.SummaryWriter) -> None:
-    """Writes what the raw and the averaged generator draw from the same latents.
+    """Writes pictures of the raw and the averaged generator, drawn from the same latents.
 
     The files are `raw_<step>.png` and `ema_<step>.png` in `folder`. TensorBoard shows `samples/raw` and `samples/ema`.
     """

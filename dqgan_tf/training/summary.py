@@ -23,11 +23,11 @@ def weights_sha256(model) -> str:
     return digest.hexdigest()
 
 
-def quality(spec: data.DataSpec, model) -> dict[str, float]:
-    """Returns the mode coverage of the averaged generator (`raw_*`: the raw one) for points, nothing for images."""
-    if spec.kind != "points":
+def quality(spec: data.DataSpec, model) -> report.Figures:
+    """Returns the mode coverage of the averaged generator (`raw_*`: of the raw one) for points, {} for images."""
+    if spec.modes is None or spec.high_quality_radius is None:  # images
         return {}
-    figures = {}
+    figures: report.Figures = {}
     for prefix, use_ema in (("raw_", False), ("", True)):
         points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema)
         coverage = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
@@ -51,7 +51,7 @@ def table(figures: dict, folder) -> str:
         rows["modes found"] = f"{figures['modes']} of {figures['num_modes']}"
         rows["high-quality samples"] = f"{100 * figures['high_quality_fraction']:.1f} %"
     sent, dense = figures["sent_bytes_per_step"], figures["dense_sent_bytes_per_step"]
-    if not dense:  # A single replica sends nothing. The table shows what it would send.
+    if not dense:  # A single replica sends nothing. The table shows the size of its payload.
         sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]
     rows["bytes per step and worker"] = f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)"
     parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in ("compute", *PHASES))

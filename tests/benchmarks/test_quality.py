@@ -32,14 +32,16 @@ def test_a_point_holds_all_seeds_of_a_variant(folder):
     assert (lost.shares, lost.is_ablation) == ((12.5,), True)
 
 
-def test_the_caption_says_where_the_figures_come_from(folder):
-    source = f"`{folder}`: A game, seeds [0, 1], commit abc"
-    assert quality.caption([folder]) == f"{source}; 2 cores of X; drawn by `python -m benchmarks.quality`."
+def test_the_caption_and_the_sources_say_where_the_points_come_from(folder):
+    assert quality.caption([folder]).endswith(f": `{folder}` (seeds 0 and 1).")
+    row = f"| `{folder}`, seeds 0 and 1 | A game | abc | 2 cores of X |"
+    assert quality.sources([folder]).splitlines()[2:] == [row]
 
 
-def test_readme_has_the_caption():
-    """If this fails: `python -m benchmarks.quality`, and what it prints replaces the caption in README."""
+def test_the_documents_have_the_caption_and_the_sources():
+    """If this fails: `python -m benchmarks.quality`, and what it prints replaces both texts."""
     assert quality.caption() in (ROOT / "README.md").read_text()
+    assert quality.sources() in (ROOT / "docs" / "images" / "README.md").read_text()
 
 
 def test_the_sentence_under_the_figure_holds():

@@ -80,6 +80,6 @@ def test_the_path_of_a_gradient():
     """It holds where the gradients are made and where packets leave, and nothing that the default does not use."""
     files = structure.files_that_one_gradient_passes(cluster.ROOT)
     assert all((cluster.ROOT / "dqgan_tf" / file).exists() for file in files)
-    assert {"gan/model.py", "error_feedback.py", "compressors/linear.py", "optimizers/directions.py"} <= set(files)
+    assert {"gan/model.py", "error_feedback.py", "compressors/linear.py", "optimizers.py"} <= set(files)
     assert any(file.endswith("connection.py") for file in files)  # run by TensorFlow, not traced
     assert not {"compressors/sign.py", "training/loop.py"} & set(files)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dqgan_tf.distribute.transport.connection import close_all
 from dqgan_tf.distribute.transport.sockets import SocketCollectives
 from tests.contracts.collectives_contract import CollectivesContract
 from tests.distributed.transport.test_sockets import together
@@ -38,9 +39,8 @@ class Zmq(CollectivesContract):
 
         def rank(index):
             addresses = ["127.0.0.1:1"] * self.ranks
-            end = transport_zmq.connect(board.of(index, self.ranks), addresses, index, curve=self.curve)
-            with contextlib.closing(end):
-                collectives = SocketCollectives(end, list(range(self.ranks)), index)
+            connections = transport_zmq.connect(board.of(index, self.ranks), addresses, index, curve=self.curve)
+            with contextlib.closing(SocketCollectives(connections, list(range(self.ranks)), index)) as collectives:
                 result = tf.nest.map_structure(lambda one: one.numpy() if tf.is_tensor(one) else one, act(collectives))
                 board.barrier.wait()  # nobody leaves early
                 return result
@@ -48,7 +48,7 @@ class Zmq(CollectivesContract):
         return together(list(range(self.ranks)), rank)
 
     def alone(self):
-        return SocketCollectives(None, [0], 0)
+        return SocketCollectives({}, [0], 0)
 
 
 class TestTwo(Zmq):
@@ -65,7 +65,7 @@ class TestEncrypted(Zmq):
 
 def test_the_tree_connects_by_zmq(tmp_path):
     transport_zmq.write_tree(tmp_path, curve=True)
-    text = (tmp_path / "dqgan_tf" / "distribute" / "transport" / "endpoint.py").read_text()
+    text = (tmp_path / "dqgan_tf" / "distribute" / "transport" / "connection.py").read_text()
     assert text.rstrip().endswith("return transport_zmq.connect(*args, curve=CURVE)") and "CURVE = True" in text
     assert (tmp_path / "zmq" / "__init__.py").exists()
 
@@ -74,13 +74,13 @@ def test_what_is_handed_over_arrives_before_the_end():
     board, array = Board(2), np.arange(3_000_000, dtype=np.float32)
 
     def worker(index):
-        end = transport_zmq.connect(board.of(index, 2), ["127.0.0.1:1"] * 2, index)
+        connections = transport_zmq.connect(board.of(index, 2), ["127.0.0.1:1"] * 2, index)
         if index == 0:
-            end.send(1, 7, array)
-            end.close()
+            connections[1].send(7, array)
+            close_all(connections.values())
             return None
-        received = end.receive(0, 7, array.nbytes, 20.0).view(np.float32).copy()
-        end.close()
+        received = connections[0].receive(7, array.nbytes, 20.0).view(np.float32).copy()
+        close_all(connections.values())
         return received
 
     _, received = together([0, 1], worker)

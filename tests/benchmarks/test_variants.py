@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import torch_baselines, variants
 from dqgan_tf import compressors
-from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.errors import UsageError
 
 VALUES = 6_342_272  # DCGAN-64, both players
@@ -132,14 +132,14 @@ def test_two_step_is_flat_in_the_number_of_workers():
 def test_auto_chooses_by_size_and_workers(values, workers, kind):
     sent = {name: variants.sent_bytes(f"{EIGHT_BIT}@{name}", values, workers) for name in ("all_gather", "two_step")}
     assert variants.sent_bytes(f"{EIGHT_BIT}@auto", values, workers) == sent[kind]
-    choice = topologies.choose("auto", [whole(values, EIGHT_BIT)], workers)
-    assert choice.kind == kind
-    assert f"{sent['all_gather']:,} bytes" in choice.reason and f"{sent['two_step']:,}" in choice.reason
+    chosen = choice.choose("auto", [whole(values, EIGHT_BIT)], workers)
+    assert chosen.topology == kind
+    assert f"{sent['all_gather']:,} bytes" in chosen.reason and f"{sent['two_step']:,}" in chosen.reason
 
 
 def test_auto_chooses_by_bits():
     """1 bit saves less than 16 KiB where 8 bits save more."""
-    kinds = [topologies.choose("auto", [whole(30_000, spec)], 4).kind for spec in ("sign", "linear:bits=8")]
+    kinds = [choice.choose("auto", [whole(30_000, spec)], 4).topology for spec in ("sign", "linear:bits=8")]
     assert kinds == ["all_gather", "two_step"]
 
 

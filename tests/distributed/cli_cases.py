@@ -87,7 +87,7 @@ CASES = {
         "trainers.generate --model_dir={run} --output={new}.npz --num_samples=3", None, code=0, tf_config=TWO_WORKERS
     ),
     "generate_stray": Case("trainers.generate --model_dir={run} --output={new}.npz 3", "Unexpected argument '3'"),
-    "launch_nowhere": Case("trainers.launch -- --steps=3", "Give --model_dir=DIR behind --"),
+    "launch_nowhere": Case("trainers.launch -- --steps=3", "Give --model_dir=DIR after --"),
     "launch_no_flagfile": Case("trainers.launch -- --flagfile={new}", "new"),
     "launch_no_worker": Case("trainers.launch --num_workers=0 -- --model_dir={new}", "--num_workers=0: .*in the range"),
     "launch_below_a_file": Case("trainers.launch -- --model_dir={file}/run", "Not a directory"),
@@ -121,9 +121,8 @@ def make_files(folder):
     train = TrainConfig(batch_size=16, steps=10, deterministic=False)  # determinism would stay for all later tests
     for name in ("run", "damaged", "truncated"):
         config = RunConfig(str(folder / name), network=NetworkConfig(width=16), train=train)
-        strategy, board = local_strategy(1), MessageBoard(0, 1)
-        built = job.build(config, data.describe(config.data), strategy, board)
-        Checkpoints(folder / name / "checkpoints", config, built.model, board, strategy, 3).save(10)
+        built = job.build(config, data.describe(config.data), local_strategy(1), MessageBoard(0, 1))
+        Checkpoints(built).save(10)
         (folder / name / "config.json").write_text(config.to_json())
         (folder / name / "metrics.jsonl").write_text('{"step": 10}\n')
     (folder / "damaged" / "checkpoints" / "step_00000010" / "worker_0.index").unlink()

@@ -34,7 +34,7 @@ class Cluster:
         self.processes = []
         for index in range(num_workers):
             arguments = [*command, *(extra[index] if extra else [])]
-            variables = _environment(ports, index) | (environment or {})
+            variables = environment_of(ports, index) | (environment or {})
             self.processes.append(_forks().start(arguments, variables, self.logs[index]))
 
     def wait(self, timeout=240):
@@ -91,10 +91,10 @@ def free_ports(count):
 @functools.cache
 def _forks():
     """Forks of TensorFlow, one process for all tests of this one; it ends when this one does."""
-    return Forks("tensorflow", "keras", environment=_environment([0], 0))
+    return Forks("tensorflow", "keras", environment=environment_of([0], 0))
 
 
-def _environment(ports, index):
+def environment_of(ports, index):
     # One thread each: two processes share two cores, and oversubscription makes collectives slow.
     variables = dict(
         os.environ,

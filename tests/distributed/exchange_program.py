@@ -40,7 +40,7 @@ def main(folder, replicas_per_worker, *channels):
         strategy.close_channel(name)
     results["board"] = board.exchange("hello", f"worker {strategy.worker_index}")
     np.savez(pathlib.Path(folder) / f"worker_{strategy.worker_index}.npz", **results)
-    board.part(60.0)
+    board.leave(60.0)
 
 
 def reductions(strategy, channel, name, data):

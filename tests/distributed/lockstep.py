@@ -3,12 +3,20 @@
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.distribute import topologies
+from dqgan_tf.distribute.channel import _initial_state
+from dqgan_tf.distribute.topologies import choice
+from dqgan_tf.distribute.topologies.packet import PacketContext
 
 
-def setting(replicas, error_feedback=True, block=None):
-    """Returns the `Setting` of a packet whose M replicas all live in this process."""
-    return topologies.Setting(replicas, error_feedback, block, devices=("/cpu:0",) * replicas)
+def context(replicas, error_feedback=True, block=None):
+    """Returns the `PacketContext` of a packet whose M replicas all live in this process."""
+    return PacketContext(replicas, error_feedback, block, ("/cpu:0",) * replicas)
+
+
+def build(topology, vectors, context, packet_values=10**9, threads=1):
+    """Returns the packets of `choice.build`, and what the compressors of the vectors have learned."""
+    learned = [_initial_state(vector, context.devices) for vector in vectors]
+    return choice.build(topology, vectors, learned, context, packet_values, threads), learned
 
 
 def reduce(packet, updates, seeds):
@@ -36,13 +44,13 @@ def reduce(packet, updates, seeds):
 
 
 def _all_gather(words):
-    rows = tf.constant(np.stack(words))
+    rows = [tf.constant(row) for row in words]
     return [rows] * len(words)
 
 
 def _all_to_all(rows):
     received = np.stack(rows, axis=1)  # [to, from, W]
-    return [tf.constant(to_one) for to_one in received]
+    return [[tf.constant(row) for row in to_one] for to_one in received]
 
 
 def _all_reduce(values):
@@ -56,3 +64,12 @@ def _all_reduce(values):
 
 
 _COLLECTIVES = {"all_gather": _all_gather, "all_to_all": _all_to_all, "all_reduce": _all_reduce}
+
+
+def mean(means, vector, size):
+    """Returns the mean of one vector, numpy [size], of `Outcome.means`; NaN where it has no value."""
+    result = np.full(size, np.nan, np.float32)
+    for range_, value in means:
+        if range_.vector == vector:
+            result[range_.start : range_.start + range_.size] = value
+    return result

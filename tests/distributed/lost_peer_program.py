@@ -1,7 +1,7 @@
 """Run by two workers: each waits for the other in its own way, until the other is gone. Prints the error that it got.
 
 Arguments: of worker 0 and of worker 1, what it does after both have met: `collective`, `sockets`, `board`, `barrier`,
-`pause` (sleeps, then uses the board), `leave` (ends at once), `sleep`.
+`pause` (sleeps, then uses the board), `leave` (ends at once), `sleep`. `tensorflow`: the workers do not meet first.
 """
 
 import json
@@ -16,9 +16,11 @@ def main(*acts):
     from dqgan_tf.distribute.layout import Vector
     from dqgan_tf.distribute.message_board import MessageBoard
     from dqgan_tf.distribute.strategy import CompressedStrategy
+    from dqgan_tf.errors import LostConnectionError
 
     try:
-        strategy = CompressedStrategy()
+        meets = acts[0] != "tensorflow"
+        strategy = CompressedStrategy(None if meets else tf.distribute.cluster_resolver.TFConfigClusterResolver())
         board = MessageBoard(strategy.worker_index, strategy.num_workers)
         act = acts[strategy.worker_index]
         transport = "sockets" if "sockets" in acts else "ring"
@@ -49,6 +51,8 @@ def main(*acts):
             board.exchange("again", "")
     except tf.errors.OpError as error:
         print("error " + json.dumps([type(error).__name__, error.message]), flush=True)
+    except LostConnectionError as error:
+        print("error " + json.dumps(["", str(error)]), flush=True)
 
 
 if __name__ == "__main__":

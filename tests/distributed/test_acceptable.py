@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.distribute.topologies.packet import acceptable
+from dqgan_tf.compressors.float_bits import are_bounded
 
 SPECS = [
     "none",
@@ -31,7 +31,7 @@ N = 300
 @functools.cache
 def decider(spec):
     compressor = compressors.get(spec)
-    return tf.function(lambda x, seed: acceptable(compressor, compressor.encode(x, seed), N), autograph=False)
+    return tf.function(lambda x, seed: are_bounded(compressor.scales(compressor.encode(x, seed), N)), autograph=False)
 
 
 def is_acceptable(spec, vector):

@@ -13,9 +13,9 @@ REPLICAS, N = 2, 96
 STOCHASTIC = "linear:bits=2,bucket=32,rounding=stochastic"
 
 
-def vector(spec, *shapes, first=0, turn=0):
+def vector(spec, *shapes, first=0, order=0):
     positions = tuple(range(first, first + len(shapes)))
-    return Vector(f"v{first}", compressors.get(spec), shapes, positions, turn)
+    return Vector(f"v{first}", compressors.get(spec), shapes, positions, order)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ class TestStreams:
 class TestRefusal:
     def test_one_packet_of_one_replica_refuses_all(self, strategy, opened):
         """Residuals of all packets stay, in those that write in place too; the next call continues."""
-        vectors = [vector("sign:bucket=32", (N,)), vector("topk:fraction=0.1", (N,), first=1, turn=1)]
+        vectors = [vector("sign:bucket=32", (N,)), vector("topk:fraction=0.1", (N,), first=1, order=1)]
         channel = opened(*vectors, packet_mb=4 * N / 2**20, topology="all_gather")
         assert len(channel.packets) == 2
         mean = reduction(strategy, channel)

@@ -72,7 +72,7 @@ def main(folder):
         model.load_weights(folder / f"{writer}_2.weights.h5")
         report["reloaded"].append(summary.weights_sha256(model) == sha)
     (folder / f"worker_{index}.json").write_text(json.dumps(report))
-    board.part(60.0)
+    board.leave(60.0)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,22 @@ import pytest
 
 from dqgan_tf import compressors
 from dqgan_tf.compressors import rules
-from dqgan_tf.distribute import layout, topologies
+from dqgan_tf.distribute import layout
 from dqgan_tf.distribute.layout import Slice, Vector, check_contraction
-from dqgan_tf.distribute.topologies.packet import Setting, VectorState
+from dqgan_tf.distribute.topologies import choice
+from dqgan_tf.distribute.topologies.packet import PacketContext, coding
+from tests.distributed import lockstep
 
 SIGN = compressors.get("sign:bucket=32")
 
 
-def vector(*sizes, first=0, turn=0, spec="sign:bucket=32"):
+def vector(*sizes, first=0, order=0, spec="sign:bucket=32"):
     """A vector of weights of these sizes, of which the first one has position `first`."""
     positions = tuple(range(first, first + len(sizes)))
-    return Vector(f"v{first}", compressors.get(spec), tuple((size,) for size in sizes), positions, turn)
+    return Vector(f"v{first}", compressors.get(spec), tuple((size,) for size in sizes), positions, order)
 
 
-def packets(vectors, packet_values=0, granules=None, slice_values=10**9):
+def packets(vectors, packet_values=10**9, granules=None, slice_values=10**9):
     """`layout.packets` with tuples in place of slices; granules of 64."""
     granules = [64] * len(vectors) if granules is None else granules
     return [[tuple(part) for part in one] for one in layout.packets(vectors, packet_values, granules, slice_values)]
@@ -28,7 +30,7 @@ class TestVectors:
     SHAPES = [(3, 4), (4,), (4, 2), (2,)]
 
     def test_a_player_without_rules_is_one_vector(self):
-        (one,) = layout.vectors("generator", self.NAMES, self.SHAPES, SIGN, first=5, turn=1)
+        (one,) = layout.vectors("generator", self.NAMES, self.SHAPES, SIGN, first=5, order=1)
         assert one == Vector("generator", SIGN, tuple(self.SHAPES), (5, 6, 7, 8), 1)
         assert (one.sizes, one.size) == ([12, 4, 8, 2], 26)
 
@@ -48,11 +50,11 @@ class TestVectors:
         assert vector(4, spec="none").is_exact and not vector(4).is_exact
         low_rank = vector(4, spec="powersgd:rank=1")
         assert low_rank.is_low_rank and not low_rank.is_exact and not vector(4, spec="none").is_low_rank
-        assert low_rank.stride == 1 and low_rank.histogram_bytes == 0
+        assert low_rank.stride == 1
 
-    def test_what_replicas_add_up_for_a_compressor_that_learns(self):
-        assert vector(4, spec="adaptive:bits=3,bucket=32").histogram_bytes == 4 * 64
-        assert vector(4).histogram_bytes == 0 and vector(4).initial_state() is None
+    def test_only_a_compressor_that_learns_has_a_state(self):
+        assert vector(4, spec="adaptive:bits=3,bucket=32").initial_state().shape == (4 + 64,)
+        assert vector(4).initial_state() is None
 
 
 class TestSlices:
@@ -83,8 +85,8 @@ class TestSlices:
 
 
 class TestOrder:
-    def test_the_last_weights_come_first_within_a_turn(self):
-        vectors = [vector(10), vector(10, first=1), vector(10, first=2, turn=1), vector(10, first=3, turn=1)]
+    def test_the_last_weights_come_first_within_an_order(self):
+        vectors = [vector(10), vector(10, first=1), vector(10, first=2, order=1), vector(10, first=3, order=1)]
         assert packets(vectors) == [[(1, 0, 10), (0, 0, 10), (3, 0, 10), (2, 0, 10)]]
 
     def test_slices_follow_their_weights_and_not_their_vectors(self):
@@ -125,17 +127,16 @@ class TestPackets:
 
 
 class TestGranules:
-    """What `topologies.build` cuts, by the slices of its packets; blocks of 64 values, buckets of 32."""
+    """What `choice.build` cuts, by the slices of its packets; blocks of 64 values, buckets of 32."""
 
-    def slices(self, vectors, kind="all_gather", replicas=1, packet_values=0, threads=1, block=64):
-        setting = Setting(replicas, True, block)
-        states = [VectorState(one, setting.devices) for one in vectors]
-        made = topologies.build(kind, vectors, states, setting, 4 * packet_values, threads)
+    def slices(self, vectors, topology="all_gather", replicas=1, packet_values=10**9, threads=1, block=64):
+        context = PacketContext(replicas, True, block, ("/cpu:0",))
+        made, _ = lockstep.build(topology, vectors, context, packet_values, threads)
         return [[tuple(part) for part in packet.slices] for packet in made]
 
     @pytest.fixture(autouse=True)
     def small_slices(self, monkeypatch):
-        monkeypatch.setattr(topologies, "_SMALLEST_SLICE", 1)
+        monkeypatch.setattr(choice, "_SMALLEST_SLICE", 1)
 
     def test_slices_are_for_threads(self):
         assert self.slices([vector(1024)], threads=4) == [[(0, 256 * i, 256) for i in range(4)]]
@@ -154,7 +155,7 @@ class TestGranules:
         ]
 
     def test_small_vectors_are_not_cut(self, monkeypatch):
-        monkeypatch.setattr(topologies, "_SMALLEST_SLICE", 512)
+        monkeypatch.setattr(choice, "_SMALLEST_SLICE", 512)
         assert self.slices([vector(1024)], threads=8) == [[(0, 0, 512), (0, 512, 512)]]
 
     def test_whole_blocks(self):
@@ -201,14 +202,14 @@ class TestGranules:
 def test_a_slice_has_the_stride_of_its_vector():
     """Its histogram counts the buckets that the histogram of the whole vector counts."""
     one = vector(4 * 65536, spec="adaptive:bits=3,bucket=32")
-    assert topologies.packet.coding(one, 128).stride == one.stride == 4
+    assert coding(one, 128).stride == one.stride == 4
 
 
 def test_only_a_whole_vector_of_matrices_has_shapes_in_its_coding():
     """Slices of equal size share compiled functions, whatever their weights."""
     low_rank = Vector("matrix", compressors.get("powersgd:rank=1"), ((3, 4),), (0,))
-    assert topologies.packet.coding(low_rank, 12).shapes == ((3, 4),)
-    assert topologies.packet.coding(vector(5, 7), 12) == topologies.packet.coding(vector(12, first=3), 12)
+    assert coding(low_rank, 12).shapes == ((3, 4),)
+    assert coding(vector(5, 7), 12) == coding(vector(12, first=3), 12)
 
 
 def test_a_slice_is_a_range():

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import tensorflow_texts
+from dqgan_tf.errors import LostConnectionError
 from tests.distributed import cluster
 
 # A frozen worker misses its heartbeats for 10 s (TensorFlow 2.21.0); then the service gives it up.
@@ -42,7 +43,7 @@ def error_of(workers, index):
     cluster.wait_for(lambda: "\nerror [" in workers.logs[index].read_text(), 60, f"an error of worker {index}")
     line = workers.logs[index].read_text().split("\nerror ")[1].partition("\n")[0]
     name, message = json.loads(line)
-    return getattr(tf.errors, name)(None, None, message)
+    return getattr(tf.errors, name)(None, None, message) if name else LostConnectionError(message)
 
 
 def check(error, reason):
@@ -90,15 +91,23 @@ def test_the_service_has_ended_with_worker_0(start):
     check(error_of(start("leave", "board"), 1), "Failed to send RPC to coordination service")
 
 
+def test_worker_0_frozen_in_the_message_board(start):
+    """It holds the service, so TensorFlow's call to it never returns."""
+    workers = start("board", "board")
+    workers.kill(0, signal.SIGSTOP)
+    error = error_of(workers, 1)
+    assert isinstance(error, LostConnectionError) and str(error) == "worker 0 gave no sign of life for 15 s"
+
+
 def test_a_frozen_service_that_continues(start):
-    """Worker 0 holds the service. Worker 1 has missed it and is in error; worker 0 hears that worker 1 was missed."""
+    """Worker 0 holds the service. Worker 1 has missed it; worker 0 hears that worker 1 was missed."""
     workers = start("board", "board")
     workers.kill(0, signal.SIGSTOP)
     time.sleep(_FROZEN_SECONDS)
     workers.kill(0, signal.SIGCONT)
     errors = [error_of(workers, index) for index in range(2)]
     check(errors[0], "is already in error")
-    check(errors[1], "Agent must be in CONNECTED state")
+    assert isinstance(errors[1], LostConnectionError)
 
 
 @pytest.mark.parametrize("act, reason", [("pause", "is already in error"), ("collective", "unhealthy")])
@@ -115,7 +124,7 @@ def test_a_port_that_is_in_use(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addresses = [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1"]
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
-        command = [sys.executable, "-m", "tests.distributed.lost_peer_program", "board", "board"]
+        command = [sys.executable, "-m", "tests.distributed.lost_peer_program", "tensorflow", "board"]
         environment = os.environ | {"TF_CONFIG": json.dumps(config), "PYTHONPATH": str(cluster.ROOT)}
         result = subprocess.run(command, cwd=cluster.ROOT, env=environment, capture_output=True, text=True, timeout=100)
     name, message = json.loads(result.stdout.split("error ")[1])

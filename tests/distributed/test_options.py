@@ -1,15 +1,16 @@
 """The tag of a compressed reduction: it survives merging, is looked up, and never turns up uninvited."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf import compressors
+from dqgan_tf import compressors, config
 from dqgan_tf.distribute.channel import CompressionOptions
 from dqgan_tf.distribute.layout import Vector
-from dqgan_tf.distribute.strategy import plain_options
+from dqgan_tf.distribute.strategy import CompressedStrategy, plain_options
 from tests.gan.local_strategy import local_strategy
 
 RING = tf.distribute.experimental.CommunicationImplementation.RING
@@ -108,6 +109,32 @@ class TestReductions:
     def test_a_packet_of_no_size_is_refused(self, strategy, packet_mb):
         with pytest.raises(ValueError, match="`packet_mb` must be .* A value that works is packet_mb=4.0"):
             strategy.open_channel("other", [vector("none")], packet_mb=packet_mb)
+
+    @pytest.mark.parametrize("name", ["topology", "transport"])
+    def test_an_unknown_name_is_refused_with_those_that_exist(self, strategy, name):
+        with pytest.raises(ValueError, match=f"`{name}` must be one of auto, .* Received: {name}='udp'"):
+            strategy.open_channel("other", [vector("none")], **{name: "udp"})
+
+    @pytest.mark.parametrize("topology", config.settings()["compression.topology"].metadata["choices"])
+    def test_every_topology_of_the_configuration_works(self, strategy, topology):
+        """A name that `choice.choose` does not know would mean `auto`, in silence."""
+        channel = strategy.open_channel("other", [vector("sign:bucket=32")], topology=topology)
+        strategy.close_channel("other")
+        expected = {"auto": "all_gather", "hierarchical": "hierarchical all_gather"}.get(topology, topology)
+        assert channel.topology == expected
+
+    def test_settings_have_the_defaults_of_the_configuration(self):
+        parameters = inspect.signature(CompressedStrategy.open_channel).parameters
+        for name in ("topology", "packet_mb", "transport", "error_feedback", "allow_non_contractive"):
+            assert parameters[name].default == getattr(config.CompressionConfig(), name)
+
+    @pytest.mark.parametrize(("packet_mb", "packets"), [(0, 1), (1e-7, 2), (4e-6, 2), (2**-15, 1)])
+    def test_a_packet_below_one_value_is_the_smallest_packet(self, strategy, packet_mb, packets):
+        """Two vectors of 16 bytes, together 2^-15 MiB. Only 0 means one packet of everything."""
+        first, second = vector("sign:bucket=32"), vector("sign:bucket=32")._replace(weights=(1,))
+        channel = strategy.open_channel("other", [first, second], packet_mb=packet_mb)
+        strategy.close_channel("other")
+        assert len(channel.packets) == packets
 
 
 class TestOneReplica:

@@ -9,8 +9,8 @@ import tensorflow as tf
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
 from dqgan_tf.compressors.contrib import adaptive
-from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.distribute.topologies.packet import Seeds
 from tests.distributed import exchange_cases, lockstep
 from tests.gan.local_strategy import local_strategy
@@ -31,9 +31,9 @@ class TestSmall:
     @classmethod
     def results(cls, request):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(topologies, "_SMALLEST_SLICE", 1)
+            patch.setattr(choice, "_SMALLEST_SLICE", 1)
             patch.setattr(adaptive, "_SAMPLE", 200)  # the histogram counts every fourth bucket
-            return [cls.exchanged(request.param, *cut) for cut in ((0, 1), (900, 4))]
+            return [cls.exchanged(request.param, *cut) for cut in ((10**9, 1), (900, 4))]
 
     @classmethod
     def exchanged(cls, kind, packet_values, threads):
@@ -44,9 +44,8 @@ class TestSmall:
             for i, (spec, size) in enumerate(zip(specs, cls.SIZES, strict=True))
         ]
         assert [vector.stride for vector in vectors] == [1, 1, 4, 1]
-        setting = lockstep.setting(REPLICAS, block=cls.BLOCK)
-        states = [topologies.VectorState(vector, setting.devices) for vector in vectors]
-        packets = topologies.build(kind, vectors, states, setting, 4 * packet_values, threads)
+        context = lockstep.context(REPLICAS, block=cls.BLOCK)
+        packets, learned = lockstep.build(kind, vectors, context, packet_values, threads)
         arrays = []
         for number in range(ROUNDS):
             values = [np.split(update(number, m, cls.SIZES), np.cumsum(cls.SIZES)[:-1]) for m in range(REPLICAS)]
@@ -61,15 +60,17 @@ class TestSmall:
             histograms = [[] for _ in vectors]
             for packet, of_packet in zip(packets, outcomes, strict=True):
                 for replica, outcome in enumerate(of_packet):
-                    assert bool(outcome.finite)
+                    assert bool(outcome.acceptable)
                     packet.keep(outcome, replica)
                     for part, histogram in zip(packet.slices, outcome.histograms, strict=True):
                         histograms[part.vector] += [] if histogram is None else [histogram]
-            for vector, state, counts in zip(vectors, states, histograms, strict=True):
-                for variable in state.learned.variables if state.learned else []:
+            for vector, state, counts in zip(vectors, learned, histograms, strict=True):
+                for variable in state.variables if state else []:
                     variable.assign(vector.compressor.next_state(variable, tf.add_n(counts)))
-            arrays += [variable.numpy() for state in states for variable in state.mean.variables]
-        arrays += [variable.numpy() for state in states if state.learned for variable in state.learned.variables]
+            for index, m in np.ndindex(len(vectors), REPLICAS):
+                merged = [pair for of_packet in outcomes for pair in of_packet[m].means]
+                arrays.append(lockstep.mean(merged, index, vectors[index].size))
+        arrays += [variable.numpy() for state in learned if state for variable in state.variables]
         slices = sorted(
             (part.vector, part.start, residual)
             for packet in packets
@@ -130,7 +131,7 @@ def strategy():
 
 def exchanged(strategy, spec, topology, packet_mb):
     """Means and residuals of every replica after ROUNDS reductions, as digests; the channel's packets; bytes sent."""
-    vectors = [Vector(f"part_{i}", compressors.get(spec), ((size,),), (i,), turn=i) for i, size in enumerate(SIZES)]
+    vectors = [Vector(f"part_{i}", compressors.get(spec), ((size,),), (i,), order=i) for i, size in enumerate(SIZES)]
     feedback = "stochastic" not in spec
     channel = strategy.open_channel(
         "packets", vectors, topology=topology, packet_mb=packet_mb, seed=3, error_feedback=feedback

@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors, private_tensorflow
-from dqgan_tf.distribute import pipeline, topologies
+from dqgan_tf.distribute import pipeline
 from dqgan_tf.distribute.channel import Channel, CompressionOptions
 from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.distribute.transport.sockets import SocketCollectives
 
 N = 4096
@@ -18,13 +19,16 @@ def graph_of(topology, packet_mb=4 * N / 2**20):
     compressor = compressors.get("linear:bits=4,bucket=512")
     channel = Channel(
         "updates",
-        [Vector(name, compressor, ((N,),), (i,), turn=i) for i, name in enumerate(("first", "second"))],
+        [Vector(name, compressor, ((N,),), (i,), order=i) for i, name in enumerate(("first", "second"))],
         error_feedback=True,
         topology=topology,
         devices=[DEVICE],
-        groups=[SocketCollectives(None, [0, 1], 0)],  # nothing is sent: the graph is built, not run
+        collectives=[SocketCollectives({}, [0, 1], 0)],  # nothing is sent: the graph is built, not run
         streams=[0],
+        seed=0,
         packet_mb=packet_mb,
+        allow_non_contractive=False,
+        options=CompressionOptions(),
     )
     assert len(channel.packets) == (2 if packet_mb else 1)
 
@@ -87,8 +91,8 @@ def test_encodings_are_chained(topology):
 
 def test_slices_of_one_packet_are_encoded_at_once(monkeypatch):
     """On as many threads as there are: a slice that waited for another one would leave a thread idle."""
-    monkeypatch.setattr(topologies, "_SMALLEST_SLICE", 512)
-    monkeypatch.setattr(topologies.blocks, "CPU_BLOCK", 512)
+    monkeypatch.setattr(choice, "_SMALLEST_SLICE", 512)
+    monkeypatch.setattr(choice.blocks, "CPU_BLOCK", 512)
     monkeypatch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda: 4)
     graph = graph_of("all_gather", packet_mb=0)
     encodings = kernels_before(graph, sockets_of(graph)[0])

@@ -45,9 +45,7 @@ class TestPlaces:
         assert read(TWO, worker(0), rpc_layer="grpc").num_workers == 2
 
 
-@pytest.mark.parametrize(
-    "text", [None, "", "  \n", "{}", '{"cluster": {}}', '{"cluster": {}, "task": {"type": "worker"}}']
-)
+@pytest.mark.parametrize("text", [None, "", "  \n", "{}", '{"cluster": {}}', '{"cluster": {}, "task": {}}'])
 def test_no_cluster(text):
     assert tf_config.read({} if text is None else {"TF_CONFIG": text}) is None
 
@@ -60,6 +58,10 @@ def test_no_cluster(text):
         ("null", "must be an object"),
         ("[1]", "must be an object"),
         ('{"cluster": ["a:1"]}', "must be an object"),
+        ('{"task": {"type": "worker", "index": 0}}', "a task and no cluster, so every worker would train alone"),
+        ('{"cluster": {}, "task": {"type": "worker"}}', "a task and no cluster"),
+        ('{"sparseCluster": {"worker": {"0": "a:1"}}, "task": {"index": 0}}', "it has the key 'sparseCluster'"),
+        ('{"Cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}', "it has the key 'Cluster'"),
     ],
 )
 def test_text_that_is_no_object(text, message):
@@ -80,7 +82,16 @@ def test_text_that_is_no_object(text, message):
         ({"worker": ["a:1", "b:2", "a:1"]}, worker(0), "an address stands twice"),
         ({"chief": ["a:1"], "worker": ["a:1"]}, worker(0), "an address stands twice"),
         ({"chief": ["a:1", "b:2"]}, {"type": "chief", "index": 0}, "one chief at most"),
-        ({"ps": ["a:1"]}, {"type": "ps", "index": 0}, r"no chief and no worker, only \['ps'\]"),
+        ({"ps": ["a:1"]}, {"type": "ps", "index": 0}, "the cluster has the job 'ps'"),
+        (TWO | {"ps": ["c:3"]}, worker(0), "the cluster has the job 'ps'; a job trains with a chief and workers"),
+        (TWO | {"Worker": ["c:3"]}, worker(0), "the cluster has the job 'Worker'"),
+        ({"worker": ["node[1-4]:2222"]}, worker(0), r"Received: \['node\[1-4\]:2222'\]"),
+        ({"worker": ["grpc://a:1", "b:2"]}, worker(0), "Received: .*grpc://a:1"),
+        ({"worker": [" a:1"]}, worker(0), "Received: .*' a:1'"),
+        ({"worker": ["a:1 "]}, worker(0), "Received: .*'a:1 '"),
+        ({"worker": ["a:1,b:2"]}, worker(0), "Received: .*'a:1,b:2'"),
+        ({"worker": ["::1:1"]}, worker(0), "Received: .*'::1:1'"),
+        ({"worker": ["[a]:1"]}, worker(0), r"Received: .*'\[a\]:1'"),
         ({"worker": []}, worker(0), "no chief and no worker"),
         (TWO, None, "task must hold type and index"),
         (TWO, "worker:0", "task must hold type and index"),

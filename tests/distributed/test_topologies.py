@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
-from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.layout import Slice, Vector
-from dqgan_tf.distribute.topologies.packet import Seeds
+from dqgan_tf.distribute.topologies.all_gather import joined_slices
+from dqgan_tf.distribute.topologies.packet import Seeds, coding
 from tests.distributed import exchange_cases, lockstep
 from tests.distributed.exchange_cases import CALLS, MATRICES, POISONED, Case
 
@@ -69,11 +69,12 @@ def test_without_feedback(eager, case, replicas):
 
 def test_the_mean_of_what_is_not_compressed_is_the_sum_times_the_reciprocal_to_the_bit():
     """Compiled; of three, whose reciprocal is no float32. So is TensorFlow's: see tests/gan/test_identities.py."""
-    packet, (state,) = built([Vector("only", compressors.get("none"), ((1000,),), (0,))], lockstep.setting(3))
+    packet, _ = built([Vector("only", compressors.get("none"), ((1000,),), (0,))], lockstep.context(3))
     assert packet.name == "dense" and packet.residuals == [None]
     values = np.random.default_rng(4).standard_normal([3, 1000]).astype(np.float32)
-    lockstep.reduce(packet, [[tf.constant(v)] for v in values], [seeds(m, 0) for m in range(3)])
-    for mean in state.mean.variables:
+    outcomes = lockstep.reduce(packet, [[tf.constant(v)] for v in values], [seeds(m, 0) for m in range(3)])
+    for outcome in outcomes:
+        mean = lockstep.mean(outcome.means, 0, 1000)
         np.testing.assert_array_equal(mean, (values[0] + values[1] + values[2]) * np.float32(1 / 3))
 
 
@@ -81,13 +82,13 @@ def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
     """All replicas and the owner draw the same tenth: the mean holds that tenth of the exact mean, and nothing less."""
     replicas, n = 4, 1280
     vector = Vector("only", compressors.get("randomk:fraction=0.1"), ((n,),), (0,))
-    packet, (state,) = built([vector], lockstep.setting(replicas), "two_step")
+    packet, _ = built([vector], lockstep.context(replicas), "two_step")
     values = np.random.default_rng(5).standard_normal([replicas, n]).astype(np.float32)
     common = tf.constant([99, 3])
     drawing = [Seeds(tf.constant([rank, 3]), common) for rank in range(replicas)]
     outcomes = lockstep.reduce(packet, [[tf.constant(value)] for value in values], drawing)
     for rank, outcome in enumerate(outcomes):
-        mean = state.mean.variables[rank].numpy()
+        mean = lockstep.mean(outcome.means, 0, n)
         drawn = np.flatnonzero(mean)
         assert len(drawn) == n // 10
         np.testing.assert_allclose(mean[drawn], values.mean(0)[drawn], rtol=0, atol=1e-6)
@@ -100,7 +101,7 @@ def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
 def test_replicas_round_by_numbers_of_their_own(eager, topology):
     """Equal updates on all replicas: with one stream for all, each of them would keep the same residual."""
     vector = Vector("only", compressors.get("linear:bits=2,bucket=32,rounding=stochastic"), ((96,),), (0,))
-    packet, _ = built([vector], lockstep.setting(3), topology)
+    packet, _ = built([vector], lockstep.context(3), topology)
     update = np.random.default_rng(6).standard_normal(96).astype(np.float32)
 
     def residuals(call):
@@ -112,22 +113,26 @@ def test_replicas_round_by_numbers_of_their_own(eager, topology):
 
 
 @pytest.mark.parametrize(
-    ("spec", "runs"),
+    ("spec", "groups"),
     [("sign:bucket=32", ((2, 3, 1), (4,), (0,))), ("topk:fraction=0.1", ((2,), (3,), (1,), (4,), (0,)))],
 )
-def test_slices_without_a_gap_are_decoded_together_where_a_compressor_works_bucket_by_bucket(spec, runs):
+def test_slices_without_a_gap_are_decoded_together_where_a_compressor_works_bucket_by_bucket(spec, groups):
     ranges = [(1, 0, 32), (0, 64, 32), (0, 0, 32), (0, 32, 32), (0, 128, 8)]
     vectors = [Vector(name, compressors.get(spec), ((136,),), (i,)) for i, name in enumerate(("first", "second"))]
     slices = [Slice(*one) for one in ranges]
-    codings = [topologies.packet.coding(vectors[part.vector], part.size) for part in slices]
-    assert topologies.all_gather._runs(slices, codings) == runs
+    codings = [coding(vectors[part.vector], part.size) for part in slices]
+    ranges, indices = joined_slices(slices, codings)
+    assert indices == groups
+    assert ranges == [
+        Slice(slices[group[0]].vector, slices[group[0]].start, sum(slices[index].size for index in group))
+        for group in groups
+    ]
 
 
-def built(vectors, setting, kind=None):
-    """Returns the only packet of these vectors, and their states."""
-    states = [topologies.VectorState(vector, setting.devices) for vector in vectors]
-    (packet,) = topologies.build(kind, vectors, states, setting)
-    return packet, states
+def built(vectors, context, topology=None):
+    """Returns the only packet of these vectors, and what their compressors have learned."""
+    (packet,), learned = lockstep.build(topology, vectors, context)
+    return packet, learned
 
 
 def seeds(replica, call):
@@ -141,28 +146,29 @@ def assert_follows_oracle(case, replicas, *, error_feedback=True, block=None):
     compressor = compressors.get(case.spec)
     weights = ((0, 1), (2,))
     vectors = [Vector(*row) for row in zip(("first", "second"), [compressor] * 2, MATRICES, weights, strict=True)]
-    kind = case.topology if case.topology in topologies.NAMES else None
-    packet, states = built(vectors, lockstep.setting(replicas, error_feedback, block), kind)
+    topology = case.topology if case.topology in ("all_gather", "two_step") else None
+    packet, learned = built(vectors, lockstep.context(replicas, error_feedback, block), topology)
     assert packet.name == case.topology
     assert [part.vector for part in packet.slices] == [1, 0], "the last weights come first"
     for call in range(CALLS):
         values = [exchange_cases.inputs(expected.data, replica, replicas, call) for replica in range(replicas)]
         updates = [[tf.constant(own[part.vector]) for part in packet.slices] for own in values]
         outcomes = lockstep.reduce(packet, updates, [seeds(replica, call) for replica in range(replicas)])
-        assert [bool(outcome.finite) for outcome in outcomes] == [call != POISONED] * replicas
+        assert [bool(outcome.acceptable) for outcome in outcomes] == [call != POISONED] * replicas
         if call == POISONED:
             continue
         for replica, outcome in enumerate(outcomes):
             packet.keep(outcome, replica)
-        learn(packet, states, outcomes)
+        learn(packet, learned, outcomes)
         for place, part in enumerate(packet.slices):
             energies = np.stack([outcome.energies[place] for outcome in outcomes])
-            assert_equal_to(expected.calls[call][part.vector], states[part.vector], packet.residuals[place], energies)
+            means = [lockstep.mean(outcome.means, part.vector, vectors[part.vector].size) for outcome in outcomes]
+            wanted, state = expected.calls[call][part.vector], learned[part.vector]
+            assert_equal_to(wanted, means, state, packet.residuals[place], energies)
 
 
-def assert_equal_to(expected, state, residual, energies):
-    """Compares one vector's mean, residuals and energies with the oracle's `Outcome`."""
-    means = [variable.numpy() for variable in state.mean.variables]
+def assert_equal_to(expected, means, state, residual, energies):
+    """Compares one vector's means, state, residuals and energies with the oracle's `Outcome`."""
     assert all(mean.tobytes() == means[0].tobytes() for mean in means), "all replicas receive the same bits"
     np.testing.assert_allclose(means[0], expected.mean, rtol=0, atol=TOLERANCE)
     if residual is None:
@@ -172,14 +178,14 @@ def assert_equal_to(expected, state, residual, energies):
     np.testing.assert_allclose(energies, expected.energies, rtol=1e-4, atol=1e-6)
     if isinstance(expected.state, tuple):  # levels, which are exact, and a running histogram
         levels = expected.state[0]
-        np.testing.assert_array_equal(state.learned.variables[0][: len(levels)], levels)
+        np.testing.assert_array_equal(state.variables[0][: len(levels)], levels)
 
 
-def learn(packet, states, outcomes):
+def learn(packet, learned, outcomes):
     """As a channel: states are fitted to the histograms of all replicas, or are those that the packet returned."""
     for place, part in enumerate(packet.slices):
-        learned, histograms = states[part.vector].learned, [outcome.histograms[place] for outcome in outcomes]
-        for replica, variable in enumerate(learned.variables if learned else []):
+        state, histograms = learned[part.vector], [outcome.histograms[place] for outcome in outcomes]
+        for replica, variable in enumerate(state.variables if state else []):
             if histograms[0] is None:
                 variable.assign(outcomes[replica].states[place])
             else:

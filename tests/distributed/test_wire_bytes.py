@@ -86,7 +86,7 @@ def main(folder):
         figures[spec] = counted, channel.sent_bytes * strategy.num_replicas_in_sync * STEPS
     if strategy.is_chief:
         (pathlib.Path(folder) / "measured.json").write_text(json.dumps(figures))
-    board.part(60.0)
+    board.leave(60.0)
 
 
 def exchange_function(strategy, channel):

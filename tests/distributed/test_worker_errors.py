@@ -69,7 +69,7 @@ def test_other_code(tmp_path):
     """Worker 1 runs a copy of the checkout that differs by one character."""
     for folder in ("dqgan_tf", "flags", "trainers"):
         shutil.copytree(cluster.ROOT / folder, tmp_path / "copy" / folder)
-    changed = tmp_path / "copy" / "dqgan_tf" / "gan" / "noise.py"
+    changed = tmp_path / "copy" / "dqgan_tf" / "gan" / "steps.py"
     changed.write_text(changed.read_text() + "#")
     extra = [[""], [f"sys.path.insert(0, {str(tmp_path / 'copy')!r})"]]
     arguments = command(tmp_path / "run", 20)[2:]
@@ -121,7 +121,7 @@ def test_one_worker_that_is_not_finite(tmp_path):
     """All skip each of its steps, and stop together after --max_skipped_in_row."""
     arguments = [*command(tmp_path / "run", 1000)[2:], "--max_skipped_in_row=15"]
     both = cluster.Cluster(prepared(*arguments), tmp_path / "logs", extra=[[""], [NAN_DATA]])
-    ends_all(both, 3, "The last 15 steps up to step 15 were skipped since an update was not finite on some replica")
+    ends_all(both, 3, "The last 15 steps up to step 15 were skipped, because an update was not finite on some replica")
     assert "skipped 10" in both.output(0)
 
 

@@ -1,10 +1,11 @@
-"""Neither the size of packets or slices nor the runs of weights change a bit; state moves from one size to another.
+"""Neither the size of packets or slices nor the chunks of weights change a bit; state moves from one size to another.
 
 Four compressors: stochastic `linear` and `topk` in the generator, `adaptive` and `sign` in the discriminator. One
 replica: tests/distributed/test_packets.py has three, and numpy in place of the game.
 """
 
 import contextlib
+import dataclasses
 
 import keras
 import numpy as np
@@ -14,11 +15,12 @@ import tensorflow as tf
 from dqgan_tf.compressors import blocks
 from dqgan_tf.compressors.contrib import adaptive
 from dqgan_tf.config import CompressionConfig, OptimizerConfig, RunConfig
-from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.gan import player
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.job import Job
 from tests.gan import model_state
 from tests.gan.local_strategy import local_strategy
 
@@ -39,9 +41,9 @@ def cut(name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CPU_BLOCK", BLOCK)
         patch.setattr(adaptive, "_SAMPLE", 200)  # the histogram counts every second bucket
-        patch.setattr(topologies, "_SMALLEST_SLICE", 1)
+        patch.setattr(choice, "_SMALLEST_SLICE", 1)
         patch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda: threads)
-        patch.setattr(player, "_RUN_VALUES", run_values)
+        patch.setattr(player, "_CHUNK_VALUES", run_values)
         yield
 
 
@@ -57,11 +59,11 @@ def dense(units, activation=None, **options):
     return keras.layers.Dense(units, activation, bias_initializer=biases, **options)
 
 
-def test_runs_begin_with_the_last_layers_and_hold_a_hundred_values_or_more(monkeypatch):
-    monkeypatch.setattr(player, "_RUN_VALUES", 100)
-    assert player._runs([100, 10, 100, 10, 10]) == [[2, 3, 4], [0, 1]]
-    assert player._runs([10, 100]) == [[1], [0]]
-    assert player._runs([10, 90, 9]) == [[0, 1, 2]]
+def test_chunks_begin_with_the_last_layers_and_hold_a_hundred_values_or_more(monkeypatch):
+    monkeypatch.setattr(player, "_CHUNK_VALUES", 100)
+    assert player._chunks([100, 10, 100, 10, 10]) == [[2, 3, 4], [0, 1]]
+    assert player._chunks([10, 100]) == [[1], [0]]
+    assert player._chunks([10, 90, 9]) == [[0, 1, 2]]
 
 
 class Run:
@@ -91,7 +93,8 @@ class Run:
         assert self.model.train_steps(iterator, stop - start) == stop - start
 
     def checkpoints(self, folder):
-        return Checkpoints(folder, self.config, self.model, MessageBoard(0, 1), self.strategy, 3)
+        config = dataclasses.replace(self.config, model_dir=str(folder))
+        return Checkpoints(Job(config, self.strategy, MessageBoard(0, 1), data_spec=None, model=self.model))
 
     @property
     def slices(self):
@@ -120,7 +123,7 @@ def test_the_cuts_are_those_that_are_meant(runs):
     counts = {name: sum(names.count(name) for names in slices) for name in SIZES}
     assert counts.pop("generator.1") == 1 and all(count > 1 for count in counts.values())
     assert len(slices) > 3 and any(names.count("generator") > 1 for names in slices)
-    assert [[len(run) for run in player._runs] for player in runs["cut"].model._players] == [[1] * 4, [1] * 6]
+    assert [[len(chunk) for chunk in player._chunks] for player in runs["cut"].model._players] == [[1] * 4, [1] * 6]
 
 
 def test_no_bit_depends_on_the_cut(runs):

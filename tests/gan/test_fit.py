@@ -94,7 +94,7 @@ def test_several_steps_a_call_and_an_epoch_that_is_no_multiple(model):
     model.fit(plain(12), epochs=2, callbacks=[count], shuffle=False, verbose=0)
     assert seen == [5, 10, 12, 17, 22, 24]
     assert int(model.channel.calls.variables[0].numpy()) == 24
-    assert model._run_steps.experimental_get_tracing_count() == 1
+    assert model._take_steps_compiled.experimental_get_tracing_count() == 1
 
     endless = plain(12).repeat()
     model.fit(endless, epochs=2, steps_per_epoch=10, shuffle=False, verbose=0)

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
-from dqgan_tf.distribute import topologies
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.topologies.packet import Seeds
 from tests.distributed import lockstep
@@ -43,19 +42,18 @@ def vectors(sizes):
 def exchanged(spec, sizes, values, error_feedback=True):
     """Yields (what every replica received, residuals), both float64 [M, n], after each of the real exchanges."""
     vectors = [Vector(f"part_{i}", compressors.get(spec), ((size,),), (i,)) for i, size in enumerate(sizes)]
-    setting = lockstep.setting(REPLICAS, error_feedback)
-    states = [topologies.VectorState(vector, setting.devices) for vector in vectors]
-    (packet,) = topologies.build("two_step", vectors, states, setting)
+    (packet,), _ = lockstep.build("two_step", vectors, lockstep.context(REPLICAS, error_feedback))
     residuals = dict(zip([part.vector for part in packet.slices], packet.residuals, strict=True))
     for call, rows in enumerate(values):
         parts = [tf.split(tf.constant(row), sizes) for row in rows]
         updates = [[own[part.vector] for part in packet.slices] for own in parts]
         seeds = [Seeds(tf.constant([rank, call]), tf.constant([-1, call])) for rank in range(REPLICAS)]
         outcomes = lockstep.reduce(packet, updates, seeds)
-        assert all(outcome.finite for outcome in outcomes)
+        assert all(outcome.acceptable for outcome in outcomes)
         for rank, outcome in enumerate(outcomes):
             packet.keep(outcome, rank)
-        yield by_replica([state.mean for state in states]), by_replica([residuals[i] for i in range(len(sizes))])
+        received = [np.concatenate([lockstep.mean(o.means, i, n) for i, n in enumerate(sizes)]) for o in outcomes]
+        yield np.array(received, np.float64), by_replica([residuals[i] for i in range(len(sizes))])
 
 
 def by_replica(variables):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dqgan_tf import optimizers
 from dqgan_tf.config import OptimizerConfig
+from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Adam, Sgd
 from tests.contracts.direction_contract import DirectionContract
 
@@ -168,10 +169,10 @@ def test_get_hands_every_setting_on():
     ],
 )
 def test_a_bad_setting_is_refused(setting, value):
-    with pytest.raises(ValueError, match=f"`{setting}` .*{setting}={value!r}"):
+    with pytest.raises(UsageError, match=f"`{setting}` must be .*{setting}={value!r}"):
         Adam(**{setting: value})
 
 
 def test_an_unknown_direction_is_refused():
-    with pytest.raises(ValueError, match="direction='lion'"):
+    with pytest.raises(UsageError, match="one of sgd, adam. Received: direction='lion'"):
         optimizers.get(OptimizerConfig(direction="lion"))

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.optimizers import half_step
+from dqgan_tf import optimizers
 
 
 def half_step_point(*arguments):
-    return half_step.half_step_point(*(tf.constant(argument, tf.float32) for argument in arguments)).numpy()
+    return optimizers.half_step_point(*(tf.constant(argument, tf.float32) for argument in arguments)).numpy()
 
 
 def test_by_hand():

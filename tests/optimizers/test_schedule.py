@@ -5,7 +5,8 @@ import math
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.optimizers.schedule import learning_rate
+from dqgan_tf.errors import UsageError
+from dqgan_tf.optimizers import learning_rate
 
 
 def rate(step, **settings):
@@ -62,8 +63,8 @@ def test_the_traced_function_takes_the_step_as_an_argument():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="schedule='step'"):
+    with pytest.raises(UsageError, match="one of constant, linear, cosine. .*schedule='step'"):
         rate(1, schedule="step")
     for schedule in ("linear", "cosine"):
-        with pytest.raises(ValueError, match="total_steps=0"):
+        with pytest.raises(UsageError, match="such as total_steps=4000. Received: total_steps=0"):
             rate(1, schedule=schedule)

@@ -59,11 +59,12 @@ class TestRestore:
 
     def test_what_changes_no_weight_may_differ(self, two, tmp_path):
         """Values under another size of packets: tests/gan/test_cuts.py."""
-        checkpoints(tmp_path, two).save(1)
+        checkpoints(tmp_path / "here", two).save(1)
+        (tmp_path / "here").rename(tmp_path / "there")
         train = TrainConfig(steps=9, steps_per_call=2, log_every=1, keep_checkpoints=1)
         compression = dataclasses.replace(CONFIG.compression, packet_mb=0.25, transport="ring")
-        other = dataclasses.replace(CONFIG, model_dir="there", train=train, compression=compression)
-        assert checkpoints(tmp_path, two, other).restore().step == 1
+        other = dataclasses.replace(CONFIG, train=train, compression=compression)
+        assert checkpoints(tmp_path / "there", two, other).restore().step == 1
 
 
 def players(model):
@@ -75,7 +76,7 @@ class TestPrune:
         for step in (1, 2, 3, 10):
             checkpoints(tmp_path, two, keep=2).save(step)
         assert steps(tmp_path) == [3, 10]
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000003", "step_00000010"]
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000003", "step_00000010"]
 
     def test_killed_while_removing(self, two, tmp_path, monkeypatch):
         checkpoints(tmp_path, two).save(1)

@@ -10,12 +10,12 @@ import pytest
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.telemetry import json_lines
-from dqgan_tf.training import tensor_file
+from dqgan_tf.training import checkpoint
 from tests.training.tiny_run import bits, checkpoints, fill, steps
 
 
 class TestTornWrites:
-    @pytest.mark.parametrize(("place", "name"), [(tensor_file, "write"), (json_lines, "write_atomically")])
+    @pytest.mark.parametrize(("place", "name"), [(checkpoint, "write_tensors"), (json_lines, "write_atomically")])
     def test_a_kill_leaves_the_last_complete_one(self, two, tmp_path, monkeypatch, place, name):
         """Before the tensors are complete, and between them and COMMIT."""
         fill(two, 1)
@@ -25,7 +25,7 @@ class TestTornWrites:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(place, name, _die)
             checkpoints(tmp_path, two).save(8)
-        assert (tmp_path / "step_00000008").exists() and steps(tmp_path) == [7]
+        assert (tmp_path / "checkpoints" / "step_00000008").exists() and steps(tmp_path) == [7]
         assert checkpoints(tmp_path, two).restore().step == 7
         assert bits(two) == saved
 
@@ -41,7 +41,7 @@ class TestTornWrites:
         for step in (7, 8):
             checkpoints(tmp_path, two).save(step)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(tensor_file, "write", _die)
+            patch.setattr(checkpoint, "write_tensors", _die)
             checkpoints(tmp_path, two).save(8)
         assert steps(tmp_path) == [7]
 
@@ -94,12 +94,12 @@ class TestDamage:
         fill(two, 1)
         checkpoints(tmp_path, two).save(7)
         fill(two, 2)
-        return tmp_path / "step_00000007"
+        return tmp_path / "checkpoints" / "step_00000007"
 
     def assert_refused(self, two, folder, message):
         before = bits(two)
         with pytest.raises(CheckpointError, match=message) as caught:
-            checkpoints(folder.parent, two).restore()
+            checkpoints(folder.parent.parent, two).restore()
         assert bits(two) == before, "something was changed"
         return str(caught.value)
 
@@ -146,17 +146,17 @@ class TestDamage:
 
     def test_without_commit_a_folder_counts_for_nothing(self, two, saved):
         (saved / "COMMIT").unlink()
-        assert checkpoints(saved.parent, two).restore().step == 0
+        assert checkpoints(saved.parent.parent, two).restore().step == 0
 
     def test_after_removal_the_one_before_is_taken(self, two, saved):
-        checkpoints(saved.parent, two).save(8)
+        checkpoints(saved.parent.parent, two).save(8)
         newest = saved.parent / "step_00000008"
         (newest / "replicated.index").unlink()
         self.assert_refused(two, newest, "is missing")
         for path in newest.iterdir():
             path.unlink()
         newest.rmdir()
-        assert checkpoints(saved.parent, two).restore().step == 7
+        assert checkpoints(saved.parent.parent, two).restore().step == 7
 
     @pytest.mark.parametrize("value", [np.inf, np.nan])
     def test_a_value_that_is_not_finite(self, two, tmp_path, value):
@@ -171,7 +171,9 @@ class TestDamage:
         def save_and_restore(name):
             checkpoints(tmp_path, two).save(7)
             fill(two, 2)
-            self.assert_refused(two, tmp_path / "step_00000007", f"holds values in {name} that are not finite; remove")
+            self.assert_refused(
+                two, tmp_path / "checkpoints" / "step_00000007", f"holds values in {name} that are not finite; remove"
+            )
 
         fill(two, 1)
         own, name = model.replica_values(1), "v/generator/000_kernel"

@@ -187,8 +187,8 @@ def test_logs_lie_in_the_model_dir(arguments, expected, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps=1"], "Give --model_dir=DIR behind --, or --log_dir=DIR before it"),
-        (["model_dir=a"], "Give --model_dir=DIR behind --"),
+        (["--steps=1"], "Give --model_dir=DIR after --, or --log_dir=DIR before it"),
+        (["model_dir=a"], "Give --model_dir=DIR after --"),
         (["--model_dir"], "model_dir"),
         (["--flagfile=/nowhere"], "/nowhere"),
     ],

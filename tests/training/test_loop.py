@@ -127,7 +127,7 @@ class TestSchedule:
 class TestGuards:
     def test_gives_up_after_too_many_skipped_steps(self):
         model = Model(skips_from=21)
-        with pytest.raises(TrainingError, match="The last 10 steps up to step 30 were skipped .*--max_skipped_in_row"):
+        with pytest.raises(TrainingError, match="The last 10 steps up to step 30 were skipped, .*--max_skipped_in_row"):
             run(model, steps=100, steps_per_call=5, max_skipped_in_row=10)
 
     def test_some_skipped_steps_are_survived(self):

@@ -99,7 +99,7 @@ class TestCodeHash:
 
     def test_changes_with_a_name(self, copy):
         before = run.code_hash()
-        (copy / "gan" / "noise.py").rename(copy / "gan" / "noises.py")
+        (copy / "gan" / "steps.py").rename(copy / "gan" / "step.py")
         assert run.code_hash() != before
 
     def test_compiled_files_do_not_count(self, copy):
@@ -115,19 +115,19 @@ class TestTogether:
     def board(self):
         class Board(MessageBoard):
             other = [0, ""]
-            parted = False
+            left = False
 
             def exchange(self, topic, text, timeout_seconds=0.0):
                 self.own = json.loads(text)
                 return [text, json.dumps(self.other)]
 
-            def part(self, timeout_seconds=0.0):
-                self.parted = True
+            def leave(self, timeout_seconds=0.0):
+                self.left = True
 
         return Board(0, 2)
 
     def test_returns_what_the_action_does(self, board):
-        assert run.together(board, lambda: 5) == 5
+        assert run.run_on_all_workers(board, lambda: 5) == 5
         assert board.own == [0, ""]
 
     @pytest.mark.parametrize(
@@ -140,40 +140,40 @@ class TestTogether:
     )
     def test_a_usage_error_of_this_worker_ends_all(self, board, error):
         with pytest.raises(UsageError, match="^no data set$"):
-            run.together(board, raising(error))
+            run.run_on_all_workers(board, raising(error))
         assert board.own == [2, "no data set"]
 
     def test_a_file_that_cannot_be_written_is_a_usage_error(self, board):
         with pytest.raises(UsageError, match=r"^\[Errno 28\] No space left on device: 'x'$"):
-            run.together(board, raising(OSError(28, "No space left on device", "x")))
+            run.run_on_all_workers(board, raising(OSError(28, "No space left on device", "x")))
 
     def test_a_usage_error_of_another_worker(self, board):
         board.other = [2, "no data set"]
         with pytest.raises(UsageError, match="^Worker 1: no data set$"):
-            run.together(board, lambda: 5)
+            run.run_on_all_workers(board, lambda: 5)
 
     @pytest.mark.parametrize("error", [ValueError("ours\nmore"), TypeError("ours"), KeyError("ours")])
     def test_a_fault_of_this_worker_keeps_its_traceback(self, board, error):
         with pytest.raises(type(error)) as caught:
-            run.together(board, raising(error))
+            run.run_on_all_workers(board, raising(error))
         assert caught.value is error and caught.traceback[-1].name == "action"
         assert board.own[0] == 70 and board.own[1].startswith(f"{type(error).__name__}: ") and "\n" not in board.own[1]
-        assert board.parted
+        assert board.left
 
     def test_a_fault_of_another_worker_is_named(self, board):
         board.other = [70, "ValueError: theirs"]
         with pytest.raises(PeerLostError, match="^Worker 1 met a fault: ValueError: theirs. Its own output has the"):
-            run.together(board, lambda: 5)
-        assert board.parted  # worker 0, where the coordination service lives, waits until worker 1 has read its answer
+            run.run_on_all_workers(board, lambda: 5)
+        assert board.left  # worker 0, where the coordination service lives, waits until worker 1 has read its answer
 
     def test_a_usage_error_beside_a_fault(self, board):
         """Each worker ends with its own; who had none hears of what can be mended."""
         board.other = [70, "ValueError: theirs"]
         with pytest.raises(UsageError, match="^ours$"):
-            run.together(board, raising(UsageError("ours")))
+            run.run_on_all_workers(board, raising(UsageError("ours")))
         board.other = [2, "theirs"]
         with pytest.raises(ValueError, match="^ours$"):
-            run.together(board, raising(ValueError("ours")))
+            run.run_on_all_workers(board, raising(ValueError("ours")))
 
 
 def raising(error):

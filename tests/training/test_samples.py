@@ -9,7 +9,7 @@ import tensorflow as tf
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import noise
+from dqgan_tf.gan import steps
 from dqgan_tf.training import samples
 
 RING = data.describe(DataConfig("gaussian_ring"))
@@ -52,7 +52,7 @@ class TestDraw:
 
     def test_takes_no_latent_of_training(self):
         """Step 0 of replica 0 of the training stream, against the first samples."""
-        seed = noise.stream_seed(0, noise.LATENT, tf.constant(0), tf.constant(0), 1)
+        seed = steps.stream_seed(0, steps.LATENT, tf.constant(0), tf.constant(0), 1)
         training = tf.random.stateless_normal([500, 2], seed).numpy()
         assert np.all(samples.draw(Model(), 500, use_ema=False) != training)
 

@@ -1,5 +1,7 @@
 """A run of two small networks and what the tests of its checkpoints do with it."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -9,6 +11,7 @@ from dqgan_tf.gan import networks
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint
 from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.job import Job
 from tests.gan import model_state
 from tests.gan.local_strategy import local_strategy
 
@@ -31,9 +34,12 @@ def build(replicas, width=2):
     return strategy, model
 
 
-def checkpoints(folder, built, config=CONFIG, keep=3, board=None):
+def checkpoints(folder, built, config=CONFIG, keep=None, board=None):
+    """The checkpoints of `built` in a model_dir."""
     strategy, model = built
-    return Checkpoints(folder, config, model, board or MessageBoard(0, 1), strategy, keep)
+    train = dataclasses.replace(config.train, keep_checkpoints=keep) if keep else config.train
+    config = dataclasses.replace(config, model_dir=str(folder), train=train)
+    return Checkpoints(Job(config, strategy, board or MessageBoard(0, 1), data_spec=None, model=model))
 
 
 def fill(built, seed, step=7):
@@ -59,4 +65,4 @@ def bits(built):
 
 
 def steps(folder):
-    return [int(path.name[5:]) for path in checkpoint.committed(folder)]
+    return [int(path.name[5:]) for path in checkpoint.committed(folder / "checkpoints")]

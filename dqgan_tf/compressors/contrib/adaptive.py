@@ -1,4 +1,4 @@
-"""Levels that follow the distribution of the data: 3 to 5 bits a value."""
+"""Levels that follow the distribution of the data, 3 to 5 bits per value."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _OCTAVES, _FRACTION_BITS = 8, 3
 BINS = _OCTAVES << _FRACTION_BITS
 """Bins of the histogram; see below."""
 _MEMORY = 0.9
-"""Share of the running histogram that remains after one step: about ten steps count."""
+"""Decay of the running histogram in one step: it covers about ten steps."""
 _SAMPLE = 65536
-"""Of a longer vector, at least so many values are counted and less than twice as many: whole buckets spread over it."""
+"""Of a longer vector, this many values are counted, up to twice as many: whole buckets at equal distances."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +35,17 @@ class Adaptive(quantizer.BucketQuantizer):
 
         decode: x_i ~ sign(x_i) l_k S,     k the nearest level to |x_i| / S.
 
-    Every replica counts a histogram of |x| / S over a sample of its buckets, the counts are added up over the replicas,
-    and all replicas fit the same levels to the running sum (`fit_levels`), in which every bucket has the same weight.
+    Every replica counts a histogram of |x| / S over a sample of its buckets. The counts are added up over the replicas,
+    and all replicas fit the same levels to the running sum (`fit_levels`). Every bucket has the same weight in it.
     State: float32 [L + 64], the table and the running sum. Levels from summed statistics: Faghri et al. 2020,
     arXiv:2010.12460 (ALQ), there for unbiased rounding and a parametric distribution. Tables per group of layers:
     Nguyen et al. 2025, arXiv:2505.14371 (QODA).
 
     Levels have 8 significant bits and S is rounded up to 16, so l_k S is exact in float32.
 
-    Delta holds for every table, because 0 and 1 are levels: |error| <= min(|x|, S / 2), and the maximum is exact except
-    for the rounding of S, so with a = d - 1:   1 - delta = a / (4 + a), as `ternary`. A fitted table loses far less.
+    Delta is proven for every table with the levels 0 and 1: |error| <= min(|x|, S / 2), and the maximum is exact except
+    for the rounding of S. So with a = d - 1:   1 - delta = a / (4 + a), as for `ternary`. The error of a fitted table
+    is much smaller.
     """
 
     bits: int = 3
@@ -116,7 +117,7 @@ class Adaptive(quantizer.BucketQuantizer):
         top = float_bits.row_max(bits)
         largest = tf.bitcast(top, tf.float32)
         inverse = tf.where(largest < float_bits.TINY, 0.0, 1.0 / largest)
-        # The maximum is exact with any table and is not counted. Times its rounded inverse it may come out below 1.
+        # The maximum is not counted, since it is exact with every table. Its product with its inverse may be below 1.
         shares = tf.where(bits < top[:, None], rows * inverse[:, None], 0.0)
         return count_bins(tf.reshape(shares, [-1]))
 
@@ -127,7 +128,7 @@ class Adaptive(quantizer.BucketQuantizer):
         return tf.where(usable, fitted, state)
 
 
-# The table is used without a gather, by selections along a balanced tree, which vectorise.
+# Look-ups in the table are selections along a balanced tree, which compilers vectorise, unlike a gather.
 
 
 def choose(indices: tf.Tensor, table: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -146,7 +147,7 @@ def choose(indices: tf.Tensor, table: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def count_below(values: tf.Tensor, bounds: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns int32, how many bounds are below each value: k comparisons; 0 where a bound or the value is NaN.
+    """Returns int32, the number of bounds below each value, with k comparisons; 0 if a bound or the value is NaN.
 
     Args:
       values: float32.
@@ -162,12 +163,12 @@ def count_below(values: tf.Tensor, bounds: Sequence[tf.Tensor]) -> tf.Tensor:
 
 # Levels are fitted to a histogram of values in [0, 1] by companding. The squared error of many levels is least if their
 # density is proportional to the cube root of the values' density f (Panter and Dite 1951, "Quantization distortion in
-# pulse-count modulation with nonuniform spacing of levels"). Hence, with G(y) = int_0^y f^(1/3) and L levels of which 0
-# and 1 are two:   level_j = G^-1(j / (L-1) G(1)).
+# pulse-count modulation with nonuniform spacing of levels"). So with G(y) = int_0^y f^(1/3) and L levels, the first 0
+# and the last 1:   level_j = G^-1(j / (L-1) G(1)).
 #
-# The histogram has eight equal bins in each of the octaves [2^-8, 2^-7) ... [1/2, 1), and all values below 2^-8 are in
-# the first bin. A bin's number is the exponent and the three leading bits of the fraction, so that a shift of the bit
-# pattern finds it.
+# The histogram has eight equal bins in each of the octaves [2^-8, 2^-7) ... [1/2, 1); the first bin also has all values
+# below 2^-8. The number of a bin is the exponent and the three leading bits of the fraction, so it is a shifted bit
+# pattern.
 
 _BIN_SHIFT = 23 - _FRACTION_BITS
 _FIRST_BIN = (127 - _OCTAVES) << _FRACTION_BITS
@@ -197,8 +198,8 @@ def fit_levels(counts: tf.Tensor, count: int) -> tf.Tensor:
     mass = tf.pow(counts / widths, 1.0 / 3.0) * widths
     end = tf.cumsum(mass)
     target = (np.arange(1, count - 1) / (count - 1)).astype(np.float32)[:, None] * end[-1]
-    # A level is the sum, over the bins, of the share of the bin that lies below it times the bin's width. An empty bin
-    # lies below all levels whose target is beyond it.
+    # A level is the sum over the bins of (share of the bin below the level) * (width of the bin). An empty bin is below
+    # all levels whose target is beyond it.
     beyond = target - (end - mass)
     share = tf.where(mass > 0.0, tf.clip_by_value(tf.math.divide_no_nan(beyond, mass), 0.0, 1.0), tf.sign(beyond))
     return _round_and_separate(tf.reduce_sum(tf.maximum(share, 0.0) * widths, axis=1))

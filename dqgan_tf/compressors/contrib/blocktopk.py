@@ -1,4 +1,4 @@
-"""The largest magnitudes of every block of neighbours: no search over the whole vector."""
+"""The largest magnitudes of every block of consecutive values: no search over the whole vector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dqgan_tf.lazy_tensorflow import tf
 _INDEX_BITS = 8
 _BLOCK_MAX = 1 << _INDEX_BITS
 _VALUES_MAX = 32
-"""Values sent of a block: each takes one more pass over the block."""
+"""Largest number of values sent of a block: each needs one more pass over the block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class BlockTopK(Sparse):
     Spec `blocktopk:fraction=0.01,block=256[+linear:bits=8,bucket=512]`: m = ceil(fraction block) values of each block.
     An index is a byte, the position in the block. Of equal magnitudes the first is sent; NaN counts as inf.
 
-    Magnitudes are compared without their last 8 significand bits. The values sent of a block hold at least 1 - 2^-14
-    of the energy of its m largest values, so delta = m / block (1 - 2^-14), times that of the second compressor.
+    Magnitudes are compared without their last 8 significand bits. The values sent of a block have at least 1 - 2^-14 of
+    the squared norm of its m largest values, so delta = m / block (1 - 2^-14), times delta of the second compressor.
     """
 
     fraction: float = 0.01
@@ -87,9 +87,9 @@ class BlockTopK(Sparse):
     def _largest(self, rows):
         """Returns int32 [rows, m], the lanes of the m largest magnitudes, the largest first.
 
-        A key is the magnitude's bit pattern with the lane in place of its last 8 bits, counted down from 255: keys are
-        distinct, and of equal magnitudes the first lane has the largest key. Each pass takes the maximum of the keys
-        below the last one, and the lane is read from the key itself.
+        A key is the bit pattern of the magnitude, with 255 - lane in place of its last 8 bits. So keys are distinct,
+        and of equal magnitudes the first lane has the largest key. Each pass finds the largest key below the one
+        before; its last 8 bits give the lane.
         """
         magnitude = tf.minimum(float_bits.magnitude_bits(rows), float_bits.INFINITY_BITS)
         last = _BLOCK_MAX - 1

@@ -2,10 +2,10 @@
 
 The levels are 0 and +-S 2^-i, i = 0 .. K-1, K = 2^(bits-1) - 1. A code is a sign and an exponent.
 
-Rounding is integer arithmetic. For r = |x| / S in [0, 1] and a share u in [0, 1), adding u 2^23 to the bit pattern of
-r carries into the exponent exactly if the fraction of the significand is at least 1 - u. With a uniform u that is
-unbiased rounding between two powers of two; with u = 1/2 it is rounding to nearest. Below the lowest level
-s = 2^-(K-1), r becomes s where r > u s, else 0.
+Rounding is integer arithmetic. For r = |x| / S in [0, 1] and a number u in [0, 1), adding u 2^23 to the bit pattern of
+r carries into the exponent exactly if the fraction of the significand is at least 1 - u. If u is uniform, this is
+unbiased rounding between two powers of two; if u = 1/2, it is rounding to nearest. Below the lowest level
+s = 2^-(K-1), r becomes s if r > u s, else 0.
 
 Squared error, relative to the value's square: unbiased (x - a)(2a - x) / x^2 <= 1/8, at x = 4a/3; nearest at most 1/9,
 at x = 3a/2. Below the lowest level it is at most (s S)^2 / 4.
@@ -58,7 +58,7 @@ class _PowersOfTwo(quantizer.BucketQuantizer):
         return self._codes(rows, scales, share), scales
 
     def dequantize_rows(self, codes, scales):
-        """S with a smaller exponent, 0 where none is left, NaN where S is not finite."""
+        """S with a smaller exponent; 0 if the exponent would be too small; NaN if S is not finite."""
         scale = tf.bitcast(scales, tf.int32)[:, None]
         level = tf.bitwise.bitwise_and(codes, self.num_levels)
         lowered = scale - tf.bitwise.left_shift(self.num_levels - level, 23)
@@ -77,7 +77,7 @@ class _PowersOfTwo(quantizer.BucketQuantizer):
         `share` is u 2^23, an int or int32 [rows, width].
         """
         K = self.num_levels
-        # The inverse of a scale near FLT_MAX would be subnormal and flush to zero: shrink both by 16.
+        # The inverse of a scale near FLT_MAX would be subnormal and flushed to zero, so divide both by 16.
         shrink = 1.0 / tf.where(scales > 1.0, 16.0, 1.0)
         ratio = rows * shrink[:, None] * float_bits.inverse_or_zero(scales * shrink)[:, None]
         ratio = tf.minimum(float_bits.magnitude_bits(ratio), _ONE_BITS)
@@ -97,11 +97,11 @@ class Natural(_PowersOfTwo):
     """One of the two powers of two around a value.
 
     Spec `natural:bits=8,bucket=512,rounding=stochastic|nearest`. The levels are the K = 2^(bits-1) - 1 powers of two
-    from S down, S >= max |x| > S / 2; at 8 bits nothing of weight lies below those 127. Horvath et al. 2019,
+    from S down, S >= max |x| > S / 2; with 8 bits, values below these 127 are negligible. Horvath et al. 2019,
     arXiv:1905.10988.
 
-    With a = d - 1 values beside the maximum, 1 - delta = 1/8 (stochastic, unbiased) or 1/9 (nearest), plus
-    4 a 4^-(K-1) / 4 for values below the lowest level. 2^128 is no float32: there the top level is FLT_MAX.
+    1 - delta = 1/8 (stochastic, unbiased) or 1/9 (nearest), plus 4 a 4^-(K-1) / 4 if the a = d - 1 values beside the
+    maximum are below the lowest level. If S would be 2^128, which is no float32, the top level is FLT_MAX.
     """
 
     bits: int = 8
@@ -134,7 +134,7 @@ class NUQSGD(_PowersOfTwo):
     """Powers of two of the bucket's 2-norm, stochastic.
 
     Spec `nuqsgd:bits=4,bucket=512`. Levels ||x||_2 2^-i, i = 0 .. K-1, K = 2^(bits-1) - 1, and 0; unbiased.
-    Ramezani-Kebrya et al. 2021, arXiv:1908.06077, with codes of a fixed length. A norm above FLT_MAX counts as that.
+    Ramezani-Kebrya et al. 2021, arXiv:1908.06077, with codes of a fixed length. A norm above FLT_MAX becomes FLT_MAX.
 
     1 - delta = 1/8 and d 4^-(K-1) / 4 for values below the lowest level: contractive from 4 bits on in a bucket of 512.
     """

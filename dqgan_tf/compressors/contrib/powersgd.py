@@ -1,4 +1,4 @@
-"""PowerSGD: the matrices of a model as products of two thin ones, and everything else exactly.
+"""PowerSGD: matrices are sent as products of two thin matrices, all other values exactly.
 
 One step of subspace iteration approximates worker m's matrix M^m [rows, cols], with queries Q [cols, rank] and random
 columns G [rows, explore]:
@@ -23,7 +23,7 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.lazy_tensorflow import tf
 
 _COLUMNS_MAX = 1024
-"""The side of a wide layer: with more columns every matrix would be sent exactly, without a word to the user."""
+"""Width of a wide layer. With more columns every matrix would be sent exactly, and the user would not notice."""
 _START_SEED = 1905_13727
 
 
@@ -34,15 +34,15 @@ class PowerSGD(Compression):
     Spec `powersgd:rank=2,explore=1`. Two exact all-reduces of thin matrices; `PowerSGDPlan` has the steps. Vogels et
     al. 2019, arXiv:1905.13727, with `explore` random directions more for each matrix and step.
 
-    A worker's matrix is projected on the leading directions of the mean. In the published algorithm (`explore=0`) what
-    the worker has outside of them never arrives, so nothing is proven for that worker: delta = 0. A random direction,
-    the same on all workers and independent of the rest, passes 1 / (rows - rank) of the rest in expectation. For each
-    worker's own matrices, rows the shorter side,
+    A worker's matrix is projected on the leading directions of the mean. In the published algorithm (`explore=0`) the
+    component orthogonal to them is never sent, so nothing is proven: delta = 0. A random direction, the same on all
+    workers and independent of the matrix, sends 1 / (rows - rank) of that component in expectation. With rows the
+    shorter side of a matrix,
 
         E ||decode - x||^2 <= (1 - delta) ||x||^2,     delta = min over matrices of explore / (rows - rank).
 
-    No matrix of a vector of n values has more than sqrt(n) rows. The random directions follow from the seed: they cost
-    `explore` columns of the second product and nothing in the first.
+    No matrix of a vector of n values has more than sqrt(n) rows. The random directions are computed from the seed: they
+    add `explore` columns to the second product and none to the first.
 
     Linear in each worker's matrices, but not a `Compressor`: the second product needs the mean of the first. All
     workers must compute the same bases, so they run the same program on the same kind of processor.
@@ -85,29 +85,29 @@ class _Matrix(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PowerSGDPlan:
-    """How the flat float32 [n] vectors x^m of workers m become the mean of low-rank approximations.
+    """Computes the mean of low-rank approximations of the flat float32 [n] vectors x^m of workers m.
 
-    With state the queries Q, equal on all workers, and seed int32 [2], equal on all workers and new in each step:
+    The state are the queries Q. Q and the seed, int32 [2], are equal on all workers; the seed is new in each step.
 
-        t^m      = plan.tensors(x^m)                        apart, so that every product reads its matrix in place
+        t^m      = plan.tensors(x^m)                        separate, so that every product reads its matrix in place
         first^m  = plan.project(t^m, state)                 P^m = M^m Q, then the values sent exactly
         first    = mean over workers of first^m             all-reduce
         bases    = plan.bases(first, seed)                  B = orthonormalise([P, random columns])
         second^m = plan.coefficients(t^m, bases)            C^m = (M^m)^T B
         second   = mean over workers of second^m            all-reduce
-        q        = plan.decode(first, bases, second)        the result's tensors, with the same bits everywhere
+        q        = plan.decode(first, bases, second)        the same bits on all workers
         e^m      = t^m - plan.decode(first^m, bases, second^m)          error feedback
         state    = plan.next_state(second)                  warm start of the next step
 
-    `q` is the mean of the workers' decodes. If any worker's x is not finite, `first` or `second` is not, on all
-    workers, and they all keep state and residuals. All functions are pure and may be jit-compiled.
+    `q` is the mean of what the workers' matrices decode to. If x of any worker is not finite, `first` or `second` is
+    not finite on all workers, and all keep state and residuals. All functions are pure and may be jit-compiled.
 
     A tensor is sent as a matrix if rank rows + (rank + explore) cols < rows cols, else exactly.
 
     Attributes:
-      shapes: of the tensors whose concatenation is the vector.
-      rank: columns of Q.
-      explore: random columns of B.
+      shapes: shapes of the tensors whose concatenation is the vector.
+      rank: number of columns of Q.
+      explore: number of random columns of B.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -177,7 +177,7 @@ class PowerSGDPlan:
         """
         if not self.matrices:
             return []
-        # All matrices are padded to the rows of the tallest, so that one loop orthonormalises them all.
+        # All matrices are padded to the rows of the largest, so that one loop orthonormalises all of them.
         rows = [matrix.rows for matrix in self.matrices]
         tallest = max(rows)
         draws = gaussian(len(rows) * tallest, self.basis_columns + self.explore, seed)
@@ -229,9 +229,8 @@ class PowerSGDPlan:
 def _product(tensor, matrix, columns, adjoint=False):
     """Returns M columns, or M^T columns, of the matrix M in a flat tensor; see `_split_products`.
 
-    If the tensor's last axis is not the one that is summed, the result is the transpose, columns^T M. The product in
-    the usual order is three times slower there, even if only its result is transposed, because XLA then transposes the
-    tensor.
+    If the sum is not over the last axis of the tensor, the result is the transpose, columns^T M. The usual order is
+    then three times slower, because XLA transposes the tensor.
     """
     stored = tf.reshape(tensor, [matrix.cols, matrix.rows] if matrix.transposed else [matrix.rows, matrix.cols])
     if matrix.transposed != adjoint:
@@ -260,18 +259,18 @@ def _flatten(tensors):
 # Linear algebra of thin matrices.
 
 _INDEPENDENT = 1e-4
-"""A unit column with less than this outside the span of the columns before it is rounding noise there."""
+"""If the component of a unit column orthogonal to the columns before it is smaller, it is rounding noise."""
 _FEW_COLUMNS = 16
-"""Up to so many columns, a product is a sum of outer products; more would be long to compile."""
+"""Up to this many columns, a product is a sum of outer products; more columns would take long to compile."""
 
 
 def orthonormalise(columns: tf.Tensor, spare: tf.Tensor) -> tf.Tensor:
     """Returns float32 [matrices, rows, k], orthonormal columns that span the given ones, by Gram-Schmidt from the left.
 
-    A column that is zero or depends on those before it is replaced by its spare. Every column is orthogonalised three
-    times: the first removes what is large, the second makes it orthogonal to rounding, and a spare starts one later.
-    NaN or inf in a column makes it and all after it NaN. One loop over the columns of all matrices: with an unrolled
-    loop, XLA took half a minute to compile a DCGAN.
+    A column that is zero or linearly dependent on those before it is replaced by its spare. Every column is
+    orthogonalised three times: two times are needed for orthogonality to rounding, and a spare misses the first. NaN or
+    inf in a column makes it and all columns after it NaN. A single loop runs over the columns of all matrices: XLA
+    needed half a minute to compile an unrolled loop for a DCGAN.
 
     Args:
       columns: float32 [matrices, rows, k]; a matrix of fewer rows, at least k, has zeros below.
@@ -304,8 +303,8 @@ def orthonormalise(columns: tf.Tensor, spare: tf.Tensor) -> tf.Tensor:
 def outer(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     """Returns float32 [m, n] left right^T of float32 [m, k] and [n, k].
 
-    Few columns are a sum of outer products, which XLA fuses into the loop that reads it; a matrix product is a loop of
-    its own and on a CPU three times slower than writing its result.
+    With few columns it is a sum of outer products, which XLA fuses into the loop that reads it. A matrix product would
+    be a loop of its own, on a CPU three times slower than writing its result.
     """
     if left.shape[1] > _FEW_COLUMNS:
         return tf.matmul(left, right, transpose_b=True)
@@ -314,7 +313,7 @@ def outer(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def unit(columns: tf.Tensor) -> tf.Tensor:
-    """Returns every column of float32 [..., rows, k] by its 2-norm: zeros where it is zero, NaN where not finite."""
+    """Returns every column of float32 [..., rows, k] divided by its 2-norm; zeros if it is zero, NaN if not finite."""
     top = tf.reduce_max(tf.abs(columns), axis=-2, keepdims=True)
     scaled = columns / tf.where(top == 0.0, 1.0, top)  # so that no square overflows
     norm = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=-2, keepdims=True))
@@ -324,7 +323,7 @@ def unit(columns: tf.Tensor) -> tf.Tensor:
 def leading(columns: tf.Tensor, rank: int) -> tf.Tensor:
     """Returns float32 [rows, rank], the columns of largest norm, largest first, each a unit vector or zero.
 
-    With C = M^T B the squared norm of a column is the energy of M along that column of B.
+    With C = M^T B, the squared norm of a column of C is the squared norm of the component of M along that column of B.
     """
     top = tf.reduce_max(tf.abs(columns))
     scaled = columns / tf.where(top == 0.0, 1.0, top)

@@ -1,4 +1,4 @@
-"""Random values, whose indices follow from a seed: no index travels."""
+"""Random values, whose indices are computed from a seed: no index is sent."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ class RandomK(Sparse):
     """Random values, the same on all workers.
 
     Spec `randomk:fraction=0.01[+linear:bits=8,bucket=512]`: k = max(1, ceil(fraction n)) values, chosen by the seed,
-    int32 [2], which travels in place of the indices. The circle of n values is cut into k arcs of n / k values,
-    rounded, and turned by a random number of places; one random value of each arc is sent. Each value is sent with the
-    probability k/n, hence delta = k/n in expectation, times that of the second compressor. Stich et al. 2018,
-    arXiv:1809.07599.
+    int32 [2], which is sent instead of the indices. The vector, as a circle, is cut at random into k arcs of about
+    n / k values; one random value of each arc is sent. Each value is sent with probability k/n, so delta = k/n in
+    expectation, times delta of the second compressor. Stich et al. 2018, arXiv:1809.07599.
 
-    All replicas choose the same indices (`bind` takes the common seed), so their mean has k values too and its owner
-    sends it on without loss. With indices of their own it would keep k/n of every replica's k/n. Values are sent as
-    they are, not times n / k: the compressor is contractive and biased.
+    All replicas choose the same indices (`bind` takes the common seed). So the mean in the two-step exchange also has k
+    values, and the second encoding sends them without loss; with other indices, only (k/n)^2 of the values would
+    arrive. Values are sent as they are, not times n / k: the compressor is contractive and biased.
     """
 
     fraction: float = 0.01

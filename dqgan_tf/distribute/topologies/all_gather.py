@@ -3,18 +3,10 @@
 import tensorflow as tf
 
 from dqgan_tf import error_feedback
-from dqgan_tf.compressors import base as wire
-from dqgan_tf.compressors import blocks
-from dqgan_tf.distribute.topologies.packet import (
-    Outcome,
-    Packet,
-    Request,
-    Volume,
-    acceptable,
-    bound,
-    compiled,
-    write_means,
-)
+from dqgan_tf.compressors import blocks, float_bits
+from dqgan_tf.compressors.base import from_wire, to_wire, wire_words
+from dqgan_tf.distribute.layout import Slice
+from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bound, compiled
 
 
 class AllGather(Packet):
@@ -24,44 +16,42 @@ class AllGather(Packet):
     """
 
     name = "all_gather"
-    writes_into_memory = True
+    double_buffered = True
 
     @staticmethod
-    def volume(codings, group_size):
+    def volume_of(codings, group_size):
         payload = sum(coding.compressor.wire_bytes(coding.size) for coding in codings)
         return Volume(payload, (group_size - 1) * payload)
 
     def reduce(self, updates, replica, rank, seeds):
-        states = self._states(replica, seeds)
-        residuals, memory = self._read(self.residuals, replica), self._local(self._memory, replica)
+        bindings, residuals = self._bindings(replica, seeds), self._read(self.residuals, replica)
+        spares = [None if spare is None else spare.variables[replica] for spare in self._spare_residuals]
         # One call per slice: TensorFlow runs them on as many threads as it has.
         encoded = [
-            _encode(coding, self.setting.block)(*arguments)
-            for coding, *arguments in zip(
-                self.codings, updates, residuals, memory, states, self._seeds(seeds.own), strict=True
+            _encode_slice(update, residual, spare, binding, seed, coding=coding, block=self.context.block)
+            for coding, update, residual, spare, binding, seed in zip(
+                self.codings, updates, residuals, spares, bindings, self._seeds(seeds.own), strict=True
             )
         ]
         words, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
         rows = yield Request("all_gather", words[0] if len(words) == 1 else tf.concat(words, 0))
-        decode = _decode(self.codings, self._places, _runs(self.slices, self.codings), self.setting.group_size)
-        rows = [rows[m] for m in range(self.setting.group_size)]
-        finite = decode(rows, states, self._starts, self._local(self._means, replica))
-        return Outcome(finite, energies, residuals, histograms, [None] * len(energies))
+        ranges, groups = joined_slices(self.slices, self.codings)
+        means, acceptable = _decode_rows(rows, bindings, codings=self.codings, groups=groups)
+        means = list(zip(ranges, means, strict=True))
+        return Outcome(means, acceptable, energies, residuals, histograms, [None] * len(energies))
 
 
 @compiled
-def _encode(coding, block):
-    def encode(update, residual, memory, state, seed):
-        """Returns (words, residual, energies, histogram); the residual is None if it is in `memory`."""
-        compressor = bound(coding.compressor, state)
-        value = None if memory is None else memory.read_value()
-        one = error_feedback.encode(compressor, update, residual, seed, block=block, memory=value)
-        if memory is not None:
-            memory.assign(one.residual)
-        kept = one.residual if memory is None else None
-        return wire.to_wire(one.payload), kept, one.energies, histogram(coding, update, residual)
-
-    return encode
+def _encode_slice(update, residual, spare, binding, seed, *, coding, block):
+    """Returns (words, residual, energies, histogram); the residual is None if it is written to the variable `spare`."""
+    compressor = bound(coding.compressor, binding)
+    memory = None if spare is None else spare.read_value()
+    encoded = error_feedback.encode(compressor, update, residual, seed, block=block, spare=memory)
+    new_residual = encoded.residual
+    if spare is not None:
+        spare.assign(new_residual)
+        new_residual = None
+    return to_wire(encoded.payload), new_residual, encoded.energies, histogram(coding, update, residual)
 
 
 def histogram(coding, update: tf.Tensor | blocks.Window, residual: tf.Tensor | None) -> tf.Tensor | None:
@@ -73,46 +63,41 @@ def histogram(coding, update: tf.Tensor | blocks.Window, residual: tf.Tensor | N
 
 
 @compiled
-def _decode(codings, places, runs, group_size):
+def _decode_rows(rows, bindings, *, codings, groups):
+    """Returns the means of M rows of words, float32 [size] per group of slices, and whether all were acceptable."""
     specs = [coding.compressor.payload_spec(coding.size) for coding in codings]
-    sizes = [wire.wire_words(spec) for spec in specs]
-
-    def decode(rows, states, starts, targets):
-        """Writes the mean of M rows of words; returns whether all were acceptable."""
-        words = [tf.split(row, sizes) for row in rows]
-        means, accepted, first = [], [], []
-        for indices in runs:
-            compressor = bound(codings[indices[0]].compressor, states[indices[0]])
-            payloads = [[wire.from_wire(words[m][index], specs[index]) for index in indices] for m in range(group_size)]
-            payloads = [_joined(parts) for parts in payloads]
-            size = sum(codings[index].size for index in indices)
-            means.append(compressor.mean_of_payloads(payloads, size))
-            first.append(indices[0])
-            accepted += [acceptable(compressor, payload, size) for payload in payloads]
-        write_means(targets, [places[index] for index in first], means, [starts[index] for index in first])
-        return tf.reduce_all(tf.stack(accepted))
-
-    return decode
+    words = [tf.split(row, [wire_words(spec) for spec in specs]) for row in rows]
+    means, scales = [], []
+    for group in groups:
+        compressor, size = bound(codings[group[0]].compressor, bindings[group[0]]), sum(codings[i].size for i in group)
+        payloads = [_join([from_wire(of_rank[i], specs[i]) for i in group]) for of_rank in words]
+        means.append(compressor.mean_of_payloads(payloads, size))
+        scales += [scale for payload in payloads for scale in compressor.scales(payload, size)]
+    return means, float_bits.are_bounded(scales)
 
 
-def _runs(slices, codings):
-    """Returns the indices of slices that are decoded together: consecutive slices of one vector, in its order.
+def joined_slices(slices, codings) -> tuple[list[Slice], tuple[tuple[int, ...], ...]]:
+    """Returns ranges that are decoded together, and the indices of the slices of each.
 
-    Where a compressor works bucket by bucket, their payloads joined field by field are the payload of the whole range,
-    which XLA decodes on all its threads.
+    If a compressor works bucket by bucket, the payloads of adjacent slices, concatenated field by field, are the
+    payload of the whole range. XLA decodes a longer range with more threads.
     """
-    runs, end = [], None
+    ranges: list[Slice] = []
+    groups: list[list[int]] = []
+    end = None
     for index in sorted(range(len(slices)), key=lambda index: slices[index]):
-        part = slices[index]
-        if end == (part.vector, part.start) and codings[index].compressor.block_multiple:
-            runs[-1].append(index)
+        vector, start, size = slices[index]
+        if codings[index].compressor.block_multiple and end == (vector, start):
+            ranges[-1] = ranges[-1]._replace(size=ranges[-1].size + size)
+            groups[-1].append(index)
         else:
-            runs.append([index])
-        end = part.vector, part.start + part.size
-    return tuple(map(tuple, runs))
+            ranges.append(slices[index])
+            groups.append([index])
+        end = vector, start + size
+    return ranges, tuple(map(tuple, groups))
 
 
-def _joined(payloads):
+def _join(payloads):
     """One payload of several, field by field."""
     if len(payloads) == 1:
         return payloads[0]

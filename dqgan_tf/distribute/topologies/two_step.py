@@ -3,23 +3,14 @@
 import tensorflow as tf
 
 from dqgan_tf import error_feedback
-from dqgan_tf.compressors import base as wire
-from dqgan_tf.compressors import blocks
+from dqgan_tf.compressors import blocks, float_bits
+from dqgan_tf.compressors.base import from_wire, to_wire, wire_words
+from dqgan_tf.compressors.packing import LANE
 from dqgan_tf.distribute.topologies.all_gather import histogram
-from dqgan_tf.distribute.topologies.packet import (
-    Outcome,
-    Packet,
-    Request,
-    Volume,
-    acceptable,
-    bound,
-    compiled,
-    write_means,
-)
+from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bound, compiled
 
-_LANES = 32
-_SHARD_STREAM = 0x51ED270B  # shard k of a replica draws from stream k times this,
-_OWNER_STREAM = 0x2545F491  # the owner's second encoding from this one
+_SHARD_STREAM = 0x51ED270B  # factor of the seed of shard k of a replica: seed + k * _SHARD_STREAM
+_OWNER_STREAM = 0x2545F491  # added to the seed of the owner's second encoding
 
 
 class TwoStep(Packet):
@@ -30,65 +21,63 @@ class TwoStep(Packet):
         q[k] = 1/M sum_m decode(c^m[k]);   b[k] = encode(q[k]);   all-gather of b;   qhat = decode(b)
         e^k[k] <- e^k[k] + M (q[k] - qhat[k])                                  on the owner alone
 
-    The last line folds the second compression's error into the owner's own residual: mean_m e^m then contains both
-    errors, the virtual iterate w - mean_m e^m obeys exact optimistic mirror descent, and there is no second residual to
-    keep. Every replica sends (M-1)/M payloads in either phase, fewer than two for any M, of a vector that is filled up
-    to whole buckets for every owner: up to M buckets more, which count where n / M is a few of them.
+    The last line adds the error of the second encoding to the owner's residual. mean_m e^m then contains both errors,
+    w - mean_m e^m follows optimistic mirror descent, and no second residual is needed.
+
+    Every replica sends (M-1)/M of a payload in each phase, less than two payloads in total. The vector is padded by at
+    most M buckets; this matters if n / M is only a few buckets.
     """
 
     name = "two_step"
 
     @staticmethod
-    def volume(codings, group_size):
-        shard = 4 * sum(wire.wire_words(spec) for _, _, spec in _layout(codings, group_size))
+    def volume_of(codings, group_size):
+        shard = 4 * sum(wire_words(spec) for _, _, spec in _layout(codings, group_size))
         return Volume(group_size * shard, 2 * (group_size - 1) * shard)
 
     def reduce(self, updates, replica, rank, seeds):
-        size, block, rank = self.setting.group_size, self.setting.block, tf.constant(rank)
-        states, residuals = self._states(replica, seeds), self._read(self.residuals, replica)
+        size, block, rank = self.context.group_size, self.context.block, tf.constant(rank)
+        bindings, residuals = self._bindings(replica, seeds), self._read(self.residuals, replica)
         encoded = [
-            _encode(coding, block, size)(*arguments)
-            for coding, *arguments in zip(self.codings, updates, residuals, states, self._seeds(seeds.own), strict=True)
+            _encode_shards(update, residual, binding, seed, coding=coding, block=block, group_size=size)
+            for coding, update, residual, binding, seed in zip(
+                self.codings, updates, residuals, bindings, self._seeds(seeds.own), strict=True
+            )
         ]
         shards, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
         received = yield Request("all_to_all", shards[0] if len(shards) == 1 else tf.concat(shards, 1))
-        averages = _average(self.codings, size)([received[m] for m in range(size)], states, rank)
+        averages = _average_shards(received, bindings, rank, codings=self.codings)
         owner_seeds = self._seeds(seeds.own + [_OWNER_STREAM, 0], owners=size)
-        words, errors = _encode_again(self.codings, block, size)(averages, states, owner_seeds)
-        rows = yield Request("all_gather", words)
-        finite, residuals = _decode(self.codings, self._places, size)(
-            [rows[m] for m in range(size)],
-            states,
-            residuals,
-            errors,
-            rank,
-            self._starts,
-            self._local(self._means, replica),
+        words, errors = _encode_averages(
+            averages, bindings, owner_seeds, codings=self.codings, block=block, group_size=size
         )
-        return Outcome(finite, energies, residuals, histograms, [None] * len(energies))
+        rows = yield Request("all_gather", words)
+        means, acceptable, residuals = _decode_averages(rows, bindings, residuals, errors, rank, codings=self.codings)
+        means = list(zip(self.slices, means, strict=True))
+        return Outcome(means, acceptable, energies, residuals, histograms, [None] * len(energies))
 
 
 class Shards:
     """Which values of a slice each of M replicas owns.
 
-    Where a compressor works bucket by bucket, bucket r belongs to replica r mod M, so that the owner of a value does
-    not depend on how a vector is cut into slices. Other vectors are M consecutive ranges.
+    If a compressor works bucket by bucket, bucket r belongs to replica r mod M, so that the owner of a value does not
+    depend on how a vector is cut into slices. Other vectors are M consecutive ranges.
 
     Args:
-      compressor: whose buckets stay whole.
+      compressor: compressor whose buckets are not divided.
       size: n, values of the slice.
       count: M.
 
     Attributes:
       size: values of a shard, ceil(n / M) rounded up to whole buckets, or to 32 for small slices; M shards cover the
-        slice and up to `padding` values behind it.
-      bucket: values that stay together; None: shard k is the k-th range.
+        slice and `padding` values behind it.
+      bucket: values that are not divided; None: shard k is the k-th range.
     """
 
     def __init__(self, compressor, size: int, count: int):
         share = -(-size // count)
-        lanes = -(-share // _LANES) * _LANES
-        multiple = min(compressor.block_multiple or _LANES, lanes)
+        lanes = -(-share // LANE) * LANE
+        multiple = min(compressor.block_multiple or LANE, lanes)
         self.size = -(-share // multiple) * multiple
         self.count = count
         self.padding = self.size * count - size
@@ -106,16 +95,17 @@ class Shards:
         return tf.reshape(tf.stack([tf.reshape(shard, [-1, self.bucket]) for shard in shards], 1), [-1])
 
     def positions(self, rank: tf.Tensor) -> tf.Tensor:
-        """int32 [size]: where the values of shard `rank` stand in the slice."""
-        places = tf.range(self.size)
+        """int32 [size]: positions in the slice of the values of shard `rank`."""
+        numbers = tf.range(self.size)
         if self.bucket is None:
-            return places + rank * self.size
-        inside = places % self.bucket
-        return (places - inside) * self.count + rank * self.bucket + inside
+            return numbers + rank * self.size
+        inside = numbers % self.bucket
+        return (numbers - inside) * self.count + rank * self.bucket + inside
 
     def payload_rows(self, field: tf.Tensor) -> tf.Tensor:
         """A field of the payload of [M size] values, some words per bucket, as [M, words]: row k is shard k's."""
-        words = tf.reshape(tf.bitcast(field, tf.float32), [self.size // self.bucket, self.count, -1])
+        buckets = self.size // self.bucket  # type: ignore[operator]  # called only if shards are whole buckets
+        words = tf.reshape(tf.bitcast(field, tf.float32), [buckets, self.count, -1])
         return tf.reshape(tf.transpose(words, [1, 0, 2]), [self.count, -1])
 
 
@@ -125,106 +115,76 @@ def _layout(codings, group_size):
     return [(c, one, c.compressor.payload_spec(one.size)) for c, one in zip(codings, shards, strict=True)]
 
 
-@compiled
-def _encode(coding, block, group_size):
-    shards = Shards(coding.compressor, coding.size, group_size)
-
-    def encode(update, residual, state, seed):
-        """Returns (float32 [M, W] words, row k for the owner of shard k; residual; energies; histogram)."""
-        update, compressor = blocks.whole(update), bound(coding.compressor, state)
-        encode_shards = _encode_buckets if shards.bucket else _encode_ranges
-        rows, kept, energies = encode_shards(compressor, shards, shards.pad(update), shards.pad(residual), seed, block)
-        kept = None if kept is None else kept[: coding.size]
-        return rows, kept, energies, histogram(coding, update, residual)
-
-    return encode
-
-
-def _encode_buckets(compressor, shards, update, residual, seed, block):
-    """One encoding; the payload's buckets are dealt out to their owners."""
-    one = error_feedback.encode(compressor, update, residual, seed, block=block)
-    return tf.concat([shards.payload_rows(field) for field in one.payload], 1), one.residual, one.energies
-
-
-def _encode_ranges(compressor, shards, update, residual, seed, block):
-    """One encoding per shard."""
-    updates = tf.split(update, shards.count)
-    residuals = [None] * shards.count if residual is None else tf.split(residual, shards.count)
-    seeds = [seed + [k * _SHARD_STREAM % 2**31, 0] for k in range(shards.count)]
-    encoded = [
-        error_feedback.encode(compressor, *arguments, block=block)
-        for arguments in zip(updates, residuals, seeds, strict=True)
-    ]
-    rows = tf.stack([wire.to_wire(one.payload) for one in encoded])
-    kept = None if residual is None else tf.concat([one.residual for one in encoded], 0)
-    return rows, kept, tf.add_n([one.energies for one in encoded])
+def _payloads(rows, layout):
+    """Returns per slice the payloads of its shard in M rows of words."""
+    words = [tf.split(row, [wire_words(spec) for _, _, spec in layout]) for row in rows]
+    return [[from_wire(of_rank[index], spec) for of_rank in words] for index, (_, _, spec) in enumerate(layout)]
 
 
 @compiled
-def _average(codings, group_size):
-    layout = _layout(codings, group_size)
-    sizes = [wire.wire_words(spec) for _, _, spec in layout]
-
-    def average(received, states, rank):
-        """Returns the means of the shards that this replica owns, float32 [size] each."""
-        words, means = [tf.split(row, sizes) for row in received], []
-        for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
-            payloads = [wire.from_wire(words[m][index], spec) for m in range(group_size)]
-            mean = bound(coding.compressor, state).mean_of_payloads(payloads, shards.size)
-            # Padding need not decode to zero (a sign has none) and must not enter the scales of the second encoding.
-            # Values that are not finite stay: a poisoned shard may hold no other sign of it, where a compressor sends
-            # values drawn at random.
-            keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)
-            means.append(tf.where(keep, mean, 0.0))
-        return means
-
-    return average
-
-
-@compiled
-def _encode_again(codings, block, group_size):
-    """Compiled apart from `_average` and `_decode`: the compiler fuses a product into a sum, with one rounding instead
-    of two, or not, depending on sizes; the bits would depend on them."""
-
-    def encode_again(averages, states, seeds):
-        """Returns the words of the averages, and M times the error of their encoding."""
-        words, errors = [], []
-        for (coding, shards, _), mean, state, seed in zip(
-            _layout(codings, group_size), averages, states, seeds, strict=True
-        ):
-            compressor = bound(coding.compressor, state)
-            payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
-            words.append(wire.to_wire(payload))
-            errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
-        return tf.concat(words, 0), errors
-
-    return encode_again
+def _encode_shards(update, residual, binding, seed, *, coding, block, group_size):
+    """Returns (float32 [M, W] words, row k for the owner of shard k; residual; energies; histogram)."""
+    shards, compressor = Shards(coding.compressor, coding.size, group_size), bound(coding.compressor, binding)
+    x, e = shards.pad(blocks.whole(update)), shards.pad(residual)
+    if shards.bucket:  # one encoding, whose buckets are dealt out to their owners
+        encoded = error_feedback.encode(compressor, x, e, seed, block=block)
+        rows = tf.concat([shards.payload_rows(field) for field in encoded.payload], 1)
+        error, energies = encoded.residual, encoded.energies
+    else:  # one encoding per shard
+        residuals = [None] * group_size if e is None else tf.split(e, group_size)
+        encoded = [
+            error_feedback.encode(compressor, own, kept, seed + [k * _SHARD_STREAM % 2**31, 0], block=block)
+            for k, (own, kept) in enumerate(zip(tf.split(x, group_size), residuals, strict=True))
+        ]
+        rows = tf.stack([to_wire(one.payload) for one in encoded])
+        error = None if e is None else tf.concat([one.residual for one in encoded], 0)
+        energies = tf.add_n([one.energies for one in encoded])
+    return rows, None if error is None else error[: coding.size], energies, histogram(coding, update, residual)
 
 
 @compiled
-def _decode(codings, places, group_size):
-    layout = _layout(codings, group_size)
-    sizes = [wire.wire_words(spec) for _, _, spec in layout]
-
-    def decode(rows, states, residuals, errors, rank, starts, targets):
-        """Writes the mean; returns (whether all shards were acceptable, residuals with the owner's errors)."""
-        words = [tf.split(row, sizes) for row in rows]
-        means, folded, accepted = [], [], []
-        for index, ((coding, shards, spec), state) in enumerate(zip(layout, states, strict=True)):
-            compressor = bound(coding.compressor, state)
-            payloads = [wire.from_wire(words[k][index], spec) for k in range(group_size)]
-            means.append(shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size])
-            folded.append(_fold(residuals[index], errors[index], shards, rank))
-            accepted += [acceptable(compressor, payload, shards.size) for payload in payloads]
-        write_means(targets, places, means, starts)
-        return tf.reduce_all(tf.stack(accepted)), folded
-
-    return decode
+def _average_shards(received, bindings, rank, *, codings):
+    """Returns the means of the shards that this replica owns, float32 [size] each."""
+    layout, means = _layout(codings, len(received)), []
+    for (coding, shards, _), binding, payloads in zip(layout, bindings, _payloads(received, layout), strict=True):
+        mean = bound(coding.compressor, binding).mean_of_payloads(payloads, shards.size)
+        # Padding need not decode to zero (`sign` has no zero) and must not enter the scales of the second encoding.
+        # Keep inf and NaN in the padding: with a random sparse compressor they may be the only trace of a non-finite
+        # input.
+        keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)
+        means.append(tf.where(keep, mean, 0.0))
+    return means
 
 
-def _fold(residual, error, shards, rank):
-    """Adds M times the second error to the owner's shard of its residual."""
-    if residual is None:
-        return None
-    owned = [tf.where(rank == k, error, 0.0) for k in range(shards.count)]
-    return residual + shards.join(owned)[: residual.shape[0]]
+# A function of its own: compiled with `_average_shards` or `_decode_averages`, XLA would fuse a product into a sum,
+# with one rounding instead of two, or not, depending on the sizes. The bits would depend on how a vector is cut.
+@compiled
+def _encode_averages(averages, bindings, seeds, *, codings, block, group_size):
+    """Returns the words of the averages, and M times the error of their encoding."""
+    words, errors = [], []
+    for (coding, shards, _), mean, binding, seed in zip(
+        _layout(codings, group_size), averages, bindings, seeds, strict=True
+    ):
+        compressor = bound(coding.compressor, binding)
+        payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
+        words.append(to_wire(payload))
+        errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
+    return tf.concat(words, 0), errors
+
+
+@compiled
+def _decode_averages(rows, bindings, residuals, errors, rank, *, codings):
+    """Returns (means, whether all shards were acceptable, residuals with the owner's errors)."""
+    layout = _layout(codings, len(rows))
+    means, new_residuals, scales = [], [], []
+    for (coding, shards, _), binding, payloads, residual, error in zip(
+        layout, bindings, _payloads(rows, layout), residuals, errors, strict=True
+    ):
+        compressor = bound(coding.compressor, binding)
+        means.append(shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size])
+        scales += [scale for payload in payloads for scale in compressor.scales(payload, shards.size)]
+        if residual is not None:
+            owned = [tf.where(rank == k, error, 0.0) for k in range(shards.count)]
+            residual += shards.join(owned)[: coding.size]
+        new_residuals.append(residual)
+    return means, float_bits.are_bounded(scales), new_residuals

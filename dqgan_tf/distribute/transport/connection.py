@@ -1,25 +1,138 @@
-"""One TCP connection between two workers: tagged messages in both directions, in the background."""
+"""TCP connections between workers: how workers connect, and tagged messages in both directions, in the background."""
+
+from __future__ import annotations
 
 import collections
 import contextlib
+import hmac
+import ipaddress
+import json
 import math
+import secrets
 import socket
 import struct
 import threading
 import time
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import LostConnectionError
 
+_TOKEN_BYTES = 32
+_INDEX = struct.Struct("<I")
+_GREETING_BYTES = _TOKEN_BYTES + _INDEX.size  # the listener's token, then the caller's index
+_GREETING_SECONDS = 5.0
+_CLOSING_SECONDS = 3.0
 _HEADER = struct.Struct("<QQ")  # tag, number of bytes that follow
 _TIMEVAL = struct.Struct("@ll")  # seconds, microseconds
 _HEARTBEAT = (1 << 64) - 1  # the tag of an empty message that only shows that the sender is alive
-_CHUNK = 1 << 18  # bytes per read; a read ends earlier after a tick. Each read counts as a sign of life.
+_CHUNK = 1 << 18  # bytes per read, less if a tick has passed; each read counts as a sign of life
 _MAX_BYTES = 1 << 40  # sanity limit; a longer message means a foreign or corrupt peer
-_TICK_SECONDS = 1.0  # between two heartbeats
-_HANG_UP_SECONDS = 1.0  # for the threads to notice that the socket is shut down
-_ALIGNMENT = 64  # TensorFlow takes over an array without a copy if it is aligned to this (read at 2.21.0)
+_TICK_SECONDS = 1.0  # period of heartbeats
+_HANG_UP_SECONDS = 1.0  # limit for the threads to notice that the socket is shut down
+_ALIGNMENT = 64  # TensorFlow takes over an array without a copy if it is aligned to this (TensorFlow 2.21.0)
+
+
+def connect(
+    board: MessageBoard, addresses: Sequence[str], worker_index: int, timeout_seconds: float = 60.0
+) -> dict[int, Connection]:
+    """Connects all workers with each other. All workers must call it at the same time.
+
+    Each worker listens on a port that the system chooses and posts it together with a random token. A worker calls the
+    workers with a lower index and sends each the token that it has posted. Returns the connections by worker index.
+
+    Args:
+      board: where workers post their ports.
+      addresses: every worker's `host:port` in TF_CONFIG. The other workers connect to this worker's host.
+      worker_index: index of this worker.
+      timeout_seconds: for all connections together, from the moment when all workers have posted.
+
+    Raises:
+      LostConnectionError: a connection could not be opened; raised on all workers and names both ends.
+      tf.errors.OpError: a worker is gone.
+    """
+    token = secrets.token_bytes(_TOKEN_BYTES)
+    host = addresses[worker_index].rpartition(":")[0].strip("[]") or "localhost"
+    with contextlib.closing(_listen(host)) as listening, contextlib.ExitStack() as opened:
+        own = {"host": host, "port": listening.getsockname()[1], "token": token.hex()}
+        listeners = [json.loads(text) for text in board.exchange("address", json.dumps(own))]
+        deadline = time.monotonic() + timeout_seconds
+        sockets, problem = {}, ""
+        try:
+            for worker in range(worker_index):
+                sockets[worker] = opened.enter_context(_call(listeners[worker], worker_index, deadline))
+            while len(sockets) < len(addresses) - 1:
+                worker, connected = _answer(listening, token, deadline)
+                sockets[worker] = opened.enter_context(connected)
+        except OSError as error:
+            missing = [worker for worker in range(len(addresses)) if worker not in (worker_index, *sockets)]
+            problem = (
+                f"worker {worker_index} has no connection to worker {missing[0]} at {listeners[missing[0]]['host']}: "
+                f"{error.strerror or error}. Workers connect to each other on ports that the system chooses; where a "
+                "firewall forbids it, pass --transport=ring"
+            )
+        for text in board.exchange("connected", problem):
+            if text:
+                raise LostConnectionError(text)
+        opened.pop_all()  # the sockets stay open
+    return {worker: Connection(connected, worker) for worker, connected in sockets.items()}
+
+
+def close_all(connections: Iterable[Connection]) -> None:
+    """Sends what was handed over, closes, and waits up to 3 s until the other workers have closed, too."""
+    deadline = time.monotonic() + _CLOSING_SECONDS
+    for connection in connections:
+        connection.close()
+    for connection in connections:
+        connection.join(deadline)
+
+
+def _listen(host):
+    """Listens at `host` if this machine has that address, else (a gateway's name) at all addresses."""
+    with contextlib.suppress(OSError):
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, 0), family=family, backlog=128)
+    with contextlib.suppress(ValueError, OSError):
+        if ipaddress.ip_address(host).version == 6:
+            return socket.create_server(("", 0), family=socket.AF_INET6, backlog=128)
+    return socket.create_server(("", 0), backlog=128)
+
+
+def _call(listener, worker_index, deadline):
+    """Returns a socket connected to another worker, after sending it the token that it has posted."""
+    connected = socket.create_connection((listener["host"], listener["port"]), _seconds_left(deadline))
+    try:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.sendall(bytes.fromhex(listener["token"]) + _INDEX.pack(worker_index))
+    except OSError:
+        connected.close()
+        raise
+    return connected
+
+
+def _answer(listener, token, deadline):
+    """Returns (index, socket) of the next caller that sends the token. Closes the sockets of all other callers."""
+    while True:
+        listener.settimeout(_seconds_left(deadline))
+        connected, _ = listener.accept()
+        greeting = b""
+        with contextlib.suppress(OSError):
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.settimeout(min(_GREETING_SECONDS, _seconds_left(deadline)))
+            while len(greeting) < _GREETING_BYTES and (piece := connected.recv(_GREETING_BYTES - len(greeting))):
+                greeting += piece
+        if len(greeting) == _GREETING_BYTES and hmac.compare_digest(greeting[:_TOKEN_BYTES], token):
+            return _INDEX.unpack(greeting[_TOKEN_BYTES:])[0], connected
+        connected.close()
+
+
+def _seconds_left(deadline):
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("timed out")
+    return seconds
 
 
 class Connection:
@@ -32,41 +145,41 @@ class Connection:
 
     Args:
       connected: a connected stream socket; this object owns it from now on.
-      peer: the other worker's index, for messages.
-      silence_seconds: how long a receiver waits without any sign of life. Each part of a message is one, however slow.
+      peer: the other worker's index, for error messages.
+      silence_seconds: how long a receiver waits without a sign of life: a heartbeat, or a part of a message.
     """
 
     def __init__(self, connected: socket.socket, peer: int, silence_seconds: float = 15.0):
         self._socket = connected
         self._peer = peer
         self._silence_seconds = silence_seconds
-        self._arrived = threading.Condition()  # guards the next three
-        self._inbox = collections.defaultdict(collections.deque)  # tag -> messages
+        self._arrived = threading.Condition()  # guards the next three attributes
+        self._inbox: dict[int, collections.deque] = collections.defaultdict(collections.deque)  # tag -> messages
         self._signs_of_life = 0
-        self._lost = ""  # why the connection is lost
-        self._handed_over = threading.Condition()  # guards the next three
-        self._unsent = collections.deque()
+        self._lost = ""  # the reason, once the connection is lost
+        self._handed_over = threading.Condition()  # guards the next three attributes
+        self._unsent: collections.deque[list[memoryview]] = collections.deque()
         self._closing = False
-        self._active_threads = 2  # that use the socket
+        self._active_threads = 2  # threads that use the socket
         connected.setblocking(True)
         # The kernel's timeout for reading alone: Python's own would hold for sending too, and polls before every read.
         tick = _TIMEVAL.pack(int(_TICK_SECONDS), int(_TICK_SECONDS % 1.0 * 1e6))
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
         self._threads = [
-            threading.Thread(target=self._run, args=[work], daemon=True) for work in (self._read, self._write)
+            threading.Thread(target=self._run_thread, args=[work], daemon=True) for work in (self._read, self._write)
         ]
         for thread in self._threads:
             thread.start()
 
     def send(self, tag: int, array: np.ndarray) -> None:
-        """Sends the bytes of a contiguous array. Returns before they have left: the array must not change.
+        """Sends the bytes of a contiguous array. Returns before they are sent: the array must not change.
 
         Raises:
           LostConnectionError: the other worker is known to be gone.
         """
         if self._lost:
             raise LostConnectionError(self._lost)
-        payload = memoryview(array).cast("B") if array.size else memoryview(b"")
+        payload = memoryview(array.data).cast("B") if array.size else memoryview(b"")
         pieces = [memoryview(_HEADER.pack(tag, payload.nbytes)), payload]
         with self._handed_over:
             if not self._unsent:
@@ -79,9 +192,9 @@ class Connection:
         """Returns the next message with a tag, uint8 [nbytes], aligned for TensorFlow and owned by the caller.
 
         Args:
-          tag: of the message.
-          nbytes: the number of bytes that the message must have.
-          timeout_seconds: how long to wait for a worker that gives signs of life; None waits without a limit.
+          tag: tag of the message.
+          nbytes: number of bytes that the message must have.
+          timeout_seconds: how long to wait for a worker that gives signs of life; None: without a limit.
 
         Raises:
           LostConnectionError: the other worker closed the connection, gave no sign of life for `silence_seconds`, did
@@ -116,13 +229,13 @@ class Connection:
         return message
 
     def close(self) -> None:
-        """Starts to close. Everything that was handed over is still sent; `join` waits for it."""
+        """Starts to close. What was handed over is still sent; `join` waits for it."""
         with self._handed_over:
             self._closing = True
             self._handed_over.notify()
 
     def join(self, deadline: float) -> None:
-        """Waits until both sides have closed, or until `deadline` (a `time.monotonic()`), then hangs up."""
+        """Waits until both sides have closed, or until `deadline` (of `time.monotonic`), then shuts the socket down."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._handed_over, contextlib.suppress(OSError):  # the socket may be closed already, by either side
@@ -131,7 +244,7 @@ class Connection:
             thread.join(_HANG_UP_SECONDS)
 
     def _send_now(self, pieces):
-        """Gives the kernel what it takes without waiting. Returns the rest."""
+        """Gives the kernel what it takes without waiting; returns the rest."""
         try:
             sent = self._socket.sendmsg(pieces, [], socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -146,8 +259,8 @@ class Connection:
             sent = max(0, sent - piece.nbytes)
         return rest
 
-    def _run(self, work):
-        """A thread: reads or writes. The last thread closes the socket: its number may be reused from then on."""
+    def _run_thread(self, work):
+        """Reads or writes in a thread. The last thread closes the socket: its number may be reused from then on."""
         try:
             work()
         except Exception as error:
@@ -183,7 +296,7 @@ class Connection:
             if tag == _HEARTBEAT:
                 continue
             if nbytes > _MAX_BYTES:
-                raise ValueError(f"it sent what was not expected, a message of {nbytes} bytes")
+                raise ValueError(f"it sent an unexpected message of {nbytes} bytes")
             message = aligned(nbytes)
             self._fill(memoryview(message))
             with self._arrived:

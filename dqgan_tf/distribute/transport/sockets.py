@@ -1,20 +1,18 @@
-"""Packets by TCP connections of this library, between processes with one CPU replica each."""
+"""Collectives over TCP connections of this library, between processes with one CPU replica each."""
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.distribute.transport.connection import aligned
-from dqgan_tf.distribute.transport.contract import Collectives
-from dqgan_tf.distribute.transport.endpoint import Endpoint
+from dqgan_tf.distribute.transport.collectives import Collectives
+from dqgan_tf.distribute.transport.connection import Connection, aligned, close_all
 
 _NO_RESULT = np.float32(0)  # an operation must return a tensor
 _PIECE = 1 << 18  # values that an all-reduce adds at a time, 1 MiB
-# Up to this size an all-reduce sends everything to everybody: one trip instead of two, but more bytes. Two workers send
-# the same number of bytes either way.
+# Up to this size, an all-reduce sends all values to all ranks: one trip instead of two, but more bytes if M > 2.
 _SMALL_BYTES = 1 << 12
 _SMALL_BYTES_OF_TWO = 1 << 16
 
@@ -22,23 +20,33 @@ _SMALL_BYTES_OF_TWO = 1 << 16
 class SocketCollectives(Collectives):
     """The collectives of the only replica of a process.
 
-    Sending takes no time of the graph: `begin` hands the words over and returns, and a thread sends them. `finish`
-    waits for the words of the others. Nothing is copied between TensorFlow and the socket. Each call of `begin` takes
+    `begin` adds an operation that hands the words over to a thread and returns; `finish` adds an operation that waits
+    for the words of the other ranks. Nothing is copied between TensorFlow and the socket. Each call of `begin` takes
     the next tag while the graph is built: all processes must build the same calls in the same order.
 
+    The connections are closed by `close`, when nothing refers to this object any more, or when the interpreter ends:
+    always after everything that was handed over is sent.
+
     Args:
-      endpoint: of this process.
-      workers: the worker index of each rank.
-      rank: of this replica.
+      connections: `Connection`, or any object with its methods, by worker index.
+      workers: worker index of each rank.
+      rank: rank of this replica.
     """
 
-    def __init__(self, endpoint: Endpoint, workers: Sequence[int], rank: int):
+    def __init__(self, connections: Mapping[int, Connection], workers: Sequence[int], rank: int):
         self.size, self.rank = len(workers), rank
-        self._endpoint = endpoint
+        self._connections = dict(connections)
+        self._finalizer = weakref.finalize(self, close_all, tuple(self._connections.values()))
         others = [k % self.size for k in range(rank + 1, rank + self.size)]
         self._peers = [(other, workers[other]) for other in others]  # (rank, worker), the next rank first
         self._tags = itertools.count()
-        self._last_operation = weakref.WeakKeyDictionary()  # graph -> name of the operation that the next one follows
+        self._last_operation: weakref.WeakKeyDictionary = (
+            weakref.WeakKeyDictionary()
+        )  # graph -> name of the last operation in it
+
+    def close(self) -> None:
+        """See `connection.close_all`. The collectives fail from now on."""
+        self._finalizer()
 
     def _begin(self, kind, value, options):
         tag, timeout = next(self._tags), getattr(options, "timeout_seconds", None)
@@ -49,8 +57,10 @@ class SocketCollectives(Collectives):
 
         def send(array):
             for rank, worker in self._peers:
-                self._endpoint.send(worker, tag, array if kind == "all_gather" else array[rank])
+                self._connections[worker].send(tag, array if kind == "all_gather" else array[rank])
             return _NO_RESULT
+
+        self._add_operation(send, [value], 1)
 
         def receive():
             rows = [self._receive(worker, tag, width, timeout) for _, worker in self._peers]
@@ -58,32 +68,35 @@ class SocketCollectives(Collectives):
 
         def finish():
             rows = {self.rank: own}
-            for (rank, _), row in zip(self._peers, self._run(receive, [], len(self._peers)), strict=True):
+            for (rank, _), row in zip(self._peers, self._add_operation(receive, [], len(self._peers)), strict=True):
                 rows[rank] = tf.ensure_shape(row, [width])
             return [rows[rank] for rank in range(self.size)]
 
-        self._run(send, [value], 1)
         return finish
 
     def _begin_all_reduce(self, tag, timeout, values):
-        """Sends small vectors to everybody, who adds them. Of larger ones each rank adds one range and sends the sums.
+        """Adds up S bytes of every rank.
 
-        Of S bytes a worker sends 2 (M - 1) / M S in the second way, (M - 1) S in the first. Sums are formed in the
-        order of ranks, piece by piece: finished pieces leave while others arrive.
+        Small vectors: every rank sends all values to all ranks, and each rank adds them; it sends (M-1) S bytes. Large
+        vectors: reduce-scatter, then all-gather; each rank sends 2(M-1)/M S bytes.
+
+        Values are added in the order of ranks, piece by piece: a sum is sent while later pieces arrive.
         """
         shapes = [value.shape for value in values]
         values = [tf.reshape(value, [-1]) for value in values]
         sizes = [value.shape[0] for value in values]
         scatters = 4 * sum(sizes) > (_SMALL_BYTES_OF_TWO if self.size == 2 else _SMALL_BYTES)
-        # pieces[vector][rank]: the slices that the rank adds; everything in one slice where nothing is scattered.
+        # pieces[vector][rank]: the slices that the rank adds; one slice of everything if `scatters` is false.
         pieces = [[_pieces(n, k, self.size) if scatters else [slice(0, n)] for k in range(self.size)] for n in sizes]
 
         def send(*arrays):
             for array, of_ranks in zip(arrays, pieces, strict=True):
                 for rank, worker in self._peers:
                     for piece in of_ranks[rank]:
-                        self._endpoint.send(worker, tag, array[piece])
+                        self._connections[worker].send(tag, array[piece])
             return _NO_RESULT
+
+        self._add_operation(send, values, 1)
 
         def add(*arrays):
             sums = [aligned(4 * array.size).view(np.float32) for array in arrays]
@@ -92,8 +105,8 @@ class SocketCollectives(Collectives):
                     added = self._add_ranks(array[piece], tag, timeout)
                     if scatters:
                         for _, worker in self._peers:
-                            self._endpoint.send(worker, tag, added)
-                    total[piece] = added  # a copy: TensorFlow may reuse the result's memory before `added` has left
+                            self._connections[worker].send(tag, added)
+                    total[piece] = added  # a copy: TensorFlow may reuse the result's memory before `added` is sent
             if scatters:
                 for total, of_ranks in zip(sums, pieces, strict=True):
                     for rank, worker in self._peers:
@@ -102,36 +115,36 @@ class SocketCollectives(Collectives):
             return sums if len(sums) > 1 else sums[0]
 
         def finish():
-            totals = self._run(add, values, len(values))
+            totals = self._add_operation(add, values, len(values))
             return [tf.reshape(tf.ensure_shape(t, [n]), s) for t, n, s in zip(totals, sizes, shapes, strict=True)]
 
-        self._run(send, values, 1)
         return finish
 
     def _add_ranks(self, own, tag, timeout):
-        """Returns own + what the other ranks have sent for the same values, in memory that nobody else uses."""
+        """Returns the sum of `own` and the values of the other ranks, in memory that nothing else uses."""
         parts = {rank: self._receive(worker, tag, own.size, timeout) for rank, worker in self._peers}
         parts[self.rank] = own
-        total = parts[1 if self.rank == 0 else 0]  # a received array, hence free to be overwritten
+        total = parts[1 if self.rank == 0 else 0]  # a received array, which may be overwritten
         np.add(parts[0], parts[1], out=total)
         for rank in range(2, self.size):
             total += parts[rank]
         return total
 
     def _receive(self, worker, tag, count, timeout):
-        return self._endpoint.receive(worker, tag, 4 * count, timeout).view(np.float32)
+        return self._connections[worker].receive(tag, 4 * count, timeout).view(np.float32)
 
-    def _run(self, function, inputs, num_results):
-        """Adds an operation that calls a Python function, after the previous one of this graph.
+    def _add_operation(self, function, inputs, num_results):
+        """Adds an operation that calls a Python function, after the last such operation of this graph.
 
-        One order for all processes: with few threads an operation could otherwise wait for a packet that another
-        process sends only after what it waits for itself. Several replicas in one process would be put into one order
-        too, by TensorFlow's automatic control dependencies (2.21.0), and block each other: hence one replica a process.
+        All processes execute these operations in the same order. Otherwise two processes with few threads could
+        deadlock, each waiting for the packet that the other sends later. TensorFlow's automatic control dependencies
+        (2.21.0) would put the operations of several replicas of a process into one order, too, and the replicas would
+        wait for each other: hence one replica per process.
 
         Args:
           function: returns `num_results` float32 arrays.
-          inputs: tensors, whose arrays the function receives.
-          num_results: how many.
+          inputs: tensors; the function receives their arrays.
+          num_results: number of results.
         """
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         known = graph is not None and graph in self._last_operation
@@ -145,6 +158,6 @@ class SocketCollectives(Collectives):
 
 
 def _pieces(size, rank, count):
-    """The range of `rank` among `count` in a vector, as slices of at most `_PIECE` values."""
+    """Returns the range of `rank`, one of `count` equal ranges of a vector, as slices of at most `_PIECE` values."""
     start, stop = rank * size // count, (rank + 1) * size // count
     return [slice(first, min(first + _PIECE, stop)) for first in range(start, stop, _PIECE)]

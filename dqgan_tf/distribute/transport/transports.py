@@ -1,4 +1,4 @@
-"""Which transport carries the packets of a strategy, and who has which rank."""
+"""The choice of a transport for the packets of a strategy, and the ranks of its replicas."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -6,29 +6,26 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from absl import logging
 
+from dqgan_tf import config
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.distribute.transport import endpoint
-from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
-from dqgan_tf.distribute.transport.contract import Collectives
+from dqgan_tf.distribute.tf_config import JOBS
+from dqgan_tf.distribute.transport import connection
+from dqgan_tf.distribute.transport.collectives import Collectives, HostCollectives, TensorFlowCollectives
 from dqgan_tf.distribute.transport.sockets import SocketCollectives
 from dqgan_tf.errors import UsageError
 from dqgan_tf.private_tensorflow import ClusterPlace
 
-NAMES = ("auto", "sockets", "ring", "nccl")
-"""`sockets`: TCP connections of this library, on ports that the system chooses; one replica per process. `ring` and
-`nccl`: TensorFlow's collectives by that implementation. `auto`: `sockets` between processes with one CPU replica each,
-unless the strategy's communication options name an implementation; else TensorFlow's choice."""
-
 _FIRST_GROUP_KEY = 1 << 20  # TensorFlow counts its own keys up from 1
-_JOBS = ("chief", "worker")  # in the order of worker indices
-_connected_before = itertools.count()  # names the board of each endpoint; all workers connect together, hence agree
+# Number of times that this process has connected to others. It is part of the name of the message board: all workers
+# connect in the same order, so they agree about the name.
+_connect_calls = itertools.count()
 
 
 class Transports:
     """The transports of one strategy on this worker. It owns the connections that it opens: `close` ends them.
 
     Args:
-      place: of this worker in the cluster.
+      place: place of this worker in the cluster.
       devices: the local replicas' devices, in replica order; their full names or the part from `/device:` on.
       launchers: one `CollectiveReplicaLauncher` per local replica, in the group of all replicas.
       new_launcher: (group key, group size, device) -> `CollectiveReplicaLauncher`.
@@ -40,33 +37,33 @@ class Transports:
     ):
         self._place, self._devices, self._launchers = place, tuple(devices), tuple(launchers)
         self._new_launcher, self._options = new_launcher, options
-        self._addresses = [address for job in _JOBS for address in place.cluster.get(job, ())]
-        # TensorFlow ranks the members of a group by the text of their device names (read at 2.21.0): task 10 comes
-        # before task 2. Rows of all transports come in that order.
-        tasks = [f"/job:{job}/replica:0/task:{i}" for job in _JOBS for i in range(len(place.cluster.get(job, ())))]
+        self._addresses = [address for job in JOBS for address in place.cluster.get(job, ())]
+        # TensorFlow ranks the members of a group by the text of their device names (2.21.0): task 10 comes before
+        # task 2. All transports return rows in that order.
+        tasks = [f"/job:{job}/replica:0/task:{i}" for job in JOBS for i in range(len(place.cluster.get(job, ())))]
         self._workers = sorted(range(len(tasks)), key=tasks.__getitem__) or [0]  # the worker index of each rank
         self._rank = self._workers.index(place.worker_index)
         suffixes = [device[device.index("/device:") :] for device in devices]
         self._local_ranks = [sorted(suffixes).index(suffix) for suffix in suffixes]
-        self._group_launchers = None
-        self._endpoint = self._socket_collectives = None
+        self._group_launchers: list[tuple] = []
+        self._socket_collectives: SocketCollectives | None = None
 
     def collectives(self, transport: str, hierarchical: bool = False) -> list[Collectives]:
         """Returns the collectives of each local replica. All workers must make the same calls in the same order.
 
         Args:
-          transport: one of `NAMES`.
+          transport: see `CompressionConfig.transport`.
           hierarchical: whether the replicas of a host share a rank, so that a rank is a host.
 
         Raises:
           UsageError: the transport is unknown or does not fit this worker's replicas.
-          LostConnectionError, tf.errors.OpError: the workers could not connect, see `endpoint.connect`.
+          LostConnectionError, tf.errors.OpError: the workers could not connect, see `connection.connect`.
         """
         sockets = self.uses_sockets(transport)
         if len(self._addresses) > 1:
             logging.info("Transport %s: %s.", transport, "sockets" if sockets else "TensorFlow's collectives")
         hosts, replicas = len(self._workers), len(self._devices)
-        implementation = transport.upper() if transport in ("ring", "nccl") else "AUTO"
+        implementation = implementation_of(transport)
         if not hierarchical:
             if sockets:
                 return [self._connected()]
@@ -74,7 +71,7 @@ class Transports:
                 TensorFlowCollectives(launcher, hosts * replicas, self._rank * replicas + local_rank, implementation)
                 for launcher, local_rank in zip(self._launchers, self._local_ranks, strict=True)
             ]
-        if self._group_launchers is None:
+        if not self._group_launchers:
             self._group_launchers = [
                 (
                     self._new_launcher(_FIRST_GROUP_KEY + self._place.worker_index, replicas, device),
@@ -91,19 +88,14 @@ class Transports:
         ]
 
     def uses_sockets(self, transport: str) -> bool:
-        """Returns whether packets between workers travel over sockets.
-
-        Raises:
-          UsageError: as `collectives`.
-        """
-        if transport not in NAMES:
-            raise UsageError(f"`transport` must be one of {', '.join(NAMES)}. Received: transport={transport}")
+        """Returns whether packets between workers are sent over sockets. Raises UsageError as `collectives`."""
+        config.check(config.settings()["compression.transport"], transport)
         on_gpu = "GPU" in self._devices[0]
         if transport == "nccl" and not on_gpu:
             raise UsageError(f"transport=nccl needs GPUs, the replicas run on {self._devices[0]}: use transport=ring.")
         if transport in ("ring", "nccl") or len(self._addresses) < 2:
             return False
-        single = len(self._devices) == 1  # see `SocketCollectives._run`
+        single = len(self._devices) == 1  # see `SocketCollectives._add_operation`
         if transport == "sockets":
             if not single:
                 raise UsageError(
@@ -115,15 +107,20 @@ class Transports:
         return single and not on_gpu and not named
 
     def close(self) -> None:
-        """Closes the connections after everything that was handed over is sent. Their collectives fail from now on."""
-        if self._endpoint is not None:
-            self._endpoint.close()
+        """Closes the connections after everything that was handed over is sent. Their collectives fail afterwards."""
+        if self._socket_collectives is not None:
+            self._socket_collectives.close()
 
     def _connected(self):
-        # One object for all channels: it counts the tags of the endpoint's messages.
+        # One object for all channels: it counts the tags of the messages.
         if self._socket_collectives is None:
             worker = self._place.worker_index
-            board = MessageBoard(worker, len(self._addresses), name=f"sockets/{next(_connected_before)}")
-            self._endpoint = endpoint.connect(board, self._addresses, worker)
-            self._socket_collectives = SocketCollectives(self._endpoint, self._workers, self._rank)
+            board = MessageBoard(worker, len(self._addresses), name=f"sockets/{next(_connect_calls)}")
+            connections = connection.connect(board, self._addresses, worker)
+            self._socket_collectives = SocketCollectives(connections, self._workers, self._rank)
         return self._socket_collectives
+
+
+def implementation_of(transport: str) -> str:
+    """Returns the name of the `tf.distribute.experimental.CommunicationImplementation` of a transport."""
+    return transport.upper() if transport in ("ring", "nccl") else "AUTO"

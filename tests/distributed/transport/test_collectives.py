@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
-from dqgan_tf.distribute.transport.contract import Collectives
+from dqgan_tf.distribute.transport.collectives import Collectives, HostCollectives, TensorFlowCollectives
 from dqgan_tf.private_tensorflow import local_replica_index
 from tests.contracts.collectives_contract import CollectivesContract, draw
 from tests.gan.local_strategy import local_strategy

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
 from dqgan_tf.distribute.transport.connection import Connection
-from dqgan_tf.distribute.transport.endpoint import Endpoint
 from dqgan_tf.distribute.transport.sockets import SocketCollectives
 from tests.contracts.collectives_contract import CollectivesContract
 
@@ -38,18 +37,19 @@ def _connected(count, stack):
             ends = socket.socketpair()
             connections[first, second] = Connection(ends[0], second, 10.0)
             connections[second, first] = Connection(ends[1], first, 10.0)
-    endpoints = [Endpoint({p: c for (o, p), c in connections.items() if o == own}) for own in range(count)]
+    by_worker = [{p: c for (o, p), c in connections.items() if o == own} for own in range(count)]
     workers = WORKERS[count]
-    for one in endpoints:
-        stack.callback(one.close)
-    return [SocketCollectives(endpoints[workers[rank]], workers, rank) for rank in range(count)]
+    groups = [SocketCollectives(by_worker[workers[rank]], workers, rank) for rank in range(count)]
+    for group in groups:
+        stack.callback(group.close)
+    return groups
 
 
 def _record(group, monkeypatch, note):
     """Calls `note` with every array that the group sends."""
-    endpoint = group._endpoint
-    plain = endpoint.send
-    monkeypatch.setattr(endpoint, "send", lambda worker, tag, array: [note(array), plain(worker, tag, array)])
+    for connection in group._connections.values():
+        plain = connection.send
+        monkeypatch.setattr(connection, "send", lambda tag, array, plain=plain: [note(array), plain(tag, array)])
 
 
 def _add_at(counted, index, number):
@@ -79,7 +79,7 @@ class Sockets(CollectivesContract):
             return together(_connected(self.ranks, stack), rank)
 
     def alone(self):
-        return self.wrap(SocketCollectives(None, [0], 0))
+        return self.wrap(SocketCollectives({}, [0], 0))
 
 
 class TestTwoProcesses(Sockets):
@@ -210,6 +210,6 @@ def test_what_was_handed_over_is_not_overwritten(two_groups):
 
 def test_a_lost_worker_is_named_in_the_error_of_the_step(two_groups):
     lost = two_groups[1]
-    lost._endpoint.close()
+    lost.close()
     with pytest.raises(tf.errors.UnknownError, match="LostConnectionError: worker [0-9] is gone"):
         tf.function(lambda: two_groups[0].exchange("all_gather", tf.zeros([3]), None), autograph=False)()

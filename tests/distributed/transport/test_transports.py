@@ -32,26 +32,30 @@ def made(devices, cluster=None, implementation="AUTO", worker_index=None):
     )
 
 
-class Endpoint:
-    """In place of connections."""
+class Connections(dict):
+    """In place of connections: one object that stands for all of them."""
 
     def __init__(self, addresses, worker):
+        super().__init__({0: self})
         self.addresses, self.worker, self.closed = tuple(addresses), worker, False
 
     def close(self):
         self.closed = True
 
+    def join(self, deadline):
+        pass
+
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The endpoints that were opened, and the names of their boards."""
+    """The connections that were opened, and the names of their boards."""
     made = []
 
     def connect(board, addresses, worker):
-        made.append((Endpoint(addresses, worker), board._name))
+        made.append((Connections(addresses, worker), board._name))
         return made[-1][0]
 
-    monkeypatch.setattr(transports.endpoint, "connect", connect)
+    monkeypatch.setattr(transports.connection, "connect", connect)
     return made
 
 
@@ -78,7 +82,7 @@ class TestChoice:
 
     @pytest.mark.parametrize("hierarchical", [False, True])
     def test_unknown_transport(self, hierarchical):
-        with pytest.raises(UsageError, match="must be one of auto, sockets, ring, nccl. Received: transport=udp"):
+        with pytest.raises(UsageError, match="must be one of auto, sockets, ring, nccl. Received: transport='udp'"):
             made(CPUS[:1]).collectives("udp", hierarchical)
 
     def test_sockets_are_for_one_replica_a_worker(self):
@@ -173,7 +177,7 @@ class TestGroups:
 
 class TestConnections:
     def test_all_channels_of_a_strategy_share_them(self, opened):
-        """One object counts the tags of an endpoint."""
+        """One object counts the tags of all messages."""
         transports = made(CPUS[:1])
         (one,) = transports.collectives("auto")
         assert transports.collectives("sockets") == [one]

@@ -49,7 +49,7 @@ def main(ending):
         print("end", flush=True)
         return  # the interpreter says goodbye
     second.close()
-    board.part()
+    board.leave()
     print("end", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Workers find and connect to each other."""
+"""How workers connect to each other."""
 
 import concurrent.futures
 import contextlib
@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from dqgan_tf.distribute.transport import endpoint
+from dqgan_tf.distribute.transport import connection
 from dqgan_tf.errors import LostConnectionError
 
 
@@ -38,11 +38,11 @@ class Boards:
 
 
 def connect(boards, count, address="127.0.0.1:9", timeout=20.0):
-    """Returns every worker's `Endpoint`, or the error that it got."""
+    """Returns every worker's connections, or the error that it got."""
 
     def one(worker):
         try:
-            return endpoint.connect(boards.of(worker), [address] * count, worker, timeout)
+            return connection.connect(boards.of(worker), [address] * count, worker, timeout)
         except Exception as error:
             return error
 
@@ -53,7 +53,7 @@ def connect(boards, count, address="127.0.0.1:9", timeout=20.0):
 @pytest.fixture
 def closing():
     with contextlib.ExitStack() as stack:
-        yield lambda ends: [stack.callback(end.close) for end in ends] and ends
+        yield lambda ends: [stack.callback(connection.close_all, end.values()) for end in ends] and ends
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:2222", "localhost:2222", "[::1]:2222"])
@@ -63,10 +63,10 @@ def test_every_pair_talks(closing, address):
     ends = closing(connect(Boards(4), 4, address))
     for sender in range(4):
         for receiver in set(range(4)) - {sender}:
-            ends[sender].send(receiver, sender, np.full(5, 10 * sender + receiver, np.float32))
+            ends[sender][receiver].send(sender, np.full(5, 10 * sender + receiver, np.float32))
     for receiver in range(4):
         for sender in set(range(4)) - {receiver}:
-            received = ends[receiver].receive(sender, sender, 20, 20.0).view(np.float32)
+            received = ends[receiver][sender].receive(sender, 20, 20.0).view(np.float32)
             np.testing.assert_array_equal(received, np.full(5, 10 * sender + receiver))
 
 
@@ -76,7 +76,9 @@ def test_callers_without_the_token_are_hung_up_on(closing):
     def disturb(worker, topic, text):
         if topic == "address" and worker == 0:  # worker 0 listens by now and answers later
             place = json.loads(text)
-            for shown in (b"", b"x" * 36, bytes.fromhex(place["token"])[:-1] + b"?" + b"\1\0\0\0"):
+            token = bytes.fromhex(place["token"])
+            almost = token[:-1] + bytes([token[-1] ^ 1])
+            for shown in (b"", b"x" * 36, almost + b"\1\0\0\0"):
                 stranger = socket.create_connection((place["host"], place["port"]), 5)
                 stranger.sendall(shown)
                 stranger.shutdown(socket.SHUT_WR)
@@ -84,8 +86,8 @@ def test_callers_without_the_token_are_hung_up_on(closing):
         return text
 
     ends = closing(connect(Boards(2, disturb), 2))
-    ends[1].send(0, 0, np.ones(1, np.float32))
-    assert ends[0].receive(1, 0, 4, 20.0).view(np.float32)[0] == 1.0
+    ends[1][0].send(0, np.ones(1, np.float32))
+    assert ends[0][1].receive(0, 4, 20.0).view(np.float32)[0] == 1.0
     assert len(answers) == 3 and all(stranger.recv(1) == b"" for stranger in answers)
 
 
@@ -111,10 +113,10 @@ def test_the_time_begins_when_all_workers_are_there(closing, monkeypatch):
             clock.late += 300.0
         return text
 
-    monkeypatch.setattr(endpoint, "time", clock)
+    monkeypatch.setattr(connection, "time", clock)
     ends = closing(connect(Boards(2, wait), 2, timeout=60.0))
-    ends[0].send(1, 0, np.ones(1, np.float32))
-    assert ends[1].receive(0, 0, 4, 20.0).view(np.float32)[0] == 1.0
+    ends[0][1].send(0, np.ones(1, np.float32))
+    assert ends[1][0].receive(0, 4, 20.0).view(np.float32)[0] == 1.0
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists the open files of Linux")
@@ -133,14 +135,14 @@ def test_what_was_opened_is_closed_if_one_connection_fails():
 
 def test_what_was_opened_is_closed_if_a_worker_dies(monkeypatch):
     opened = []
-    call = endpoint._call
+    call = connection._call
 
     def die(worker, topic, text):
         if topic == "connected":
             raise RuntimeError("the board is gone")
         return text
 
-    monkeypatch.setattr(endpoint, "_call", lambda *args: opened.append(call(*args)) or opened[-1])
+    monkeypatch.setattr(connection, "_call", lambda *args: opened.append(call(*args)) or opened[-1])
     assert [type(error) for error in connect(Boards(2, die), 2)] == [RuntimeError, RuntimeError]
     assert [one.fileno() for one in opened] == [-1]
 
@@ -157,8 +159,8 @@ def test_a_host_that_is_not_this_machine_still_listens(closing):
 
     ends = closing(connect(Boards(2, as_gateway), 2, "192.0.2.1:2222"))
     assert {place["host"] for place in seen.values()} == {"192.0.2.1"}
-    ends[0].send(1, 0, np.ones(1, np.float32))
-    assert ends[1].receive(0, 0, 4, 20.0).view(np.float32)[0] == 1.0
+    ends[0][1].send(0, np.ones(1, np.float32))
+    assert ends[1][0].receive(0, 4, 20.0).view(np.float32)[0] == 1.0
 
 
 def _open_sockets():

@@ -1,0 +1,257 @@
+"""Waits until every worker of TF_CONFIG is there, before TensorFlow starts.
+
+TensorFlow waits for missing workers without a limit, names none of them, and takes the signals of the process. A
+cluster that two workers describe differently hangs it. So the workers meet first, in Python: every worker listens at
+its own address of TF_CONFIG, and all others report to worker 0, which compares what they say and calls them back.
+"""
+
+import contextlib
+import errno
+import json
+import secrets
+import select
+import socket
+import sys
+import threading
+import time
+
+from dqgan_tf.distribute.tf_config import TfConfig
+from dqgan_tf.errors import PeerLostError, UsageError
+
+_NOTICE_SECONDS = 30.0  # between two lines that say who is missing
+_PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
+_PORT_SECONDS = 10.0  # a worker that is started again may find its port still in use by the last one
+_RETRY_SECONDS = 0.3
+_MAX_LINE = 1 << 16
+
+
+def meet(place: TfConfig, timeout_seconds: float) -> None:
+    """Returns once all workers have reported to worker 0. All workers must call it, before they listen at their ports.
+
+    Prints every 30 s for whom this worker waits.
+
+    Args:
+      place: of this worker.
+      timeout_seconds: how long to wait for the other workers.
+
+    Raises:
+      UsageError: this worker's port is in use, two workers claim one index, workers describe different clusters, or an
+        address leads to another process or nowhere.
+      PeerLostError: a worker is missing when the time is over.
+    """
+    if place.num_workers < 2:
+        return
+    notice = _Notice(place.worker_index, timeout_seconds)
+    with _Meeting(place) as meeting:
+        if place.worker_index:
+            meeting.report(notice)
+        else:
+            meeting.gather(notice)
+
+
+class _Meeting:
+    """One worker's part. It tells its token to whoever connects, so that worker 0 knows where an address leads.
+
+    Every connection has a thread and a few seconds: a stranger that says nothing delays nobody.
+    """
+
+    def __init__(self, place):
+        self._me, self._addresses = place.worker_index, list(place.addresses)
+        self._token = secrets.token_hex(16)
+        self._lock = threading.Lock()  # guards the next one
+        self._members = {}  # worker index -> open connection, of worker 0
+        self._listener = _listen(self._me, self._addresses[self._me])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._listener.close()
+        with self._lock:
+            for connection in self._members.values():
+                connection.close()
+
+    def gather(self, notice):
+        """Worker 0: waits for the reports of all others."""
+        with contextlib.suppress(OSError, ValueError):  # this machine may not reach itself from outside
+            if self._call(0)["token"] != self._token:
+                raise UsageError(f"Another process is worker 0 at {self._addresses[0]} already.")
+        while True:
+            with self._lock:
+                self._members = {worker: one for worker, one in self._members.items() if not _is_closed(one)}
+                missing = [worker for worker in range(1, len(self._addresses)) if worker not in self._members]
+                for connection in self._members.values():
+                    with contextlib.suppress(OSError):
+                        _tell(connection, {"missing": missing})
+            if not missing:
+                return
+            notice.wait(self._names(missing))
+
+    def report(self, notice):
+        """Another worker: reports to worker 0 until that one misses nobody."""
+        while True:
+            try:
+                with _connect(self._addresses[0]) as connection:
+                    if _read(connection).get("worker") != 0:
+                        raise ValueError
+                    self._follow(connection, notice)
+                    return
+            except UsageError:
+                raise
+            except ValueError:
+                reason = "what answers there is not a worker 0 that waits"
+            except OSError as error:
+                reason = error.strerror or str(error) or "it does not answer"
+            notice.wait(f"{self._names([0])}: {reason}")
+
+    def _follow(self, connection, notice):
+        """Returns once worker 0 has all reports."""
+        _tell(connection, {"worker": self._me, "token": self._token, "cluster": self._addresses})
+        while (answer := _read(connection)).get("missing") != []:
+            if "refused" in answer:
+                raise UsageError(f"Worker 0 refuses worker {self._me}: {answer['refused']}")
+            notice.wait(self._names([worker for worker in answer["missing"] if worker != self._me] or [0]))
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+
+    def _answer(self, connection):
+        stays = False
+        try:
+            _tell(connection, {"worker": self._me, "token": self._token})
+            if self._me == 0:
+                stays = self._admit(connection, _read(connection))
+        except (OSError, ValueError, LookupError, TypeError):  # a stranger
+            pass
+        finally:
+            if not stays:
+                connection.close()
+
+    def _admit(self, connection, report):
+        """Keeps the connection of a worker that fits. Returns whether it does."""
+        worker = report["worker"]
+        refusal = self._refusal(worker, report["token"], report["cluster"])
+        if refusal:
+            print(f"Worker 0 refuses worker {worker}: {refusal}", file=sys.stderr, flush=True)
+            _tell(connection, {"refused": refusal})
+            return False
+        with self._lock:
+            self._members[worker] = connection
+        return True
+
+    def _refusal(self, worker, token, cluster):
+        """Returns why a worker does not fit; empty if it does."""
+        if cluster != self._addresses:
+            return f"its TF_CONFIG holds the cluster {cluster}, that of worker 0 holds {self._addresses}."
+        with self._lock:
+            if worker in self._members and not _is_closed(self._members[worker]):
+                return f"another process is worker {worker} already."
+        try:
+            found = self._call(worker)["token"]
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            return f"worker 0 cannot reach it at {self._addresses[worker]}, its address in TF_CONFIG: {reason}."
+        if found != token:
+            return f"{self._addresses[worker]}, its address in TF_CONFIG, leads to another process."
+        return ""
+
+    def _call(self, worker):
+        with _connect(self._addresses[worker]) as connection:
+            return _read(connection)
+
+    def _names(self, workers):
+        shown = ", ".join(f"worker {worker} at {self._addresses[worker]}" for worker in workers[:8])
+        return shown + (f" and {len(workers) - 8} more" if len(workers) > 8 else "")
+
+
+class _Notice:
+    """Says from time to time for whom a worker waits, and ends the waiting."""
+
+    def __init__(self, worker, timeout_seconds):
+        self._worker, self._timeout = worker, timeout_seconds
+        self._start = time.monotonic()
+        self._next = self._start + _NOTICE_SECONDS
+
+    def wait(self, missing):
+        """Waits a moment for `missing`, a text.
+
+        Raises:
+          PeerLostError: the time is over.
+        """
+        now = time.monotonic()
+        if now - self._start > self._timeout:
+            raise PeerLostError(
+                f"Worker {self._worker} has waited {self._timeout:g} s for {missing}. --start_timeout sets the limit."
+            )
+        if now >= self._next:
+            self._next += _NOTICE_SECONDS
+            seconds = round(now - self._start)
+            print(f"Worker {self._worker} waits for {missing}, for {seconds} s.", file=sys.stderr, flush=True)
+        time.sleep(_RETRY_SECONDS)
+
+
+def _listen(worker, address):
+    """Listens at the port of `address`, where TensorFlow will."""
+    port, end = int(address.rpartition(":")[2]), time.monotonic() + _PORT_SECONDS
+    dual = socket.has_dualstack_ipv6()
+    while True:
+        try:
+            if dual:
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+            return socket.create_server(("", port), backlog=128)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UsageError(
+                    f"Worker {worker} cannot listen at port {port}, its port in TF_CONFIG: {error.strerror}."
+                ) from None
+            if time.monotonic() > end:
+                raise UsageError(
+                    f"Port {port}, the port of worker {worker} in TF_CONFIG, is in use: by another program, or by a "
+                    f"second process with the index {worker}."
+                ) from None
+        time.sleep(_RETRY_SECONDS)
+
+
+def _connect(address):
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_SECONDS)
+
+
+def _tell(connection, message):
+    connection.settimeout(_PATIENCE_SECONDS)
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _read(connection):
+    """Returns the next message, a dict.
+
+    Raises:
+      OSError: it did not come in time.
+      ValueError: it is no message.
+    """
+    end, line = time.monotonic() + _PATIENCE_SECONDS, b""
+    while not line.endswith(b"\n"):
+        connection.settimeout(max(1e-3, end - time.monotonic()))
+        byte = connection.recv(1)
+        if not byte:
+            raise ConnectionResetError("it was there and has left")
+        line += byte
+        if len(line) > _MAX_LINE:
+            raise ValueError("a message without an end")
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError(f"not a message: {message!r}")
+    return message
+
+
+def _is_closed(connection):
+    """Whether the other side has closed. It sends nothing after its report."""
+    return bool(select.select([connection], [], [], 0)[0])

@@ -1,0 +1,197 @@
+"""The meeting of all workers before TensorFlow starts, by real connections among threads."""
+
+import concurrent.futures
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from dqgan_tf.distribute import rendezvous
+from dqgan_tf.distribute.tf_config import TfConfig
+from dqgan_tf.errors import PeerLostError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(rendezvous, "_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(rendezvous, "_PORT_SECONDS", 0.5)
+    monkeypatch.setattr(rendezvous, "_RETRY_SECONDS", 0.02)
+
+
+@pytest.fixture
+def addresses():
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(3)]
+    return tuple(f"127.0.0.1:{port}" for port in ports)
+
+
+class Workers:
+    """Calls of `meet` in threads."""
+
+    def __init__(self):
+        self.pool = concurrent.futures.ThreadPoolExecutor()
+
+    def start(self, addresses, worker, seconds=20.0):
+        return self.pool.submit(rendezvous.meet, TfConfig(addresses, worker), seconds)
+
+
+@pytest.fixture
+def workers():
+    made = Workers()
+    yield made
+    made.pool.shutdown()
+
+
+def answer_to(address, report):
+    """What worker 0, once it listens at `address`, answers to a report."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            connection = rendezvous._connect(address)
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    with connection:
+        rendezvous._read(connection)
+        rendezvous._tell(connection, report)
+        return rendezvous._read(connection)
+
+
+class TestMeeting:
+    def test_all_return_once_the_last_is_there(self, addresses, workers):
+        calls = [workers.start(addresses, worker) for worker in (2, 0)]
+        time.sleep(0.3)
+        assert not any(call.done() for call in calls)
+        for call in [*calls, workers.start(addresses, 1)]:
+            call.result(10)
+
+    def test_ports_are_free_afterwards(self, addresses, workers):
+        for _ in range(2):  # as after a restart of all
+            for call in [workers.start(addresses, worker) for worker in range(3)]:
+                call.result(10)
+
+    def test_one_worker_meets_nobody(self, addresses):
+        rendezvous.meet(TfConfig(addresses[:1], 0), 0.0)
+
+    def test_worker_0_may_come_last_and_a_worker_may_come_again(self, addresses, workers):
+        leaves = workers.start(addresses, 1, seconds=0.2)
+        with pytest.raises(PeerLostError):
+            leaves.result(10)
+        for call in [workers.start(addresses, worker) for worker in (1, 2, 0)]:
+            call.result(10)
+
+    def test_a_member_that_left_is_missed_again(self, addresses, workers):
+        chief = workers.start(addresses, 0, seconds=3.0)
+        with pytest.raises(PeerLostError):
+            workers.start(addresses, 1, seconds=0.5).result(10)  # reports, waits for worker 2 and leaves
+        second = workers.start(addresses, 2, seconds=3.0)
+        with pytest.raises(PeerLostError, match="worker 1 at"):
+            chief.result(10)
+        with pytest.raises(PeerLostError):
+            second.result(10)
+
+
+class TestNotices:
+    def test_who_is_missing(self, addresses, workers, monkeypatch, capsys):
+        monkeypatch.setattr(rendezvous, "_NOTICE_SECONDS", 0.2)
+        chief, worker = (workers.start(addresses, index, seconds=1.5) for index in (0, 1))
+        missing = f"worker 2 at {addresses[2]}"
+        with pytest.raises(PeerLostError, match=rf"Worker 0 has waited 1.5 s for .*{missing}\. --start_timeout"):
+            chief.result(10)
+        with pytest.raises(PeerLostError):
+            worker.result(10)
+        lines = capsys.readouterr().err.splitlines()
+        for index in (0, 1):
+            assert any(line.startswith(f"Worker {index} waits for {missing}, for") for line in lines)
+
+    def test_a_chief_that_is_not_there(self, addresses, workers):
+        with pytest.raises(PeerLostError, match=f"for worker 0 at {addresses[0]}: Connection refused"):
+            workers.start(addresses, 1, seconds=0.3).result(10)
+
+    def test_a_name_that_does_not_exist(self, addresses, workers):
+        with pytest.raises(PeerLostError, match="worker 0 at chief.invalid:2222: .*(not known|resolution)"):
+            workers.start(("chief.invalid:2222", *addresses[1:]), 1, seconds=0.3).result(30)
+
+    def test_another_program_at_the_address_of_worker_0(self, addresses, workers):
+        host, _, port = addresses[0].rpartition(":")
+
+        def answer(other):
+            with contextlib.suppress(OSError):
+                while True:
+                    other.accept()[0].sendall(b"\x00\x00\x06\x04\n")
+
+        with socket.create_server((host, int(port))) as other:
+            threading.Thread(target=answer, args=[other], daemon=True).start()
+            with pytest.raises(PeerLostError, match="what answers there is not a worker 0 that waits"):
+                workers.start(addresses, 1, seconds=0.4).result(10)
+
+
+class TestRefusals:
+    def test_a_port_in_use(self, addresses):
+        with socket.create_server(("", int(addresses[1].rpartition(":")[2]))):
+            with pytest.raises(UsageError, match="Port .* of worker 1 in TF_CONFIG, is in use"):
+                rendezvous.meet(TfConfig(addresses, 1), 5.0)
+
+    def test_another_cluster(self, addresses, workers):
+        chief = workers.start(addresses, 0, seconds=1.0)
+        with pytest.raises(UsageError, match=r"its TF_CONFIG holds the cluster .* that of worker 0 holds"):
+            workers.start((*addresses[:2], "127.0.0.1:9"), 1).result(10)
+        with pytest.raises(PeerLostError, match="worker 1 at"):
+            chief.result(10)
+
+    def test_an_address_that_leads_to_another_worker(self, addresses, workers):
+        """Worker 2 runs where worker 1 should: its own port is another one."""
+        named = (*addresses[:2], addresses[1])  # two names of one address; `tf_config` refuses equal texts
+        chief, first = (workers.start(named, index, seconds=2.0) for index in (0, 1))
+        report = {"worker": 2, "token": "of another process", "cluster": list(named)}
+        assert "leads to another process" in answer_to(named[0], report)["refused"]
+        for call in (chief, first):
+            with pytest.raises(PeerLostError):
+                call.result(10)
+
+    def test_an_address_that_nobody_answers(self, addresses, workers):
+        chief = workers.start(addresses, 0, seconds=1.5)
+        assert (
+            "cannot reach it at"
+            in answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
+        )
+        with pytest.raises(PeerLostError):
+            chief.result(10)
+
+    def test_two_processes_of_one_index(self, addresses, workers):
+        chief, first = (workers.start(addresses, index, seconds=2.0) for index in (0, 1))
+        time.sleep(0.3)
+        assert (
+            "another process is worker 1 already"
+            in answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
+        )
+        for call in (chief, first):
+            with pytest.raises(PeerLostError, match="worker 2 at"):
+                call.result(10)
+
+
+def test_strangers_delay_nobody(addresses, workers):
+    """Fifteen idle connections, one that sends a byte at a time, and some that send what is no report."""
+    chief = workers.start(addresses, 0)
+    time.sleep(0.2)
+    host, _, port = addresses[0].rpartition(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(15):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        for text in (
+            b"[1]\n",
+            b"{}\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b'{"worker": "x", "token": 1, "cluster": 2}\n',
+            b"\xff\n",
+        ):
+            stack.enter_context(socket.create_connection((host, int(port)))).sendall(text)
+        slow = stack.enter_context(socket.create_connection((host, int(port))))
+        slow.sendall(b"{")
+        start = time.monotonic()
+        for call in [chief, *(workers.start(addresses, worker) for worker in (1, 2))]:
+            call.result(10)
+        assert time.monotonic() - start < 3.0

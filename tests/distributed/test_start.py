@@ -1,0 +1,65 @@
+"""The start of a worker whose cluster does not come together, as its user sees it."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.distributed.cluster import ROOT, environment_of, free_ports
+
+
+@contextlib.contextmanager
+def worker(folder, ports, index, *flags):
+    """A worker of `trainers.train`, and its output in folder/log."""
+    command = [sys.executable, "-m", "trainers.train", f"--model_dir={folder}/run", "--steps=1", *flags]
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment_of(ports, index), stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_sigterm_ends_a_worker_that_waits(tmp_path):
+    with worker(tmp_path, free_ports(2), 1) as process:
+        end = time.monotonic() + 60
+        while "waiting for the others" not in (tmp_path / "log").read_text() and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_missing_worker_is_named_and_waiting_ends(tmp_path):
+    ports = free_ports(2)
+    with worker(tmp_path, ports, 0, "--start_timeout=1") as process:
+        assert process.wait(60) == 4
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith(f"ERROR: Worker 0 has waited 1 s for worker 1 at 127.0.0.1:{ports[1]}. --start_timeout")
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_an_error_of_the_user(tmp_path):
+    ports = free_ports(2)
+    with socket.create_server(("", ports[1])), worker(tmp_path, ports, 1) as process:
+        assert process.wait(60) == 2
+    assert f"Port {ports[1]}, the port of worker 1 in TF_CONFIG, is in use" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_user_script_reads_tf_config_through_the_same_checks(tmp_path):
+    config = json.dumps({"task": {"type": "worker", "index": 0}})
+    code = "import dqgan_tf; dqgan_tf.CompressedStrategy()"
+    environment = environment_of(free_ports(1), 0) | {"TF_CONFIG": config}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "it names a task and no cluster, so every worker would train alone" in done.stderr.splitlines()[-1]

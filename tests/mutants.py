@@ -1,0 +1,365 @@
+"""Lines of the library broken on purpose, and the quick test that catches each.
+
+    python -m tests.mutants [--only TEXT] [--output results/house/mutants.md]
+
+Each mutant is written into a copy of the checkout, and the tests that are named with it run there until one fails. A
+mutant that no test catches is a survivor: exit code 1.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_COPIED = ("benchmarks", "dqgan_tf", "flags", "tests", "trainers", "pyproject.toml", "setup.py", "README.md", "docs")
+_DEADLINE_SECONDS = 900
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One broken line.
+
+    path: of the file, from the root.
+    old: text that occurs once in the file.
+    new: text that replaces it.
+    fault: what the new text does wrong.
+    tests: files that run until one test fails; quick ones only.
+    """
+
+    path: str
+    old: str
+    new: str
+    fault: str
+    tests: tuple[str, ...]
+
+
+def _mutant(path, old, new, fault, *tests):
+    return Mutant(f"dqgan_tf/{path}", old, new, fault, tuple(f"tests/{test}" for test in tests))
+
+
+MUTANTS = (
+    # Figures that users look at.
+    _mutant(
+        "gan/step_metrics.py",
+        "        sums.assign(tf.zeros_like(value))\n",
+        "",
+        "metrics never reset",
+        "gan/test_step_metrics.py",
+    ),
+    _mutant(
+        "gan/step_metrics.py",
+        "{name: total[name] / accepted for name in _SCALARS}",
+        "{name: total[name] for name in _SCALARS}",
+        "losses not divided by the number of steps",
+        "gan/test_step_metrics.py",
+    ),
+    _mutant(
+        "gan/step_metrics.py",
+        "math.sqrt(residual / max(update, 1e-38))",
+        "math.sqrt(error / max(update, 1e-38))",
+        "|e|/|p| from the wrong squared norm",
+        "gan/test_step_metrics.py",
+    ),
+    # Error feedback and exchange.
+    _mutant(
+        "error_feedback.py",
+        "p = update if residual is None else update + residual",
+        "p = update",
+        "the residual is not added to the update",
+        "test_error_feedback.py",
+    ),
+    _mutant(
+        "error_feedback.py",
+        "e, blocks.block_seed(seed, index))",
+        "e, blocks.block_seed(seed, 0))",
+        "all blocks draw the same random numbers",
+        "test_error_feedback.py",
+        "distributed/test_packets.py",
+    ),
+    _mutant(
+        "error_feedback.py",
+        "residuals = blocks.write(residuals, error, start)",
+        "residuals = blocks.write(residuals, error, 0)",
+        "residuals of all blocks are written over the first",
+        "test_error_feedback.py",
+    ),
+    _mutant(
+        "distribute/channel.py",
+        "(self._streams[replica] * 7919, -1)",
+        "(7919, -1)",
+        "all replicas share one stream of stochastic rounding",
+        "distributed/test_channel.py",
+    ),
+    _mutant(
+        "distribute/channel.py",
+        "tf.cond(accepted, keep, lambda: accepted)",
+        "keep()",
+        "a refused step changes the residuals",
+        "distributed/test_channel.py",
+        "gan/test_overflow.py",
+    ),
+    _mutant(
+        "distribute/channel.py",
+        "calls.assign_add(1)",
+        "calls.assign_add(0)",
+        "every step draws the same random numbers",
+        "distributed/test_channel.py",
+    ),
+    _mutant(
+        "distribute/pipeline.py",
+        "with tf.control_dependencies(encoded):",
+        "with tf.control_dependencies([]):",
+        "encodings are not chained",
+        "distributed/test_pipeline.py",
+    ),
+    _mutant(
+        "distribute/topologies/packet.py",
+        "blocks.block_seed(seed, start // block)",
+        "blocks.block_seed(seed, 0)",
+        "every slice draws the random numbers of the first",
+        "distributed/test_packets.py",
+    ),
+    _mutant(
+        "distribute/topologies/packet.py",
+        "                variable.assign(new)\n",
+        "",
+        "the new residual is not stored",
+        "distributed/test_packets.py",
+        "distributed/test_channel.py",
+    ),
+    _mutant(
+        "distribute/topologies/two_step.py",
+        "errors.append(group_size * (mean",
+        "errors.append((mean",
+        "the owner's error enters the residual once, not M times",
+        "distributed/test_packets.py",
+        "gan/test_two_step_against_oracle.py",
+    ),
+    _mutant(
+        "distribute/topologies/two_step.py",
+        "keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)",
+        "keep = tf.ones_like(mean, tf.bool)",
+        "padding enters the scales of the second encoding",
+        "distributed/test_packets.py",
+        "distributed/test_topologies.py",
+    ),
+    _mutant(
+        "distribute/layout.py",
+        "return vector.order, -vector.weights[first_weight]",
+        "return vector.order, vector.weights[first_weight]",
+        "packets leave in the order of the forward pass",
+        "distributed/test_layout.py",
+    ),
+    _mutant(
+        "distribute/layout.py",
+        "if size - starts[-1] < granule:",
+        "if size - starts[-1] < 0:",
+        "the remainder of a vector is a slice of its own",
+        "distributed/test_layout.py",
+    ),
+    _mutant(
+        "distribute/transport/connection.py",
+        "silent_ticks + 1 if signs == self._signs_of_life else 0",
+        "silent_ticks + 1",
+        "a slow worker counts as dead",
+        "distributed/transport/test_connection.py",
+    ),
+    _mutant(
+        "distribute/transport/connection.py",
+        "if message.nbytes != nbytes:",
+        "if False:",
+        "a message of another length is accepted",
+        "distributed/transport/test_connection.py",
+    ),
+    _mutant(
+        "distribute/rendezvous.py",
+        "if found != token:",
+        "if False:",
+        "an address that leads to another process is accepted",
+        "distributed/test_rendezvous.py",
+    ),
+    # The step.
+    _mutant(
+        "optimizers.py",
+        "return weights - (learning_rate * direction + residual)",
+        "return weights - learning_rate * direction",
+        "the residual is left out of the half step",
+        "gan/test_against_oracle.py",
+    ),
+    _mutant(
+        "optimizers.py",
+        'second = tf.maximum(slots["averaged"], second)',
+        'second = slots["averaged"]',
+        "`guarded` takes the average alone",
+        "optimizers",
+        "gan/test_against_oracle.py",
+    ),
+    _mutant(
+        "optimizers.py",
+        'slots["m"] * _correction(self.beta_1, t)',
+        'slots["m"] * _correction(self.beta_2, t)',
+        "the first moment is corrected by the second's factor",
+        "optimizers",
+        "gan/test_against_oracle.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "self._previous[index].local().assign(proposal.directions[index])",
+        "pass",
+        "the last direction is not kept",
+        "gan/test_against_oracle.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "finite &= tf.math.is_finite(state)",
+        "pass",
+        "a moment that overflows is accepted",
+        "gan/test_overflow.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "(1.0 + t) / (10.0 + t)",
+        "(2.0 + t) / (10.0 + t)",
+        "another decay of the averaged generator in early steps",
+        "gan/test_against_oracle.py",
+        "gan/test_model.py",
+    ),
+    _mutant(
+        "gan/gradients.py",
+        "discriminator.stateless_call(weights_d, state_d, fake, training=True)",
+        "discriminator.stateless_call(weights_d, non_trainable[1], fake, training=True)",
+        "statistics of the real samples are dropped",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/losses.py",
+        "0.5 * gamma * tf.reduce_mean",
+        "gamma * tf.reduce_mean",
+        "R1 without the factor 1/2",
+        "gan/test_losses.py",
+    ),
+    _mutant(
+        "gan/model.py",
+        "exact = step < self.compression_config.start_step",
+        "exact = step <= self.compression_config.start_step",
+        "compression starts a step late",
+        "gan/test_compression_settings.py",
+        "gan/test_model.py",
+    ),
+    # Compressors.
+    _mutant(
+        "compressors/sign.py",
+        "d = np.array([width] * (count - 1) + [n - width * (count - 1)], np.float32)",
+        "d = np.array([width] * count, np.float32)",
+        "the last bucket's mean counts values that do not exist",
+        "compressors/test_sign.py",
+    ),
+    _mutant(
+        "compressors/packing.py",
+        "shifted = tf.bitwise.right_shift(codes, low) if low else codes",
+        "shifted = codes",
+        "all planes hold the lowest bits",
+        "compressors/test_packing.py",
+    ),
+    _mutant(
+        "compressors/linear.py",
+        "dropped = self.bits - 1\n",
+        "dropped = 0\n",
+        "steps are not rounded up, so products are not exact",
+        "compressors/test_linear.py",
+    ),
+    # Runs.
+    _mutant(
+        "training/checkpoint.py",
+        "        if found != size:",
+        "        if found is None:",
+        "a truncated file is not noticed by its size",
+        "training/test_checkpoint_damage.py",
+        "training/test_checkpoint.py",
+    ),
+    _mutant(
+        "distribute/replica_local.py",
+        "return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)",
+        "return np.sum(values, axis=0, dtype=np.float64).astype(values[0].dtype)",
+        "another number of replicas starts from the sum of the residuals",
+        "training/test_checkpoint.py",
+    ),
+    _mutant(
+        "training/checkpoint.py",
+        'free.remove("train.steps")',
+        "pass",
+        "the length of a schedule may change on resuming",
+        "training/test_checkpoint.py",
+    ),
+    _mutant(
+        "training/launcher.py",
+        "failed = [(code == EXIT_PEER_LOST, index)",
+        "failed = [(False, index)",
+        "the launcher blames a worker that lost another",
+        "training/test_launcher.py",
+    ),
+)
+
+
+def run(mutant: Mutant, tree: pathlib.Path) -> tuple[str, float]:
+    """Returns (the first test that fails, seconds); an empty text if all pass.
+
+    Args:
+      mutant: what is broken.
+      tree: a copy of the checkout; the file is restored.
+
+    Raises:
+      ValueError: the old text does not occur exactly once, or pytest ran no test.
+    """
+    file = tree / mutant.path
+    whole = file.read_text(encoding="utf-8")
+    if whole.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.path}: {whole.count(mutant.old)} places hold {mutant.old!r}, one must")
+    file.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
+    options = ["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", *options, *mutant.tests]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return "time-out", time.monotonic() - start
+    finally:
+        file.write_text(whole, encoding="utf-8")
+    if done.returncode not in (0, 1, 2):
+        raise ValueError(f"pytest ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return (failed.group(1).removeprefix("tests/") if failed else ""), time.monotonic() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="run the mutants whose path or fault contains this text")
+    parser.add_argument("--output", type=pathlib.Path, help="file for the table, in Markdown")
+    arguments = parser.parse_args()
+    rows, survivors = ["| file | fault | caught by |", "|---|---|---|"], 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = pathlib.Path(folder)
+        for name in _COPIED:
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, tree / name)
+        for mutant in MUTANTS:
+            if arguments.only not in f"{mutant.path} {mutant.fault}":
+                continue
+            test, seconds = run(mutant, tree)
+            survivors += not test
+            path = mutant.path.removeprefix("dqgan_tf/")
+            rows.append(f"| {path} | {mutant.fault} | {f'`{test}`' if test else '**none**'} |")
+            print(f"{seconds:5.0f} s  {mutant.path}: {mutant.fault}: {test or 'SURVIVED'}", flush=True)
+    if arguments.output:
+        arguments.output.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
