@@ -257,7 +257,9 @@ def test_a_remainder_joins_the_last_block(n, count):
         calls.append(size)
         return (covered + size,)
 
-    total = tf.function(lambda: blocks.for_each_block(write, (tf.constant(0),), n, 64), jit_compile=True)()[0]
+    total = tf.function(
+        lambda: blocks.for_each_block(write, (tf.constant(0),), n, 64), jit_compile=True, autograph=False
+    )()[0]
     assert int(total) == n
     assert calls == [64] * (count > 0) + [n - 64 * count] * (n > 64 * count)
 

@@ -173,13 +173,14 @@ def test_no_bit_depends_on_the_size_of_packets(strategy, spec, topology, packets
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["all_gather", "two_step"])
 def test_no_bit_depends_on_the_number_of_threads(strategy, topology, monkeypatch):
-    """Three slices of a packet and replica against one."""
+    """Four slices of the large vector against one."""
+    monkeypatch.setattr(topologies, "_SMALLEST_SLICE", 1)
     slices = []
     received = []
-    for threads in (1, 3):
+    for threads in (1, 5):  # a fifth would be shorter than a granule, and is joined to the fourth
         monkeypatch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda threads=threads: threads * REPLICAS)
         digests, (packet,), _ = exchanged(strategy, LINEAR, topology, 0.0)
         received.append(digests)
         slices.append(len(packet.slices))
-    assert slices[0] == 2 and slices[1] > 3
+    assert slices == [2, 5]
     assert received[0] == received[1]

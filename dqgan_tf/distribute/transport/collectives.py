@@ -76,9 +76,9 @@ class TensorFlowCollectives(Collectives):
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         options = options.merge(self._options) if options is not None else self._options
         if kind == "all_reduce":
-            # Last value first, as in TensorFlow's CollectiveAllReduce (2.21.0): the sums then have the bits of an exact
-            # reduction without a channel.
-            sums = self._launcher.batch_all_reduce([list(value)[::-1]], options)[::-1]
+            # Packets hold the last weights first. TensorFlow's CollectiveAllReduce sends in that order as well (2.21.0):
+            # the sums then have the bits of an exact reduction without a channel.
+            sums = self._launcher.batch_all_reduce([list(value)], options)
             return lambda: sums
         if kind == "all_gather":
             rows = private_tensorflow.all_gather(self._launcher, value[tf.newaxis], options)
