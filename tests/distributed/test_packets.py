@@ -174,7 +174,7 @@ def test_no_bit_depends_on_the_size_of_packets(strategy, spec, topology, packets
 @pytest.mark.parametrize("topology", ["all_gather", "two_step"])
 def test_no_bit_depends_on_the_number_of_threads(strategy, topology, monkeypatch):
     """Four slices of the large vector against one."""
-    monkeypatch.setattr(topologies, "_SMALLEST_SLICE", 1)
+    monkeypatch.setattr(choice, "_SMALLEST_SLICE", 1)
     slices = []
     received = []
     for threads in (1, 5):  # a fifth would be shorter than a granule, and is joined to the fourth
