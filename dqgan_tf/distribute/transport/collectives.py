@@ -76,7 +76,7 @@ class TensorFlowCollectives(Collectives):
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         options = options.merge(self._options) if options is not None else self._options
         if kind == "all_reduce":
-            # Packets hold the last weights first. TensorFlow's CollectiveAllReduce sends in that order, too (2.21.0), so
+            # Packets hold the last weights first. CollectiveAllReduce sends in that order, too (TensorFlow 2.21.0), so
             # the sums have the bits of an exact reduction without a channel.
             sums = self._launcher.batch_all_reduce([list(value)], options)
             return lambda: sums
