@@ -449,7 +449,8 @@ def main() -> None:
             test, seconds = run(mutant, tree)
             survivors += not test
             path = mutant.path.removeprefix("dqgan_tf/")
-            rows.append(f"| {path} | {mutant.fault} | {f'`{test}`' if test else '**none**'} |")
+            fault = mutant.fault.replace("|", "\\|")
+            rows.append(f"| {path} | {fault} | {f'`{test}`' if test else '**none**'} |")
             print(f"{seconds:5.0f} s  {mutant.path}: {mutant.fault}: {test or 'SURVIVED'}", flush=True)
     if arguments.output:
         arguments.output.write_text("\n".join(rows) + "\n", encoding="utf-8")
