@@ -103,6 +103,7 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(strategy, tmp_path, name):
     assert_same(state(strategy, whole), state(strategy, resumed))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_complete_trains_no_further(strategy, tmp_path):
     model = build(strategy, CASES["gradient"], seed=3)
     fit(model, tmp_path, epochs=2)
@@ -190,6 +191,7 @@ class TwoNetworks(keras.Model):
         return {"loss": self.tracker.result()}
 
 
+@pytest.mark.slow
 def test_several_optimizers_of_a_train_step_of_ones_own(strategy, tmp_path):
     def build():
         with strategy.scope():
@@ -219,6 +221,7 @@ def test_several_optimizers_of_a_train_step_of_ones_own(strategy, tmp_path):
     assert_same(state(whole), state(resumed))
 
 
+@pytest.mark.slow
 def test_dqgan(tmp_path):
     gan_strategy = local_strategy(tiny_gan.REPLICAS)
     optimizer = dqgan_tf.OptimizerConfig(direction="adam")
