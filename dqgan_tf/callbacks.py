@@ -68,6 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._checkpoints.save(epoch + 1)
 
     def on_train_end(self, logs=None):
+        self._checkpoints.close()
         private_keras.set_initial_epoch(self.model, None)
 
 

@@ -1,5 +1,6 @@
 """Runs one worker: checks that all workers agree, builds the job, restores a checkpoint, trains."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -71,7 +72,12 @@ def _run(config, strategy, board, stop):
     spec = run_on_all_workers(board, lambda: job_lib.describe(config, strategy))
     _check_equal_data(board, spec)
     job = job_lib.build(config, spec, strategy, board)
-    checkpoints = Checkpoints(job)
+    with contextlib.closing(Checkpoints(job)) as checkpoints:
+        return _train(job, checkpoints, stop)
+
+
+def _train(job, checkpoints, stop):
+    config, strategy, board = job.config, job.strategy, job.board
     restored = run_on_all_workers(board, checkpoints.restore)
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)

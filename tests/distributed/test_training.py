@@ -34,7 +34,7 @@ def summary(model_dir):
 
 def checkpoint_tensors(model_dir, step, name):
     reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / f"step_{step:08d}" / name))
-    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key != "origin"}
 
 
 TWO_STEP = ["--compressor=sign:bucket=32", "--topology=two_step"]

@@ -30,8 +30,9 @@ class TestRestore:
         assert bits(two) == before
 
     def test_the_newest_by_number(self, two, tmp_path):
+        run = checkpoints(tmp_path, two)
         for step in (9, 100000000, 99999999):
-            checkpoints(tmp_path, two).save(step)
+            run.save(step)
         assert checkpoints(tmp_path, two).restore().step == 100000000
 
     def test_names_are_those_of_weights(self, two):
@@ -73,8 +74,9 @@ def players(model):
 
 class TestPrune:
     def test_keeps_the_newest(self, two, tmp_path):
+        run = checkpoints(tmp_path, two, keep=2)
         for step in (1, 2, 3, 10):
-            checkpoints(tmp_path, two, keep=2).save(step)
+            run.save(step)
         assert steps(tmp_path) == [3, 10]
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000003", "step_00000010"]
 
