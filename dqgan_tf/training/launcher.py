@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -60,6 +61,7 @@ class Launcher:
     def __init__(self, config: LaunchConfig):
         self._config = config
         self._first_index = config.index_in_cluster or 0
+        self._secret = secrets.token_hex(32)
         self._processes: list[subprocess.Popen] = []
         self._signal: int | None = None
         self._hurried = False
@@ -106,7 +108,7 @@ class Launcher:
         return code if code > 0 else 128 - code
 
     def _start(self, index, ports, attempt):
-        environment = worker_environment(ports, index)
+        environment = worker_environment(ports, index, self._secret)
         with open(self._log(index), "ab" if attempt else "wb") as log:
             return subprocess.Popen(
                 self._config.command,
@@ -221,8 +223,8 @@ class Follower:
             print(line, flush=True)
 
 
-def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
-    """Returns this process' environment, with TF_CONFIG for worker `index` and with thread counts.
+def worker_environment(ports: Sequence[int], index: int, secret: str = "") -> dict[str, str]:
+    """Returns this process' environment, with TF_CONFIG for worker `index`, thread counts and the workers' secret.
 
     Thread counts that the environment has are not changed; others are a worker's share of the cores. A single worker
     gets no TF_CONFIG and starts no cluster. Without `ports`, TF_CONFIG stays as it is.
@@ -239,6 +241,8 @@ def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
     environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one can wait in a collective while the other computes
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONUNBUFFERED", "1")
+    if ports:
+        environment.setdefault(tf_config.SECRET, secret)
     return environment
 
 
