@@ -64,10 +64,11 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
         value = os.fspath(value)
     has_type = {
         bool: isinstance(value, bool),
-        int: isinstance(value, numbers.Integral) and not isinstance(value, bool),
+        # At most 64 bits, as TensorFlow's integers have.
+        int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63,
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
-        str: isinstance(value, str),
+        str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
     }[kind]
     choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
     if (
@@ -88,9 +89,11 @@ def requirement(field: dataclasses.Field) -> str:
         return "one of " + ", ".join(field.metadata["choices"])
     kind, _ = value_type(field)
     noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    if field.metadata["is_path"]:
+        return "a path of a mounted file system, not a URL"
     words = {"lower": "of at least", "above": "above", "below": "below"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
-    return " ".join(["a path" if field.metadata["is_path"] else noun, " and ".join(bounds)]).rstrip()
+    return " ".join([noun, " and ".join(bounds)]).rstrip()
 
 
 def value_type(field: dataclasses.Field) -> tuple[type, bool]:
