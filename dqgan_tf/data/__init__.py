@@ -19,8 +19,9 @@ def describe(config: DataConfig) -> DataSpec:
     ((2,), (8, 2))
 
     Raises:
-      DatasetError: the data set, its split, its `image` feature or the image size cannot be used.
+      DatasetError: the data set, its split, its `image` feature, the image size or the shards cannot be used.
     """
+    _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
         return mixtures.describe(config.dataset)
     return images.describe(config)
@@ -74,8 +75,9 @@ def build(
             f"`replica_ids` must be one or more different ids below num_replicas={num_replicas}. "
             f"Received: replica_ids={ids}"
         )
+    _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
-        batch_at = mixtures.batches(config.dataset, per_replica_batch_size, seed)
+        batch_at = mixtures.batches(config.dataset, per_replica_batch_size, num_replicas, seed, config.shards)
     else:
         batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
     replicas = tf.constant(ids, tf.int64)
@@ -86,3 +88,13 @@ def build(
     positions = tf.data.Dataset.counter(start=start_step * len(ids))
     batches = positions.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _check_shards(config):
+    """Raises DatasetError unless the data set can be dealt to the replicas as `config.shards` says."""
+    possible = ("iid", "by_class") if config.dataset in mixtures.MIXTURES else ("iid",)
+    if config.shards not in possible:
+        raise DatasetError(
+            f"{config.dataset!r} can be dealt to the replicas by --shards={' or --shards='.join(possible)}. "
+            f"Received: shards={config.shards}"
+        )
