@@ -1,10 +1,13 @@
-"""Image sets of TensorFlow Datasets: held in memory as bytes, gathered in the order of a keyed permutation.
+"""Image sets: held in memory as bytes, gathered in the order of a keyed permutation.
+
+`DataConfig.dataset` is a name of TensorFlow Datasets (`catalogue.py`) or one of the sources of `files.py`.
 
 Framing: the largest centred square (for `celeb_a` the centred 140 x 140 pixels, Tolstikhin et al. 2018,
 arXiv:1711.01558), then antialiased bilinear resizing to `image_size`, rounded to integers. An image of the right size
 is unchanged. A batch holds x = v / 127.5 - 1 of the bytes v, float32 in [-1, 1].
 """
 
+import concurrent.futures
 import math
 import re
 from collections.abc import Callable
@@ -15,12 +18,12 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dqgan_tf.config import DataConfig
-from dqgan_tf.data import catalogue
+from dqgan_tf.data import catalogue, files
 from dqgan_tf.data.spec import DatasetError, DataSpec
 
 CROPS = {"celeb_a": 140}
 DEFAULT_SIZES = {"celeb_a": 64}
-MEMORY_LIMIT_BYTES = 6 * 10**9
+MEMORY_LIMIT_BYTES = files.MEMORY_LIMIT_BYTES
 PERMUTATION_ROUNDS = 8  # With the op's default of 4, positions and epochs next to each other are correlated (0.07).
 
 _CHUNK = 256  # images read at a time
@@ -28,7 +31,30 @@ _CHUNK = 256  # images read at a time
 
 def describe(config: DataConfig) -> DataSpec:
     """Returns the description of the framed images; see `dqgan_tf.data.describe`."""
-    builder = catalogue.prepared_builder(config.dataset, config.data_dir)
+    own = _find(config)
+    if own is not None:
+        source, rows = own
+        shape, default, num_examples = source.shape, None, len(rows)
+    else:
+        builder = catalogue.prepared_builder(config.dataset, config.data_dir)
+        shape, default = _tfds_shape(config, builder), DEFAULT_SIZES.get(builder.name)
+        num_examples = _tfds_count(config, builder)
+    height, width, channels = shape
+    size = config.image_size or default or (height if height == width else None)
+    if size is None:
+        raise DatasetError(
+            f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
+            f"{shape}."
+        )
+    return DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
+
+
+def _find(config):
+    """Returns the source and the rows of a set of one's own; None for a set of TensorFlow Datasets."""
+    return files.find(config.dataset, config.split, lambda name: catalogue.is_known(name, config.data_dir))
+
+
+def _tfds_shape(config, builder):
     features = builder.info.features
     if not isinstance(features, dict | tfds.features.FeaturesDict) or "image" not in features:
         raise DatasetError(f"{config.dataset!r} has no feature `image`. Its features: {features}")
@@ -38,15 +64,10 @@ def describe(config: DataConfig) -> DataSpec:
             f"`image` of {config.dataset!r} must be uint8 [height, width, channels] with known channels. "
             f"Received: shape={feature.shape}, dtype={np.dtype(feature.np_dtype)}"
         )
-    height, width, channels = feature.shape
-    size = config.image_size
-    if size is None:
-        size = DEFAULT_SIZES.get(builder.name, height if height == width else None)
-    if size is None:
-        raise DatasetError(
-            f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
-            f"{feature.shape}."
-        )
+    return feature.shape
+
+
+def _tfds_count(config, builder):
     try:
         num_examples = builder.info.splits[config.split].num_examples
     except (KeyError, ValueError) as error:
@@ -56,7 +77,7 @@ def describe(config: DataConfig) -> DataSpec:
         ) from error
     if num_examples < 1:
         raise DatasetError(f"Split {config.split!r} of {config.dataset!r} is empty.")
-    return DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
+    return num_examples
 
 
 def load(config: DataConfig) -> np.ndarray:
@@ -74,14 +95,10 @@ def load(config: DataConfig) -> np.ndarray:
             f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
             f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`, or a slice such as split='train[:10%]'."
         )
-    builder, pictures = _read(config, "image")
-    crop = CROPS.get(builder.name)
-    framed_images = pictures.map(
-        lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    own = _find(config)
     images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
-    for chunk in _iterate(config, framed_images.batch(_CHUNK).prefetch(4)):
+    for chunk in _tfds_chunks(config, size) if own is None else _own_chunks(own[0], own[1], size):
         if count + len(chunk) <= len(images):
             images[count : count + len(chunk)] = chunk
         if (count + len(chunk)) // tenth > count // tenth:
@@ -98,6 +115,11 @@ def load_labels(config: DataConfig) -> np.ndarray | None:
     Raises:
       DatasetError: the data set is unknown, not prepared or cannot be read.
     """
+    own = _find(config)
+    if own is not None:
+        source, rows = own
+        own_labels = source.labels()
+        return None if own_labels is None else own_labels[rows]
     builder = catalogue.prepared_builder(config.dataset, config.data_dir)
     feature = dict(builder.info.features).get("label")
     if feature is None or feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
@@ -163,6 +185,29 @@ def permuted_indices(
         max_index=tf.constant(num_examples - 1, tf.int64),
         rounds=PERMUTATION_ROUNDS,
     )
+
+
+def _tfds_chunks(config, size):
+    """Yields framed images of TensorFlow Datasets, uint8 [up to _CHUNK, size, size, channels]."""
+    builder, pictures = _read(config, "image")
+    crop = CROPS.get(builder.name)
+    framed_images = pictures.map(
+        lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    yield from _iterate(config, framed_images.batch(_CHUNK).prefetch(4))
+
+
+def _own_chunks(source, rows, size):
+    """Yields framed images of a source of `files.py`, uint8 [up to _CHUNK, size, size, channels]."""
+    read = source.reader()
+
+    def framed(chunk):
+        with tf.device("CPU:0"):
+            return np.stack([frame(image, size) for image in read(chunk)])
+
+    chunks = [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # decoding and resizing release Python's lock
+        yield from pool.map(framed, chunks)
 
 
 def _read(config, feature):

@@ -1,0 +1,33 @@
+"""Console scripts: `dqgan-train` runs trainers/train.py, `dqgan-launch` runs trainers/launch.py, and so on.
+
+`trainers/` and `flags/` lie beside this package in a checkout. In a wheel they lie in `dqgan_tf/_commands`, so that the
+wheel installs one top-level name. `python -m dqgan_tf.commands NAME` does the same as the script `dqgan-NAME`.
+"""
+
+import functools
+import pathlib
+import runpy
+import sys
+
+NAMES = ("train", "launch", "evaluate", "generate", "export", "prepare")
+
+
+def folder() -> pathlib.Path:
+    """Returns the folder that holds `trainers` and `flags`."""
+    package = pathlib.Path(__file__).resolve().parent
+    installed = package / "_commands"
+    return installed if installed.is_dir() else package.parent
+
+
+def run(name: str) -> None:
+    """Runs `trainers.<name>` with the arguments in `sys.argv`, as `python -m trainers.<name>` does."""
+    sys.path.insert(0, str(folder()))
+    runpy.run_module(f"trainers.{name}", run_name="__main__", alter_sys=True)
+
+
+train, launch, evaluate, generate, export, prepare = (functools.partial(run, name) for name in NAMES)
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [] or sys.argv[1] not in NAMES:
+        raise SystemExit(f"ERROR: python -m dqgan_tf.commands takes one of {', '.join(NAMES)}.")
+    run(sys.argv.pop(1))
