@@ -5,7 +5,9 @@ wheel installs one top-level name. `python -m dqgan_tf.commands NAME` does the s
 """
 
 import functools
+import os
 import pathlib
+import re
 import runpy
 import sys
 
@@ -20,9 +22,23 @@ def folder() -> pathlib.Path:
 
 
 def run(name: str) -> None:
-    """Runs `trainers.<name>` with the arguments in `sys.argv`, as `python -m trainers.<name>` does."""
-    sys.path.insert(0, str(folder()))
-    runpy.run_module(f"trainers.{name}", run_name="__main__", alter_sys=True)
+    """Runs `trainers/<name>.py` with the arguments in `sys.argv`, as `python -m trainers.<name>` does.
+
+    A --flagfile that is not found from the working folder is looked for among ours: `--flagfile=ring.flags`, or
+    `--flagfile=flags/experiments/ring.flags` as in a checkout.
+    """
+    sys.path.insert(0, str(folder()))  # for `flags`
+    sys.argv[1:] = [_find_flagfile(argument) for argument in sys.argv[1:]]
+    runpy.run_path(str(folder() / "trainers" / f"{name}.py"), run_name="__main__")
+
+
+def _find_flagfile(argument):
+    match = re.fullmatch(r"(--?flagfile=)(.+)", argument)
+    if match and not os.path.exists(match[2]):
+        for place in (folder(), folder() / "flags" / "experiments"):
+            if (place / match[2]).is_file():
+                return match[1] + str(place / match[2])
+    return argument
 
 
 train, launch, evaluate, generate, export, prepare = (functools.partial(run, name) for name in NAMES)

@@ -143,8 +143,9 @@ class DataConfig(Settings):
 
     dataset: str = setting(
         "gaussian_ring",
-        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes), or the name of an image set of TensorFlow "
-        "Datasets, such as fashion_mnist, mnist, cifar10 or celeb_a.",
+        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes); the name of an image set of TensorFlow Datasets, "
+        "such as cifar10, celeb_a or NAME/CONFIG:VERSION; a folder of images such as ./pictures, an .npz or .npy file, "
+        "or MODULE:FUNCTION that returns a tf.data.Dataset (docs/data.md).",
     )
     data_dir: str | None = setting(
         None,
@@ -155,12 +156,17 @@ class DataConfig(Settings):
     image_size: int | None = setting(
         None, "Height and width in pixels after resizing. Default: the data set's own.", lower=1, example=64
     )
-    split: str = setting("train", "Split of the image set to train on, for example train or train[:90%].")
+    split: str = setting(
+        "train",
+        "Split of the image set to train on, for example train or train[:90%]. In a folder of images: all of it, or a "
+        "subfolder of that name.",
+    )
     shards: str = setting(
         "iid",
         "Training data of each replica: equal in distribution (iid); consecutive modes or classes, in equal shares "
         "(by_class); or shares of every class from a Dirichlet distribution, the more unequal the smaller ALPHA is "
-        "(dirichlet:ALPHA, such as dirichlet:0.3; arXiv 1909.06335). Mixtures take iid and by_class, images iid.",
+        "(dirichlet:ALPHA, such as dirichlet:0.3; arXiv 1909.06335). Mixtures take iid and by_class; images with "
+        "labels take all three.",
         choices=("iid", "by_class", "dirichlet:ALPHA"),
     )
 

@@ -44,7 +44,8 @@ def build(
     anything, and the samples of a step do not depend on how replicas are spread over workers.
 
     Images are in [-1, 1]. In each epoch, the batches of all replicas are consecutive slices of one permutation of the
-    split. Points are drawn anew from the mixture.
+    split; with `config.shards` other than `iid`, each replica has a part of the split and permutations of its own (see
+    `images.deal`). Points are drawn anew from the mixture.
 
     >>> batches = build(DataConfig(), per_replica_batch_size=64, num_replicas=1, replica_ids=[0], seed=0)
     >>> next(iter(batches)).shape
@@ -91,9 +92,9 @@ def build(
 
 
 def _check_shards(config):
-    """Raises DatasetError unless the data set can be dealt to the replicas as `config.shards` says."""
-    possible = ("iid", "by_class") if config.dataset in mixtures.MIXTURES else ("iid",)
-    if config.shards not in possible:
+    """Raises DatasetError unless a mixture can be dealt to the replicas as `config.shards` says."""
+    possible = ("iid", "by_class")
+    if config.dataset in mixtures.MIXTURES and config.shards not in possible:
         raise DatasetError(
             f"{config.dataset!r} can be dealt to the replicas by --shards={' or --shards='.join(possible)}. "
             f"Received: shards={config.shards}"

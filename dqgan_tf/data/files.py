@@ -50,6 +50,7 @@ class Source:
     shape: (height, width, channels); a height or width that differs between images is None.
     num_examples: number of images.
     reader: function () -> (function: indices -> list of uint8 images [h, w, c]).
+    has_labels: whether its images have labels.
     labels: function () -> int64 [num_examples], or None if there are no labels.
     class_names: names of the class folders, in the order of their numbers.
     """
@@ -58,6 +59,7 @@ class Source:
     shape: tuple[int | None, int | None, int]
     num_examples: int
     reader: Callable[[], Callable[[np.ndarray], list[np.ndarray]]]
+    has_labels: bool
     labels: Callable[[], np.ndarray | None]
     class_names: tuple[str, ...] = ()
 
@@ -159,7 +161,7 @@ def _open_folder(dataset, folder):
     def read(rows):
         return [_decode(files[row], channels) for row in rows]
 
-    return Source(dataset, (height, width, channels), len(files), lambda: read, lambda: labels, names)
+    return Source(dataset, (height, width, channels), len(files), lambda: read, bool(names), lambda: labels, names)
 
 
 def _list_files(dataset, folder):
@@ -249,7 +251,7 @@ def _open_arrays(dataset, path, keys):
             return None
         return _check_labels(dataset, _read_array(path, label_key).reshape(-1), shape[0])
 
-    return Source(dataset, (height, width, channels), shape[0], reader, labels)
+    return Source(dataset, (height, width, channels), shape[0], reader, label_key is not None, labels)
 
 
 def _array_headers(dataset, path):
@@ -335,7 +337,8 @@ def _open_function(dataset, module, function):
     def read(rows):
         return [images[row] for row in rows]
 
-    return Source(dataset, (height, width, min(channels, default=1)), len(images), lambda: read, lambda: labels)
+    shape = (height, width, min(channels, default=1))
+    return Source(dataset, shape, len(images), lambda: read, labels is not None, lambda: labels)
 
 
 def _call(dataset, module, function):

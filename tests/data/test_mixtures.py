@@ -99,12 +99,6 @@ def test_a_mixture_has_no_samples_to_deal_out():
         draw("gaussian_ring", shards="dirichlet:0.3")
 
 
-@pytest.mark.parametrize("shards", ["by_class", "dirichlet:0.3"])
-def test_images_refuse_shards_before_they_are_read(shards):
-    with pytest.raises(data.DatasetError, match=f"'mnist' can .* by --shards=iid. Received: shards={shards}"):
-        data.describe(DataConfig(dataset="mnist", shards=shards))
-
-
 def test_no_two_draws_share_a_seed():
     """Two seeds (mode, noise) for each of 3 seeds x 4 steps x 5 replicas."""
     keys = [
