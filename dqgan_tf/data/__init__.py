@@ -90,7 +90,7 @@ def build(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _check_shards(config):
+def _check_shards(config: DataConfig) -> None:
     """Raises DatasetError unless the data set can be dealt to the replicas as `config.shards` says."""
     possible = ("iid", "by_class") if config.dataset in mixtures.MIXTURES else ("iid",)
     if config.shards not in possible:
