@@ -1,6 +1,7 @@
-"""Writes the averaged generator of a run as a file of Keras or a SavedModel, which load without this library.
+"""Writes the averaged generator of a run as a file of Keras or ONNX, or as a SavedModel. They load without this library.
 
 python -m trainers.export --model_dir=runs/cifar10 --output=generator.keras
+python -m trainers.export --model_dir=runs/cifar10 --output=generator.onnx
 python -m trainers.export --model_dir=runs/cifar10 --output=generator
 
 It needs the model_dir alone, without the training data.
@@ -12,7 +13,7 @@ from dqgan_tf.training import command
 
 _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
 _OUTPUT = command.define_path(
-    "output", "X.keras for a file of Keras; any other path for the folder of a SavedModel.", required=True
+    "output", "X.keras or X.onnx for a file; any other path for the folder of a SavedModel.", required=True
 )
 _DATA_DIR = command.define_path(
     "data_dir", "Prepared TensorFlow Datasets directory, for a run of version 0.2, which saved no data.json."

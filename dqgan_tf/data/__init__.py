@@ -91,7 +91,7 @@ def build(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _check_shards(config):
+def _check_shards(config: DataConfig) -> None:
     """Raises DatasetError unless a mixture can be dealt to the replicas as `config.shards` says."""
     possible = ("iid", "by_class")
     if config.dataset in mixtures.MIXTURES and config.shards not in possible:

@@ -47,7 +47,8 @@ def batches(
     distributions is the whole mixture, for any M.
     """
     spec = describe(name)
-    modes, count = tf.constant(spec.modes), len(spec.modes)
+    modes = tf.constant(spec.modes)
+    count = modes.shape[0]
 
     def mode_of(key, replica):
         if shards == "iid":
