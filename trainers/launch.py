@@ -39,7 +39,7 @@ def main(arguments):
     workers, index = arguments[1:], launcher.index_in_cluster(_NUM_WORKERS.value)
     return launcher.Launcher(
         launcher.LaunchConfig(
-            command=(sys.executable, "-m", "trainers.train", *workers),
+            command=(sys.executable, "-m", "dqgan_tf.commands", "train", *workers),
             num_workers=(_NUM_WORKERS.value or 2) if index is None else 1,
             log_dir=pathlib.Path(_LOG_DIR.value or launcher.log_dir_of(workers)),
             max_restarts=_MAX_RESTARTS.value,
