@@ -1,9 +1,11 @@
 """Where to compress, `where="gradient"` or `"update"`: validation loss of two Keras models at equal steps.
 
     python -m benchmarks.keras_quality --task=fashion_mnist --data=../shared/data [--results=results/keras]
+    python -m benchmarks.keras_quality --report [--results=results/keras]
 
-It trains every combination of optimizer, compressor and place that RESULTS/TASK.jsonl does not hold, and appends a line
-for each. It can be killed and started again. Seed 0 of all combinations comes first.
+The first command trains every combination of optimizer, compressor and place that RESULTS/TASK.jsonl does not hold, and
+appends a line for each. It can be killed and started again. Seed 0 of all combinations comes first. The second command
+writes RESULTS/tables.md and RESULTS/loss_against_float32.png.
 
 One process has M = 4 replicas with a batch of 32 each. `float32` is the compressor `none` with `where="gradient"`:
 TensorFlow's own mean. The learning rate of an optimizer is the one of `GRID` with the lowest validation loss of float32
@@ -24,7 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from benchmarks import figures
 from benchmarks.provenance import ROOT, provenance
+from benchmarks.report import markdown
+from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import command
 
@@ -35,9 +40,12 @@ COMPRESSORS = ("none", "linear:bits=4,bucket=512", "sign:bucket=512", "topk:frac
 PLACES = ("gradient", "update")
 NO_FEEDBACK = "sign:bucket=512"  # also measured without error feedback
 
-_TASK = flags.DEFINE_enum("task", None, ["fashion_mnist", "cifar10"], "Task to train.", required=True)
+_TASK = flags.DEFINE_enum("task", None, ["fashion_mnist", "cifar10"], "Task to train.")
 _DATA = command.define_path("data", "Folder with fashion_mnist/ (idx files) and tfds/ (prepared).", "../shared/data")
 _RESULTS = command.define_path("results", "Folder of the rows, the report and the figure.", str(ROOT / "results/keras"))
+
+_REPORT = flags.DEFINE_bool("report", False, "Write the report of the recorded rows; trains nothing.")
+_T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # by n: 97.5 % quantile of Student's t, n - 1 degrees
 
 
 class Run(NamedTuple):
@@ -260,9 +268,152 @@ def _missing(path):
     return [run for run in plan(rows) if run not in recorded]
 
 
+# --- report ---
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences and half the width of its 95 % interval (Student's t); infinity if n = 1."""
+
+    mean: float
+    half_width: float
+
+    def text(self, factor: float = 1, digits: int = 4) -> str:
+        """Returns `mean ± half_width` times a factor, or the mean alone if the interval has no end."""
+        width = f" ± {factor * self.half_width:.{digits}f}" if math.isfinite(self.half_width) else ""
+        return f"{factor * self.mean:+.{digits}f}{width}"
+
+
+class Row(NamedTuple):
+    """The runs of one combination, by seed."""
+
+    optimizer: str
+    compressor: str
+    where: str
+    error_feedback: bool
+    runs: dict[int, dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        """Compressor, and whether it runs without error feedback."""
+        return self.compressor + ("" if self.error_feedback else ", no error feedback")
+
+
+def combinations(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """Returns the recorded combinations of one task in the order of the plan; the grid is left out."""
+    made = [Row(optimizer, *variant, {}) for optimizer in GRID for variant in variants()]
+    of = {combination[:4]: combination.runs for combination in made}
+    for row in rows:
+        if row["seed"] != GRID_SEED:
+            of[key(row)[:4]][row["seed"]] = row
+    return [combination for combination in made if combination.runs]
+
+
+def difference(runs: dict[int, dict], base: dict[int, dict], field: str) -> Difference | None:
+    """Returns the differences of a field to `base`, paired by seed; None without a common seed of finite values."""
+    seeds = [seed for seed in sorted(runs.keys() & base.keys()) if None not in (runs[seed][field], base[seed][field])]
+    values = [runs[seed][field] - base[seed][field] for seed in seeds]
+    if not values:
+        return None
+    spread = statistics.stdev(values) if len(values) > 1 else math.inf
+    return Difference(statistics.mean(values), _T_95.get(len(values), math.inf) * spread / math.sqrt(len(values)))
+
+
+def tables(results: str | os.PathLike) -> str:
+    """Returns the rows of a folder as Markdown: for each task and optimizer all combinations, then update - gradient.
+
+    Raises:
+      UsageError: the folder holds no rows.
+    """
+    parts = []
+    for task, rows in _recorded(results).items():
+        parts += [f"## {TASKS[task].title}", _conditions(task, rows)]
+        for optimizer, learning_rate in rates(rows).items():
+            own = [combination for combination in combinations(rows) if combination.optimizer == optimizer]
+            if own:
+                title = f"### {optimizer}, learning rate {learning_rate:g}"
+                parts += [title, _all_table(own), "Update minus gradient:", _place_table(own)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _recorded(results):
+    """Returns the rows by task, of the tasks whose grid is complete."""
+    rows = {task: json_lines.read(pathlib.Path(results) / f"{task}.jsonl") for task in TASKS}
+    complete = {task: part for task, part in rows.items() if len(plan(part)) > sum(map(len, GRID.values()))}
+    if not complete:
+        raise UsageError(
+            f"--results={results} holds no {' or '.join(f'{task}.jsonl' for task in TASKS)} with its grid."
+        )
+    return complete
+
+
+def _conditions(task, rows):
+    counted = [f"{len([row for row in rows if row['seed'] == seed])} of seed {seed}" for seed in SEEDS]
+    commits, hardware = (", ".join(sorted({row[field] for row in rows})) for field in ("commit", "hardware"))
+    return (
+        f"{TASKS[task].steps} steps of {REPLICAS} replicas x {BATCH} samples; runs: {', '.join(counted)}; "
+        f"`{rows[0]['command']}`; commit {commits}; {hardware}, one thread."
+    )
+
+
+def _all_table(combinations):
+    header = ["compressor", "where", "bytes sent per step", "validation loss", "accuracy, %", "training loss", "n"]
+    header += ["loss - float32", "accuracy - float32, %"]
+    base = combinations[0].runs
+    rows = []
+    for item in combinations:
+        runs = list(item.runs.values())
+        rows.append(
+            [item.label, item.where, f"{statistics.mean(run['sent_bytes'] for run in runs):,.0f}"]
+            + [_range([run["validation_loss"] for run in runs], 1, 4)]
+            + [_range([run["validation_accuracy"] for run in runs], 100, 2)]
+            + [_range([run["training_losses"][-1] for run in runs], 1, 4), str(len(runs))]
+            + (["", ""] if item.runs is base else _differences(item.runs, base))
+        )
+    return markdown(header, rows)
+
+
+def _place_table(combinations):
+    rows = []
+    for compressor in COMPRESSORS:
+        runs = {item.where: item.runs for item in combinations if item.compressor == compressor and item.error_feedback}
+        if len(runs) == len(PLACES):
+            rows.append([compressor, *_differences(runs["update"], runs["gradient"])])
+    return markdown(["compressor", "validation loss", "accuracy, %"], rows)
+
+
+def _differences(runs, base):
+    loss, accuracy = (difference(runs, base, f"validation_{field}") for field in ("loss", "accuracy"))
+    return [loss.text() if loss else "diverged", accuracy.text(100, 2) if accuracy else ""]
+
+
+def _range(values, factor, digits):
+    if None in values:
+        return "diverged"
+    low, mean, high = (f"{factor * f(values):.{digits}f}" for f in (min, statistics.mean, max))
+    return f"{mean} ({low} to {high})" if len(values) > 1 else mean
+
+
+def points(results: str | os.PathLike) -> list[tuple[str, str, str, Difference]]:
+    """Returns (task and optimizer, compressor, where, loss - float32) of every combination that can be drawn."""
+    made = []
+    for task, rows in _recorded(results).items():
+        for optimizer in GRID:
+            own = [item for item in combinations(rows) if item.optimizer == optimizer]
+            found = [(item, difference(item.runs, own[0].runs, "validation_loss")) for item in own[1:]]
+            made += [(f"{task}, {optimizer}", item.label, item.where, loss) for item, loss in found if loss]
+    return made
+
+
 def main(arguments):
     del arguments
-    for line in train_all(_TASK.value, _DATA.value, _RESULTS.value):
+    folder = pathlib.Path(_RESULTS.value)
+    if _REPORT.value:
+        json_lines.write_atomically(folder / "tables.md", f"# Where to compress: all rows\n\n{tables(folder)}")
+        figures.loss_by_place(points(folder), folder / "loss_against_float32.png")
+        return
+    if _TASK.value is None:
+        raise UsageError(f"--task must be one of {', '.join(TASKS)}, unless --report is given. Received: none")
+    for line in train_all(_TASK.value, _DATA.value, folder):
         print(line, flush=True)
 
 

@@ -1,17 +1,22 @@
-"""System: the plan of the runs, and one run of every part on small data."""
+"""System: the plan of the runs, and one run on small data. By hand and against scipy: the report."""
 
 import gzip
+import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import dqgan_tf
-from benchmarks import keras_quality
+from benchmarks import figures, keras_quality
 from benchmarks.keras_quality import GRID, GRID_SEED, SEEDS, Run
+from dqgan_tf.errors import UsageError
 
 
 def row(run, loss=1.0):
-    return run._asdict() | {"step": 1, "validation_loss": loss}
+    figures_ = {"validation_accuracy": 1 - loss if loss else 0.1, "training_losses": [9.0, 0.5], "sent_bytes": 1234.0}
+    texts = {"command": "python -m x", "commit": "abc", "hardware": "2 cores of X"}
+    return run._asdict() | {"step": 1, "validation_loss": loss} | figures_ | texts
 
 
 def test_first_the_grid_of_learning_rates_then_seed_by_seed():
@@ -25,6 +30,54 @@ def test_first_the_grid_of_learning_rates_then_seed_by_seed():
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert len(set(runs)) == len(runs) == len(SEEDS) * 2 * 11
     assert Run("adam", "sign:bucket=512", "gradient", False, 0.003, 2) in runs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Rows of the grid, of float32 and of two compressors; `update` is worse by .25, .5 and .75 or not finite."""
+    rows = [row(run, 0.5) for run in keras_quality.plan([])]
+    for run in keras_quality.plan(rows)[len(rows) :]:
+        place = 0.25 * (run.seed + 1) if run.where == "update" else 0.0
+        if run.compressor in ("none", "sign:bucket=512") and run.error_feedback:
+            rows.append(row(run, 0.125 + place))
+        elif run.compressor == "topk:fraction=0.01":
+            rows.append(row(run, None if place else 0.25))
+    (tmp_path / "cifar10.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_the_interval_is_that_of_student(folder):
+    by_seed = lambda losses: {seed: {"loss": loss} for seed, loss in enumerate(losses)}  # noqa: E731
+    random = np.random.default_rng(1)
+    for n in (2, 3, 4, 5, 6):
+        a, b = random.standard_normal((2, n))
+        ours = keras_quality.difference(by_seed(a), by_seed(b), "loss")
+        interval = scipy.stats.ttest_rel(a, b).confidence_interval(0.95)
+        np.testing.assert_allclose(ours.mean, np.mean(a - b))
+        np.testing.assert_allclose([ours.mean - ours.half_width, ours.mean + ours.half_width], interval, rtol=1e-3)
+    assert keras_quality.difference(by_seed([2.0]), by_seed([1.5]), "loss").text() == "+0.5000"
+    assert keras_quality.difference(by_seed([None]), by_seed([1.5]), "loss") is None
+
+
+def test_the_tables(folder):
+    lines = keras_quality.tables(folder).splitlines()
+    assert "300 steps of 4 replicas x 32 samples; runs: 12 of seed 0, 12 of seed 1, 12 of seed 2;" in lines[2]
+    loss, accuracy = "+0.5000 ± 0.6211", "-50.00 ± 62.11"  # 4.303 * .25 / sqrt(3)
+    assert lines.count(f"| sign:bucket=512 | {loss} | {accuracy} |") == len(GRID)
+    assert lines.count("| topk:fraction=0.01 | diverged |  |") == len(GRID)
+    update = "| sign:bucket=512 | update | 1,234 | 0.6250 (0.3750 to 0.8750) | 37.50 (12.50 to 62.50) "
+    assert lines.count(f"{update}| 0.5000 (0.5000 to 0.5000) | 3 | {loss} | {accuracy} |") == len(GRID)
+
+
+def test_the_figure_is_drawn(folder):
+    pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+    figures.loss_by_place(keras_quality.points(folder), folder / "a.png")
+    assert (folder / "a.png").stat().st_size > 10_000
+
+
+def test_a_folder_without_rows_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="fashion_mnist.jsonl or cifar10.jsonl"):
+        keras_quality.tables(tmp_path)
 
 
 def test_the_files_of_fashion_mnist(tmp_path):
