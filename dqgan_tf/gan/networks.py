@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from absl import logging
 
 from dqgan_tf.config import NetworkConfig
 from dqgan_tf.errors import UsageError
@@ -68,6 +69,106 @@ def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Play
       UsageError: the network does not draw samples of this shape.
     """
     return (_mlp if config.network == "mlp" else _dcgan)(config, tuple(data_shape), seed)
+
+
+# Layers that move values and change none.
+_MOVES = (
+    *("Reshape", "Flatten", "Permute", "Identity", "Cropping1D", "Cropping2D", "RepeatVector"),
+    *("Squeeze", "ExpandDims", "Transpose", "GetItem"),
+)
+# Range of the values behind an activation.
+_RANGES = {
+    "tanh": (-1.0, 1.0),
+    "soft_sign": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "hard_tanh": (-1.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+}
+
+
+def takes_labels(generator: keras.Model, discriminator: keras.Model) -> bool:
+    """Returns whether both networks take [x, labels], by their inputs.
+
+    Raises:
+      UsageError: one does and the other does not, or a network has other inputs.
+    """
+    counts = []
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        inputs = getattr(network, "inputs", None) or [None]
+        if len(inputs) > 2 or (len(inputs) == 2 and isinstance(network.input, dict)):
+            raise UsageError(
+                f"The {name} must take one tensor, or a list [{'latents' if name == 'generator' else 'samples'}, "
+                f"labels]. Received: inputs={network.input}"
+            )
+        counts.append(len(inputs))
+    if counts[0] != counts[1]:
+        raise UsageError(
+            "A conditional GAN has labels in both networks: the generator takes [latents, labels], the discriminator "
+            f"[samples, labels]. Received: {counts[0]} and {counts[1]} inputs"
+        )
+    return counts[0] == 2
+
+
+def last_activation(network: keras.Model) -> str | None:
+    """Returns the name of the activation that a network ends in, such as `tanh`; None if there is none, or unknown.
+
+    It may be that of the last layer, a layer of its own or a function of `keras.ops`, also in a nested model, and
+    layers that only move values may follow it. Of a subclass of `keras.Model`, the last layer counts.
+    """
+    operations = list(getattr(network, "operations", None) or getattr(network, "layers", []))
+    while operations:
+        last = operations[-1]
+        if isinstance(last, keras.Model):
+            return last_activation(last)
+        if type(last).__name__ not in _MOVES:
+            return _activation_name(last)
+        sources = [i for i, before in enumerate(operations[:-1]) if before.output is last.input]
+        operations = operations[: sources[-1] + 1] if sources else operations[:-1]  # a nested model has other tensors
+    return None
+
+
+def _activation_name(operation) -> str | None:
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", None) or type(activation or operation).__name__
+    return {"Tanh": "tanh", "Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Softmax": "softmax"}.get(name, name)
+
+
+def check_range(generator: keras.Model, ranges: np.ndarray) -> None:
+    """Compares samples with what the generator can draw, if its last activation bounds that.
+
+    Samples without a negative value, for a generator that draws in [-1, 1], are logged as a warning.
+
+    Args:
+      generator: the network.
+      ranges: float32 [n, 2], smallest and largest value of n batches. A range that is not finite, or of one value, is
+        not looked at.
+
+    Raises:
+      UsageError: samples exceed the range of the generator by more than 5 % of its half.
+    """
+    last = last_activation(generator)
+    ranges = ranges[np.isfinite(ranges).all(axis=1) & (ranges[:, 0] < ranges[:, 1])]
+    if last not in _RANGES or not len(ranges):
+        return
+    (low, high), smallest, largest = _RANGES[last], ranges[:, 0].min(), ranges[:, 1].max()
+    slack, seen = 0.025 * (high - low), f"from {smallest:.4g} to {largest:.4g}"
+    draws = f"The generator ends in {last} and draws values in [{low:g}, {high:g}]"
+    if smallest < low - slack or largest > high + slack:
+        advice = (
+            "or give bytes, uint8, which are scaled to it" if low else "or end it in tanh, since bytes become [-1, 1]"
+        )
+        raise UsageError(
+            f"{draws}, but the first batch has values {seen}. Scale the samples to that range, {advice}. Then make the "
+            "model again: it has taken its first steps on them."
+        )
+    if low < 0.0 <= smallest:
+        logging.warning(
+            "%s, but the first batch has values %s, none of them negative. If the samples are in [0, 1], scale them by "
+            "2 x - 1.",
+            draws,
+            seen,
+        )
 
 
 def _mlp(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:

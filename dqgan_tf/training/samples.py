@@ -39,17 +39,34 @@ def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
     return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples)
 
 
-def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard: tf.summary.SummaryWriter) -> None:
-    """Writes pictures of the raw and the averaged generator, drawn from the same latents.
+def take(dataset: tf.data.Dataset, spec: data.DataSpec) -> np.ndarray:
+    """Returns the first samples of a data set of batches, as many as a picture shows."""
+    return next(iter(dataset.unbatch().batch(_count(spec)))).numpy()
 
-    The files are `raw_<step>.png` and `ema_<step>.png` in `folder`. TensorBoard shows `samples/raw` and `samples/ema`.
+
+def write_pictures(
+    folder,
+    step: int,
+    spec: data.DataSpec,
+    model,
+    tensorboard: tf.summary.SummaryWriter,
+    real: np.ndarray | None = None,
+) -> None:
+    """Writes pictures of the raw and the averaged generator, drawn from the same latents, and of real samples.
+
+    The files are `raw_<step>.png`, `ema_<step>.png` and, if there are real samples, `real_<step>.png` in `folder`.
+    TensorBoard shows them as `samples/raw`, `samples/ema` and `samples/real`.
     """
-    count = POINTS_PER_PICTURE if spec.kind == "points" else IMAGES_PER_PICTURE
-    for name, use_ema in (("raw", False), ("ema", True)):
-        image = picture(spec, draw(model, count, use_ema=use_ema))
+    drawn = {name: draw(model, _count(spec), use_ema=use_ema) for name, use_ema in (("raw", False), ("ema", True))}
+    for name, values in (drawn | ({} if real is None else {"real": real})).items():
+        image = picture(spec, values)
         pictures.write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
         with tensorboard.as_default(step):
             tf.summary.image(f"samples/{name}", image[np.newaxis])
+
+
+def _count(spec):
+    return POINTS_PER_PICTURE if spec.kind == "points" else IMAGES_PER_PICTURE
 
 
 def write_file(path: str, run: TrainedRun, count: int, *, use_ema: bool) -> None:
