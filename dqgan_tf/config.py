@@ -35,7 +35,7 @@ def setting(
     Args:
       default: of the field and its flag.
       help_text: for users, with units.
-      choices: the allowed values of a text.
+      choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
       lower, above, below: bounds of a number: value >= lower, value > above, value < below.
       example: a number that works, for error messages; None takes the default.
       is_path: the text is a path.
@@ -72,7 +72,7 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
     choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
     if (
         has_type
-        and (not choices or value in choices)
+        and (not choices or any(_is_choice(value, choice) for choice in choices))
         and (lower is None or value >= lower)
         and (above is None or value > above)
         and (below is None or value < below)
@@ -91,6 +91,16 @@ def requirement(field: dataclasses.Field) -> str:
     words = {"lower": "of at least", "above": "above", "below": "below"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
     return " ".join(["a path" if field.metadata["is_path"] else noun, " and ".join(bounds)]).rstrip()
+
+
+def _is_choice(value: Any, choice: str) -> bool:
+    name, colon, _ = choice.partition(":")
+    if not colon or not value.startswith(name + colon):
+        return value == choice
+    try:
+        return 0 < float(value.removeprefix(name + colon)) <= sys.float_info.max
+    except ValueError:
+        return False
 
 
 def value_type(field: dataclasses.Field) -> tuple[type, bool]:
@@ -133,8 +143,9 @@ class DataConfig(Settings):
 
     dataset: str = setting(
         "gaussian_ring",
-        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes), or the name of an image set of TensorFlow "
-        "Datasets, such as fashion_mnist, mnist, cifar10 or celeb_a.",
+        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes); the name of an image set of TensorFlow Datasets, "
+        "such as cifar10, celeb_a or NAME/CONFIG:VERSION; a folder of images such as ./pictures, an .npz or .npy file, "
+        "or MODULE:FUNCTION that returns a tf.data.Dataset (docs/data.md).",
     )
     data_dir: str | None = setting(
         None,
@@ -145,7 +156,19 @@ class DataConfig(Settings):
     image_size: int | None = setting(
         None, "Height and width in pixels after resizing. Default: the data set's own.", lower=1, example=64
     )
-    split: str = setting("train", "Split of the image set to train on, for example train or train[:90%].")
+    split: str = setting(
+        "train",
+        "Split of the image set to train on, for example train or train[:90%]. In a folder of images: all of it, or a "
+        "subfolder of that name.",
+    )
+    shards: str = setting(
+        "iid",
+        "Training data of each replica: equal in distribution (iid); consecutive modes or classes, in equal shares "
+        "(by_class); or shares of every class from a Dirichlet distribution, the more unequal the smaller ALPHA is "
+        "(dirichlet:ALPHA, such as dirichlet:0.3; arXiv 1909.06335). Mixtures take iid and by_class; images with "
+        "labels take all three.",
+        choices=("iid", "by_class", "dirichlet:ALPHA"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ DEFAULTS = {
     "data.data_dir": None,
     "data.image_size": None,
     "data.split": "train",
+    "data.shards": "iid",
     "network.network": "mlp",
     "network.latent_dim": None,
     "network.width": None,
@@ -170,10 +171,16 @@ def test_a_switch_is_true_or_false(key, value):
 @pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if field.metadata["choices"]])
 def test_choices(key):
     for choice in FIELDS[key].metadata["choices"]:
-        make(key, choice)
+        make(key, choice.replace("ALPHA", "0.3"))
     for value in ("unknown", 3, None):
         with pytest.raises(UsageError, match=f"must be one of .*{choice}. Received: .*={value!r}"):
             make(key, value)
+
+
+@pytest.mark.parametrize("value", ["dirichlet", "dirichlet:", "dirichlet:0", "dirichlet:-1", "dirichlet:nan", "iid:1"])
+def test_a_choice_with_a_number_takes_one_above_0(value):
+    with pytest.raises(UsageError, match="must be one of iid, by_class, dirichlet:ALPHA. Received: shards="):
+        DataConfig(shards=value)
 
 
 @pytest.mark.parametrize("key", ["data.dataset", "data.data_dir", "compression.compressor", "model_dir"])

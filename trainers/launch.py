@@ -30,7 +30,7 @@ def main(arguments):
     workers = arguments[1:]
     return launcher.Launcher(
         launcher.LaunchConfig(
-            command=(sys.executable, "-m", "trainers.train", *workers),
+            command=(sys.executable, "-m", "dqgan_tf.commands", "train", *workers),
             num_workers=_NUM_WORKERS.value,
             log_dir=pathlib.Path(_LOG_DIR.value or launcher.log_dir_of(workers)),
             max_restarts=_MAX_RESTARTS.value,

@@ -19,8 +19,9 @@ def describe(config: DataConfig) -> DataSpec:
     ((2,), (8, 2))
 
     Raises:
-      DatasetError: the data set, its split, its `image` feature or the image size cannot be used.
+      DatasetError: the data set, its split, its `image` feature, the image size or the shards cannot be used.
     """
+    _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
         return mixtures.describe(config.dataset)
     return images.describe(config)
@@ -43,7 +44,8 @@ def build(
     anything, and the samples of a step do not depend on how replicas are spread over workers.
 
     Images are in [-1, 1]. In each epoch, the batches of all replicas are consecutive slices of one permutation of the
-    split. Points are drawn anew from the mixture.
+    split; with `config.shards` other than `iid`, each replica has a part of the split and permutations of its own (see
+    `images.deal`). Points are drawn anew from the mixture.
 
     >>> batches = build(DataConfig(), per_replica_batch_size=64, num_replicas=1, replica_ids=[0], seed=0)
     >>> next(iter(batches)).shape
@@ -74,8 +76,9 @@ def build(
             f"`replica_ids` must be one or more different ids below num_replicas={num_replicas}. "
             f"Received: replica_ids={ids}"
         )
+    _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
-        batch_at = mixtures.batches(config.dataset, per_replica_batch_size, seed)
+        batch_at = mixtures.batches(config.dataset, per_replica_batch_size, num_replicas, seed, config.shards)
     else:
         batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
     replicas = tf.constant(ids, tf.int64)
@@ -86,3 +89,13 @@ def build(
     positions = tf.data.Dataset.counter(start=start_step * len(ids))
     batches = positions.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _check_shards(config):
+    """Raises DatasetError unless a mixture can be dealt to the replicas as `config.shards` says."""
+    possible = ("iid", "by_class")
+    if config.dataset in mixtures.MIXTURES and config.shards not in possible:
+        raise DatasetError(
+            f"{config.dataset!r} can be dealt to the replicas by --shards={' or --shards='.join(possible)}. "
+            f"Received: shards={config.shards}"
+        )

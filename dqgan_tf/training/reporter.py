@@ -50,6 +50,7 @@ class Reporter:
             self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
             self._metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step)
             write_atomically(self._folder / "config.json", job.config.to_json() + "\n")
+            write_atomically(self._folder / "data.json", job.data_spec.to_json() + "\n")
             rows = [f"| {key} | {value} |" for key, value in job.config.flat().items()]
             with self._tensorboard.as_default(start_step):
                 tf.summary.text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))

@@ -48,11 +48,11 @@ class TrainedRun(NamedTuple):
 
 
 def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
-    """Returns the model of the newest complete checkpoint in `model_dir`.
+    """Returns the model of the newest complete checkpoint in `model_dir`. Reads no training data.
 
     Args:
       model_dir: folder of a run.
-      data_dir: folder of prepared data sets on this machine. None takes that of the run.
+      data_dir: folder of prepared data sets on this machine, for an evaluation. None takes that of the run.
 
     Raises:
       UsageError: the folder holds no run or no complete checkpoint yet.
@@ -71,7 +71,17 @@ def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
     commit = checkpoint.check_files(folder)
     if data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
-    spec = data.describe(config.data)
+    spec = _saved_spec(pathlib.Path(model_dir) / "data.json") or data.describe(config.data)
     model = job.build_model(config, spec, CompressedStrategy(job.no_cluster()))
     checkpoint.restore_shared(folder, model)
     return TrainedRun(config, spec, model, commit["step"])
+
+
+def _saved_spec(path):
+    """Returns the description of the data in data.json; None for a run of version 0.2 or older, which has none."""
+    if not path.exists():
+        return None
+    try:
+        return data.DataSpec.from_json(path.read_text())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None

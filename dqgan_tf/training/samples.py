@@ -18,8 +18,15 @@ POINTS_PER_PICTURE = 2048
 _BATCH = 500
 
 
-def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
-    """Returns `count` generated samples, float32 [count, *shape]. Every call uses the same latents.
+def draw(model, count: int, *, use_ema: bool, seed: int | None = None, interpolate: int | None = None) -> np.ndarray:
+    """Returns `count` generated samples, float32 [count, *shape]. Equal arguments give equal latents.
+
+    Args:
+      model: a `DQGAN`.
+      count: number of samples.
+      use_ema: draw from the averaged generator, not the raw one.
+      seed: of the latents. None takes the model's, as the pictures of a run do.
+      interpolate: see `latents`.
 
     Raises:
       UsageError: `count` is below 1.
@@ -28,15 +35,44 @@ def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
         raise UsageError(f"The number of samples must be 1 or more, such as 64. Received: {count}")
     batches = []
     for first in range(0, count, _BATCH):
-        seed = steps.stream_seed(model.seed, steps.SAMPLE, tf.constant(first), tf.constant(0), 1)
-        latent = tf.random.stateless_normal([_BATCH, model.latent_dim], seed)
+        latent = latents(model, first, first + _BATCH, seed=seed, interpolate=interpolate)
         batches.append(model.generate(latent, use_ema=use_ema).numpy())
     return np.concatenate(batches)[:count]
 
 
-def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
+def latents(model, first: int, last: int, *, seed: int | None, interpolate: int | None) -> tf.Tensor:
+    """Returns the latents of samples `first` to `last - 1` of an endless sequence, float32 [last - first, latent_dim].
+
+    They are standard normal. With `interpolate` = K >= 2, each K samples lie on a great circle from one normal latent a
+    to another one b (White 2016, arXiv:1609.04468): sin((1 - t) w) / sin w a + sin(t w) / sin w b with t = 0, 1/(K-1),
+    ..., 1 and w the angle between a and b.
+    """
+    if interpolate is None:
+        return _normal(model, first, last, seed)
+    rows, places = np.divmod(np.arange(first, last), interpolate)
+    ends = _normal(model, 2 * rows[0], 2 * rows[-1] + 2, seed)
+    a, b = (tf.gather(ends, 2 * (rows - rows[0]) + end) for end in (0, 1))
+    t = tf.constant(places / (interpolate - 1), tf.float32)[:, tf.newaxis]
+    cosine = tf.reduce_sum(tf.nn.l2_normalize(a, 1) * tf.nn.l2_normalize(b, 1), 1, keepdims=True)
+    w = tf.acos(tf.clip_by_value(cosine, -1.0, 1.0))
+    is_arc = tf.sin(w) > 1e-4  # a straight line between latents of one direction, as a latent of one value has
+    arc = (tf.sin((1 - t) * w) * a + tf.sin(t * w) * b) / tf.where(is_arc, tf.sin(w), 1.0)
+    return tf.where(is_arc, arc, (1 - t) * a + t * b)
+
+
+def _normal(model, first, last, seed):
+    """Returns elements `first` to `last - 1` of an endless sequence of normal latents, drawn in batches of _BATCH."""
+    batches = []
+    for start in range(first - first % _BATCH, last, _BATCH):
+        key = model.seed if seed is None else seed
+        stream = steps.stream_seed(key, steps.SAMPLE, tf.constant(start), tf.constant(0), 1)
+        batches.append(tf.random.stateless_normal([_BATCH, model.latent_dim], stream))
+    return tf.concat(batches, 0)[first % _BATCH :][: last - first]
+
+
+def picture(spec: data.DataSpec, samples: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Returns samples as one picture, uint8 [H, W, 1 or 3]: a scatter plot with the modes, or a grid of images."""
-    return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples)
+    return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples, columns)
 
 
 def take(dataset: tf.data.Dataset, spec: data.DataSpec) -> np.ndarray:
@@ -69,20 +105,34 @@ def _count(spec):
     return POINTS_PER_PICTURE if spec.kind == "points" else IMAGES_PER_PICTURE
 
 
-def write_file(path: str, run: TrainedRun, count: int, *, use_ema: bool) -> None:
+def write_file(
+    path: str,
+    run: TrainedRun,
+    count: int,
+    *,
+    use_ema: bool,
+    seed: int | None = None,
+    interpolate: int | None = None,
+    columns: int | None = None,
+) -> None:
     """Writes `count` samples of a run's generator to a file.
 
-    X.png is one picture. X.npz holds `samples`, uint8 images or float32 points, and `step`.
+    X.png is one picture, of images with `columns` in a row. X.npz holds `samples`, uint8 images or float32 points, and
+    `step`. The other arguments are those of `draw`.
 
     Raises:
-      UsageError: the path ends in neither .npz nor .png, or `count` is below 1.
+      UsageError: the path ends in neither .npz nor .png, `count` is below 1, or there is no grid for `columns`.
       OSError: the file cannot be written.
     """
     if not path.endswith((".npz", ".png")):
         raise UsageError(f"The output must be a file such as samples.npz or samples.png. Received: {path!r}")
-    samples = draw(run.model, count, use_ema=use_ema)
+    if columns is not None and (path.endswith(".npz") or run.data_spec.kind == "points"):
+        raise UsageError(
+            f"`columns` is for a grid of images in a .png file. Received: {path!r} of {run.data_spec.kind}"
+        )
+    samples = draw(run.model, count, use_ema=use_ema, seed=seed, interpolate=interpolate)
     if path.endswith(".png"):
-        pictures.write_png(path, picture(run.data_spec, samples))
+        pictures.write_png(path, picture(run.data_spec, samples, columns or interpolate))
         return
     if run.data_spec.kind == "images":
         samples = pictures.to_uint8(samples)

@@ -11,9 +11,9 @@ from dqgan_tf.data import mixtures
 NAMES = ["gaussian_ring", "gaussian_grid"]
 
 
-def draw(name, batch_size=4096, num_replicas=1, replica_ids=(0,), seed=0, start_step=0, take=1):
+def draw(name, batch_size=4096, num_replicas=1, replica_ids=(0,), seed=0, start_step=0, take=1, shards="iid"):
     dataset = data.build(
-        DataConfig(dataset=name),
+        DataConfig(dataset=name, shards=shards),
         per_replica_batch_size=batch_size,
         num_replicas=num_replicas,
         replica_ids=replica_ids,
@@ -69,6 +69,34 @@ class TestDraws:
         other = draw(name, batch_size=64, num_replicas=2, replica_ids=(0, 1), take=6, seed=1).reshape(-1, 2)
         both = np.concatenate([points, other])
         assert len({tuple(point) for point in both}) == len(both)
+
+
+# By hand, exact shares of the modes: K = 8 modes among 4 replicas are pairs; 8 among 16 give each mode two replicas;
+# 8 among 3 are cut at 8/3 and 16/3; 25 among 4 at 6.25, 12.5, 18.75, and replica 1 has the line from 6.25 to 12.5.
+@pytest.mark.parametrize(
+    ("name", "replicas", "replica", "shares"),
+    [
+        ("gaussian_ring", 4, 1, {2: 1 / 2, 3: 1 / 2}),
+        ("gaussian_ring", 16, 5, {2: 1}),
+        ("gaussian_ring", 3, 1, {2: 1 / 8, 3: 3 / 8, 4: 3 / 8, 5: 1 / 8}),
+        ("gaussian_grid", 4, 1, {6: 0.12, 7: 0.16, 8: 0.16, 9: 0.16, 10: 0.16, 11: 0.16, 12: 0.08}),
+        ("gaussian_ring", 1, 0, dict.fromkeys(range(8), 1 / 8)),
+    ],
+)
+def test_modes_are_dealt_to_the_replicas(name, replicas, replica, shares):
+    """Four standard errors of a count, sqrt(n p (1 - p)); a mode of another replica has none."""
+    points = draw(name, 20_000, replicas, [replica], shards="by_class")[0]
+    modes = data.describe(DataConfig(dataset=name)).modes
+    counts = np.bincount(np.linalg.norm(points[:, None] - modes, axis=-1).argmin(axis=1), minlength=len(modes))
+    expected = np.array([shares.get(mode, 0.0) for mode in range(len(modes))])
+    assert expected.sum() == pytest.approx(1)
+    errors = np.sqrt(20_000 * expected * (1 - expected))
+    np.testing.assert_array_less(np.abs(counts - expected * 20_000), 4 * errors + 1)
+
+
+def test_a_mixture_has_no_samples_to_deal_out():
+    with pytest.raises(data.DatasetError, match="by --shards=iid or --shards=by_class. Received: shards=dirichlet:0.3"):
+        draw("gaussian_ring", shards="dirichlet:0.3")
 
 
 def test_no_two_draws_share_a_seed():

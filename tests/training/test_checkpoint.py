@@ -1,6 +1,7 @@
 """Checkpoints in one process: to the bit on the same replicas, by the mean on others, and of this run alone."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -113,6 +114,14 @@ class TestOtherRuns:
         with pytest.raises(CheckpointError, match=f"step_00000007 was trained with {message}"):
             checkpoints(tmp_path, two, other).restore()
         assert bits(two) == before
+
+    def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default(self):
+        saved = dataclasses.asdict(CONFIG)
+        del saved["data"]["shards"]
+        checkpoint.check_config(pathlib.Path("step_00000007"), saved, CONFIG)
+        other = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, shards="by_class"))
+        with pytest.raises(CheckpointError, match="--shards=iid, this run asks for --shards=by_class"):
+            checkpoint.check_config(pathlib.Path("step_00000007"), saved, other)
 
     def test_the_length_of_a_schedule_is_a_setting(self, two, tmp_path):
         linear = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate_schedule="linear"))
