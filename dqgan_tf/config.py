@@ -169,6 +169,10 @@ class DataConfig(Settings):
         "labels take all three.",
         choices=("iid", "by_class", "dirichlet:ALPHA"),
     )
+    conditional: bool = setting(
+        False,
+        "Conditional GAN: both networks also get the class of a sample: the label of an image or the mode of a point.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

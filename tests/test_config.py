@@ -19,6 +19,7 @@ DEFAULTS = {
     "data.image_size": None,
     "data.split": "train",
     "data.shards": "iid",
+    "data.conditional": False,
     "network.network": "mlp",
     "network.latent_dim": None,
     "network.width": None,

@@ -144,7 +144,7 @@ def build_model(config: RunConfig, spec: data.DataSpec, strategy: CompressedStra
       UsageError: a setting does not fit the data.
     """
     with strategy.scope():
-        players = networks.build(config.network, spec.shape, seed=config.train.seed)
+        players = networks.build(config.network, spec.shape, config.train.seed, spec.num_classes)
         return DQGAN(
             players.generator,
             players.discriminator,
