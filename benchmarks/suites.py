@@ -136,7 +136,7 @@ _AFFINE = [
     *_rows(["dqgan_residual_out", "dqgan_no_feedback"], _SHARP),
     *_rows(["dqgan_no_half_step"], (NONE,)),
 ]
-_LARGE = [*_rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step", f"{TOP_5}@two_step"))]
+_LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
 _FIELD = (Figure("field", "norm of the field", 1.0, 4, "percent"),)
 _SPEEDUP = _rows(["dqgan"], (NONE, SIGN, TOP_5))
 SUITES = {
