@@ -84,10 +84,10 @@ setup(
     python_requires=">=3.11,<3.14",  # Keras 3.15 starts at 3.11, TensorFlow 2.21 ends at 3.13
     install_requires=INSTALL_REQUIRES,
     extras_require={
-        "benchmark": ["matplotlib>=3.8"],  # figures of trainers.benchmark --report
+        "benchmark": ["matplotlib>=3.8", "scipy>=1.11"],  # figures and intervals of trainers.benchmark and compare
         "onnx": [
             "tf2onnx>=1.17"
-        ],  # trainers.export --output=X.onnx; tried: tf2onnx 1.17.0, onnx 1.23.2, TensorFlow 2.21
+        ],  # trainers.export --output=X.onnx; tried: 1.17.0 with onnx 1.23.2 and TensorFlow 2.21
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "test": TEST,
         "dev": [*TEST, "build>=1.2", "pre-commit>=4.0", "twine>=5.0"],

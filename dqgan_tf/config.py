@@ -65,7 +65,7 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
     has_type = {
         bool: isinstance(value, bool),
         # At most 64 bits, as TensorFlow's integers have.
-        int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63,
+        int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < 1 << 63,
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
         str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
