@@ -339,6 +339,76 @@ class TrainConfig(Settings):
     )
 
 
+_EXACT = {"compression.compressor": "none", "compression.compressor_rules": "", "compression.error_feedback": False}
+_DQGAN = {
+    "optimizer.half_step": True,
+    "compression.error_feedback": True,
+    "compression.residual_in_half_step": True,
+}
+_ABLATIONS = {
+    "residual_out": {"compression.residual_in_half_step": False},
+    "no_half_step": {"optimizer.half_step": False},
+    "no_error_feedback": {"compression.error_feedback": False},
+}
+_DQGAN_ADAM = _DQGAN | {"optimizer.direction": "adam", "optimizer.second_moment": "local"}
+_DQGAN_OMD = _DQGAN | {"optimizer.direction": "sgd"}
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "sgda": _EXACT | {"optimizer.direction": "sgd", "optimizer.half_step": False},
+    "dqgan": _DQGAN_OMD,
+    "dqgan_adam": _DQGAN_ADAM,
+    "dqgan_adam_averaged": _DQGAN_ADAM | {"optimizer.second_moment": "averaged"},
+    "dqgan_adam_guarded": _DQGAN_ADAM | {"optimizer.second_moment": "guarded"},
+    **{f"dqgan_{name}": _DQGAN_OMD | change for name, change in _ABLATIONS.items()},
+    **{f"dqgan_adam_{name}": _DQGAN_ADAM | change for name, change in _ABLATIONS.items()},
+}
+"""The settings of every method by its name, each by its key in `settings()`; docs/methods.md has the equations."""
+
+
+def algorithm(
+    name: str, optimizer: OptimizerConfig | None = None, compression: CompressionConfig | None = None
+) -> tuple[OptimizerConfig, CompressionConfig]:
+    """Returns both groups of settings with those that the method `name` consists of.
+
+    >>> optimizer, compression = algorithm("sgda", OptimizerConfig(learning_rate_g=0.1))
+    >>> optimizer.direction, optimizer.learning_rate_g, compression.compressor
+    ('sgd', 0.1, 'none')
+    >>> algorithm("sgda", compression=CompressionConfig(compressor="sign:bucket=512"))
+    Traceback (most recent call last):
+    dqgan_tf.errors.UsageError: algorithm='sgda' means compressor='none'. Received: compressor='sign:bucket=512'. Leave
+      one of the two out; docs/methods.md lists the settings of every method.
+
+    Args:
+      name: a key of `ALGORITHMS`.
+      optimizer, compression: the other settings; None: the defaults. A setting of the method that has its default here
+        counts as not given.
+
+    Raises:
+      UsageError: no such method, or a setting contradicts it.
+    """
+    check(settings()["algorithm"], name)
+    groups: dict[str, Any] = {"optimizer": optimizer or OptimizerConfig()}
+    groups["compression"] = compression or CompressionConfig()
+    changes: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    for key, value in ALGORITHMS.get(name, {}).items():
+        group, _, setting_name = key.partition(".")
+        received = getattr(groups[group], setting_name)
+        if received not in (value, settings()[key].default):
+            refuse_contradiction(name, key, received)
+        changes[group][setting_name] = value
+    optimizer, compression = (dataclasses.replace(groups[group], **changes[group]) for group in groups)
+    return optimizer, compression
+
+
+def refuse_contradiction(name: str, key: str, received: Any) -> None:
+    """Raises the UsageError for a setting that contradicts the method `name`."""
+    setting_name = key.rpartition(".")[2]
+    raise UsageError(
+        f"algorithm={name!r} means {setting_name}={ALGORITHMS[name][key]!r}. Received: {setting_name}={received!r}. "
+        "Leave one of the two out; docs/methods.md lists the settings of every method."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Settings):
     """All settings of a run. Two runs have the same `fingerprint` iff all but their worker-local settings are equal."""
@@ -350,12 +420,25 @@ class RunConfig(Settings):
         is_path=True,
         is_local=True,
     )
+    algorithm: str = setting(
+        "custom",
+        "Method whose settings are taken; docs/methods.md lists the settings of each. A setting that contradicts the "
+        "method is refused. custom: the settings alone.",
+        choices=("custom", *ALGORITHMS),
+        may_change=True,
+    )
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     compression: CompressionConfig = CompressionConfig()
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        optimizer, compression = algorithm(self.algorithm, self.optimizer, self.compression)
+        object.__setattr__(self, "optimizer", optimizer)
+        object.__setattr__(self, "compression", compression)
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON with sorted keys."""

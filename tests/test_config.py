@@ -14,6 +14,7 @@ from dqgan_tf.errors import UsageError
 # A default that changes changes every run whose command line does not name the flag.
 DEFAULTS = {
     "model_dir": "",
+    "algorithm": "custom",
     "data.dataset": "gaussian_ring",
     "data.data_dir": None,
     "data.image_size": None,
@@ -223,7 +224,7 @@ def test_json_and_back():
     [
         ("[]", "must be a JSON object"),
         ("{", "must be a JSON object"),
-        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, data.dataset"),
+        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, algorithm, data.dataset"),
         ('{"train": 7}', "Unknown configuration key 'train'"),
         ('{"train": {"steps": "7"}}', "`steps` must be a whole number of at least 1. Received: steps='7'"),
     ],
@@ -247,6 +248,7 @@ def test_what_a_resumed_run_and_each_worker_may_change():
     assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"}
     assert config.FREE_FIELDS == {
         "model_dir",
+        "algorithm",
         "data.data_dir",
         "compression.packet_mb",
         "compression.transport",
