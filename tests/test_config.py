@@ -224,7 +224,7 @@ def test_json_and_back():
     [
         ("[]", "must be a JSON object"),
         ("{", "must be a JSON object"),
-        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, algorithm, data.dataset"),
+        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, algorithm, data."),
         ('{"train": 7}', "Unknown configuration key 'train'"),
         ('{"train": {"steps": "7"}}', "`steps` must be a whole number of at least 1. Received: steps='7'"),
     ],
