@@ -14,6 +14,7 @@ from dqgan_tf.errors import UsageError
 # A default that changes changes every run whose command line does not name the flag.
 DEFAULTS = {
     "model_dir": "",
+    "algorithm": "custom",
     "data.dataset": "gaussian_ring",
     "data.data_dir": None,
     "data.image_size": None,
@@ -41,10 +42,14 @@ DEFAULTS = {
     "optimizer.global_clipnorm": None,
     "optimizer.micro_batches": 1,
     "optimizer.half_step": True,
+    "optimizer.exchange": "update",
+    "optimizer.step_rule": "plain",
+    "optimizer.discriminator_steps": 1,
     "compression.compressor": "linear:bits=4,bucket=512",
     "compression.compressor_rules": "",
     "compression.start_step": 0,
     "compression.error_feedback": True,
+    "compression.error_feedback_form": "ef14",
     "compression.residual_in_half_step": True,
     "compression.allow_non_contractive": False,
     "compression.topology": "auto",
@@ -113,6 +118,7 @@ def test_a_default_is_a_value_that_works(key):
         ("optimizer.second_moment_period", 0, 1, None),
         ("optimizer.global_clipnorm", 0, 1e-9, None),
         ("optimizer.micro_batches", 0, 1, None),
+        ("optimizer.discriminator_steps", 0, 1, None),
         ("compression.start_step", -1, 0, None),
         ("compression.packet_mb", -1e-9, 0, None),
         ("train.batch_size", 0, 1, None),
@@ -236,7 +242,7 @@ def test_json_and_back():
     [
         ("[]", "must be a JSON object"),
         ("{", "must be a JSON object"),
-        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, data.dataset"),
+        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, algorithm"),
         ('{"train": 7}', "Unknown configuration key 'train'"),
         ('{"train": {"steps": "7"}}', "`steps` must be a whole number of at least 1. Received: steps='7'"),
     ],
@@ -260,6 +266,7 @@ def test_what_a_resumed_run_and_each_worker_may_change():
     assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"}
     assert config.FREE_FIELDS == {
         "model_dir",
+        "algorithm",
         "data.data_dir",
         "compression.packet_mb",
         "compression.transport",

@@ -59,7 +59,7 @@ class KerasFiles:
     def set_weights(self, weights) -> None:
         """As `keras.Model.set_weights`; the averaged generator starts anew from the weights."""
         super().set_weights(weights)
-        self.reset_ema()
+        self.reset_copies()
 
     def warm_start(self, path: str | os.PathLike) -> None:
         """Loads the networks and the averaged generator of a file that `save_weights` or `save` of a DQGAN wrote.
@@ -138,6 +138,7 @@ class KerasFiles:
             getattr(self, name).assign(values[name])
         if not fits or len(saved) != len(own):
             logging.warning("The file's optimizer is another one: moments, directions and residuals are not loaded.")
+            self.anchors_are_stale = True  # Keras loads the networks after this
         elif self.channel is not None:
             for name, rate in rates.items():
                 if rate is not None:

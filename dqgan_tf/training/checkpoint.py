@@ -372,7 +372,7 @@ def _digest(path):
 def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
     """Raises CheckpointError if a setting differs from the checkpoint's and is not one of `FREE_FIELDS`.
 
-    A setting that the checkpoint lacks, because it is younger, had its default.
+    A setting that the checkpoint does not have, because a version without it wrote the checkpoint, had its default.
     """
     before, now = RunConfig().flat() | flatten(saved), config.flat()
     free = set(FREE_FIELDS)

@@ -125,6 +125,14 @@ class TestOtherRuns:
         with pytest.raises(CheckpointError, match="--shards=iid, this run asks for --shards=by_class"):
             checkpoint.check_config(pathlib.Path("step_00000007"), saved, other)
 
+    def test_a_setting_that_an_older_version_did_not_have_had_its_default(self, tmp_path):
+        saved = dataclasses.asdict(CONFIG)
+        del saved["algorithm"], saved["optimizer"]["half_step"]
+        checkpoint.check_config(tmp_path, saved, CONFIG)
+        without = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(half_step=False))
+        with pytest.raises(CheckpointError, match="--half_step=True, this run asks for --half_step=False"):
+            checkpoint.check_config(tmp_path, saved, without)
+
     def test_the_length_of_a_schedule_is_a_setting(self, two, tmp_path):
         linear = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate_schedule="linear"))
         checkpoints(tmp_path, two, linear).save(7)
