@@ -49,7 +49,7 @@ def batches(
     distributions is the whole mixture, for any M.
     """
     spec = describe(name)
-    modes, count = tf.constant(spec.modes), len(spec.modes)
+    modes, count = tf.constant(spec.modes), len(MIXTURES[name]["modes"])
 
     def mode_of(key, replica):
         if shards == "iid":

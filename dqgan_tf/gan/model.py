@@ -167,8 +167,9 @@ class DQGAN(KerasFiles, KerasFit):
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
         config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
         rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
-        for weights in (*self._players, self._averaged):
-            weights.take_weights()
+        for player in self._players:
+            player.take_weights()
+        self._averaged.take_weights()
         vectors = self._vectors(compression)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer = rates
@@ -251,7 +252,7 @@ class DQGAN(KerasFiles, KerasFit):
         started = pipeline.now([real])
         residuals = self._by_player(self.channel.residuals(local_replica_index()))
         points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
-        evaluation = self._evaluate(points, real, labels, step, self.optimizer_config.micro_batches)
+        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches)
         self._note_range(real)
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
         proposals = [
@@ -466,7 +467,7 @@ class DQGAN(KerasFiles, KerasFit):
         self._range_is_checked = True
         networks.check_range(self.generator, self._first_local(self._ranges()).numpy())
 
-    def _evaluate(self, weights, real, labels, step, micro_batches=1):
+    def _evaluate(self, weights, real, step, labels=None, micro_batches=1):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
