@@ -1,6 +1,7 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
 
 _PLAIN_STEP = StepKind()
+_serial = itertools.count()  # of models; all workers make theirs in one order
 
 
 @keras.saving.register_keras_serializable("dqgan_tf")
@@ -123,6 +125,7 @@ class DQGAN(KerasFiles, KerasFit):
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
+        self._channel_prefix = f"{self.name}/{next(_serial)}"  # after `clear_session` another model has this name
         self.channel: Any = None  # a `Channel` after `compile`
         self._exact_channel: Any = None
         self.built = True
@@ -211,6 +214,8 @@ class DQGAN(KerasFiles, KerasFit):
         Returns:
           The number of steps taken: fewer than `num_steps` if the data ended.
         """
+        for player in self._players:
+            player.check_trainable()
         step, taken = int(self.step.numpy()), 0
         if step == int(self.skipped.numpy()) and not self._averaged.is_warm:
             self.reset_ema()  # nothing is averaged yet, and the generator may have got other weights meanwhile
@@ -421,7 +426,7 @@ class DQGAN(KerasFiles, KerasFit):
         self.channel = self._exact_channel = None  # stays so if a new one is refused
         exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
         self.channel = self._strategy.open_channel(
-            f"{self.name}/updates",
+            f"{self._channel_prefix}/updates",
             vectors,
             error_feedback=compression.error_feedback,
             seed=self.seed,
@@ -432,7 +437,7 @@ class DQGAN(KerasFiles, KerasFit):
         if compression.start_step > 1:
             exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors]
             self._exact_channel = self._strategy.open_channel(
-                f"{self.name}/exact", exact, error_feedback=False, **exchange
+                f"{self._channel_prefix}/exact", exact, error_feedback=False, **exchange
             )
 
     def _channel(self, kind):
