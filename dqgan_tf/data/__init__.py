@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -25,7 +26,8 @@ def describe(config: DataConfig) -> DataSpec:
     _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
         spec = mixtures.describe(config.dataset)
-        return dataclasses.replace(spec, num_classes=len(spec.modes)) if config.conditional else spec
+        classes = len(mixtures.MIXTURES[config.dataset]["modes"])
+        return dataclasses.replace(spec, num_classes=classes) if config.conditional else spec
     return images.describe(config)
 
 
@@ -88,7 +90,7 @@ def build(
         batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
     replicas = tf.constant(ids, tf.int64)
 
-    def element(position: tf.Tensor):
+    def element(position: tf.Tensor) -> Any:
         return batch_at(position // len(ids), replicas[position % len(ids)])
 
     positions = tf.data.Dataset.counter(start=start_step * len(ids))

@@ -74,10 +74,8 @@ class KerasFiles:
           UsageError: steps were taken; or the file cannot be read, was not written by DQGAN, or is of other networks.
         """
         if int(self.step.numpy()):
-            raise UsageError(
-                f"A warm start comes before the first step. Received: a model after {int(self.step)} steps"
-            )
-        counters = {name: 0 for name in _COUNTERS}
+            steps = int(self.step.numpy())
+            raise UsageError(f"A warm start comes before the first step. Received: a model after {steps} steps")
         values = _file_values(path)
         average = {f"ema/{name}" for name in self._players[0].trainable_names}
         saved = {name.replace(".", "/") for name in values["own"] if name.startswith("ema.")}
@@ -98,8 +96,6 @@ class KerasFiles:
             raise UsageError(f"{path} is of other networks than this model: {first_line(error)}") from None
         finally:
             self._loads_average_alone = False
-        for name, value in counters.items():
-            getattr(self, name).assign(value)
         self.set_warm()
 
     def set_warm(self) -> None:

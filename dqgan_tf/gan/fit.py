@@ -108,7 +108,7 @@ class KerasFit(LoopModel):
         samples = tf.cast(tf.shape(steps.real_samples(data))[0], tf.float32)
         real, labels = self._samples_and_labels(data)
         weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
-        evaluation = self._evaluate(weights, real, labels, self.step.value)
+        evaluation = self._evaluate(weights, real, self.step.value, labels)
         sums = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss, 1.0]) * samples
         sums = tf.where(samples > 0, sums, tf.zeros_like(sums))
         return tf.distribute.get_replica_context().all_reduce("sum", sums)
@@ -124,7 +124,7 @@ class PlayerOptimizer:
       step: counter of the steps.
     """
 
-    def __init__(self, name: str, base: float | _Schedule, devices: Sequence[str], step: keras.Variable):
+    def __init__(self, name: str, base: Any, devices: Sequence[str], step: keras.Variable):
         self.name, self._step = name, step
         self._schedule = base if isinstance(base, _Schedule) else None
         if self._schedule is None:
@@ -146,12 +146,12 @@ class PlayerOptimizer:
                 f"schedule, or omit the callback. Received: learning_rate={value}"
             )
         field = config_lib.settings()[f"optimizer.learning_rate_{self.name[0]}"]
-        value = config_lib.check(field, float(value))
+        checked = config_lib.check(field, float(value))
         for variable in self._rate.variables:
-            variable.assign(value)
+            variable.assign(checked)
 
     @property
-    def changed_rate(self) -> np.ndarray | None:
+    def changed_rate(self) -> np.float32 | None:
         """The rate, float32 scalar, if it was set after `compile`; else None."""
         if self._schedule is not None or np.float32(self._base) == np.float32(self.learning_rate):
             return None
@@ -193,7 +193,8 @@ class Optimizers:
             self.serialized = [keras.saving.serialize_keras_object(schedule) for schedule in rates]
         self.optimizers = [PlayerOptimizer(*pair, devices, step) for pair in zip(PLAYERS, rates, strict=True)]
         self.generator, self.discriminator = self.optimizers
-        self.iterations, self.variables = step, []
+        self.iterations = step
+        self.variables: list[keras.Variable] = []
 
     @staticmethod
     def _check(config, schedules):

@@ -1,6 +1,7 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from dqgan_tf.gan.steps import StepKind
 
 _PLAIN_STEP = StepKind()
 _VOLUMES = ("wire_bytes", "dense_bytes", "sent_bytes", "dense_sent_bytes")
+_serial = itertools.count()  # of models; all workers make theirs in one order
 
 
 @keras.saving.register_keras_serializable("dqgan_tf")
@@ -126,6 +128,7 @@ class DQGAN(KerasFiles, KerasFit):
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
+        self._channel_prefix = f"{self.name}/{next(_serial)}"  # after `clear_session` another model has this name
         # After `compile`: one channel for both players, or, with `discriminator_steps`, one for each.
         self._channels: list[Channel] = []
         self._exact_channels: list[Channel] = []
@@ -173,8 +176,9 @@ class DQGAN(KerasFiles, KerasFit):
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
         config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
         rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
-        for weights in (*self._players, self._averaged):
-            weights.take_weights()
+        for player in self._players:
+            player.take_weights()
+        self._averaged.take_weights()
         vectors = self._vectors(compression)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer = rates
@@ -214,6 +218,8 @@ class DQGAN(KerasFiles, KerasFit):
         Returns:
           The number of steps taken: fewer than `num_steps` if the data ended.
         """
+        for player in self._players:
+            player.check_trainable()
         step, taken = int(self.step.numpy()), 0
         if step == int(self.skipped.numpy()) and not self._averaged.is_warm:
             self.reset_copies()  # nothing has moved yet, and the networks may have got other weights meanwhile
@@ -263,7 +269,7 @@ class DQGAN(KerasFiles, KerasFit):
             player.evaluation_points(residuals, eta) if player in players else player.values()
             for player, residuals, eta in zip(self._players, self._residuals(), rates, strict=True)
         )
-        evaluation = self._evaluate(points, real, labels, step, self.optimizer_config.micro_batches, kind.generator)
+        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
         self._note_range(real)
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
         first = len(self._players) - len(players)  # players before it rest
@@ -472,7 +478,7 @@ class DQGAN(KerasFiles, KerasFit):
         exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
         for end, vectors_of_channel in self._vectors_by_channel(vectors).items():
             channel = self._strategy.open_channel(
-                f"{self.name}/updates{end}",
+                f"{self._channel_prefix}/updates{end}",
                 vectors_of_channel,
                 error_feedback=compression.error_feedback,
                 seed=self.seed,
@@ -483,7 +489,7 @@ class DQGAN(KerasFiles, KerasFit):
             self._channels.append(channel)
             if compression.start_step > 1:
                 exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors_of_channel]
-                name = f"{self.name}/exact{end}"
+                name = f"{self._channel_prefix}/exact{end}"
                 channel = self._strategy.open_channel(name, exact, error_feedback=False, **exchange)
                 self._exact_channels.append(channel)
 
@@ -582,7 +588,7 @@ class DQGAN(KerasFiles, KerasFit):
         self._range_is_checked = True
         networks.check_range(self.generator, self._first_local(self._ranges()).numpy())
 
-    def _evaluate(self, weights, real, labels, step, micro_batches=1, generator_moves=True):
+    def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)

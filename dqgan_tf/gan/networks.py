@@ -29,7 +29,7 @@ parameters of batch normalisation in the discriminator where this one has 961 bi
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -50,8 +50,8 @@ class Players(NamedTuple):
     """Both players, built.
 
     generator: f32 [batch, latent_dim] -> f32 [batch, *data_shape]; with labels i32 [batch], of [latents, labels].
-    discriminator: f32 [batch, *data_shape] -> logits f32 [batch, 1]; with labels, of [samples, labels]. It uses no batch
-      statistics, so that each logit depends on its own sample alone.
+    discriminator: f32 [batch, *data_shape] -> logits f32 [batch, 1]; with labels, of [samples, labels]. It uses no
+      batch statistics, so that each logit depends on its own sample alone.
     latent_dim: dimension of the standard normal latent.
     """
 
@@ -135,7 +135,7 @@ def last_activation(network: keras.Model) -> str | None:
     return None
 
 
-def _activation_name(operation) -> str | None:
+def _activation_name(operation: Any) -> str | None:
     activation = getattr(operation, "activation", None)
     name = getattr(activation, "__name__", None) or type(activation or operation).__name__
     return {"Tanh": "tanh", "Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Softmax": "softmax"}.get(name, name)
@@ -208,7 +208,7 @@ def _mlp(config: NetworkConfig, data_shape: tuple[int, ...], seed: int, num_clas
     return Players(generator, _discriminator(sample, logit, x, num_classes, initializer), latent_dim)
 
 
-def _latent_input(latent_dim: int, num_classes: int | None, seed: int):
+def _latent_input(latent_dim: int, num_classes: int | None, seed: int) -> tuple[Any, keras.KerasTensor]:
     """Returns the generator's inputs and the tensor that its first layer gets."""
     latent = keras.Input([latent_dim], name="latent")
     if num_classes is None:

@@ -58,9 +58,8 @@ def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
         network = feature_network(run, config, real)
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(config.num_samples, len(real))).astype(int)
-        labels = None
-        if spec.num_classes is not None:  # the shares of the classes are those of the data
-            labels = images.load_labels(run.config.data)
+        labels = None if spec.num_classes is None else images.load_labels(run.config.data)
+        if labels is not None:  # the shares of the classes are those of the data
             labels = labels[np.linspace(0, len(labels) - 1, config.num_samples).astype(int)]
         fake = to_uint8(samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels))
         figures = report.evaluate_images(network, real[rows], fake, seed=run.config.train.seed)

@@ -210,6 +210,6 @@ def write_file(
     if run.data_spec.kind == "images":
         samples = pictures.to_uint8(samples)
     buffer = io.BytesIO()
-    named = {} if labels is None else {"labels": labels}
-    np.savez_compressed(buffer, samples=samples, step=np.int64(run.step), **named)
+    arrays = {"samples": samples, "step": np.int64(run.step)} | ({} if labels is None else {"labels": labels})
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy 2 annotates all keywords as allow_pickle
     write_atomically(path, buffer.getvalue())
