@@ -75,8 +75,8 @@ def _run(config, strategy, board, stop):
     restored = run_on_all_workers(board, checkpoints.restore)
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
+    iterator = run_on_all_workers(board, lambda: job.iterator(restored.step))  # faulty data leave no files
     reporter = run_on_all_workers(board, lambda: Reporter(job, restored.step))
-    iterator = run_on_all_workers(board, lambda: job.iterator(restored.step))
     reporter.say(describe_start(config, restored.step, job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
         reporter.say(
