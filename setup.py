@@ -86,9 +86,7 @@ setup(
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "benchmark": ["matplotlib>=3.8", "scipy>=1.11"],  # figures and intervals of trainers.benchmark and compare
-        "onnx": [
-            "tf2onnx>=1.17"
-        ],  # trainers.export --output=X.onnx; tried: 1.17.0 with onnx 1.23.2 and TensorFlow 2.21
+        "onnx": ["tf2onnx>=1.17"],  # trainers.export --output=X.onnx
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "test": TEST,
         "dev": [*TEST, "build>=1.2", "pre-commit>=4.0", "twine>=5.0"],

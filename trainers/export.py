@@ -1,4 +1,4 @@
-"""Writes the averaged generator of a run as a file of Keras or ONNX, or as a SavedModel. They load without this library.
+"""Writes the averaged generator of a run as a file of Keras or ONNX, or as a SavedModel, free of this library.
 
 python -m trainers.export --model_dir=runs/cifar10 --output=generator.keras
 python -m trainers.export --model_dir=runs/cifar10 --output=generator.onnx

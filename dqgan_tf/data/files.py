@@ -144,8 +144,9 @@ def to_bytes(name: str, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
 
 def _open_folder(dataset, folder):
     if not folder.is_dir():
+        found = "is neither a folder nor an .npz or .npy file" if folder.exists() else "does not exist"
         raise DatasetError(
-            f"There is no folder {str(folder)!r}. `dataset` takes a folder of images, an .npz or .npy file, a name of "
+            f"{str(folder)!r} {found}. `dataset` takes a folder of images, an .npz or .npy file, a name of "
             "TensorFlow Datasets such as cifar10, or MODULE:FUNCTION."
         )
     try:

@@ -575,7 +575,7 @@ class DQGAN(KerasFiles, KerasFit):
 
     def _note_range(self, real):
         """Stores the smallest and the largest value of the first batch after `compile`, for `_check_range`."""
-        is_first = tf.equal(self.channel.calls.local().read_value(), 0)
+        is_first = tf.equal(self._channels[-1].calls.local().read_value(), 0)
 
         def store():
             self._sample_range.local().assign(tf.stack([tf.reduce_min(real), tf.reduce_max(real)]))

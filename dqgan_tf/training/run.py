@@ -83,8 +83,8 @@ def _train(job, checkpoints, stop):
         run_on_all_workers(board, lambda: restore.warm_start(job.model, config.train.warm_start))
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
+    dataset = run_on_all_workers(board, lambda: job.dataset(restored.step))  # faulty data leave no files
     reporter = run_on_all_workers(board, lambda: Reporter(job, restored.step))
-    dataset = run_on_all_workers(board, lambda: job.dataset(restored.step))
     reporter.say(describe_start(config, restored.step, job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
         reporter.say(

@@ -107,8 +107,10 @@ class TestFolder:
         assert data.describe(config("~/pictures")).num_examples == 2
 
     def test_faults(self, tmp_path):
-        assert "There is no folder 'own'" in refusal("own/") and "There is no folder '../own'" in refusal("../own")
-        assert f"There is no folder '{tmp_path}/nothing'" in refusal(tmp_path / "nothing")
+        assert "'own' does not exist" in refusal("own/") and "'../own' does not exist" in refusal("../own")
+        assert f"'{tmp_path}/nothing' does not exist" in refusal(tmp_path / "nothing")
+        (tmp_path / "text").write_text("hello")
+        assert f"'{tmp_path}/text' is neither a folder nor an .npz" in refusal(tmp_path / "text")
         (tmp_path / "empty").mkdir()
         assert "holds no images" in refusal(tmp_path / "empty")
         save(tmp_path / "one" / "a.png", BYTES[0])
