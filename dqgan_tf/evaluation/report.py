@@ -78,14 +78,32 @@ def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int
     )
 
 
-def evaluate_points(points, mode_centres, radius: float) -> Figures:
-    """Returns `modes_found`, `modes_touched`, `num_modes`, `high_quality_fraction` and `num_fake` of generated points.
+def evaluate_points(points, mode_centres, radius: float, standard_deviation: float) -> Figures:
+    """Counts generated points near the modes of a mixture, within two radii.
 
-    Arguments and errors are those of `scores.mode_coverage`.
+    The literature counts within 3 standard deviations of a mode (Srivastava et al. 2017, arXiv:1705.07761). A wider
+    radius also distinguishes short runs.
+
+    Args:
+      points, mode_centres: see `scores.mode_coverage`.
+      radius: the wide radius, in units of the data.
+      standard_deviation: of a mode along each axis.
+
+    Returns:
+      `modes_found`, `modes_touched`, `high_quality_fraction` within `high_quality_radius`; `modes_found_3_sd`,
+      `modes_touched_3_sd`, `high_quality_fraction_3_sd` within `radius_3_sd`; `mode_distance`; `num_modes`; `num_fake`.
+
+    Raises:
+      ValueError: see `scores.mode_coverage`.
     """
-    figures = scores.mode_coverage(points, mode_centres, radius)._asdict()
-    del figures["counts"]
-    return figures | {"num_fake": len(points)}
+    figures: Figures = {"num_modes": len(mode_centres), "num_fake": len(points)}
+    for end, within in (("", radius), ("_3_sd", 3 * standard_deviation)):
+        coverage = scores.mode_coverage(points, mode_centres, within)
+        figures[f"modes_found{end}"] = coverage.modes_found
+        figures[f"modes_touched{end}"] = coverage.modes_touched
+        figures[f"high_quality_fraction{end}"] = coverage.high_quality_fraction
+    figures |= {"high_quality_radius": float(radius), "radius_3_sd": 3 * float(standard_deviation)}
+    return figures | {"mode_distance": scores.mode_distance(points, mode_centres)}
 
 
 def _figure_name(figure, network, num_real, num_fake):

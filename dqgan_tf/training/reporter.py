@@ -111,7 +111,7 @@ class Reporter:
         """Writes summary.json, adds its evaluation to the metrics, and prints the table."""
         if not self._active:
             return
-        evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "num_modes", "high_quality", "raw_"))}
+        evaluation = {k: v for k, v in figures.items() if k.startswith(("mode", "num_modes", "high_quality", "raw_"))}
         with self._record_failure(), self._tensorboard.as_default(step):
             if evaluation:
                 self._metrics.write(step, evaluation)

@@ -44,6 +44,18 @@ class TestCells:
             reference = suites.METHODS[cell.method].reference or cell.method
             assert (cell.problem, cell.workers, cell.shards, reference) in compared
 
+    def test_a_preset_is_what_the_flags_say(self):
+        """Text, whole number, number, switch."""
+        preset = suites.preset("ring") | suites.preset("no_half_step")
+        assert preset["data.dataset"] == "gaussian_ring" and preset["train.steps"] == 5000
+        assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] is False
+
+    def test_a_train_command_has_what_differs_from_the_defaults(self):
+        config = suites.config_lib.from_flat({"optimizer.half_step": False, "train.seed": 3, "data.dataset": "mnist"})
+        assert suites.train_command(config) == (
+            "python -m trainers.train --model_dir=FOLDER --dataset=mnist --nohalf_step --seed=3"
+        )
+
     def test_a_cell_is_settings(self):
         cell = suites.parse("nonlinear/dqgan_residual_out/sign:bucket=512@two_step/M=3/homogeneous/seed=7")
         config = suites.run_config(SUITE, cell, {"optimizer.learning_rate_g": 0.5})
@@ -60,7 +72,7 @@ class TestRun:
     def made(self, monkeypatch):
         made = []
 
-        def run_cell(name, cell, threads, small):
+        def run_cell(name, cell, threads, small, cache):
             if len(made) == 2:
                 raise TrainingError("stopped")
             made.append(cell.name)

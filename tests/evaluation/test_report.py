@@ -123,11 +123,19 @@ def test_images_that_do_not_fit_the_network_are_refused(batch, by_user, message)
 
 
 def test_points():
-    figures = report.evaluate_points([[0.0, 0.1], [0.0, 3.0]], [[0.0, 0.0], [9.0, 9.0]], radius=1.0)
+    """By hand: modes (0, 0) and (9, 9); distances .1, .7, 3 and 0: within 1 all but one, within 3 * .1 two."""
+    points = [[0.0, 0.1], [0.7, 0.0], [0.0, 3.0], [9.0, 9.0]]
+    figures = report.evaluate_points(points, [[0.0, 0.0], [9.0, 9.0]], radius=1.0, standard_deviation=0.1)
     assert figures == {
-        "modes_found": 1,
-        "modes_touched": 1,
         "num_modes": 2,
-        "high_quality_fraction": 0.5,
-        "num_fake": 2,
+        "num_fake": 4,
+        "modes_found": 2,
+        "modes_touched": 2,
+        "high_quality_fraction": 0.75,
+        "high_quality_radius": 1.0,
+        "modes_found_3_sd": 2,
+        "modes_touched_3_sd": 2,
+        "high_quality_fraction_3_sd": 0.5,
+        "radius_3_sd": pytest.approx(0.3),
+        "mode_distance": 0.25,
     }
