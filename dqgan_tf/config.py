@@ -275,8 +275,8 @@ class OptimizerConfig(Settings):
     )
     exchange: str = setting(
         "update",
-        "What workers exchange, compressed or not: update (each worker computes its direction u, and eta u is averaged, "
-        "as in DQGAN) or gradient (gradients are averaged, and all workers compute u from the mean).",
+        "What workers exchange, compressed or not: update (each worker computes a direction u, and eta u is averaged: "
+        "DQGAN) or gradient (gradients are averaged, and all workers compute u from the mean).",
         choices=("update", "gradient"),
     )
     step_rule: str = setting(
