@@ -49,7 +49,9 @@ def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
         raise UsageError(
             f"Give either Inception weights or a feature network. Received: {weights[0]!r} and {weights[1]!r}"
         )
-    if spec.kind == "points":
+    if (
+        spec.modes is not None and spec.high_quality_radius is not None and spec.standard_deviation is not None
+    ):  # points
         labels = samples.class_labels(spec, config.num_samples)
         points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels)
         figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
