@@ -26,7 +26,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 )
-SHELL_DOCUMENTS = ("README.md", "BUILD.md", "docs/operations.md", "docs/images/README.md")
+SHELL_DOCUMENTS = ("README.md", "BUILD.md", "docs/data.md", "docs/operations.md", "docs/images/README.md")
 BINARIES = {path.stem for path in (ROOT / "trainers").glob("*.py")}
 MODULES = {"dqgan_tf.compressors", "benchmarks.quality", "benchmarks.structure", "flags.table"}
 
@@ -57,6 +57,8 @@ def check(words):
         check_module(arguments[1], arguments[2:])
     elif program == "make":
         check_make(arguments)
+    elif program.startswith("dqgan-"):
+        parse_flags(program.removeprefix("dqgan-"), arguments)
     elif program == "pip":
         check_pip(arguments)
     else:
@@ -115,6 +117,7 @@ def test_every_shell_command_is_understood(document):
         "make train STEPS=5",
         "pip install '.[bench]'",
         ".venv/bin/python -m trainers.generate --model_dir=runs/ring --output=samples.gif",
+        "dqgan-export --model_dir=runs/ring",
         ".venv/bin/python -m trainers.launch --num_workers=2 -- --model_dir=a --compressor=tripleary",
         ".venv/bin/python -m trainers.launch --num_workers=0 -- --model_dir=a",
         ".venv/bin/python -m trainers.train --flagfile=flags/experiments/square.flags --model_dir=a",
