@@ -20,6 +20,7 @@ KERAS = "~=3.15.1"
 INSTALL_REQUIRES = [
     "absl-py>=1.0.0",
     "importlib_resources",  # imported and not declared by tensorflow-datasets 4.9.10
+    "h5py>=3.8",  # as Keras; counts the variables of its files
     f"keras{KERAS}",
     "numpy>=1.26.0",
     "pillow>=10.1",  # reads the image files of a folder; 10.1 has `Image.has_transparency_data`

@@ -169,6 +169,10 @@ class DataConfig(Settings):
         "labels take all three.",
         choices=("iid", "by_class", "dirichlet:ALPHA"),
     )
+    conditional: bool = setting(
+        False,
+        "Conditional GAN: both networks also get the class of a sample: the label of an image or the mode of a point.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +251,19 @@ class OptimizerConfig(Settings):
         choices=("local", "averaged", "guarded"),
     )
     second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
+    global_clipnorm: float | None = setting(
+        None,
+        "Largest Euclidean norm of a player's whole gradient on a replica, before the direction; a longer gradient is "
+        "scaled down to it. Default: no limit.",
+        above=0,
+        example=1,
+    )
+    micro_batches: int = setting(
+        1,
+        "Parts into which each replica cuts its batch. Their gradients are taken one after another at the same point "
+        "and averaged, in the memory of one part.",
+        lower=1,
+    )
     half_step: bool = setting(
         True,
         "Evaluate gradients at the half-step point of DQGAN. False: at the current weights (simultaneous gradient "
@@ -317,6 +334,12 @@ class TrainConfig(Settings):
     steps: int = setting(4000, "Steps of the run, including those before it was resumed.", lower=1, may_change=True)
     seed: int = setting(
         0, "Seed of initial weights, data order, latent noise and stochastic rounding.", lower=0, below=2**32
+    )
+    warm_start: str | None = setting(
+        None,
+        "Start from the networks and the averaged generator of another run's model_dir, or of a .weights.h5 or .keras "
+        "file of a DQGAN. Everything else starts anew.",
+        is_path=True,
     )
     ema_decay: float = setting(
         0.999, "Decay rate of the averaged generator (exponential moving average of the weights).", lower=0, below=1

@@ -28,6 +28,9 @@ _INTERPOLATE = flags.DEFINE_integer(
 _COLUMNS = flags.DEFINE_integer(
     "columns", None, "Images in a row of a picture. Default: a square, or --interpolate.", lower_bound=1
 )
+_LABEL = flags.DEFINE_integer(
+    "label", None, "Class of every sample of a conditional run. Default: the classes in turn.", lower_bound=0
+)
 _DATA_DIR = command.define_path(
     "data_dir", "Prepared TensorFlow Datasets directory, for a run of version 0.2, which saved no data.json."
 )
@@ -47,6 +50,7 @@ def main(arguments):
         seed=_SEED.value,
         interpolate=_INTERPOLATE.value,
         columns=_COLUMNS.value,
+        label=_LABEL.value,
     )
     print(f"{_NUM_SAMPLES.value} samples of step {trained.step} in {_OUTPUT.value}")
 

@@ -1,6 +1,8 @@
 """Training data: an endless dataset in which each batch is a function of (seed, step, replica)."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,7 +14,7 @@ __all__ = ["DataSpec", "DatasetError", "build", "describe"]
 
 
 def describe(config: DataConfig) -> DataSpec:
-    """Returns the description of what `build` yields, without reading a sample.
+    """Returns the description of what `build` yields, without reading an image.
 
     >>> spec = describe(DataConfig(dataset="gaussian_ring"))
     >>> spec.shape, spec.modes.shape
@@ -23,7 +25,9 @@ def describe(config: DataConfig) -> DataSpec:
     """
     _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
-        return mixtures.describe(config.dataset)
+        spec = mixtures.describe(config.dataset)
+        classes = len(mixtures.MIXTURES[config.dataset]["modes"])
+        return dataclasses.replace(spec, num_classes=classes) if config.conditional else spec
     return images.describe(config)
 
 
@@ -37,6 +41,8 @@ def build(
     start_step: int = 0,
 ) -> tf.data.Dataset:
     """Returns an endless dataset of float32 batches [per_replica_batch_size, *shape], one per local replica and step.
+
+    With `config.conditional`, an element is (batch, labels), labels int32 [per_replica_batch_size] below num_classes.
 
     The order is (step 0, replica_ids[0]), (step 0, replica_ids[1]), ..., (step 1, replica_ids[0]), ..., as
     `strategy.distribute_datasets_from_function` hands batches to the local replicas. Each batch is a function of (seed,
@@ -78,12 +84,13 @@ def build(
         )
     _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
-        batch_at = mixtures.batches(config.dataset, per_replica_batch_size, num_replicas, seed, config.shards)
+        mixture = (config.dataset, per_replica_batch_size, num_replicas, seed, config.shards)
+        batch_at = mixtures.batches(*mixture, with_labels=config.conditional)
     else:
         batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
     replicas = tf.constant(ids, tf.int64)
 
-    def element(position: tf.Tensor) -> tf.Tensor:
+    def element(position: tf.Tensor) -> Any:
         return batch_at(position // len(ids), replicas[position % len(ids)])
 
     positions = tf.data.Dataset.counter(start=start_step * len(ids))

@@ -8,10 +8,12 @@ is unchanged. A batch holds x = v / 127.5 - 1 of the bytes v, float32 in [-1, 1]
 """
 
 import concurrent.futures
+import dataclasses
 import itertools
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -41,7 +43,7 @@ def describe(config: DataConfig) -> DataSpec:
         builder = catalogue.prepared_builder(config.dataset, config.data_dir)
         shape, default = _tfds_shape(config, builder), DEFAULT_SIZES.get(builder.name)
         num_examples, has_labels = _tfds_count(config, builder), _tfds_has_labels(builder)
-    if config.shards != "iid" and not has_labels:
+    if (config.shards != "iid" or config.conditional) and not has_labels:
         raise _no_labels(config)
     height, width, channels = shape
     size = config.image_size or default or (height if height == width else None)
@@ -50,7 +52,20 @@ def describe(config: DataConfig) -> DataSpec:
             f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
             f"{shape}."
         )
-    return DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
+    spec = DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
+    return dataclasses.replace(spec, num_classes=_num_classes(config)) if config.conditional else spec
+
+
+def _num_classes(config):
+    """Returns the number of classes of a conditional run: of the whole set, not only of the split."""
+    own = _find(config)
+    if own is not None:
+        return len(own[0].class_names) or int(own[0].labels().max()) + 1
+    feature = catalogue.prepared_builder(config.dataset, config.data_dir).info.features["label"]
+    labels = None if getattr(feature, "num_classes", None) else load_labels(config)
+    if labels is not None and labels.min() < 0:
+        raise DatasetError(f"The labels of {config.dataset!r} must be 0 or more. Received: {labels.min()}")
+    return feature.num_classes if labels is None else int(labels.max()) + 1
 
 
 def _find(config):
@@ -148,10 +163,10 @@ def frame(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def batches(
-    config: DataConfig, batch_size: int, num_replicas: int, seed: int
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -> Callable[[tf.Tensor, tf.Tensor], Any]:
     """Returns a function (step i64 [], replica id i64 []) -> images f32 [batch_size, height, width, channels].
+
+    With `config.conditional`, it returns (images, labels i32 [batch_size]).
 
     Raises:
       DatasetError: the images cannot be loaded, or not dealt to this number of replicas.
@@ -164,6 +179,7 @@ def batches(
         parts = deal(labels, config.shards, num_replicas, seed)
     with tf.device("CPU:0"):
         images = tf.identity(tf.constant(load(config)))  # The constant itself holds its bytes twice (TensorFlow 2.21).
+        classes = tf.constant(load_labels(config), tf.int32) if config.conditional else None
     num_examples = images.shape[0]
 
     def batch_at(step, replica):
@@ -171,15 +187,16 @@ def batches(
             indices = permuted_indices(num_examples, batch_size, num_replicas, seed, step, replica)
         else:
             indices = dealt_indices(parts, batch_size, seed, step, replica)
-        return tf.cast(tf.gather(images, indices), tf.float32) / 127.5 - 1.0
+        batch = tf.cast(tf.gather(images, indices), tf.float32) / 127.5 - 1.0
+        return batch if classes is None else (batch, tf.gather(classes, indices))
 
     return batch_at
 
 
 def _no_labels(config):
     return DatasetError(
-        f"{config.dataset!r} has no labels, so that only --shards=iid can deal it to the replicas. "
-        f"Received: shards={config.shards}"
+        f"{config.dataset!r} has no labels, so that it takes only --shards=iid and --noconditional. "
+        f"Received: shards={config.shards}, conditional={config.conditional}"
     )
 
 

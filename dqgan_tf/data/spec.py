@@ -23,6 +23,7 @@ class DataSpec:
     modes: float32 [num_modes, 2], the means of a mixture. None for images.
     standard_deviation: standard deviation of each mode along each axis. None for images.
     high_quality_radius: a sample within this distance of a mode counts as high quality. None for images.
+    num_classes: number of classes of a conditional run, else None.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class DataSpec:
     modes: np.ndarray | None = None
     standard_deviation: float | None = None
     high_quality_radius: float | None = None
+    num_classes: int | None = None
 
     def to_json(self) -> str:
         """Returns the description as JSON; a run saves it as data.json, so that drawing samples needs no data."""

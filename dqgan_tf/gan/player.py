@@ -11,7 +11,7 @@ from dqgan_tf.compressors import float_bits
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
 from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Direction, half_step_point
-from dqgan_tf.private_keras import flat_layers
+from dqgan_tf.private_keras import flat_layers, running_statistics
 
 PLAYERS = ("generator", "discriminator")
 
@@ -55,8 +55,6 @@ class Player:
     def __init__(self, name: str, network: keras.Model, devices: Sequence[str]):
         if not network.built:
             raise UsageError(f"The {name} must be built before training: call it once or give it an Input.")
-        if not network.trainable_variables:
-            raise UsageError(f"The {name} has no trainable weight.")
         for weight in network.trainable_variables:
             if weight.dtype != "float32":
                 raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")
@@ -75,13 +73,33 @@ class Player:
                 )
         self.name = name
         self.network = network
-        self.shapes = [tuple(variable.shape) for variable in network.trainable_variables]
         self._devices = devices
+        self.take_weights()
+
+    def take_weights(self) -> None:
+        """Sets `weights`, which are trained, to those that are trainable now. The network's layers may be frozen.
+
+        Raises:
+          UsageError: none is trainable.
+        """
+        if not self.network.trainable_variables:
+            raise UsageError(f"The {self.name} has no trainable weight.")
+        self.weights = list(self.network.trainable_variables)
+        self.shapes = [tuple(variable.shape) for variable in self.weights]
+
+    def check_trainable(self) -> None:
+        """Raises UsageError if layers were frozen or released after `compile`."""
+        if [id(weight) for weight in self.weights] != [id(weight) for weight in self.network.trainable_variables]:
+            raise UsageError(
+                f"`trainable` of a layer of the {self.name} has changed since compile, where it takes effect: call "
+                f"compile again. {len(self.weights)} weights were trainable then, "
+                f"{len(self.network.trainable_variables)} are now."
+            )
 
     @property
     def weight_names(self) -> list[str]:
         """Names for compressor rules, e.g. `generator/dense_1/kernel`, one per trainable weight."""
-        return [f"{self.name}/{variable.path}" for variable in self.network.trainable_variables]
+        return [f"{self.name}/{variable.path}" for variable in self.weights]
 
     @property
     def saved_names(self) -> dict[str, keras.Variable]:
@@ -95,14 +113,20 @@ class Player:
     @property
     def trainable_names(self) -> list[str]:
         """Names in checkpoints of the trainable weights, in order."""
-        trainable = {id(variable) for variable in self.network.trainable_variables}
+        trainable = {id(variable) for variable in self.weights}
         return [name for name, variable in self.saved_names.items() if id(variable) in trainable]
 
     def compile(
-        self, direction: Direction, *, half_step: bool, residual_in_half_step: bool, clip_value: float | None
+        self,
+        direction: Direction,
+        *,
+        half_step: bool,
+        residual_in_half_step: bool,
+        clip_value: float | None,
+        global_clipnorm: float | None = None,
     ) -> None:
         """Sets the direction and creates its state in place of the old one."""
-        self._direction, self._clip_value = direction, clip_value
+        self._direction, self._clip_value, self._global_clipnorm = direction, clip_value, global_clipnorm
         self._half_step, self._residual_in_half_step = half_step, residual_in_half_step
         self._chunks = _chunks([math.prod(shape) for shape in self.shapes])
         self._previous = self._per_weight("previous_direction")
@@ -159,6 +183,8 @@ class Player:
           t: number of accepted steps including this one, float32 scalar.
           average: function that returns the exact mean over all replicas of a tensor at an averaging step, else None.
         """
+        if self._global_clipnorm is not None:  # NaN if the norm is not finite, so that the step is skipped
+            gradients, _ = tf.clip_by_global_norm(gradients, self._global_clipnorm)
         old = [
             {name: slot[i].local().read_value() for name, slot in self._slots.items()} for i in range(len(gradients))
         ]
@@ -187,7 +213,7 @@ class Player:
           means: q_t per weight, equal on all replicas.
         """
         weights = self._subtract_compiled(self._weights(), means)
-        for index, variable in enumerate(self.network.trainable_variables):
+        for index, variable in enumerate(self.weights):
             variable.assign(weights[index])
             self._previous[index].local().assign(proposal.directions[index])
             for name, slot in self._slots.items():
@@ -209,13 +235,14 @@ class Player:
     def mean_statistics(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns new non-trainable values of the network that are equal on all replicas. Replica context.
 
-        Floating values are averaged exactly over the replicas; others, e.g. counters, are equal already.
+        Statistics are averaged exactly over the replicas; others, e.g. counters and frozen weights, are equal already.
 
         Args:
           values: this replica's new values, one per non-trainable variable.
         """
         values = list(values)
-        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if "float" in v.dtype]
+        statistics = {id(variable) for variable in running_statistics(self.network)}
+        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if id(v) in statistics]
         if floating:
             means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in floating])
             for index, mean in zip(floating, means, strict=True):
@@ -223,7 +250,7 @@ class Player:
         return values
 
     def _weights(self):
-        return [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
+        return [tf.convert_to_tensor(variable.value) for variable in self.weights]
 
     def _per_weight(self, name):
         return [ReplicaLocal(self._devices, shape, f"{self.name}_{name}") for shape in self.shapes]
@@ -268,7 +295,7 @@ class Player:
     def _subtract(self, weights, means):
         """Returns w - q, projected by the weight's own constraint and by `clip_value`."""
         weights = [w - q for w, q in zip(weights, means, strict=True)]
-        constraints = [variable.constraint for variable in self.network.trainable_variables]
+        constraints = [variable.constraint for variable in self.weights]
         weights = [w if c is None else c(w) for w, c in zip(weights, constraints, strict=True)]
         if self._clip_value is None:
             return weights
@@ -284,13 +311,25 @@ class AveragedWeights:
       player: whose weights are averaged.
       devices: the local replicas' devices.
       decay: the largest d.
+
+    Attributes:
+      is_warm: the average is loaded, not begun: d = decay from the first step. Set it before the first step.
     """
 
     def __init__(self, player: Player, devices: Sequence[str], decay: float):
-        self._player, self._decay = player, decay
-        self._variables = [ReplicaLocal(devices, shape, f"{player.name}_ema") for shape in player.shapes]
+        self._player, self._devices, self._decay, self.is_warm = player, devices, decay, False
+        self._weights, self._variables = list(player.weights), [self._new(weight) for weight in player.weights]
         self._updated_compiled = tf.function(self._updated, jit_compile=True, autograph=False)
         self.reset()
+
+    def take_weights(self) -> None:
+        """Follows `Player.take_weights`: a frozen weight has no average; one that is released starts anew."""
+        old = dict(zip(map(id, self._weights), self._variables, strict=True))
+        self._weights = list(self._player.weights)
+        self._variables = [old.get(id(weight)) or self._new(weight) for weight in self._weights]
+        for weight, average in zip(self._weights, self._variables, strict=True):
+            if id(weight) not in old:
+                _assign_everywhere(average, first_local_value(weight))
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the average by its names in checkpoints, e.g. `ema/generator/002_kernel`."""
@@ -299,9 +338,8 @@ class AveragedWeights:
 
     def reset(self) -> None:
         """Sets the average to the player's weights. Eager."""
-        for average, weight in zip(self._variables, self._player.network.trainable_variables, strict=True):
-            for variable in average.variables:
-                variable.assign(first_local_value(weight))
+        for average, weight in zip(self._variables, self._weights, strict=True):
+            _assign_everywhere(average, first_local_value(weight))
 
     def update(self, weights: list[tf.Tensor], t: tf.Tensor) -> None:
         """Assigns w_ema after an accepted step. Replica context.
@@ -314,13 +352,22 @@ class AveragedWeights:
         for variable, value in zip(self._variables, averages, strict=True):
             variable.local().assign(value)
 
-    def weights(self) -> list[tf.Tensor]:
-        """Returns the average per weight. Cross-replica context."""
-        return [average.variables[0].read_value() for average in self._variables]
+    def values(self) -> dict[int, tf.Tensor]:
+        """Returns the average of each weight by the `id` of its variable. Cross-replica context."""
+        averages = [average.variables[0].read_value() for average in self._variables]
+        return dict(zip(map(id, self._weights), averages, strict=True))
+
+    def _new(self, weight):
+        return ReplicaLocal(self._devices, tuple(weight.shape), f"{self._player.name}_ema")
 
     def _updated(self, averages, weights, t):
-        decay = tf.minimum(self._decay, (1.0 + t) / (10.0 + t))
+        decay = tf.minimum(self._decay, 1.0 if self.is_warm else (1.0 + t) / (10.0 + t))
         return [decay * average + (1.0 - decay) * w for average, w in zip(averages, weights, strict=True)]
+
+
+def _assign_everywhere(local, value):
+    for variable in local.variables:
+        variable.assign(value)
 
 
 def _chunks(sizes):

@@ -50,14 +50,18 @@ def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
             f"Give either Inception weights or a feature network. Received: {weights[0]!r} and {weights[1]!r}"
         )
     if spec.modes is not None and spec.high_quality_radius is not None:  # points
-        points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema)
+        labels = samples.class_labels(spec, config.num_samples)
+        points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels)
         figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
     else:
         real = images.load(run.config.data)
         network = feature_network(run, config, real)
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(config.num_samples, len(real))).astype(int)
-        fake = to_uint8(samples.draw(run.model, config.num_samples, use_ema=config.use_ema))
+        labels = None if spec.num_classes is None else images.load_labels(run.config.data)
+        if labels is not None:  # the shares of the classes are those of the data
+            labels = labels[np.linspace(0, len(labels) - 1, config.num_samples).astype(int)]
+        fake = to_uint8(samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels))
         figures = report.evaluate_images(network, real[rows], fake, seed=run.config.train.seed)
     return figures | {"generator": "averaged" if config.use_ema else "raw"}
 

@@ -82,21 +82,24 @@ class Reporter:
             for name, value in figures.items():
                 tf.summary.scalar(_TAGS.get(name, name), value)
         left = format_duration(self._throughput.remaining_seconds(config.steps))
-        self.say(
-            f"step {step}/{config.steps}  {rate:.1f} steps/s  {left} left  "
+        self.say(  # one line of a terminal: about 80 characters
+            f"step {step}/{config.steps}  {rate:.1f}/s  {left} left  "
             f"loss G {figures['generator_loss']:.3f} D {figures['discriminator_loss']:.3f}  "
-            f"|e|/|p| G {figures['residual_ratio/generator']:.2f} D {figures['residual_ratio/discriminator']:.2f}"
+            f"|e|/|p| {figures['residual_ratio/generator']:.2f} {figures['residual_ratio/discriminator']:.2f}"
             + (f"  skipped {int(figures['skipped'])}" if figures.get("skipped") else "")
         )
 
-    def sample(self, step: int) -> None:
-        """Writes pictures of the raw and the averaged generator. The first failure is printed, later ones are not."""
+    def sample(self, step: int, dataset: tf.data.Dataset | None = None) -> None:
+        """Writes pictures of the raw and the averaged generator, and of real samples if there is a data set of batches.
+
+        The first failure is printed, later ones are not.
+        """
         if not self._active:
             return
         try:
-            samples.write_pictures(
-                self._folder / "samples", step, self._job.data_spec, self._job.model, self._tensorboard
-            )
+            real = None if dataset is None else samples.take(dataset, self._job.data_spec)
+            folder = self._folder / "samples"
+            samples.write_pictures(folder, step, self._job.data_spec, self._job.model, self._tensorboard, real)
         except Exception as error:  # any kind: a failed picture must not stop the run
             if not self._pictures_failed:
                 full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))

@@ -12,6 +12,32 @@ from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint, job
 
 
+def warm_start(model: DQGAN, path: str) -> None:
+    """Loads networks and averaged generator of another run's newest checkpoint, or of a file; see `DQGAN.warm_start`.
+
+    Args:
+      model: without steps.
+      path: model_dir of a run, X.weights.h5 or X.keras.
+
+    Raises:
+      UsageError: there is nothing to load, or it is of other networks.
+    """
+    if not (pathlib.Path(path) / "checkpoints").is_dir():
+        if pathlib.Path(path).is_dir():
+            raise UsageError(f"--warm_start={path} holds no complete checkpoint of a run.")
+        model.warm_start(path)
+        return
+    folder = checkpoint.newest(pathlib.Path(path) / "checkpoints")
+    if folder is None:
+        raise UsageError(f"--warm_start={path} holds no complete checkpoint yet.")
+    checkpoint.check_files(folder)
+    counters = {name: value for name, value in model.shared_values().items() if "/" not in name}
+    saved = {name: value for name, value in checkpoint.read_tensors(folder / "replicated").items() if "/" in name}
+    expected = {name: tuple(value.shape) for name, value in model.shared_values().items() if "/" in name}
+    checkpoint.check_tensors(folder, expected, saved)
+    model.set_shared_values(counters | saved)
+
+
 class TrainedRun(NamedTuple):
     """Configuration, data description, model and step of a run."""
 

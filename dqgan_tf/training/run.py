@@ -21,7 +21,7 @@ from dqgan_tf.errors import (
 )
 from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
 from dqgan_tf.training import job as job_lib
-from dqgan_tf.training import summary
+from dqgan_tf.training import restore, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
@@ -73,9 +73,11 @@ def _run(config, strategy, board, stop):
     job = job_lib.build(config, spec, strategy, board)
     checkpoints = Checkpoints(job)
     restored = run_on_all_workers(board, checkpoints.restore)
+    if config.train.warm_start and not restored.step:
+        run_on_all_workers(board, lambda: restore.warm_start(job.model, config.train.warm_start))
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
-    iterator = run_on_all_workers(board, lambda: job.iterator(restored.step))  # faulty data leave no files
+    dataset = run_on_all_workers(board, lambda: job.dataset(restored.step))  # faulty data leave no files
     reporter = run_on_all_workers(board, lambda: Reporter(job, restored.step))
     reporter.say(describe_start(config, restored.step, job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
@@ -86,7 +88,9 @@ def _run(config, strategy, board, stop):
     if restored.step == 0:
         reporter.say("The first call traces and compiles the step, which takes about half a minute.")
     loop = Loop(job, checkpoints, reporter, stop, restored.step)
-    received = loop.run(iterator)
+    if restored.step == 0 and config.train.sample_every:
+        reporter.sample(0, dataset)
+    received = loop.run(job.iterator(dataset))
     if not received:
         loop.finish()
         return 0

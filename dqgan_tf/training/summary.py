@@ -29,7 +29,8 @@ def quality(spec: data.DataSpec, model) -> report.Figures:
         return {}
     figures: report.Figures = {}
     for prefix, use_ema in (("raw_", False), ("", True)):
-        points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema)
+        labels = samples.class_labels(spec, EVALUATED_POINTS)
+        points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema, labels=labels)
         coverage = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
         figures[f"{prefix}modes"] = coverage["modes_found"]
         figures[f"{prefix}high_quality_fraction"] = coverage["high_quality_fraction"]

@@ -1,5 +1,7 @@
 """Parts of an image set for replicas: a partition in equal parts, by hand and in distribution; the streams from it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -106,8 +108,22 @@ def test_a_batch_depends_on_seed_step_and_replica_alone(labelled, shards):
     assert np.any(whole != batches(config, [0, 1, 2], 60, seed=3).reshape(20, 3, 4))
 
 
+@pytest.mark.parametrize("shards", ["iid", "by_class"])
+def test_a_conditional_set_has_the_label_of_every_image(labelled, shards):
+    config = dataclasses.replace(labelled(shards), conditional=True)
+    assert data.describe(config).num_classes == 5 and data.describe(labelled(shards)).num_classes is None
+    options = {"per_replica_batch_size": 4, "num_replicas": 3, "seed": 2, "replica_ids": [0, 1, 2]}
+    plain = data.build(labelled(shards), **options).take(20).as_numpy_iterator()
+    for (batch, labels), other in zip(data.build(config, **options).take(20), plain, strict=True):
+        np.testing.assert_array_equal(batch, other)
+        assert labels.dtype == "int32"
+        np.testing.assert_array_equal(labels, np.rint((batch[:, 0, 0, 0].numpy() + 1) * 127.5) % 5)
+
+
 def test_a_set_without_labels(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros([9, 4, 4], np.uint8))
+    with pytest.raises(data.DatasetError, match="has no labels, .* --noconditional. .* conditional=True"):
+        data.describe(DataConfig(dataset=str(tmp_path / "x.npy"), conditional=True))
     for shards in ("by_class", "dirichlet:1"):
         with pytest.raises(data.DatasetError, match=f"has no labels, .* --shards=iid .* Received: shards={shards}"):
             data.describe(DataConfig(dataset=str(tmp_path / "x.npy"), shards=shards))
