@@ -114,6 +114,7 @@ MUTANTS = (
         "rows - rows[0] + end)",
         "rows of an interpolation share their ends",
         "training/test_export.py",
+    ),
     # Habits of Keras users.
     _mutant(
         "gan/gradients.py",
