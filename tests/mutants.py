@@ -44,42 +44,6 @@ def _mutant(path, old, new, fault, *tests):
 
 
 MUTANTS = (
-    # Habits of Keras users.
-    _mutant(
-        "gan/gradients.py",
-        "share = tf.cast(end - start, tf.float32) / tf.cast(size, tf.float32)",
-        "share = 1.0 / tf.cast(parts, tf.float32)",
-        "micro-batches of other sizes weigh the same",
-        "gan/test_gradients.py",
-    ),
-    _mutant(
-        "gan/gradients.py",
-        "return index + 1, sums, evaluation.non_trainable\n",
-        "return index + 1, sums, states\n",
-        "a micro-batch does not see the statistics of the one before",
-        "gan/test_gradients.py",
-    ),
-    _mutant(
-        "gan/gradients.py",
-        "_call(discriminator, weights_d, state_d, fake, labels)",
-        "_call(discriminator, weights_d, state_d, fake, None if labels is None else tf.zeros_like(labels))",
-        "the discriminator gets other labels with fake samples",
-        "gan/test_gradients.py",
-    ),
-    _mutant(
-        "gan/networks.py",
-        "keras.ops.sum(x, axis=(1, 2))",
-        "keras.ops.mean(x, axis=(1, 2))",
-        "the projection averages pixels",
-        "gan/test_networks.py",
-    ),
-    _mutant(
-        "keras/fit.py",
-        "if refused and not taken:",
-        "if refused:",
-        "a warning for every epoch with a refused step",
-        "keras/test_refused_steps.py",
-    ),
     # Image sets of one's own, shards, figures of images, samples.
     _mutant(
         "data/files.py",
@@ -150,6 +114,42 @@ MUTANTS = (
         "rows - rows[0] + end)",
         "rows of an interpolation share their ends",
         "training/test_export.py",
+    ),
+    # Habits of Keras users.
+    _mutant(
+        "gan/gradients.py",
+        "share = tf.cast(end - start, tf.float32) / tf.cast(size, tf.float32)",
+        "share = 1.0 / tf.cast(parts, tf.float32)",
+        "micro-batches of other sizes weigh the same",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/gradients.py",
+        "return index + 1, sums, evaluation.non_trainable\n",
+        "return index + 1, sums, states\n",
+        "a micro-batch does not see the statistics of the one before",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/gradients.py",
+        "_call(discriminator, weights_d, state_d, fake, labels)",
+        "_call(discriminator, weights_d, state_d, fake, None if labels is None else tf.zeros_like(labels))",
+        "the discriminator gets other labels with fake samples",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/networks.py",
+        "keras.ops.sum(x, axis=(1, 2))",
+        "keras.ops.mean(x, axis=(1, 2))",
+        "the projection averages pixels",
+        "gan/test_networks.py",
+    ),
+    _mutant(
+        "keras/fit.py",
+        "if refused and not taken:",
+        "if refused:",
+        "a warning for every epoch with a refused step",
+        "keras/test_refused_steps.py",
     ),
     # Figures that users look at.
     _mutant(
