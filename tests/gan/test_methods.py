@@ -181,11 +181,11 @@ def test_a_method_follows_its_oracle(strategy, game, batches, name):
 
 
 def test_the_two_step_exchange_of_gradients_follows_its_oracle(strategy, game, batches):
-    model = build(strategy, *method("cpoadam_ef", SIGN, "two_step"))
-    owners = np.zeros(X + Y + B, int)  # buckets of 32 are dealt out in turn
+    model = build(strategy, *method("cpoadam_ef", TERNARY, "two_step"))
+    owners = np.zeros(X + Y + B, int)  # buckets of 32 are dealt out in turn; zeros that fill one up change no maximum
     owners[32:X] = owners[X + 32 : X + Y] = 1
     expected = methods_numpy.two_step_feedback_adam(
-        game, tiny_gan.weights(model)[0], M, ETA, STEPS, quantizer(SIGN), owners, ADAM
+        game, tiny_gan.weights(model)[0], M, ETA, STEPS, quantizer(TERNARY), owners, ADAM
     )
     follow(model, strategy, batches, expected)
 
