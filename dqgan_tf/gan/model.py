@@ -316,21 +316,25 @@ class DQGAN(KerasFiles, KerasFit):
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns the state of one replica, by name: residuals, moments, directions, learned levels. Eager only.
+        """Returns the state of one replica, by name: residuals, shifts, moments, directions, levels. Eager only.
 
         Names contain those of weights and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.
         """
-        pairs = zip(self._weight_names(), self.channel.residuals(replica), strict=True)
-        values = {f"residual/{name}": residual for name, residual in pairs if residual is not None}
+        values = {
+            f"{kind}/{name}": value
+            for kind, per_weight in self.channel.state(replica).items()
+            for name, value in zip(self._weight_names(), per_weight, strict=True)
+            if value is not None
+        }
         return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
 
     def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
         """Sets the values that `replica_values` returned. Eager only."""
-        names = self._weight_names()
-        self.channel.set_residuals(replica, [values.get(f"residual/{name}") for name in names])
+        names, kinds = self._weight_names(), self.channel.state(replica)
+        self.channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in names] for kind in kinds})
         for name, local in self._replica_state().items():
             local.variables[replica].assign(values[name])
 
@@ -373,6 +377,7 @@ class DQGAN(KerasFiles, KerasFit):
             f"{self.name}/updates",
             vectors,
             error_feedback=compression.error_feedback,
+            shift=compression.shift,
             seed=self.seed,
             topology=compression.topology,
             allow_non_contractive=compression.allow_non_contractive,

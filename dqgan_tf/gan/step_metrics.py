@@ -56,8 +56,8 @@ class StepMetrics:
     def figures(self, sums, channel: Channel) -> dict[str, float]:
         """Returns the metrics per accepted step by name; docs/operations.md defines them.
 
-        |g|, |p|, |e|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the squared
-        norms of its vectors are summed, then the ratio is taken.
+        |g|, |p|, |e|/|p|, |s|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the
+        squared norms of its vectors are summed, then the ratio is taken.
 
         Without an accepted step they are NaN, except the sizes.
 
@@ -72,12 +72,13 @@ class StepMetrics:
             figures[f"milliseconds/{phase}"] = 1e3 * total[f"seconds/{phase}"] / accepted
         for player in PLAYERS:
             vectors = [vector for vector in self._vectors if vector.split(".")[0] == player]
-            update, residual, error = (
+            update, residual, error, shift = (
                 sum(total[f"{energy}/{vector}"] for vector in vectors) / accepted for energy in ENERGIES
             )
             figures[f"gradient_norm/{player}"] = math.sqrt(total[f"gradient_energy/{player}"] / accepted)
             figures[f"update_norm/{player}"] = math.sqrt(update)
             figures[f"residual_ratio/{player}"] = math.sqrt(residual / max(update, 1e-38))
+            figures[f"shift_ratio/{player}"] = math.sqrt(shift / max(update, 1e-38))
             figures[f"compression_error/{player}"] = error / max(update, 1e-38)
         figures["wire_bytes"] = float(channel.wire_bytes)
         figures["compression_ratio"] = channel.dense_bytes / channel.wire_bytes

@@ -250,7 +250,7 @@ def check_files(folder: pathlib.Path) -> dict:
 
 def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
     """Raises CheckpointError if a setting differs from the checkpoint's and is not one of `FREE_FIELDS`."""
-    before, now = flatten(saved), config.flat()
+    before, now = RunConfig().flat() | flatten(saved), config.flat()  # an older version lacks newer settings
     free = set(FREE_FIELDS)
     if config.optimizer.learning_rate_schedule != "constant":
         free.remove("train.steps")  # length of the schedule

@@ -46,7 +46,7 @@ class TestRestore:
         trainable = by_kind["m"]
         assert trainable < weights and len(trainable) == sum(len(p.trainable_variables) for p in players(model))
         assert "generator/000_kernel" in trainable and "discriminator/000_kernel" in trainable
-        for kind in ("m", "v", "averaged", "previous_direction", "residual"):
+        for kind in ("m", "v", "averaged", "previous_direction", "residual", "shift", "mean_shift"):
             assert by_kind.pop(kind) == trainable, kind
         assert by_kind.pop("ema") == {name for name in trainable if name.startswith("generator/")}
         assert set(by_kind) == {"generator", "discriminator"}
@@ -97,7 +97,11 @@ class TestOtherRuns:
         [
             ("network", {"width": 4}, "--width=2, this run asks for --width=4"),
             ("compression", {"compressor": "none"}, "--compressor=sign:bucket=32, this run asks for --compressor=none"),
-            ("compression", {"error_feedback": False}, "--error_feedback=True, .* --error_feedback=False"),
+            (
+                "compression",
+                {"error_feedback": False, "shift": 0.0},
+                "--error_feedback=True, .* --error_feedback=False",
+            ),
             ("train", {"seed": 1}, "--seed=0, this run asks for --seed=1"),
             ("train", {"batch_size": 128}, "--batch_size=256, .* --batch_size=128"),
             ("data", {"dataset": "mnist"}, "--dataset=fashion_mnist, .* --dataset=mnist"),
@@ -113,6 +117,14 @@ class TestOtherRuns:
         with pytest.raises(CheckpointError, match=f"step_00000007 was trained with {message}"):
             checkpoints(tmp_path, two, other).restore()
         assert bits(two) == before
+
+    def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default(self, tmp_path):
+        saved = CONFIG.flat()
+        del saved["compression.shift"]
+        without = dataclasses.replace(CONFIG, compression=dataclasses.replace(CONFIG.compression, shift=0.0))
+        checkpoint.check_config(tmp_path, saved, without)
+        with pytest.raises(CheckpointError, match=r"--shift=0\.0, this run asks for --shift=0\.1"):
+            checkpoint.check_config(tmp_path, saved, CONFIG)
 
     def test_the_length_of_a_schedule_is_a_setting(self, two, tmp_path):
         linear = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate_schedule="linear"))
@@ -143,7 +155,7 @@ class TestOtherRuns:
 class TestOtherNumberOfReplicas:
     @pytest.mark.parametrize("replicas", [1, 3])
     def test_the_mean_over_replicas_is_conserved(self, two, tmp_path, replicas):
-        """The virtual iterate w - (1/M) sum_m e^m and the mean half step go on where they were."""
+        """The virtual iterate w - (1/M) sum_m e^m and the mean half step go on; so does sbar, the mean of s."""
         fill(two, 1)
         for replica, calls in enumerate((3, 5)):
             two[1].set_replica_values(replica, two[1].replica_values(replica) | {"calls": calls})
