@@ -201,9 +201,10 @@ class OptimizerConfig(Settings):
 
     direction: str = setting(
         "adam",
-        "Direction u of an update, computed from the gradient g: sgd (u = g, optimistic mirror descent) or adam (each "
-        "worker has its own moments).",
-        choices=("sgd", "adam"),
+        "Direction u of an update, computed from the gradient g: sgd (u = g, optimistic mirror descent), momentum (u = "
+        "(1-b) sum_k b^k g_{t-k} / (1-b^t), b = beta_1) or adam. Each worker has its own moments if updates are "
+        "exchanged.",
+        choices=("sgd", "momentum", "adam"),
     )
     learning_rate_g: float = setting(
         1e-3, "Learning rate eta of the generator, in parameters per unit of direction.", above=0
@@ -217,7 +218,7 @@ class OptimizerConfig(Settings):
         choices=("constant", "linear", "cosine"),
     )
     warmup_steps: int = setting(0, "Steps over which the learning rates rise linearly from 0.", lower=0)
-    beta_1: float = setting(0.5, "Decay rate of adam's first moment.", lower=0, below=1)
+    beta_1: float = setting(0.5, "Decay rate of the first moment of adam and of momentum.", lower=0, below=1)
     beta_2: float = setting(0.9, "Decay rate of adam's second moment.", lower=0, below=1)
     epsilon: float = setting(1e-8, "Term that adam adds to the square root of the second moment.", above=0)
     second_moment: str = setting(
@@ -232,6 +233,26 @@ class OptimizerConfig(Settings):
         True,
         "Evaluate gradients at the half-step point of DQGAN. False: at the current weights (simultaneous gradient "
         "descent, a baseline).",
+    )
+    exchange: str = setting(
+        "update",
+        "What workers exchange, compressed or not: update (each worker computes a direction u, and eta u is averaged: "
+        "DQGAN) or gradient (gradients are averaged, and all workers compute u from the mean).",
+        choices=("update", "gradient"),
+    )
+    step_rule: str = setting(
+        "plain",
+        "Form of a step: plain (w - eta u_t; the half step of DQGAN goes with it alone), optimistic (w - eta (2 u_t - "
+        "u_{t-1}) with u_0 = u_1, so that the first step is a plain one) or extragradient (an odd step moves the "
+        "weights from w to w - eta u_t, the next one from the same w to w - eta u_{t+1}; each has its own batch and "
+        "exchange).",
+        choices=("plain", "optimistic", "extragradient"),
+    )
+    discriminator_steps: int = setting(
+        1,
+        "Steps of the discriminator for each step of the generator, which moves at every step whose number is a "
+        "multiple. All of them count as steps; each player has its own residuals and number of updates.",
+        lower=1,
     )
 
 
@@ -255,6 +276,13 @@ class CompressionConfig(Settings):
     )
     error_feedback: bool = setting(
         True, "Error feedback: store what the compressor drops (the residual) and add it to the next update."
+    )
+    error_feedback_form: str = setting(
+        "ef14",
+        "Form of error feedback. ef14: add the residual to the next update. ef21: send the change of the update since "
+        "the last step, plus the residual, and let each step apply the sum of all that was received (arXiv 2106.05203; "
+        "with direction=momentum 2305.15155).",
+        choices=("ef14", "ef21"),
     )
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
     shift: float = setting(
@@ -366,6 +394,160 @@ class TrainConfig(Settings):
     )
 
 
+_METHOD = {  # the settings that make a method what it is
+    "optimizer.direction": "adam",
+    "optimizer.exchange": "update",
+    "optimizer.step_rule": "plain",
+    "optimizer.half_step": True,
+    "compression.error_feedback": True,
+    "compression.error_feedback_form": "ef14",
+}
+_DQGAN = _METHOD | {"compression.residual_in_half_step": True}
+_DQGAN_OMD = _DQGAN | {"optimizer.direction": "sgd"}
+_DQGAN_ADAM = _DQGAN | {"optimizer.second_moment": "local"}
+_ABLATIONS = {
+    "residual_out": {"compression.residual_in_half_step": False},
+    "no_half_step": {"optimizer.half_step": False},
+    "no_error_feedback": {"compression.error_feedback": False},
+}
+_CENTRAL = _METHOD | {  # one optimizer after the average
+    "optimizer.exchange": "gradient",
+    "optimizer.half_step": False,
+    "optimizer.second_moment": "local",
+    "compression.error_feedback": False,
+}
+_EXACT = {"compression.compressor": "none", "compression.compressor_rules": ""}
+_OPTIMISTIC = _CENTRAL | {"optimizer.step_rule": "optimistic"}
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "sgda": _CENTRAL | _EXACT | {"optimizer.direction": "sgd"},
+    "sim_adam": _CENTRAL | _EXACT,
+    "cpoadam": _OPTIMISTIC | _EXACT,
+    "cpoadam_gq": _OPTIMISTIC,
+    "cpoadam_ef": _OPTIMISTIC | {"compression.error_feedback": True},
+    "extra_adam": _CENTRAL | _EXACT | {"optimizer.step_rule": "extragradient"},
+    "ef21_sgdm": _METHOD
+    | {
+        "optimizer.direction": "momentum",
+        "optimizer.half_step": False,
+        "compression.error_feedback_form": "ef21",
+    },
+    "dqgan": _DQGAN_OMD,
+    "dqgan_adam": _DQGAN_ADAM,
+    "dqgan_adam_averaged": _DQGAN_ADAM | {"optimizer.second_moment": "averaged"},
+    "dqgan_adam_guarded": _DQGAN_ADAM | {"optimizer.second_moment": "guarded"},
+    **{f"dqgan_{name}": _DQGAN_OMD | change for name, change in _ABLATIONS.items()},
+    **{f"dqgan_adam_{name}": _DQGAN_ADAM | change for name, change in _ABLATIONS.items()},
+}
+"""The settings of every method by its name, each by its key in `settings()`; docs/methods.md has the equations."""
+
+
+def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> None:
+    """Refuses settings that make no sense together.
+
+    Raises:
+      UsageError: names the settings, and values that work.
+    """
+    has_residual_in_half_step = optimizer.half_step and compression.error_feedback and compression.residual_in_half_step
+    extragradient, gradients = optimizer.step_rule == "extragradient", optimizer.exchange == "gradient"
+    ef21 = compression.error_feedback_form == "ef21"
+    own_moment = optimizer.direction == "adam" and optimizer.second_moment != "local"
+    residual_out = "half_step=False or residual_in_half_step=False"
+    reasons = [
+        (
+            gradients and has_residual_in_half_step,
+            f"Residuals of exchange='gradient' are gradients, so no half-step point contains them: set {residual_out}",
+        ),
+        (
+            gradients and own_moment,
+            "With exchange='gradient' all workers have the second moment of the mean gradient: set "
+            "second_moment='local'",
+        ),
+        (
+            optimizer.step_rule != "plain" and optimizer.half_step,
+            "An optimistic or extragradient step looks ahead without the half step: set half_step=False",
+        ),
+        (
+            extragradient and not gradients,
+            "Both exchanges of extragradient average gradients: set exchange='gradient'",
+        ),
+        (
+            extragradient and compression.error_feedback,
+            "With step_rule='extragradient', error feedback would add what the first exchange drops to the second, "
+            "which is of another point: set error_feedback=False",
+        ),
+        (
+            extragradient and optimizer.discriminator_steps > 1,
+            "With step_rule='extragradient' both players take every step: set discriminator_steps=1",
+        ),
+        (
+            ef21 and not compression.error_feedback,
+            "error_feedback_form='ef21' is a form of error feedback: set error_feedback=True or "
+            "error_feedback_form='ef14'",
+        ),
+        (
+            ef21 and has_residual_in_half_step,
+            "With error_feedback_form='ef21' the weights lack no residual, so the half-step point must not contain it: "
+            f"set {residual_out}",
+        ),
+    ]
+    received = ", ".join(
+        f"{name}={getattr(group, name)!r}"
+        for group, names in (
+            (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
+            (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
+        )
+        for name in names
+    )
+    for holds, sentence in reasons:
+        if holds:
+            raise UsageError(f"{sentence}. Received: {received}")
+
+
+def algorithm(
+    name: str, optimizer: OptimizerConfig | None = None, compression: CompressionConfig | None = None
+) -> tuple[OptimizerConfig, CompressionConfig]:
+    """Returns both groups of settings with those that the method `name` consists of.
+
+    >>> optimizer, compression = algorithm("sgda", OptimizerConfig(learning_rate_g=0.1))
+    >>> optimizer.direction, optimizer.learning_rate_g, compression.compressor
+    ('sgd', 0.1, 'none')
+    >>> algorithm("sgda", compression=CompressionConfig(compressor="sign:bucket=512"))
+    Traceback (most recent call last):
+    dqgan_tf.errors.UsageError: algorithm='sgda' means compressor='none'. Received: compressor='sign:bucket=512'. Leave
+      one of the two out; docs/methods.md lists the settings of every method.
+
+    Args:
+      name: a key of `ALGORITHMS`.
+      optimizer, compression: the other settings; None: the defaults. A setting of the method that has its default here
+        counts as not given.
+
+    Raises:
+      UsageError: no such method, or a setting contradicts it.
+    """
+    check(settings()["algorithm"], name)
+    groups: dict[str, Any] = {"optimizer": optimizer or OptimizerConfig()}
+    groups["compression"] = compression or CompressionConfig()
+    changes: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    for key, value in ALGORITHMS.get(name, {}).items():
+        group, _, setting_name = key.partition(".")
+        received = getattr(groups[group], setting_name)
+        if received not in (value, settings()[key].default):
+            refuse_contradiction(name, key, received)
+        changes[group][setting_name] = value
+    optimizer, compression = (dataclasses.replace(groups[group], **changes[group]) for group in groups)
+    return optimizer, compression
+
+
+def refuse_contradiction(name: str, key: str, received: Any) -> None:
+    """Raises the UsageError for a setting that contradicts the method `name`."""
+    setting_name = key.rpartition(".")[2]
+    raise UsageError(
+        f"algorithm={name!r} means {setting_name}={ALGORITHMS[name][key]!r}. Received: {setting_name}={received!r}. "
+        "Leave one of the two out; docs/methods.md lists the settings of every method."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Settings):
     """All settings of a run. Two runs have the same `fingerprint` iff all but their worker-local settings are equal."""
@@ -377,12 +559,26 @@ class RunConfig(Settings):
         is_path=True,
         is_local=True,
     )
+    algorithm: str = setting(
+        "custom",
+        "Method whose settings are taken; docs/methods.md lists the settings of each. A setting that contradicts the "
+        "method is refused. custom: the settings alone.",
+        choices=("custom", *ALGORITHMS),
+        may_change=True,
+    )
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     compression: CompressionConfig = CompressionConfig()
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        optimizer, compression = algorithm(self.algorithm, self.optimizer, self.compression)
+        check_method(optimizer, compression)
+        object.__setattr__(self, "optimizer", optimizer)
+        object.__setattr__(self, "compression", compression)
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON with sorted keys."""

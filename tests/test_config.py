@@ -14,6 +14,7 @@ from dqgan_tf.errors import UsageError
 # A default that changes changes every run whose command line does not name the flag.
 DEFAULTS = {
     "model_dir": "",
+    "algorithm": "custom",
     "data.dataset": "gaussian_ring",
     "data.data_dir": None,
     "data.image_size": None,
@@ -37,10 +38,14 @@ DEFAULTS = {
     "optimizer.second_moment": "local",
     "optimizer.second_moment_period": 100,
     "optimizer.half_step": True,
+    "optimizer.exchange": "update",
+    "optimizer.step_rule": "plain",
+    "optimizer.discriminator_steps": 1,
     "compression.compressor": "linear:bits=4,bucket=512",
     "compression.compressor_rules": "",
     "compression.start_step": 0,
     "compression.error_feedback": True,
+    "compression.error_feedback_form": "ef14",
     "compression.residual_in_half_step": True,
     "compression.shift": 0.0,
     "compression.allow_non_contractive": False,
@@ -107,6 +112,7 @@ def test_a_default_is_a_value_that_works(key):
         ("optimizer.beta_2", -1e-9, 0, 1),
         ("optimizer.epsilon", 0, 1e-9, None),
         ("optimizer.second_moment_period", 0, 1, None),
+        ("optimizer.discriminator_steps", 0, 1, None),
         ("compression.start_step", -1, 0, None),
         ("compression.shift", -1e-9, 1, 1.0001),
         ("compression.packet_mb", -1e-9, 0, None),
@@ -225,7 +231,7 @@ def test_json_and_back():
     [
         ("[]", "must be a JSON object"),
         ("{", "must be a JSON object"),
-        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, data.dataset"),
+        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, algorithm"),
         ('{"train": 7}', "Unknown configuration key 'train'"),
         ('{"train": {"steps": "7"}}', "`steps` must be a whole number of at least 1. Received: steps='7'"),
     ],
@@ -249,6 +255,7 @@ def test_what_a_resumed_run_and_each_worker_may_change():
     assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"}
     assert config.FREE_FIELDS == {
         "model_dir",
+        "algorithm",
         "data.data_dir",
         "compression.packet_mb",
         "compression.transport",

@@ -54,7 +54,7 @@ class KerasFiles:
     def set_weights(self, weights) -> None:
         """As `keras.Model.set_weights`; the averaged generator starts anew from the weights."""
         super().set_weights(weights)
-        self.reset_ema()
+        self.reset_copies()
 
     def save_own_variables(self, store) -> None:
         for name, value in self._own_values().items():
@@ -75,6 +75,7 @@ class KerasFiles:
                 variable.assign(values[name])
         if not fits or len(saved) != len(own):
             logging.warning("The file's optimizer is another one: moments, directions and residuals are not loaded.")
+            self.anchors_are_stale = True  # Keras loads the networks after this
         elif self.channel is not None:
             named = {name: values[f"replica/{name}"] for name in self.replica_values(0)}
             for replica in range(len(self._strategy.local_devices)):

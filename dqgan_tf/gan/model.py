@@ -11,11 +11,16 @@ from absl import logging
 
 from dqgan_tf import compressors, optimizers
 from dqgan_tf import config as config_lib
-from dqgan_tf.compressors import hash_random, rules
+from dqgan_tf.compressors import float_bits, hash_random, rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig, TrainConfig
 from dqgan_tf.distribute import layout, loop, pipeline
 from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
+from dqgan_tf.distribute.replica_local import (
+    ReplicaLocal,
+    first_local_value,
+    global_replica_id,
+    local_replica_index,
+)
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import losses, steps
@@ -27,6 +32,7 @@ from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
 
 _PLAIN_STEP = StepKind()
+_VOLUMES = ("wire_bytes", "dense_bytes", "sent_bytes", "dense_sent_bytes")
 
 
 @keras.saving.register_keras_serializable("dqgan_tf")
@@ -40,6 +46,8 @@ class DQGAN(KerasFiles, KerasFit):
         u_t^m    = direction(g_t^m)                      g itself, or Adam's
         p_t^m    = eta u_t^m + e_{t-1}^m;   c_t^m = encode(p_t^m);   e_t^m = p_t^m - decode(c_t^m)
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
+
+    `compile` may choose another method; docs/methods.md has a table of them.
 
     The gradient is evaluated at tensors; only the last line changes the mirrored weights. `train_step` is one such
     step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
@@ -112,8 +120,10 @@ class DQGAN(KerasFiles, KerasFit):
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self.channel: Any = None  # a `Channel` after `compile`
-        self._exact_channel: Any = None
+        # After `compile`: one channel for both players, or, with `discriminator_steps`, one for each.
+        self._channels: list[Channel] = []
+        self._exact_channels: list[Channel] = []
+        self.anchors_are_stale = False
         self.built = True
         last = getattr(getattr(discriminator, "layers", [None])[-1], "activation", None)
         if last is keras.activations.sigmoid:
@@ -138,13 +148,14 @@ class DQGAN(KerasFiles, KerasFit):
           max_skipped_in_row: `fit` raises TrainingError after so many skipped steps without an accepted one; 0: never.
 
         Raises:
-          UsageError: a learning rate schedule without `total_steps`, a rule of compressors that matches no weight's
-            name, or error feedback with a compressor that is not contractive.
+          UsageError: settings that make no sense together, a learning rate schedule without `total_steps`, a rule of
+            compressors that matches no weight's name, or error feedback with a compressor that is not contractive.
         """
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
         if not isinstance(optimizer, OptimizerConfig):
             raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        config_lib.check_method(optimizer, compression)
         # Refuses a schedule without `total_steps`.
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
         vectors = self._vectors(compression)
@@ -161,13 +172,12 @@ class DQGAN(KerasFiles, KerasFit):
         }
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
-            player.compile(
-                self._direction,
-                half_step=optimizer.half_step,
-                residual_in_half_step=compression.residual_in_half_step,
-                clip_value=clip_value,
-            )
+            player.compile(self._direction, optimizer, compression, clip_value)
+        self.anchors_are_stale = False
         self._open_channels(vectors, compression)
+        # Moves of the generator, which are fewer than accepted steps with `discriminator_steps`.
+        separate, devices = optimizer.discriminator_steps > 1, self._strategy.local_devices
+        self._generator_moves = ReplicaLocal(devices, [], "moves", tf.int64) if separate else None
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
@@ -185,7 +195,9 @@ class DQGAN(KerasFiles, KerasFit):
         """
         step, taken = int(self.step.numpy()), 0
         if step == int(self.skipped.numpy()):
-            self.reset_ema()  # nothing is averaged yet, and the generator may have got other weights meanwhile
+            self.reset_copies()  # nothing has moved yet, and the networks may have got other weights meanwhile
+        elif self.anchors_are_stale:
+            self._reset_anchors()
         for length, kind in steps.group_steps(step, num_steps, self._kind):
             done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
@@ -200,50 +212,64 @@ class DQGAN(KerasFiles, KerasFit):
 
         return loop.fold(step, iterator, num_steps, ())[0]
 
-    def train_step(self, data: Any, kind: StepKind = _PLAIN_STEP) -> dict:
+    def train_step(self, data: Any, kind: StepKind | None = None) -> dict:
         """Takes one step of the class docstring's recurrence. Replica context: `fit` and `train_steps` call it by
         `strategy.run`, and so may a training loop of your own.
 
         Args:
           data: this replica's batch, or a tuple that begins with it.
-          kind: whether Adam's second moment is averaged over the replicas, and whether the step is uncompressed. By
-            default neither.
+          kind: whether Adam's second moment is averaged over the replicas, whether the step is uncompressed, and so on.
+            By default neither, and both players move.
 
         Returns:
           {}: the metrics are summed in variables; see `drain_metrics`.
+
+        Raises:
+          UsageError: no `kind`, although steps differ in what moves.
         """
-        channel, context = self._channel(kind), tf.distribute.get_replica_context()
+        kind, context = self._checked(kind), tf.distribute.get_replica_context()
+        players = self._players if kind.generator else self._players[1:]
         real = steps.one_sample_at_least(steps.real_samples(data))
         step = self.step.value + 1
         rates = self._rates(step)
-        t = tf.cast(step - self.skipped.value, tf.float32)
+        moves = self._moves(step)  # of each player, this step included
         started = pipeline.now([real])
-        residuals = self._by_player(self.channel.residuals(local_replica_index()))
-        points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
-        evaluation = self._evaluate(points, real, step)
+        points = tuple(
+            player.evaluation_points(residuals, eta) if player in players else player.weights()
+            for player, residuals, eta in zip(self._players, self._residuals(), rates, strict=True)
+        )
+        evaluation = self._evaluate(points, real, step, generator_moves=kind.generator)
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
+        first = len(self._players) - len(players)  # players before it rest
+        rates, moves = rates[first:], moves[first:]
         proposals = [
             player.propose(gradients, statistics, eta, t, average)
-            for player, gradients, statistics, eta in zip(
-                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            for player, gradients, statistics, eta, t in zip(
+                players, evaluation.gradients[first:], evaluation.non_trainable[first:], rates, moves, strict=True
             )
         ]
-        updates = [update for proposal in proposals for update in proposal.updates]
-        computed = pipeline.now(updates)
-        # `channel.options` names the channel. TensorFlow hands them to the strategy's cross-device operations:
-        # private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean,
-        # which adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
-        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
-        accepted = channel.accepted.local().read_value()
+        computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
+        means, accepted = self._exchange([proposal.updates for proposal in proposals], kind)
+        concluded = [
+            player.conclude(proposal, of_player, eta, t)
+            for player, proposal, of_player, eta, t in zip(players, proposals, means, rates, moves, strict=True)
+        ]
+        accepted &= tf.reduce_all([finite for _, _, finite in concluded])
         statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
 
         def commit():
-            weights = [p.apply(x, q) for p, x, q in zip(self._players, proposals, means, strict=True)]
-            self._averaged.update(weights[0], t)
+            weights = [
+                player.apply(proposal, subtracted, keeps_anchors=kind.looks_ahead)
+                for player, (proposal, subtracted, _) in zip(players, concluded, strict=True)
+            ]
+            if kind.generator and not kind.looks_ahead:
+                self._averaged.update(weights[0], moves[0])
+            if kind.generator and self._generator_moves:
+                self._generator_moves.local().assign_add(1)
             for player, values in zip(self._players, statistics, strict=True):
                 for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
                     variable.assign(value)
-            self._step_metrics.add(evaluation, proposals, channel, computed - started)
+            self._step_metrics.add(evaluation, proposals, self._open(kind), computed - started)
             return accepted
 
         tf.cond(accepted, commit, lambda: accepted)
@@ -259,15 +285,36 @@ class DQGAN(KerasFiles, KerasFit):
 
     def figures(self, sums: np.ndarray) -> dict[str, float]:
         """Returns the means over the steps of `sums`, one or several results of `StepMetrics.drain` added up."""
-        return self._step_metrics.figures(sums, self.channel_now) | self._learning_rates_now()
+        volume = self.bytes_per_step(self._kind(int(self.step.numpy()) + 1).exact)
+        sizes = volume["wire_bytes"], volume["dense_bytes"]
+        return self._step_metrics.figures(sums, *sizes) | self._learning_rates_now()
 
     def _drained(self):
         return self._first_local(self._drain()).numpy().astype(np.float64)
 
     @property
+    def channel(self) -> Any:
+        """The compressed `Channel` that every step uses: of both players, or of the discriminator if it takes more
+        steps than the generator. None before `compile`."""
+        return self._channels[-1] if self._channels else None
+
+    @property
     def channel_now(self) -> Channel:
-        """The channel that the next step uses: an uncompressed one before compression starts."""
-        return self._channel(self._kind(int(self.step.numpy()) + 1))
+        """As `channel`, for the next step: an uncompressed one before compression starts."""
+        return self._open(self._kind(int(self.step.numpy()) + 1))[-1]
+
+    def bytes_per_step(self, exact: bool = False) -> dict[str, float]:
+        """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), mean over
+        steps of which every n-th moves the generator.
+
+        Args:
+          exact: before compression starts.
+        """
+        channels, volume = self._exact_channels if exact else self._channels, {}
+        for name in _VOLUMES:
+            *generator, always = [getattr(channel, name) for channel in channels]
+            volume[name] = always + sum(generator) / self.optimizer_config.discriminator_steps if generator else always
+        return volume
 
     def weight_digests(self) -> np.ndarray:
         """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
@@ -302,6 +349,12 @@ class DQGAN(KerasFiles, KerasFit):
         """Sets the averaged generator to the raw one."""
         self._averaged.reset()
 
+    def reset_copies(self) -> None:
+        """Sets all copies of the weights to the weights: the averaged generator, and what extragradient steps start
+        from."""
+        self.reset_ema()
+        self._reset_anchors()
+
     def shared_values(self) -> dict[str, tf.Tensor]:
         """Returns the state that is equal on all replicas, by name: counters, networks, averaged generator. Eager."""
         values = {name: first_local_value(variable) for name, variable in self._shared_variables().items()}
@@ -323,18 +376,22 @@ class DQGAN(KerasFiles, KerasFit):
         Args:
           replica: index of the local replica.
         """
+        states = [channel.state(replica) for channel in self._channels]
         values = {
             f"{kind}/{name}": value
-            for kind, per_weight in self.channel.state(replica).items()
-            for name, value in zip(self._weight_names(), per_weight, strict=True)
+            for kind in states[0]
+            for name, value in zip(self._weight_names(), [v for state in states for v in state[kind]], strict=True)
             if value is not None
         }
         return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
 
     def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
         """Sets the values that `replica_values` returned. Eager only."""
-        names, kinds = self._weight_names(), self.channel.state(replica)
-        self.channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in names] for kind in kinds})
+        names = iter(self._weight_names())
+        for channel in self._channels:
+            old = channel.state(replica)
+            own = [next(names) for _ in old["residual"]]
+            channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in own] for kind in old})
         for name, local in self._replica_state().items():
             local.variables[replica].assign(values[name])
 
@@ -345,8 +402,10 @@ class DQGAN(KerasFiles, KerasFit):
         return named
 
     def _replica_state(self):
-        named = {f"learned/{name}": state for name, state in self.channel.learned.items()}
-        named["calls"] = self.channel.calls
+        named = {f"learned/{name}": state for channel in self._channels for name, state in channel.learned.items()}
+        named["calls"] = self._channels[-1].calls
+        if self._generator_moves:
+            named |= {"generator_calls": self._channels[0].calls, "generator_moves": self._generator_moves}
         for player in self._players:
             named |= player.state()
         return named
@@ -367,41 +426,105 @@ class DQGAN(KerasFiles, KerasFit):
         return vectors
 
     def _open_channels(self, vectors, compression):
-        """Closes the channels of the last `compile`; opens a compressed one, and an exact one for earlier steps."""
-        for channel in (self.channel, self._exact_channel):
-            if channel is not None:
-                self._strategy.close_channel(channel.name)
-        self.channel = self._exact_channel = None  # stays so if a new one is refused
+        """Closes the channels of the last `compile`; opens compressed ones, and exact ones for earlier steps."""
+        for channel in [*self._channels, *self._exact_channels]:
+            self._strategy.close_channel(channel.name)
+        self._channels, self._exact_channels = [], []  # stay so if a new one is refused
         exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
-        self.channel = self._strategy.open_channel(
-            f"{self.name}/updates",
-            vectors,
-            error_feedback=compression.error_feedback,
-            shift=compression.shift,
-            seed=self.seed,
-            topology=compression.topology,
-            allow_non_contractive=compression.allow_non_contractive,
-            **exchange,
-        )
-        if compression.start_step > 1:
-            exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors]
-            self._exact_channel = self._strategy.open_channel(
-                f"{self.name}/exact", exact, error_feedback=False, **exchange
+        for end, vectors_of_channel in self._vectors_by_channel(vectors).items():
+            channel = self._strategy.open_channel(
+                f"{self.name}/updates{end}",
+                vectors_of_channel,
+                error_feedback=compression.error_feedback,
+                shift=compression.shift,
+                seed=self.seed,
+                topology=compression.topology,
+                allow_non_contractive=compression.allow_non_contractive,
+                **exchange,
             )
+            self._channels.append(channel)
+            if compression.start_step > 1:
+                exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors_of_channel]
+                name = f"{self.name}/exact{end}"
+                channel = self._strategy.open_channel(name, exact, error_feedback=False, **exchange)
+                self._exact_channels.append(channel)
 
-    def _channel(self, kind):
-        return self._exact_channel if kind.exact else self.channel
+    def _vectors_by_channel(self, vectors):
+        """Returns the vectors of every channel by the end of its name: of both players, or of each."""
+        if self.optimizer_config.discriminator_steps == 1:
+            return {"": vectors}
+        by_channel, first = {}, 0
+        for order, player in enumerate(self._players):
+            own = [vector for vector in vectors if vector.order == order]
+            by_channel[f"/{player.name}"] = [
+                vector._replace(weights=tuple(weight - first for weight in vector.weights)) for vector in own
+            ]
+            first += len(player.shapes)
+        return by_channel
+
+    def _open(self, kind):
+        """Returns the channels of a step, in the order of the players."""
+        channels = self._exact_channels if kind.exact else self._channels
+        return channels if kind.generator else channels[1:]
 
     def _kind(self, step):
-        exact = step < self.compression_config.start_step
-        return StepKind(average=self._direction.averages_at(step), exact=exact)
+        return steps.kind_of(step, self.optimizer_config, self._direction, self.compression_config.start_step)
+
+    def _checked(self, kind):
+        """Returns the kind of a step, also for a training loop of the user's own, which has none."""
+        config = self.optimizer_config
+        if kind is None and (config.discriminator_steps > 1 or config.step_rule == "extragradient"):
+            raise UsageError(
+                "Steps differ in what moves: call fit or train_steps instead of train_step. Received: "
+                f"discriminator_steps={config.discriminator_steps}, step_rule={config.step_rule!r}"
+            )
+        return kind or _PLAIN_STEP
+
+    def _moves(self, step):
+        """Returns each player's number of accepted updates, this step included, float32 scalars. Replica context."""
+        accepted = tf.cast(step - self.skipped.value, tf.float32)
+        if self._generator_moves is None:
+            return [accepted, accepted]
+        return [tf.cast(self._generator_moves.local().read_value() + 1, tf.float32), accepted]
+
+    def _residuals(self):
+        """Returns e_{t-1} of this replica, one list per player. Replica context."""
+        replica = local_replica_index()
+        return self._by_player([e for channel in self._channels for e in channel.residuals(replica)])
+
+    def _exchange(self, updates, kind):
+        """Returns the means over the replicas of each moving player's updates, and whether all may be used.
+
+        `channel.options` names the channel. TensorFlow hands them to the strategy's cross-device operations:
+        private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean, which
+        adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
+        """
+        channels, context = self._open(kind), tf.distribute.get_replica_context()
+        shared = len(channels) < len(updates)
+        values = [[update for of_player in updates for update in of_player]] if shared else updates
+        if len(values) > 1:  # the players skip a step together, so a NaN of one is a NaN of the other
+            usable = float_bits.are_bounded([update for of_player in updates for update in of_player])
+            values = [[tf.where(usable, update, float("nan")) for update in of_player] for of_player in updates]
+        means: list = []
+        for channel, of_channel in zip(channels, values, strict=True):
+            with tf.control_dependencies(means):  # one order of the collectives on all workers
+                means += context.all_reduce("mean", of_channel, options=channel.options)
+        accepted = tf.reduce_all([channel.accepted.local().read_value() for channel in channels])
+        received = iter(means)
+        return [[next(received) for _ in of_player] for of_player in updates], accepted
+
+    def _reset_anchors(self):
+        self.anchors_are_stale = False
+        if self._channels:
+            for player in self._players:
+                player.reset_anchors()
 
     def _by_player(self, per_weight):
         """Returns one list per player; `per_weight` has one item per weight of both."""
         items = iter(per_weight)
         return [[next(items) for _ in player.shapes] for player in self._players]
 
-    def _evaluate(self, weights, real, step):
+    def _evaluate(self, weights, real, step, generator_moves=True):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
@@ -420,7 +543,7 @@ class DQGAN(KerasFiles, KerasFit):
             real,
             latent,
             penalty_seed,
-            in_turn=replicas > 1,
+            in_turn=replicas > 1 and generator_moves,
         )
         return evaluation._replace(
             non_trainable=tuple(

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from dqgan_tf.config import OptimizerConfig
 from dqgan_tf.errors import UsageError
+from dqgan_tf.optimizers import Direction
 
 LATENT, PENALTY, SAMPLE = range(3)
 
@@ -15,10 +17,29 @@ class StepKind(NamedTuple):
 
     average: the direction averages its second moment over all replicas.
     exact: a step before compression starts.
+    generator: the generator moves, and not the discriminator alone.
+    looks_ahead: the first half of an extragradient step.
     """
 
     average: bool = False
     exact: bool = False
+    generator: bool = True
+    looks_ahead: bool = False
+
+
+def kind_of(step: int, optimizer: OptimizerConfig, direction: Direction, start_step: int) -> StepKind:
+    """Returns the kind of step number `step`, from 1.
+
+    The generator moves at every multiple of `discriminator_steps`. Steps that average the second moment are counted in
+    its moves, because only then both players average.
+    """
+    moves, rest = divmod(step, optimizer.discriminator_steps)
+    return StepKind(
+        average=not rest and direction.averages_at(moves),
+        exact=step < start_step,
+        generator=not rest,
+        looks_ahead=optimizer.step_rule == "extragradient" and step % 2 == 1,
+    )
 
 
 def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -> Iterable[tuple[int, StepKind]]:

@@ -482,8 +482,7 @@ def _check(optimizer, config, where):
             "bits cause. Take where='update', which compresses afterwards, or the compressor 'none'. Received: "
             f"where={where!r} with {config.compressor!r}"
         )
-    if config.start_step > 1 or not config.residual_in_half_step:
-        raise UsageError(
-            "start_step and residual_in_half_step are settings of DQGAN. Received: "
-            f"start_step={config.start_step}, residual_in_half_step={config.residual_in_half_step}"
-        )
+    dqgan = {name: getattr(config, name) for name in ("start_step", "residual_in_half_step", "error_feedback_form")}
+    if config.start_step > 1 or not config.residual_in_half_step or config.error_feedback_form != "ef14":
+        received = ", ".join(f"{name}={value!r}" for name, value in dqgan.items())
+        raise UsageError(f"{', '.join(dqgan)} are settings of DQGAN. Received: {received}")

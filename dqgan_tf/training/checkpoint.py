@@ -249,8 +249,11 @@ def check_files(folder: pathlib.Path) -> dict:
 
 
 def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
-    """Raises CheckpointError if a setting differs from the checkpoint's and is not one of `FREE_FIELDS`."""
-    before, now = RunConfig().flat() | flatten(saved), config.flat()  # an older version lacks newer settings
+    """Raises CheckpointError if a setting differs from the checkpoint's and is not one of `FREE_FIELDS`.
+
+    A setting that the checkpoint does not have, because a version without it wrote the checkpoint, had its default.
+    """
+    before, now = RunConfig().flat() | flatten(saved), config.flat()
     free = set(FREE_FIELDS)
     if config.optimizer.learning_rate_schedule != "constant":
         free.remove("train.steps")  # length of the schedule

@@ -64,11 +64,11 @@ class Reporter:
         """Reports the figures of the steps since the last call, with throughput and break-even rate added."""
         if not self._active:
             return
-        config, channel = self._job.config.train, self._job.model.channel
+        config, volume = self._job.config.train, self._job.model.bytes_per_step()
         rate = self._throughput.mark(step)
         codec_seconds = 1e-3 * (figures["milliseconds/encode"] + figures["milliseconds/decode"])
         known = not math.isnan(codec_seconds)  # a step was accepted
-        sent = channel.dense_sent_bytes, channel.sent_bytes
+        sent = volume["dense_sent_bytes"], volume["sent_bytes"]
         break_even = break_even_bandwidth(*sent, codec_seconds) if known else math.nan
         figures = figures | {
             "steps_per_second": rate,

@@ -36,8 +36,6 @@ class Steps:
         self.channel = types.SimpleNamespace(
             energies=ReplicaLocal(devices, [len(VECTORS), len(ENERGIES)], "energies"),
             seconds=ReplicaLocal(devices, [len(TIMES)], "seconds", tf.float64),
-            wire_bytes=250,
-            dense_bytes=4000,
         )
         self.metrics = StepMetrics(devices, VECTORS)
         self._add = tf.function(lambda *rows: strategy.run(self._add_on_replica, args=rows), autograph=False)
@@ -55,7 +53,7 @@ class Steps:
         return [value.numpy() for value in self.strategy.experimental_local_results(self._drain())]
 
     def figures(self):
-        return self.metrics.figures(np.mean(self.drained(), 0), self.channel)
+        return self.metrics.figures(np.mean(self.drained(), 0), 250, 4000)
 
     def _add_on_replica(self, scalars, gradients, seconds):
         replica = local_replica_index()
@@ -64,7 +62,7 @@ class Steps:
         evaluation = types.SimpleNamespace(**dict(zip(names, own, strict=True)))
         energies = tf.unstack(tf.cast(gradients[replica], tf.float32))
         proposals = [types.SimpleNamespace(gradient_energy=energy) for energy in energies]
-        self.metrics.add(evaluation, proposals, self.channel, seconds[replica][0])
+        self.metrics.add(evaluation, proposals, [self.channel], seconds[replica][0])
 
 
 class TestByHand:
