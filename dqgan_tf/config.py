@@ -25,6 +25,7 @@ def setting(
     lower: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    upper: float | None = None,
     example: Any = None,
     is_path: bool = False,
     may_change: bool = False,
@@ -36,14 +37,14 @@ def setting(
       default: of the field and its flag.
       help_text: for users, with units.
       choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
-      lower, above, below: bounds of a number: value >= lower, value > above, value < below.
+      lower, above, below, upper: bounds of a number: value >= lower, value > above, value < below, value <= upper.
       example: a number that works, for error messages; None takes the default.
       is_path: the text is a path.
       may_change: a resumed run may have another value.
       is_local: each worker may have its own value; implies `may_change`.
     """
     metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
-    metadata |= {"lower": lower, "above": above, "below": below, "may_change": may_change or is_local}
+    metadata |= {"lower": lower, "above": above, "below": below, "upper": upper, "may_change": may_change or is_local}
     return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
 
 
@@ -70,13 +71,16 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
         str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
     }[kind]
-    choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
+    choices, lower, above, below, upper = (
+        field.metadata[key] for key in ("choices", "lower", "above", "below", "upper")
+    )
     if (
         has_type
         and (not choices or any(_is_choice(value, choice) for choice in choices))
         and (lower is None or value >= lower)
         and (above is None or value > above)
         and (below is None or value < below)
+        and (upper is None or value <= upper)
     ):
         return kind(value)
     works = f". A value that works is {field.name}={field.metadata['example']}" if kind in (int, float) else ""
@@ -91,7 +95,7 @@ def requirement(field: dataclasses.Field) -> str:
     noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
     if field.metadata["is_path"]:
         return "a path, not a URL"
-    words = {"lower": "of at least", "above": "above", "below": "below"}
+    words = {"lower": "of at least", "above": "above", "below": "below", "upper": "at most"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
     return " ".join([noun, " and ".join(bounds)]).rstrip()
 
@@ -324,6 +328,15 @@ class CompressionConfig(Settings):
         choices=("ef14", "ef21"),
     )
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
+    shift: float = setting(
+        0.0,
+        "Learning rate a of a learned shift, for workers with different data; 0: no shift. Each worker learns the mean "
+        "of its own updates and sends the difference to it; all add the mean of the shifts, which costs no byte. 0.1 "
+        "suits 1 bit and more; top-k of a share f needs f/2 or less, or residuals grow without bound.",
+        lower=0,
+        upper=1,
+        example=0.1,
+    )
     allow_non_contractive: bool = setting(
         False,
         "Permit error feedback with a compressor that has no proven contraction bound. Its residuals may grow without "
@@ -353,6 +366,20 @@ class CompressionConfig(Settings):
         choices=("auto", "sockets", "ring", "nccl"),
         may_change=True,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shift(self.shift, self.error_feedback)
+
+
+def check_shift(shift: float, error_feedback: bool) -> None:
+    """Raises UsageError for a shift without error feedback."""
+    if shift and not error_feedback:
+        raise UsageError(
+            "A shift is learned from what error feedback sends, and an update without error feedback would lose what "
+            f"the compressor drops of the difference. Turn error feedback on, or set shift=0. Received: shift={shift}, "
+            f"error_feedback={error_feedback}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,6 +51,7 @@ DEFAULTS = {
     "compression.error_feedback": True,
     "compression.error_feedback_form": "ef14",
     "compression.residual_in_half_step": True,
+    "compression.shift": 0.0,
     "compression.allow_non_contractive": False,
     "compression.topology": "auto",
     "compression.packet_mb": 4.0,
@@ -120,6 +121,7 @@ def test_a_default_is_a_value_that_works(key):
         ("optimizer.micro_batches", 0, 1, None),
         ("optimizer.discriminator_steps", 0, 1, None),
         ("compression.start_step", -1, 0, None),
+        ("compression.shift", -1e-9, 1, 1.0001),
         ("compression.packet_mb", -1e-9, 0, None),
         ("train.batch_size", 0, 1, None),
         ("train.steps", 0, 1, None),
@@ -157,7 +159,7 @@ def test_what_is_no_number_is_refused_with_one_that_works(key, value):
         make(key, value)
     text, _, works = str(caught.value).partition(f". A value that works is {name}=")
     assert text.startswith(f"`{name}` must be a ") and text.endswith(f"Received: {name}={value!r}")
-    assert getattr(make(key, type(DEFAULTS[key] or 0)(works)), name) == float(works)
+    assert getattr(make(key, config.value_type(FIELDS[key])[0](works)), name) == float(works)
     with pytest.raises(UsageError, match=f"`{name}` must be a "):
         saved(key, value)
 

@@ -419,24 +419,29 @@ class DQGAN(KerasFiles, KerasFit):
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns the state of one replica, by name: residuals, moments, directions, learned levels. Eager only.
+        """Returns the state of one replica, by name: residuals, shifts, moments, directions, levels. Eager only.
 
         Names contain those of weights and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.
         """
-        residuals = [residual for channel in self._channels for residual in channel.residuals(replica)]
-        pairs = zip(self._weight_names(), residuals, strict=True)
-        values = {f"residual/{name}": residual for name, residual in pairs if residual is not None}
+        states = [channel.state(replica) for channel in self._channels]
+        values = {
+            f"{kind}/{name}": value
+            for kind in states[0]
+            for name, value in zip(self._weight_names(), [v for state in states for v in state[kind]], strict=True)
+            if value is not None
+        }
         return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
 
     def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
         """Sets the values that `replica_values` returned. Eager only."""
         names = iter(self._weight_names())
         for channel in self._channels:
-            residuals = [values.get(f"residual/{next(names)}") for _ in channel.residuals(replica)]
-            channel.set_residuals(replica, residuals)
+            old = channel.state(replica)
+            own = [next(names) for _ in old["residual"]]
+            channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in own] for kind in old})
         for name, local in self._replica_state().items():
             local.variables[replica].assign(values[name])
 
@@ -481,6 +486,7 @@ class DQGAN(KerasFiles, KerasFit):
                 f"{self._channel_prefix}/updates{end}",
                 vectors_of_channel,
                 error_feedback=compression.error_feedback,
+                shift=compression.shift,
                 seed=self.seed,
                 topology=compression.topology,
                 allow_non_contractive=compression.allow_non_contractive,

@@ -61,8 +61,8 @@ class StepMetrics:
     def figures(self, sums, wire_bytes: float, dense_bytes: float) -> dict[str, float]:
         """Returns the metrics per accepted step by name; docs/operations.md defines them.
 
-        |g|, |p|, |e|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the squared
-        norms of its vectors are summed, then the ratio is taken.
+        |g|, |p|, |e|/|p|, |s|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the
+        squared norms of its vectors are summed, then the ratio is taken.
 
         Those of a player are means over the steps at which it moved. Without such a step they are NaN. Sizes never are.
 
@@ -78,12 +78,13 @@ class StepMetrics:
         for player in PLAYERS:
             moves = total[f"moves/{player}"] or math.nan
             vectors = [vector for vector in self._vectors if vector.split(".")[0] == player]
-            update, residual, error = (
+            update, residual, error, shift = (
                 sum(total[f"{energy}/{vector}"] for vector in vectors) / moves for energy in ENERGIES
             )
             figures[f"gradient_norm/{player}"] = math.sqrt(total[f"gradient_energy/{player}"] / moves)
             figures[f"update_norm/{player}"] = math.sqrt(update)
             figures[f"residual_ratio/{player}"] = math.sqrt(residual / max(update, 1e-38))
+            figures[f"shift_ratio/{player}"] = math.sqrt(shift / max(update, 1e-38))
             figures[f"compression_error/{player}"] = error / max(update, 1e-38)
         figures["wire_bytes"] = float(wire_bytes)
         figures["compression_ratio"] = dense_bytes / wire_bytes

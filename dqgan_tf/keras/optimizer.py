@@ -220,13 +220,14 @@ class CompressedSteps:
         """
         total = dict(zip(_SUMS, (float(value) for value in sums), strict=True))
         exchanges, accepted = max(total["exchanges"], 1.0), max(total["accepted"], 1.0)
-        update, residual, error = (total[energy] for energy in ENERGIES)
+        update, residual, error, shift = (total[energy] for energy in ENERGIES)
         return {
             "wire_bytes": total["wire_bytes"] / exchanges,
             "sent_bytes": total["sent_bytes"] / exchanges,
             "compression_ratio": total["dense_bytes"] / max(total["wire_bytes"], 1.0),
             "update_norm": math.sqrt(update / accepted),
             "residual_ratio": math.sqrt(residual / max(update, 1e-38)),
+            "shift_ratio": math.sqrt(shift / max(update, 1e-38)),
             "compression_error": error / max(update, 1e-38),
             "skipped": total["exchanges"] - total["accepted"],
         } | {f"milliseconds/{phase}": 1e3 * total[phase] / exchanges for phase in TIMES}
@@ -354,6 +355,7 @@ class CompressedSteps:
                     name,
                     self._vectors([self.variables[position] for position in positions]),
                     error_feedback=self.config.error_feedback,
+                    shift=self.config.shift,
                     seed=self.seed,
                     topology=self.config.topology,
                     packet_mb=self.config.packet_mb,
