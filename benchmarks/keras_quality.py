@@ -324,11 +324,11 @@ def combinations(rows: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def difference(runs: dict[int, dict], base: dict[int, dict], field: str) -> Difference | None:
-    """Returns the differences of a field to `base`, paired by seed; None without a common seed of finite values."""
-    seeds = [seed for seed in sorted(runs.keys() & base.keys()) if None not in (runs[seed][field], base[seed][field])]
-    values = [runs[seed][field] - base[seed][field] for seed in seeds]
-    if not values:
+    """Returns the differences of a field to `base`, paired by seed; None if one is not finite or none is paired."""
+    pairs = [(runs[seed][field], base[seed][field]) for seed in sorted(runs.keys() & base.keys())]
+    if not pairs or None in itertools.chain(*pairs):
         return None
+    values = [value - reference for value, reference in pairs]
     spread = statistics.stdev(values) if len(values) > 1 else math.inf
     return Difference(statistics.mean(values), _T_95.get(len(values), math.inf) * spread / math.sqrt(len(values)))
 
