@@ -26,7 +26,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 )
-SHELL_DOCUMENTS = ("README.md", "BUILD.md", "docs/operations.md", "docs/images/README.md")
+SHELL_DOCUMENTS = ("README.md", "BUILD.md", "docs/operations.md", "docs/methods.md", "docs/images/README.md")
 BINARIES = {path.stem for path in (ROOT / "trainers").glob("*.py")}
 MODULES = {"dqgan_tf.compressors", "benchmarks.quality", "benchmarks.structure", "flags.table"}
 

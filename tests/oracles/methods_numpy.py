@@ -12,8 +12,8 @@ from tests.oracles.baselines_numpy import adam_update, nothing
 def ef21_sgdm(game, w0, workers, eta, steps, quantize, beta):
     """EF21-SGDM: Fatkhullin, Tyurin, Richtarik 2023, arXiv 2305.15155, algorithm 1.
 
-    v^m = b v^m + (1-b) F(w; m);  c^m = Q(v^m - h^m);  h^m += c^m;  h += mean c;  w -= eta h. The publication starts from
-    v = F(w_0); here v is divided by 1 - b^t, which gives the same first step.
+    v^m = b v^m + (1-b) F(w; m);  c^m = Q(v^m - h^m);  h^m += c^m;  h += mean c;  w -= eta h. The publication starts
+    from v = F(w_0); here v is divided by 1 - b^t, which gives the same first step.
     """
     w, momentum = np.array(w0, np.float64), np.zeros((workers, len(w0)))
     own, common = np.zeros((workers, len(w0))), np.zeros(len(w0))
