@@ -7,12 +7,18 @@ The first command trains every combination of optimizer, compressor and place th
 appends a line for each. It can be killed and started again. Seed 0 of all combinations comes first. The second command
 writes RESULTS/tables.md and RESULTS/loss_against_float32.png.
 
-One process has M = 4 replicas with a batch of 32 each. `float32` is the compressor `none` with `where="gradient"`:
-TensorFlow's own mean. The learning rate of an optimizer is the one of `GRID` with the lowest validation loss of float32
-at seed `GRID_SEED`; all compressors take it. It falls to 0 by a cosine. Weights, order of the data and learning rate
-depend on the seed alone, so differences to float32 are paired by seed.
+One process has M = 4 replicas. Steps and batches are so small that a run of Fashion-MNIST takes about half a minute and
+one of CIFAR-10 about three on one thread of a busy machine with two cores. `float32` is the compressor `none` with
+`where="gradient"`: TensorFlow's own mean. The learning rate of an optimizer is the one of `GRID` with the lowest
+validation loss of float32 at seed `GRID_SEED`; all compressors take it. It falls to 0 by a cosine. Weights, order of
+the data and learning rate depend on the seed alone, so differences to float32 are paired by seed.
+
+Compressors of few bits run with two topologies: `auto`, which is the two-step exchange with 4 replicas and encodes the
+mean once more, and `all_gather`, which two workers always have.
 """
 
+import argparse
+import gc
 import gzip
 import itertools
 import math
@@ -24,50 +30,49 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 
 from benchmarks import figures
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.report import markdown
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
-from dqgan_tf.training import command
 
-REPLICAS, BATCH, EPOCHS = 4, 32, 10  # EPOCHS: periods of the training loss in a row, not passes over the data
+REPLICAS, EPOCHS = 4, 10  # EPOCHS: periods of the training loss in a row, not passes over the data
 SEEDS, GRID_SEED = (0, 1, 2), 9
 GRID = {"sgd": (0.01, 0.03, 0.1, 0.3), "adam": (0.0003, 0.001, 0.003, 0.01)}
 COMPRESSORS = ("none", "linear:bits=4,bucket=512", "sign:bucket=512", "topk:fraction=0.01", "powersgd:rank=2")
 PLACES = ("gradient", "update")
 NO_FEEDBACK = "sign:bucket=512"  # also measured without error feedback
+FEW_BITS = ("sign:bucket=512", "topk:fraction=0.01")  # also measured with the topology all_gather
 
-_TASK = flags.DEFINE_enum("task", None, ["fashion_mnist", "cifar10"], "Task to train.")
-_DATA = command.define_path("data", "Folder with fashion_mnist/ (idx files) and tfds/ (prepared).", "../shared/data")
-_RESULTS = command.define_path("results", "Folder of the rows, the report and the figure.", str(ROOT / "results/keras"))
-
-_REPORT = flags.DEFINE_bool("report", False, "Write the report of the recorded rows; trains nothing.")
 _T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # by n: 97.5 % quantile of Student's t, n - 1 degrees
 
 
 class Run(NamedTuple):
-    """One training run; `Run(*key)` of a recorded row is equal to the run that made it."""
+    """One training run."""
 
     optimizer: str
     compressor: str
     where: str
     error_feedback: bool
+    topology: str
     rate: float
     seed: int
 
     def __str__(self):
         without = "" if self.error_feedback else " without error feedback"
-        return f"{self.optimizer} {self.rate:g}, {self.compressor} {self.where}{without}, seed {self.seed}"
+        return (
+            f"{self.optimizer} {self.rate:g}, {self.compressor} {self.where} {self.topology}{without}, seed {self.seed}"
+        )
 
 
 class Task(NamedTuple):
-    """steps: a multiple of EPOCHS. network: () -> an uncompiled classifier of uint8 images. load: see `load_*`."""
+    """steps: a multiple of EPOCHS. batch: samples per replica and step. network: () -> an uncompiled classifier of
+    uint8 images. load: see `load_*`."""
 
     title: str
     steps: int
+    batch: int
     network: Any
     load: Any
 
@@ -135,8 +140,8 @@ def load_cifar10(folder: str | os.PathLike) -> tuple[np.ndarray, ...]:
 
 
 TASKS = {
-    "fashion_mnist": Task("Fashion-MNIST, MLP of 535,818 weights", 460, mlp, load_fashion_mnist),
-    "cifar10": Task("CIFAR-10, ResNet-20 of 272,474 weights", 300, resnet20, load_cifar10),
+    "fashion_mnist": Task("Fashion-MNIST, MLP of 535,818 weights", 460, 32, mlp, load_fashion_mnist),
+    "cifar10": Task("CIFAR-10, ResNet-20 of 272,474 weights", 300, 16, resnet20, load_cifar10),
 }
 
 # --- plan ---
@@ -144,24 +149,30 @@ TASKS = {
 
 def plan(rows: Sequence[dict[str, Any]]) -> list[Run]:
     """Returns all runs of a task in order, as far as the rows decide: first the grid, then seed by seed."""
-    grid = [Run(name, "none", "gradient", True, rate, GRID_SEED) for name, rates in GRID.items() for rate in rates]
+    grid = [
+        Run(name, "none", "gradient", True, "auto", rate, GRID_SEED) for name, rates in GRID.items() for rate in rates
+    ]
     recorded = {key(row): row for row in rows}
     if not set(grid) <= set(recorded):
         return grid
     chosen = rates(rows)
     return grid + [
-        Run(optimizer, compressor, where, feedback, chosen[optimizer], seed)
+        Run(optimizer, *variant, chosen[optimizer], seed)
         for seed in SEEDS
         for optimizer in GRID
-        for compressor, where, feedback in variants()
+        for variant in variants()
     ]
 
 
-def variants() -> list[tuple[str, str, bool]]:
-    """Returns (compressor, where, error_feedback) of every row of the table."""
-    both = [(compressor, where, True) for compressor in COMPRESSORS for where in PLACES]
-    place = both.index((NO_FEEDBACK, "gradient", True)) + 1
-    return [*both[:place], (NO_FEEDBACK, "gradient", False), *both[place:]]
+def variants() -> list[tuple[str, str, bool, str]]:
+    """Returns (compressor, where, error_feedback, topology) of every row of the table."""
+    made = []
+    for compressor in COMPRESSORS:
+        for topology in ("auto", "all_gather") if compressor in FEW_BITS else ("auto",):
+            made += [(compressor, where, True, topology) for where in PLACES]
+        if compressor == NO_FEEDBACK:
+            made.append((compressor, "gradient", False, "auto"))
+    return made
 
 
 def rates(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -172,7 +183,7 @@ def rates(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def key(row: dict[str, Any]) -> Run:
     """Returns the run that made a row."""
-    return Run(*(row[field] for field in Run._fields))
+    return Run(*({"topology": "auto", **row}[field] for field in Run._fields))  # the first rows name no topology
 
 
 def _loss(row):
@@ -217,9 +228,11 @@ def train(strategy, task: Task, arrays: Sequence[np.ndarray], run: Run) -> dict[
     import dqgan_tf
 
     keras.backend.clear_session()
+    gc.collect()  # the model and the compiled functions of the run before refer to each other
     keras.utils.set_random_seed(run.seed)
     x, y, *validation = arrays
-    order = np.random.default_rng(run.seed).permutation(len(x))[: task.steps * REPLICAS * BATCH]
+    batch = REPLICAS * task.batch
+    order = np.random.default_rng(run.seed).permutation(len(x))[: task.steps * batch]
     schedule = keras.optimizers.schedules.CosineDecay(run.rate, task.steps)
     with strategy.scope():
         model = task.network()
@@ -227,14 +240,14 @@ def train(strategy, task: Task, arrays: Sequence[np.ndarray], run: Run) -> dict[
             "sgd": lambda: keras.optimizers.SGD(schedule, momentum=0.9),
             "adam": lambda: keras.optimizers.Adam(schedule),
         }
-        settings = {"where": run.where, "error_feedback": run.error_feedback, "seed": run.seed, "logs": True}
+        settings = {name: getattr(run, name) for name in ("where", "error_feedback", "topology", "seed")}
         model.compile(
-            dqgan_tf.compressed(optimizers[run.optimizer](), run.compressor, **settings),
+            dqgan_tf.compressed(optimizers[run.optimizer](), run.compressor, logs=True, **settings),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             steps_per_execution=task.steps // EPOCHS,
         )
-    dataset = tf.data.Dataset.from_tensor_slices((x[order], y[order])).batch(REPLICAS * BATCH)
+    dataset = tf.data.Dataset.from_tensor_slices((x[order], y[order])).batch(batch)
     fitted = model.fit(dataset, epochs=EPOCHS, steps_per_epoch=task.steps // EPOCHS, verbose=0, shuffle=False).history
     loss, accuracy = model.evaluate(*validation, batch_size=1000, verbose=0)
     last = {
@@ -290,30 +303,32 @@ class Row(NamedTuple):
     compressor: str
     where: str
     error_feedback: bool
+    topology: str
     runs: dict[int, dict[str, Any]]
 
     @property
     def label(self) -> str:
-        """Compressor, and whether it runs without error feedback."""
-        return self.compressor + ("" if self.error_feedback else ", no error feedback")
+        """Compressor, topology if it is not `auto`, and whether it runs without error feedback."""
+        topology = "" if self.topology == "auto" else f", {self.topology}"
+        return self.compressor + topology + ("" if self.error_feedback else ", no error feedback")
 
 
 def combinations(rows: Sequence[dict[str, Any]]) -> list[Row]:
     """Returns the recorded combinations of one task in the order of the plan; the grid is left out."""
     made = [Row(optimizer, *variant, {}) for optimizer in GRID for variant in variants()]
-    of = {combination[:4]: combination.runs for combination in made}
+    of = {combination[:5]: combination.runs for combination in made}
     for row in rows:
         if row["seed"] != GRID_SEED:
-            of[key(row)[:4]][row["seed"]] = row
+            of[key(row)[:5]][row["seed"]] = row
     return [combination for combination in made if combination.runs]
 
 
 def difference(runs: dict[int, dict], base: dict[int, dict], field: str) -> Difference | None:
-    """Returns the differences of a field to `base`, paired by seed; None without a common seed of finite values."""
-    seeds = [seed for seed in sorted(runs.keys() & base.keys()) if None not in (runs[seed][field], base[seed][field])]
-    values = [runs[seed][field] - base[seed][field] for seed in seeds]
-    if not values:
+    """Returns the differences of a field to `base`, paired by seed; None if one is not finite or none is paired."""
+    pairs = [(runs[seed][field], base[seed][field]) for seed in sorted(runs.keys() & base.keys())]
+    if not pairs or None in itertools.chain(*pairs):
         return None
+    values = [value - reference for value, reference in pairs]
     spread = statistics.stdev(values) if len(values) > 1 else math.inf
     return Difference(statistics.mean(values), _T_95.get(len(values), math.inf) * spread / math.sqrt(len(values)))
 
@@ -350,7 +365,7 @@ def _conditions(task, rows):
     counted = [f"{len([row for row in rows if row['seed'] == seed])} of seed {seed}" for seed in SEEDS]
     commits, hardware = (", ".join(sorted({row[field] for row in rows})) for field in ("commit", "hardware"))
     return (
-        f"{TASKS[task].steps} steps of {REPLICAS} replicas x {BATCH} samples; runs: {', '.join(counted)}; "
+        f"{TASKS[task].steps} steps of {REPLICAS} replicas x {TASKS[task].batch} samples; runs: {', '.join(counted)}; "
         f"`{rows[0]['command']}`; commit {commits}; {hardware}, one thread."
     )
 
@@ -374,10 +389,10 @@ def _all_table(combinations):
 
 def _place_table(combinations):
     rows = []
-    for compressor in COMPRESSORS:
-        runs = {item.where: item.runs for item in combinations if item.compressor == compressor and item.error_feedback}
+    for label in dict.fromkeys(item.label for item in combinations):
+        runs = {item.where: item.runs for item in combinations if item.label == label}
         if len(runs) == len(PLACES):
-            rows.append([compressor, *_differences(runs["update"], runs["gradient"])])
+            rows.append([label, *_differences(runs["update"], runs["gradient"])])
     return markdown(["compressor", "validation loss", "accuracy, %"], rows)
 
 
@@ -404,18 +419,25 @@ def points(results: str | os.PathLike) -> list[tuple[str, str, str, Difference]]
     return made
 
 
-def main(arguments):
-    del arguments
-    folder = pathlib.Path(_RESULTS.value)
-    if _REPORT.value:
-        json_lines.write_atomically(folder / "tables.md", f"# Where to compress: all rows\n\n{tables(folder)}")
-        figures.loss_by_place(points(folder), folder / "loss_against_float32.png")
-        return
-    if _TASK.value is None:
-        raise UsageError(f"--task must be one of {', '.join(TASKS)}, unless --report is given. Received: none")
-    for line in train_all(_TASK.value, _DATA.value, folder):
-        print(line, flush=True)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", choices=list(TASKS), help="task to train")
+    what.add_argument("--report", action="store_true", help="write the report of the recorded rows; trains nothing")
+    parser.add_argument("--data", default="../shared/data", help="folder with fashion_mnist/ (idx files) and tfds/")
+    parser.add_argument("--results", default=ROOT / "results/keras", type=pathlib.Path, help="folder of the rows")
+    arguments = parser.parse_args()
+    try:
+        if arguments.report:
+            text = f"# Where to compress: all rows\n\n{tables(arguments.results)}"
+            json_lines.write_atomically(arguments.results / "tables.md", text)
+            figures.loss_by_place(points(arguments.results), arguments.results / "loss_against_float32.png")
+        else:
+            for line in train_all(arguments.task, arguments.data, arguments.results):
+                print(line, flush=True)
+    except (UsageError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
-    command.run(main)
+    main()

@@ -25,6 +25,7 @@ def setting(
     lower: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    upper: float | None = None,
     example: Any = None,
     is_path: bool = False,
     may_change: bool = False,
@@ -36,14 +37,14 @@ def setting(
       default: of the field and its flag.
       help_text: for users, with units.
       choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
-      lower, above, below: bounds of a number: value >= lower, value > above, value < below.
+      lower, above, below, upper: bounds of a number: value >= lower, value > above, value < below, value <= upper.
       example: a number that works, for error messages; None takes the default.
       is_path: the text is a path.
       may_change: a resumed run may have another value.
       is_local: each worker may have its own value; implies `may_change`.
     """
     metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
-    metadata |= {"lower": lower, "above": above, "below": below, "may_change": may_change or is_local}
+    metadata |= {"lower": lower, "above": above, "below": below, "upper": upper, "may_change": may_change or is_local}
     return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
 
 
@@ -70,13 +71,16 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
         str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
     }[kind]
-    choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
+    choices, lower, above, below, upper = (
+        field.metadata[key] for key in ("choices", "lower", "above", "below", "upper")
+    )
     if (
         has_type
         and (not choices or any(_is_choice(value, choice) for choice in choices))
         and (lower is None or value >= lower)
         and (above is None or value > above)
         and (below is None or value < below)
+        and (upper is None or value <= upper)
     ):
         return kind(value)
     works = f". A value that works is {field.name}={field.metadata['example']}" if kind in (int, float) else ""
@@ -91,7 +95,7 @@ def requirement(field: dataclasses.Field) -> str:
     noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
     if field.metadata["is_path"]:
         return "a path, not a URL"
-    words = {"lower": "of at least", "above": "above", "below": "below"}
+    words = {"lower": "of at least", "above": "above", "below": "below", "upper": "at most"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
     return " ".join([noun, " and ".join(bounds)]).rstrip()
 
@@ -268,10 +272,14 @@ class OptimizerConfig(Settings):
         "and averaged, in the memory of one part.",
         lower=1,
     )
-    half_step: bool = setting(
-        True,
-        "Evaluate gradients at the half-step point of DQGAN. False: at the current weights (simultaneous gradient "
-        "descent, a baseline).",
+    half_step: str = setting(
+        "own",
+        "Point at which a worker evaluates its gradient, which looks ahead from the current weights: by its own last "
+        "direction (own: DQGAN), by the last update of all workers (common), by its own last direction less its drift, "
+        "the difference of its shift from the mean shift (corrected; its local steps are corrected too), or not at all "
+        "(none: simultaneous gradient descent; the point has no residual either). Try common or corrected if workers "
+        "have different data.",
+        choices=("own", "common", "corrected", "none"),
     )
     exchange: str = setting(
         "update",
@@ -294,6 +302,15 @@ class OptimizerConfig(Settings):
         lower=1,
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "half_step", _text_of_half_step(self.half_step))
+        super().__post_init__()
+
+
+def _text_of_half_step(value: Any) -> Any:
+    """Returns the value of `half_step`; before it had four values, it was true or false."""
+    return ("own" if value else "none") if isinstance(value, bool) else value
+
 
 @dataclasses.dataclass(frozen=True)
 class CompressionConfig(Settings):
@@ -310,6 +327,13 @@ class CompressionConfig(Settings):
         "'bias|gamma|beta=none;discriminator/=sign:bucket=512'. The first pattern that occurs in a name applies; other "
         "weights use --compressor. Names begin with generator/ or discriminator/.",
     )
+    local_steps: int = setting(
+        1,
+        "Gradient steps K of each worker between two exchanges: bytes fall by K. Steps are gradient steps everywhere; "
+        "logs, pictures, checkpoints and checks wait for the next exchange, and the last round is shorter if steps is "
+        "no multiple of K. With 1 every step is exchanged.",
+        lower=1,
+    )
     start_step: int = setting(
         0, "First step that is compressed; earlier steps are not. 0 and 1 compress every step.", lower=0
     )
@@ -324,6 +348,15 @@ class CompressionConfig(Settings):
         choices=("ef14", "ef21"),
     )
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
+    shift: float = setting(
+        0.0,
+        "Learning rate a of a learned shift, for workers with different data; 0: no shift. Each worker learns the mean "
+        "of its own updates and sends the difference to it; all add the mean of the shifts, which costs no byte. 0.1 "
+        "suits 1 bit and more; top-k of a share f needs f/2 or less, or residuals grow without bound.",
+        lower=0,
+        upper=1,
+        example=0.1,
+    )
     allow_non_contractive: bool = setting(
         False,
         "Permit error feedback with a compressor that has no proven contraction bound. Its residuals may grow without "
@@ -353,6 +386,20 @@ class CompressionConfig(Settings):
         choices=("auto", "sockets", "ring", "nccl"),
         may_change=True,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shift(self.shift, self.error_feedback)
+
+
+def check_shift(shift: float, error_feedback: bool) -> None:
+    """Raises UsageError for a shift without error feedback."""
+    if shift and not error_feedback:
+        raise UsageError(
+            "A shift is learned from what error feedback sends, and an update without error feedback would lose what "
+            f"the compressor drops of the difference. Turn error feedback on, or set shift=0. Received: shift={shift}, "
+            f"error_feedback={error_feedback}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,8 +444,8 @@ class TrainConfig(Settings):
     )
     max_skipped_in_row: int = setting(
         10,
-        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite); 0: "
-        "never stop.",
+        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite), or "
+        "exchanges with local_steps; 0: never stop.",
         lower=0,
         may_change=True,
     )
@@ -420,21 +467,21 @@ _METHOD = {  # the settings that make a method what it is
     "optimizer.direction": "adam",
     "optimizer.exchange": "update",
     "optimizer.step_rule": "plain",
-    "optimizer.half_step": True,
+    "optimizer.half_step": "own",
     "compression.error_feedback": True,
     "compression.error_feedback_form": "ef14",
 }
 _DQGAN = _METHOD | {"compression.residual_in_half_step": True}
 _DQGAN_OMD = _DQGAN | {"optimizer.direction": "sgd"}
 _DQGAN_ADAM = _DQGAN | {"optimizer.second_moment": "local"}
-_ABLATIONS = {
+_ABLATIONS: dict[str, dict[str, Any]] = {
     "residual_out": {"compression.residual_in_half_step": False},
-    "no_half_step": {"optimizer.half_step": False},
+    "no_half_step": {"optimizer.half_step": "none"},
     "no_error_feedback": {"compression.error_feedback": False},
 }
 _CENTRAL = _METHOD | {  # one optimizer after the average
     "optimizer.exchange": "gradient",
-    "optimizer.half_step": False,
+    "optimizer.half_step": "none",
     "optimizer.second_moment": "local",
     "compression.error_feedback": False,
 }
@@ -451,7 +498,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "ef21_sgdm": _METHOD
     | {
         "optimizer.direction": "momentum",
-        "optimizer.half_step": False,
+        "optimizer.half_step": "none",
         "compression.error_feedback_form": "ef21",
     },
     "dqgan": _DQGAN_OMD,
@@ -470,11 +517,12 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
     Raises:
       UsageError: names the settings, and values that work.
     """
-    has_residual_in_half_step = optimizer.half_step and compression.error_feedback and compression.residual_in_half_step
+    looks_ahead = optimizer.half_step != "none"
+    has_residual_in_half_step = looks_ahead and compression.error_feedback and compression.residual_in_half_step
     extragradient, gradients = optimizer.step_rule == "extragradient", optimizer.exchange == "gradient"
     ef21 = compression.error_feedback_form == "ef21"
     own_moment = optimizer.direction == "adam" and optimizer.second_moment != "local"
-    residual_out = "half_step=False or residual_in_half_step=False"
+    residual_out = "half_step='none' or residual_in_half_step=False"
     reasons = [
         (
             gradients and has_residual_in_half_step,
@@ -486,8 +534,8 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             "second_moment='local'",
         ),
         (
-            optimizer.step_rule != "plain" and optimizer.half_step,
-            "An optimistic or extragradient step looks ahead without the half step: set half_step=False",
+            optimizer.step_rule != "plain" and looks_ahead,
+            "An optimistic or extragradient step looks ahead without the half step: set half_step='none'",
         ),
         (
             extragradient and not gradients,
@@ -512,12 +560,29 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             "With error_feedback_form='ef21' the weights lack no residual, so the half-step point must not contain it: "
             f"set {residual_out}",
         ),
+        (
+            ef21 and compression.shift > 0,
+            "error_feedback_form='ef21' sends changes of updates, which need no shift: set shift=0 or "
+            "error_feedback_form='ef14'",
+        ),
+        (
+            compression.local_steps > 1
+            and (gradients or ef21 or optimizer.step_rule != "plain" or optimizer.discriminator_steps > 1),
+            "Between two exchanges each worker takes plain steps of both players: with local_steps above 1 set "
+            "exchange='update', step_rule='plain', discriminator_steps=1 and error_feedback_form='ef14'",
+        ),
+        (
+            optimizer.half_step == "corrected" and (not compression.shift or gradients),
+            "half_step='corrected' needs the drift of every worker's updates, which a shift learns: set shift=0.1 and "
+            "exchange='update', or half_step='own'",
+        ),
     ]
     received = ", ".join(
         f"{name}={getattr(group, name)!r}"
         for group, names in (
             (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
             (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
+            (compression, ("shift", "local_steps")),
         )
         for name in names
     )
@@ -639,11 +704,12 @@ _RENAMED = {"compression.bucket_mb": "compression.packet_mb", "compression.commu
 
 
 def flatten(groups: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or of 0.1.0."""
+    """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or an older one."""
     flat: dict[str, Any] = {}
     for name, value in groups.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return {_RENAMED.get(key, key): value for key, value in flat.items()}
+    flat = {_RENAMED.get(key, key): value for key, value in flat.items()}
+    return {key: _text_of_half_step(value) if key == "optimizer.half_step" else value for key, value in flat.items()}
 
 
 def from_json(text: str) -> RunConfig:

@@ -112,7 +112,7 @@ class Momentum(Direction):
         return dict(slots, m=self.beta_1 * slots["m"] + (1.0 - self.beta_1) * gradient)
 
     def direction(self, gradient: tf.Tensor, slots: dict[str, tf.Tensor], t: tf.Tensor) -> tf.Tensor:
-        return slots["m"] * _correction(self.beta_1, t)
+        return _correction(self.beta_1, t) * slots["m"]
 
 
 @dataclasses.dataclass(frozen=True)

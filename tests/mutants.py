@@ -44,42 +44,6 @@ def _mutant(path, old, new, fault, *tests):
 
 
 MUTANTS = (
-    # Habits of Keras users.
-    _mutant(
-        "gan/gradients.py",
-        "share = tf.cast(end - start, tf.float32) / tf.cast(size, tf.float32)",
-        "share = 1.0 / tf.cast(parts, tf.float32)",
-        "micro-batches of other sizes weigh the same",
-        "gan/test_gradients.py",
-    ),
-    _mutant(
-        "gan/gradients.py",
-        "return index + 1, sums, evaluation.non_trainable\n",
-        "return index + 1, sums, states\n",
-        "a micro-batch does not see the statistics of the one before",
-        "gan/test_gradients.py",
-    ),
-    _mutant(
-        "gan/gradients.py",
-        "_call(discriminator, weights_d, state_d, fake, labels)",
-        "_call(discriminator, weights_d, state_d, fake, None if labels is None else tf.zeros_like(labels))",
-        "the discriminator gets other labels with fake samples",
-        "gan/test_gradients.py",
-    ),
-    _mutant(
-        "gan/networks.py",
-        "keras.ops.sum(x, axis=(1, 2))",
-        "keras.ops.mean(x, axis=(1, 2))",
-        "the projection averages pixels",
-        "gan/test_networks.py",
-    ),
-    _mutant(
-        "keras/fit.py",
-        "if refused and not taken:",
-        "if refused:",
-        "a warning for every epoch with a refused step",
-        "keras/test_refused_steps.py",
-    ),
     # Image sets of one's own, shards, figures of images, samples.
     _mutant(
         "data/files.py",
@@ -150,6 +114,42 @@ MUTANTS = (
         "rows - rows[0] + end)",
         "rows of an interpolation share their ends",
         "training/test_export.py",
+    ),
+    # Habits of Keras users.
+    _mutant(
+        "gan/gradients.py",
+        "share = tf.cast(end - start, tf.float32) / tf.cast(size, tf.float32)",
+        "share = 1.0 / tf.cast(parts, tf.float32)",
+        "micro-batches of other sizes weigh the same",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/gradients.py",
+        "return index + 1, sums, evaluation.non_trainable\n",
+        "return index + 1, sums, states\n",
+        "a micro-batch does not see the statistics of the one before",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/gradients.py",
+        "_call(discriminator, weights_d, state_d, fake, labels)",
+        "_call(discriminator, weights_d, state_d, fake, None if labels is None else tf.zeros_like(labels))",
+        "the discriminator gets other labels with fake samples",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/networks.py",
+        "keras.ops.sum(x, axis=(1, 2))",
+        "keras.ops.mean(x, axis=(1, 2))",
+        "the projection averages pixels",
+        "gan/test_networks.py",
+    ),
+    _mutant(
+        "keras/fit.py",
+        "if refused and not taken:",
+        "if refused:",
+        "a warning for every epoch with a refused step",
+        "keras/test_refused_steps.py",
     ),
     # Figures that users look at.
     _mutant(
@@ -338,6 +338,83 @@ MUTANTS = (
         "gan/test_model.py",
     ),
     _mutant(
+        "gan/player.py",
+        "steps = [2.0 * u - before for",
+        "steps = [u for",
+        "an optimistic step is a plain one",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        'slot["estimate"] + mean for',
+        "mean for",
+        "EF21 applies the change alone",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "tf.where(t > 1.0, before, u)",
+        "before",
+        "the first optimistic step is twice as long",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "if self._anchors and not keeps_anchors:",
+        "if self._anchors:",
+        "an extragradient step starts from the point it looks ahead to",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "usable & (tf.abs(gradient) < _LARGEST_GRADIENT)",
+        "usable",
+        "a gradient whose square overflows is exchanged",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/model.py",
+        "if len(values) > 1:",
+        "if len(values) > 2:",
+        "one player moves without the other, whose update is not finite",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/model.py",
+        "return [tf.cast(self._generator_moves.local().read_value() + 1, tf.float32), accepted]",
+        "return [accepted, accepted]",
+        "the generator's Adam counts the discriminator's steps",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/model.py",
+        '"generator_calls": self._channels[0].calls, ',
+        "",
+        "the generator's counter of random numbers is not saved",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/model.py",
+        "if kind.generator and not kind.looks_ahead:",
+        "if kind.generator:",
+        "the averaged generator takes up points that are looked ahead to",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "gan/step_metrics.py",
+        'total[f"gradient_energy/{player}"] / moves',
+        'total[f"gradient_energy/{player}"] / accepted',
+        "the generator's gradient is a mean over steps in which it rests",
+        "gan/test_methods.py",
+    ),
+    _mutant(
+        "config.py",
+        "if received not in (value, settings()[key].default):",
+        "if False:",
+        "a setting that contradicts the method is overwritten",
+        "flags/test_algorithms.py",
+    ),
+    _mutant(
         "gan/gradients.py",
         "discriminator.stateless_call(weights_d, state_d, fake, training=True)",
         "discriminator.stateless_call(weights_d, non_trainable[1], fake, training=True)",
@@ -380,6 +457,43 @@ MUTANTS = (
         "dropped = 0\n",
         "steps are not rounded up, so products are not exact",
         "compressors/test_linear.py",
+    ),
+    # Local steps and shifts.
+    _mutant(
+        "distribute/topologies/packet.py",
+        "(blocks.whole(update) + (residual - shift) - new_residual)",
+        "(blocks.whole(update) - new_residual)",
+        "the shift learns the updates instead of what has left the replica",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "distribute/channel.py",
+        "return [mean if old is None else old + mean for",
+        "return [mean for",
+        "the mean shift is not added to the mean",
+        "gan/test_local_steps.py",
+        "gan/test_identities.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "residuals = [m if e is None else e + m for",
+        "residuals = [e for",
+        "every local step starts from the point of the first",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "gan/rounds.py",
+        "tf.cond(accepted, accept, refuse)",
+        "tf.cond(accepted, accept, lambda: accepted)",
+        "a refused round keeps its moments",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "gan/step_metrics.py",
+        "tf.nn.relu(b - a * a)",
+        "tf.nn.relu(b)",
+        "the spread is the size of the residuals",
+        "gan/test_local_steps.py",
     ),
     # Runs.
     _mutant(

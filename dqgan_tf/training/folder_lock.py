@@ -37,6 +37,10 @@ def acquire(folder: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_current(descriptor, path):  # its last holder has removed it between the two calls
+            os.close(descriptor)
+            acquire(folder)
+            return
     except OSError as error:
         holder = _holder(descriptor)
         os.close(descriptor)
@@ -54,10 +58,21 @@ def acquire(folder: pathlib.Path) -> None:
 
 
 def release(folder: pathlib.Path) -> None:
-    """Unlocks `folder` if this process has locked it. The file stays: removing it could remove another job's lock."""
-    descriptor = _descriptors.pop(folder.resolve() / _NAME, None)
+    """Unlocks `folder` and removes the file, if this process has locked it."""
+    path = folder.resolve() / _NAME
+    descriptor = _descriptors.pop(path, None)
     if descriptor is not None:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # while it is locked: afterwards it could be another job's lock
         os.close(descriptor)
+
+
+def _is_current(descriptor, path):
+    """Whether `path` is still the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(descriptor):

@@ -28,8 +28,16 @@ def test_first_the_grid_of_learning_rates_then_seed_by_seed():
     runs = keras_quality.plan(rows)[len(grid) :]
     assert {run.optimizer: run.rate for run in runs} == {"sgd": 0.03, "adam": 0.003}
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    assert len(set(runs)) == len(runs) == len(SEEDS) * 2 * 11
-    assert Run("adam", "sign:bucket=512", "gradient", False, 0.003, 2) in runs
+    assert len(set(runs)) == len(runs) == len(SEEDS) * 2 * 15
+    assert Run("adam", "topk:fraction=0.01", "update", True, "all_gather", 0.003, 1) in runs
+    assert Run("adam", "sign:bucket=512", "gradient", False, "auto", 0.003, 2) in runs
+
+
+def test_a_row_names_its_run():
+    run = Run("sgd", "sign:bucket=512", "update", True, "all_gather", 0.1, 2)
+    assert keras_quality.key(row(run)) == run
+    first_rows = {name: value for name, value in row(run).items() if name != "topology"}
+    assert keras_quality.key(first_rows) == run._replace(topology="auto")
 
 
 @pytest.fixture
@@ -38,6 +46,8 @@ def folder(tmp_path):
     rows = [row(run, 0.5) for run in keras_quality.plan([])]
     for run in keras_quality.plan(rows)[len(rows) :]:
         place = 0.25 * (run.seed + 1) if run.where == "update" else 0.0
+        if run.topology != "auto":
+            continue
         if run.compressor in ("none", "sign:bucket=512") and run.error_feedback:
             rows.append(row(run, 0.125 + place))
         elif run.compressor == "topk:fraction=0.01":
@@ -56,12 +66,12 @@ def test_the_interval_is_that_of_student(folder):
         np.testing.assert_allclose(ours.mean, np.mean(a - b))
         np.testing.assert_allclose([ours.mean - ours.half_width, ours.mean + ours.half_width], interval, rtol=1e-3)
     assert keras_quality.difference(by_seed([2.0]), by_seed([1.5]), "loss").text() == "+0.5000"
-    assert keras_quality.difference(by_seed([None]), by_seed([1.5]), "loss") is None
+    assert keras_quality.difference(by_seed([2.0, None]), by_seed([1.5, 1.5]), "loss") is None
 
 
 def test_the_tables(folder):
     lines = keras_quality.tables(folder).splitlines()
-    assert "300 steps of 4 replicas x 32 samples; runs: 12 of seed 0, 12 of seed 1, 12 of seed 2;" in lines[2]
+    assert "300 steps of 4 replicas x 16 samples; runs: 12 of seed 0, 12 of seed 1, 12 of seed 2;" in lines[2]
     loss, accuracy = "+0.5000 ± 0.6211", "-50.00 ± 62.11"  # 4.303 * .25 / sqrt(3)
     assert lines.count(f"| sign:bucket=512 | {loss} | {accuracy} |") == len(GRID)
     assert lines.count("| topk:fraction=0.01 | diverged | -65.00 ± 0.00 |") == len(GRID)
@@ -112,7 +122,7 @@ def trained():
     x[y == 0, 14:] += 128
     arrays = (x[:1280], y[:1280], x[1280:], y[1280:])
     task = keras_quality.TASKS["fashion_mnist"]._replace(steps=10)
-    run = Run("adam", "sign:bucket=512", "update", True, 0.003, 0)
+    run = Run("adam", "sign:bucket=512", "update", True, "auto", 0.003, 0)
     yield [keras_quality.train(strategy, task, arrays, r) for r in (run, run._replace(compressor="none"))]
     strategy.close()
 
@@ -120,7 +130,7 @@ def trained():
 @pytest.mark.slow
 def test_a_run_trains_and_its_row_tells_which_run_it_was(trained):
     sign, _ = trained
-    assert keras_quality.key(sign) == Run("adam", "sign:bucket=512", "update", True, 0.003, 0)
+    assert keras_quality.key(sign) == Run("adam", "sign:bucket=512", "update", True, "auto", 0.003, 0)
     assert sign["validation_accuracy"] > 0.9 and len(sign["training_losses"]) == 10 and sign["skipped"] == 0
     assert sign["training_losses"][-1] < sign["training_losses"][0]
 

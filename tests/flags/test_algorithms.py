@@ -97,3 +97,50 @@ def test_a_method_goes_with_every_experiment(name, experiment):
 def test_different_methods_differ():
     made = [dataclasses.replace(RunConfig(algorithm=name), algorithm="custom") for name in ALGORITHMS]
     assert len(set(made)) == len(made)
+
+
+def test_the_document_lists_the_settings_of_every_method():
+    lines = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").partition("## Settings of each")[2].splitlines()
+    rows = [re.findall("`([^`]*)`", line) for line in lines if line.startswith("| `")]
+    cells = {name: dict(setting.split("=", 1) for setting in settings) for name, *settings in rows}
+    assert set(cells) == set(ALGORITHMS)
+    first = cells["dqgan_adam"]
+    for name, changes in ALGORITHMS.items():
+        plain = {key.partition(".")[2]: str(value) for key, value in changes.items()}
+        assert plain.items() <= (first | cells[name]).items(), name
+        assert all(value != first.get(setting) for setting, value in cells[name].items()) or name == "dqgan_adam"
+        assert cells[name].keys() <= plain.keys() and f"`{name}`" in "".join(lines)
+
+
+# What no step computes, and the settings that the sentence names. Each differs from a method that works by one setting.
+REFUSED = [
+    ("cpoadam_ef", {"half_step": "own", "step_rule": "plain"}, {}, "Residuals of exchange='gradient' are gradients"),
+    ("cpoadam", {"second_moment": "averaged"}, {}, "set second_moment='local'"),
+    ("cpoadam", {"half_step": "own"}, {}, "set half_step='none'"),
+    ("extra_adam", {"half_step": "own"}, {}, "set half_step='none'"),
+    ("extra_adam", {"exchange": "update"}, {}, "set exchange='gradient'"),
+    ("extra_adam", {}, {"error_feedback": True}, "set error_feedback=False"),
+    ("extra_adam", {"discriminator_steps": 2}, {}, "set discriminator_steps=1"),
+    ("ef21_sgdm", {}, {"error_feedback": False}, "set error_feedback=True or error_feedback_form='ef14'"),
+    ("ef21_sgdm", {"half_step": "own"}, {}, "the half-step point must not contain it: set half_step='none' or"),
+]
+
+
+@pytest.mark.parametrize(("name", "optimizer", "compression", "words"), REFUSED)
+def test_settings_that_make_no_sense_together_are_refused(name, optimizer, compression, words):
+    groups = [
+        dataclasses.replace(group, **changes)
+        for group, changes in zip(config.algorithm(name), (optimizer, compression), strict=True)
+    ]
+    for refuse in (config.check_method, lambda *pair: RunConfig(optimizer=pair[0], compression=pair[1])):
+        with pytest.raises(UsageError, match=re.escape(words)) as caught:
+            refuse(*groups)
+        for setting, value in {**optimizer, **compression}.items():
+            assert f"{setting}={value!r}" in str(caught.value)
+
+
+def test_a_half_step_without_the_residual_goes_with_exchanged_gradients_and_with_ef21():
+    out = CompressionConfig(residual_in_half_step=False)
+    config.check_method(OptimizerConfig(exchange="gradient"), out)
+    config.check_method(OptimizerConfig(), dataclasses.replace(out, error_feedback_form="ef21"))
+    config.check_method(OptimizerConfig(half_step="none", step_rule="optimistic"), CompressionConfig())

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dqgan_tf import config
 from dqgan_tf.config import ALGORITHMS, CompressionConfig, OptimizerConfig
+from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import losses
 from dqgan_tf.gan.model import DQGAN
 from tests.gan import model_state, tiny_gan
@@ -137,7 +138,7 @@ def with_moment(second_moment):
 
 ABLATIONS = {
     "residual_out": {"residual_in_half_step": False},
-    "no_half_step": {"half_step": False},
+    "no_half_step": {"half_step": "none"},
     "no_error_feedback": {"error_feedback": False},
 }
 # Method -> (compressor, weights of the oracle after every step from the game and w0).
@@ -172,20 +173,57 @@ def test_every_method_has_an_oracle():
     assert set(ORACLES) == set(ALGORITHMS)
 
 
-@pytest.mark.parametrize("name", ORACLES)
-def test_a_method_follows_its_oracle(strategy, game, batches, name):
+# A model costs four seconds of compiling. Quick tests: one method for each way through the step; DQGAN's is in
+# test_against_oracle.py.
+SLOW = [name for name in ORACLES if name not in ("extra_adam", "ef21_sgdm")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ORACLES])
+def test_a_method_follows_its_oracle(strategy, game, batches, name, tmp_path):
     compressor, oracle = ORACLES[name]
     model = build(strategy, *method(name, compressor))
     every = 2 if name == "extra_adam" else 1
     follow(model, strategy, batches, oracle(game, tiny_gan.weights(model)[0]), every)
+    if name == "extra_adam":
+        check_look_ahead(model, strategy, batches)
+        check_start_from_other_weights(model, strategy, batches, tmp_path)
+
+
+def check_look_ahead(model, strategy, batches):
+    """The average and the anchors move with the second half alone; halves differ in the weights."""
+    iterator = tiny_gan.distributed_iterator(strategy, batches[:2])
+    states = [model_state.bits(model)]
+    for _ in range(2):
+        model.train_steps(iterator, 1)
+        states.append(model_state.bits(model))
+    for name, values in states[0].items():
+        if name.startswith(("ema/", "anchor/")):
+            assert values == states[1][name] != states[2][name], name
+    weights = [name for name in model.shared_values() if name.startswith(("generator/", "discriminator/"))]
+    assert weights and all(states[0][name] != states[1][name] != states[2][name] for name in weights)
+
+
+def check_start_from_other_weights(model, strategy, batches, tmp_path):
+    """Steps start from weights that were set, and from those of a file whose optimizer has no anchors."""
+    model.set_weights([0.5 * weight for weight in model.get_weights()])
+    assert np.array_equal(tiny_gan.replica_state(model, "anchor"), tiny_gan.weights(model))
+    other = build(strategy, *method("dqgan_adam", SIGN))
+    other.set_weights([0.25 * weight for weight in other.get_weights()])
+    other.step.assign(4)  # the next step looks ahead, and no anchor moves
+    other.save_weights(tmp_path / "other.weights.h5")
+    model.load_weights(tmp_path / "other.weights.h5")
+    loaded = tiny_gan.weights(model)
+    model.train_steps(tiny_gan.distributed_iterator(strategy, batches[:1]), 1)
+    assert np.array_equal(tiny_gan.replica_state(model, "anchor"), loaded)
+    assert 0 < np.max(np.abs(tiny_gan.weights(model) - loaded)) <= 1.1 * np.max(ETA)
 
 
 def test_the_two_step_exchange_of_gradients_follows_its_oracle(strategy, game, batches):
-    model = build(strategy, *method("cpoadam_ef", SIGN, "two_step"))
-    owners = np.zeros(X + Y + B, int)  # buckets of 32 are dealt out in turn
+    model = build(strategy, *method("cpoadam_ef", TERNARY, "two_step"))
+    owners = np.zeros(X + Y + B, int)  # buckets of 32 are dealt out in turn; zeros that fill one up change no maximum
     owners[32:X] = owners[X + 32 : X + Y] = 1
     expected = methods_numpy.two_step_feedback_adam(
-        game, tiny_gan.weights(model)[0], M, ETA, STEPS, quantizer(SIGN), owners, ADAM
+        game, tiny_gan.weights(model)[0], M, ETA, STEPS, quantizer(TERNARY), owners, ADAM
     )
     follow(model, strategy, batches, expected)
 
@@ -196,8 +234,44 @@ def test_discriminator_steps_follow_their_oracle(strategy, game, batches):
         game, tiny_gan.weights(model)[0], M, ETA, STEPS, quantizer(SIGN), ADAM, 3, X
     )
     follow(model, strategy, batches, expected)
+    generator, discriminator = (channel.wire_bytes for channel in model._channels)
+    assert 0 < generator != discriminator and model.bytes_per_step()["wire_bytes"] == discriminator + generator / 3
+    check_figures_of_a_player_are_means_over_its_moves(model, strategy, batches)
+    with pytest.raises(UsageError, match="call fit or train_steps instead of train_step. .*discriminator_steps=3"):
+        strategy.run(model.train_step, args=(tf.zeros([BATCH, X]),))
 
 
+def check_figures_of_a_player_are_means_over_its_moves(model, strategy, batches):
+    """In steps 22 and 23 the discriminator moves alone: the generator's figures of 22 to 24 are those of 24."""
+    model.train_steps(tiny_gan.distributed_iterator(strategy, batches[:1]), 1)
+    model.drain_metrics()
+    state, figures = saved(model), []
+    iterator = tiny_gan.distributed_iterator(strategy, batches[1:4])
+    for _ in range(3):
+        model.train_steps(iterator, 1)
+        figures.append(model.drain_metrics())
+    restore(model, state)
+    model.train_steps(tiny_gan.distributed_iterator(strategy, batches[1:4]), 3)
+    together = model.drain_metrics()
+    for name in ("gradient_norm", "update_norm", "residual_ratio"):
+        assert [np.isnan(one[f"{name}/generator"]) for one in figures] == [True, True, False]
+        assert together[f"{name}/generator"] == figures[2][f"{name}/generator"] > 0
+        assert not any(np.isnan(one[f"{name}/discriminator"]) for one in figures)
+    losses_of_both = [one["discriminator_loss"] for one in figures]
+    assert together["discriminator_loss"] == pytest.approx(np.mean(losses_of_both), rel=1e-5)
+
+
+def saved(model):
+    return model.shared_values(), [model.replica_values(replica) for replica in range(M)]
+
+
+def restore(model, state):
+    model.set_shared_values(state[0])
+    for replica, values in enumerate(state[1]):
+        model.set_replica_values(replica, values)
+
+
+@pytest.mark.slow
 def test_ef21_counts_both_errors_of_the_two_step_exchange(strategy, batches):
     """What every step applies is the mean of what the replicas wanted, less the mean of their residuals."""
     model = build(strategy, *method("ef21_sgdm", SIGN, "two_step"))
@@ -221,7 +295,7 @@ def follow(model, strategy, batches, expected, every=1):
     for step in range(1, STEPS + 1):
         model.train_steps(iterator, 1)
         if step == STEPS // 2:
-            middle = model.shared_values(), [model.replica_values(replica) for replica in range(M)]
+            middle = saved(model)
         if step % every:
             continue
         weights, w = tiny_gan.weights(model), next(expected)
@@ -230,17 +304,18 @@ def follow(model, strategy, batches, expected, every=1):
         assert largest < TOLERANCE, f"step {step}: {largest}"
     check_skipped_step(model, strategy, batches[STEPS:].copy())
     end = without_counters(model)
-    model.set_shared_values(middle[0])
-    for replica, values in enumerate(middle[1]):
-        model.set_replica_values(replica, values)
+    restore(model, middle)
     model.train_steps(tiny_gan.distributed_iterator(strategy, batches[STEPS // 2 : STEPS]), STEPS - STEPS // 2)
     assert without_counters(model) == end
 
 
 def check_skipped_step(model, strategy, batch):
-    """One replica's NaN, which reaches the discriminator's gradient alone, changes no state of any replica."""
+    """One replica's NaN, which reaches the discriminator's gradient alone, changes no state of any replica.
+
+    Nor does a gradient that is finite and sent, but whose square overflows in Adam's second moment after the average.
+    """
     before = without_counters(model)
-    batch[0, 1, 0, 0] = np.nan
+    batch[0, 1, 0, 0] = 2e20 if model.optimizer_config.exchange == "gradient" else np.nan
     model.train_steps(tiny_gan.distributed_iterator(strategy, batch), 1)
     assert int(model.skipped.numpy()) == 1 and int(model.step.numpy()) == STEPS + 1
     assert without_counters(model) == before

@@ -48,7 +48,7 @@ class TestRestore:
         trainable = by_kind["m"]
         assert trainable < weights and len(trainable) == sum(len(p.trainable_variables) for p in players(model))
         assert "generator/000_kernel" in trainable and "discriminator/000_kernel" in trainable
-        for kind in ("m", "v", "averaged", "previous_direction", "residual"):
+        for kind in ("m", "v", "averaged", "previous_direction", "residual", "shift", "mean_shift"):
             assert by_kind.pop(kind) == trainable, kind
         assert by_kind.pop("ema") == {name for name in trainable if name.startswith("generator/")}
         assert set(by_kind) == {"generator", "discriminator"}
@@ -100,7 +100,11 @@ class TestOtherRuns:
         [
             ("network", {"width": 4}, "--width=2, this run asks for --width=4"),
             ("compression", {"compressor": "none"}, "--compressor=sign:bucket=32, this run asks for --compressor=none"),
-            ("compression", {"error_feedback": False}, "--error_feedback=True, .* --error_feedback=False"),
+            (
+                "compression",
+                {"error_feedback": False, "shift": 0.0},
+                "--error_feedback=True, .* --error_feedback=False",
+            ),
             ("train", {"seed": 1}, "--seed=0, this run asks for --seed=1"),
             ("train", {"batch_size": 128}, "--batch_size=256, .* --batch_size=128"),
             ("data", {"dataset": "mnist"}, "--dataset=fashion_mnist, .* --dataset=mnist"),
@@ -129,8 +133,8 @@ class TestOtherRuns:
         saved = dataclasses.asdict(CONFIG)
         del saved["algorithm"], saved["optimizer"]["half_step"]
         checkpoint.check_config(tmp_path, saved, CONFIG)
-        without = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(half_step=False))
-        with pytest.raises(CheckpointError, match="--half_step=True, this run asks for --half_step=False"):
+        without = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(half_step="none"))
+        with pytest.raises(CheckpointError, match="--half_step=own, this run asks for --half_step=none"):
             checkpoint.check_config(tmp_path, saved, without)
 
     def test_the_length_of_a_schedule_is_a_setting(self, two, tmp_path):
@@ -162,7 +166,7 @@ class TestOtherRuns:
 class TestOtherNumberOfReplicas:
     @pytest.mark.parametrize("replicas", [1, 3])
     def test_the_mean_over_replicas_is_conserved(self, two, tmp_path, replicas):
-        """The virtual iterate w - (1/M) sum_m e^m and the mean half step go on where they were."""
+        """The virtual iterate w - (1/M) sum_m e^m and the mean half step go on; so does sbar, the mean of s."""
         fill(two, 1)
         for replica, calls in enumerate((3, 5)):
             two[1].set_replica_values(replica, two[1].replica_values(replica) | {"calls": calls})

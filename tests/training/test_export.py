@@ -69,6 +69,21 @@ def test_an_export_is_the_average(trained, tmp_path, name):
     assert [entry.name for entry in (tmp_path / name).parent.iterdir()] == [name.split("/")[-1]]
 
 
+def test_an_export_of_a_conditional_run_takes_labels(tmp_path):
+    ring, network = DataConfig("gaussian_ring", conditional=True), NetworkConfig(width=3, latent_dim=5)
+    config = RunConfig(str(tmp_path), data=ring, network=network, train=TrainConfig(batch_size=4, deterministic=False))
+    built = job.build(config, data.describe(ring), local_strategy(1), MessageBoard(0, 1))
+    run = restore.TrainedRun(config, built.data_spec, built.model, 0)
+    labels = tf.constant([7, 0, 3])
+    expected = built.model.generate(LATENT, labels).numpy()
+    assert np.abs(expected - built.model.generate(LATENT, labels[::-1]).numpy()).max() > 0.01
+    for name in ("x.keras", "x"):
+        export.write(str(tmp_path / name), run)
+    loaded = tf.saved_model.load(str(tmp_path / "x"))
+    for drawn in (keras.models.load_model(tmp_path / "x.keras")([LATENT, labels]), loaded.serve([LATENT, labels])):
+        np.testing.assert_allclose(drawn, expected, atol=1e-6)
+
+
 def test_onnx(trained, tmp_path):
     """Also tried by hand: tf2onnx 1.17.0, onnx 1.23.2 and onnxruntime 1.32.0 with both networks."""
     if importlib.util.find_spec("tf2onnx") is None or importlib.util.find_spec("onnxruntime") is None:

@@ -68,10 +68,25 @@ def test_released(folder, tmp_path):
     folder_lock.acquire(folder)
     folder_lock.release(folder)
     folder_lock.release(folder)
+    assert list(folder.iterdir()) == []
     process = subprocess.Popen([sys.executable, "-c", _HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
     process.kill()
     process.communicate()
+
+
+def test_a_file_that_its_holder_has_removed_meanwhile_is_no_lock(folder, monkeypatch):
+    """Another job opened the file before it was removed: a lock on it would exclude nobody."""
+    lockf, removed = folder_lock.fcntl.lockf, []
+
+    def remove_first(descriptor, operation):
+        if not removed:
+            removed.append((folder / "LOCK").unlink())
+        lockf(descriptor, operation)
+
+    monkeypatch.setattr(folder_lock.fcntl, "lockf", remove_first)
+    folder_lock.acquire(folder)
+    assert removed and json.loads((folder / "LOCK").read_text())["process"] == os.getpid()
 
 
 def test_a_file_system_without_locks(folder, monkeypatch, capsys):

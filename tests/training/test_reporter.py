@@ -42,7 +42,7 @@ class Model:
     """Draws one point again and again."""
 
     seed, latent_dim, local_value = 0, 2, staticmethod(DQGAN.local_value)
-    channel = types.SimpleNamespace(dense_sent_bytes=80, sent_bytes=10)
+    bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10})
 
     def generate(self, latent, use_ema=True):
         return np.ones((500, 2), np.float32) * latent[:1]
