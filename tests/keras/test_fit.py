@@ -266,6 +266,7 @@ def test_a_row_that_occurs_twice_counts_with_its_sum(strategy):
     np.testing.assert_allclose(weights(strategy, compressed), weights(strategy, dense), atol=1e-4)
 
 
+@pytest.mark.slow  # the test before has it under Adam
 def test_embeddings_under_sgd_are_the_stock_ones(strategy):
     make = lambda: keras.optimizers.SGD(0.05)  # noqa: E731
     embedding = lambda: keras.layers.Embedding(20, 4)  # noqa: E731
