@@ -1,10 +1,7 @@
 """What every test needs before TensorFlow initialises: no GPU, few threads, eight logical CPUs."""
 
-import gc
 import os
 import pathlib
-import shutil
-import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
@@ -14,8 +11,6 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.pop("TF_CONFIG", None)
 
 import pytest
-
-from tests.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NUM_LOGICAL_CPUS = 8
@@ -46,30 +41,12 @@ def pytest_configure(config):
 
     The process that hands out tests to others (`-n 2`) runs none and does not spend the seconds of the import.
     """
-    is_first = cluster.COMPILED not in os.environ
-    if is_first:
-        os.environ[cluster.COMPILED] = tempfile.mkdtemp(prefix="compiled")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(cluster.COMPILED), ignore_errors=True))
     if getattr(config.option, "numprocesses", None):
         return
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_CPUS)
-    share_compilations(tf)
-    # Modules stay: a collection, of which tracing starts many, need not visit their 0.5 million objects.
-    gc.collect()
-    gc.freeze()
-
-
-def share_compilations(tf):
-    """Lets XLA share what it compiles in this process; see `cluster.compilation_flags`.
-
-    Workers that tests start by `cluster` do so too. Other processes compile all themselves, as those of a user.
-    """
-    os.environ["TF_XLA_FLAGS"] = cluster.compilation_flags(os.environ["TF_NUM_INTRAOP_THREADS"])
-    tf.function(lambda: tf.constant(0.0) + 1.0, jit_compile=True)()  # reads the flags
-    del os.environ["TF_XLA_FLAGS"]
 
 
 def pytest_collection_modifyitems(items):

@@ -12,8 +12,6 @@ import time
 
 from tests.distributed.forks import ROOT, Forks
 
-COMPILED = "DQGAN_TESTS_COMPILED"
-"""Name of the variable that names the folder of `compilation_flags`."""
 _SECONDS_FOR_STACKS = 5
 
 
@@ -112,7 +110,6 @@ def environment_of(ports, index):
         OMP_NUM_THREADS="1",
         PYTHONFAULTHANDLER="1",
         PYTHONPATH=str(ROOT),
-        TF_XLA_FLAGS=compilation_flags(threads=1),
     )
     variables.pop("TF_CONFIG", None)
     if len(ports) > 1:
@@ -121,13 +118,3 @@ def environment_of(ports, index):
             {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         )
     return variables
-
-
-def compilation_flags(threads):
-    """Returns the TF_XLA_FLAGS of a process of `threads` threads that shares what XLA compiles with others of this run.
-
-    XLA compiles a function for each device anew, although replicas run the same one, and so do models that are built
-    again and other processes. With these flags it keeps what it compiles in files (TensorFlow 2.21.0).
-    """
-    folder = pathlib.Path(os.environ[COMPILED]) / str(threads)
-    return f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_device_types=CPU"
