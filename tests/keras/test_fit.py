@@ -396,6 +396,7 @@ def test_a_saved_model_loads_and_goes_on_compressed(strategy, tmp_path):
     np.testing.assert_array_equal(weights(strategy, model), weights(strategy, loaded))
 
 
+@pytest.mark.slow  # of Keras; test_checkpoint.py cuts off a run, and the test before loads a model
 def test_backup_and_restore_goes_on_with_the_epoch(strategy, tmp_path):
     """Without residuals it is exact; with them `dqgan_tf.callbacks.Checkpoint` is."""
 
