@@ -37,7 +37,7 @@ _SGD, _ADAM = {"optimizer.direction": "sgd"}, {"optimizer.direction": "adam"}
 _ABLATIONS = {
     "residual_out": {"compression.residual_in_half_step": False},
     "no_feedback": {"compression.error_feedback": False},
-    "no_half_step": {"optimizer.half_step": False},
+    "no_half_step": {"optimizer.half_step": "none"},
 }
 METHODS: dict[str, Method] = {
     "dqgan": Method(_SGD),
