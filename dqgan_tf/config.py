@@ -25,6 +25,7 @@ def setting(
     lower: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    upper: float | None = None,
     example: Any = None,
     is_path: bool = False,
     may_change: bool = False,
@@ -35,15 +36,15 @@ def setting(
     Args:
       default: of the field and its flag.
       help_text: for users, with units.
-      choices: the allowed values of a text.
-      lower, above, below: bounds of a number: value >= lower, value > above, value < below.
+      choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
+      lower, above, below, upper: bounds of a number: value >= lower, value > above, value < below, value <= upper.
       example: a number that works, for error messages; None takes the default.
       is_path: the text is a path.
       may_change: a resumed run may have another value.
       is_local: each worker may have its own value; implies `may_change`.
     """
     metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
-    metadata |= {"lower": lower, "above": above, "below": below, "may_change": may_change or is_local}
+    metadata |= {"lower": lower, "above": above, "below": below, "upper": upper, "may_change": may_change or is_local}
     return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
 
 
@@ -64,18 +65,22 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
         value = os.fspath(value)
     has_type = {
         bool: isinstance(value, bool),
-        int: isinstance(value, numbers.Integral) and not isinstance(value, bool),
+        # At most 64 bits, as TensorFlow's integers have.
+        int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < 1 << 63,
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
-        str: isinstance(value, str),
+        str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
     }[kind]
-    choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
+    choices, lower, above, below, upper = (
+        field.metadata[key] for key in ("choices", "lower", "above", "below", "upper")
+    )
     if (
         has_type
-        and (not choices or value in choices)
+        and (not choices or any(_is_choice(value, choice) for choice in choices))
         and (lower is None or value >= lower)
         and (above is None or value > above)
         and (below is None or value < below)
+        and (upper is None or value <= upper)
     ):
         return kind(value)
     works = f". A value that works is {field.name}={field.metadata['example']}" if kind in (int, float) else ""
@@ -88,9 +93,21 @@ def requirement(field: dataclasses.Field) -> str:
         return "one of " + ", ".join(field.metadata["choices"])
     kind, _ = value_type(field)
     noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
-    words = {"lower": "of at least", "above": "above", "below": "below"}
+    if field.metadata["is_path"]:
+        return "a path, not a URL"
+    words = {"lower": "of at least", "above": "above", "below": "below", "upper": "at most"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
-    return " ".join(["a path" if field.metadata["is_path"] else noun, " and ".join(bounds)]).rstrip()
+    return " ".join([noun, " and ".join(bounds)]).rstrip()
+
+
+def _is_choice(value: Any, choice: str) -> bool:
+    name, colon, _ = choice.partition(":")
+    if not colon or not value.startswith(name + colon):
+        return value == choice
+    try:
+        return 0 < float(value.removeprefix(name + colon)) <= sys.float_info.max
+    except ValueError:
+        return False
 
 
 def value_type(field: dataclasses.Field) -> tuple[type, bool]:
@@ -133,8 +150,9 @@ class DataConfig(Settings):
 
     dataset: str = setting(
         "gaussian_ring",
-        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes), or the name of an image set of TensorFlow "
-        "Datasets, such as fashion_mnist, mnist, cifar10 or celeb_a.",
+        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes); the name of an image set of TensorFlow Datasets, "
+        "such as cifar10, celeb_a or NAME/CONFIG:VERSION; a folder of images such as ./pictures, an .npz or .npy file, "
+        "or MODULE:FUNCTION that returns a tf.data.Dataset (docs/data.md).",
     )
     data_dir: str | None = setting(
         None,
@@ -145,7 +163,23 @@ class DataConfig(Settings):
     image_size: int | None = setting(
         None, "Height and width in pixels after resizing. Default: the data set's own.", lower=1, example=64
     )
-    split: str = setting("train", "Split of the image set to train on, for example train or train[:90%].")
+    split: str = setting(
+        "train",
+        "Split of the image set to train on, for example train or train[:90%]. In a folder of images: all of it, or a "
+        "subfolder of that name.",
+    )
+    shards: str = setting(
+        "iid",
+        "Training data of each replica: equal in distribution (iid); consecutive modes or classes, in equal shares "
+        "(by_class); or shares of every class from a Dirichlet distribution, the more unequal the smaller ALPHA is "
+        "(dirichlet:ALPHA, such as dirichlet:0.3; arXiv 1909.06335). Mixtures take iid and by_class; images with "
+        "labels take all three.",
+        choices=("iid", "by_class", "dirichlet:ALPHA"),
+    )
+    conditional: bool = setting(
+        False,
+        "Conditional GAN: both networks also get the class of a sample: the label of an image or the mode of a point.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,10 +259,27 @@ class OptimizerConfig(Settings):
         choices=("local", "averaged", "guarded"),
     )
     second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
-    half_step: bool = setting(
-        True,
-        "Evaluate gradients at the half-step point of DQGAN. False: at the current weights (simultaneous gradient "
-        "descent, a baseline).",
+    global_clipnorm: float | None = setting(
+        None,
+        "Largest Euclidean norm of a player's whole gradient on a replica, before the direction; a longer gradient is "
+        "scaled down to it. Default: no limit.",
+        above=0,
+        example=1,
+    )
+    micro_batches: int = setting(
+        1,
+        "Parts into which each replica cuts its batch. Their gradients are taken one after another at the same point "
+        "and averaged, in the memory of one part.",
+        lower=1,
+    )
+    half_step: str = setting(
+        "own",
+        "Point at which a worker evaluates its gradient, which looks ahead from the current weights: by its own last "
+        "direction (own: DQGAN), by the last update of all workers (common), by its own last direction less its drift, "
+        "the difference of its shift from the mean shift (corrected; its local steps are corrected too), or not at all "
+        "(none: simultaneous gradient descent; the point has no residual either). Try common or corrected if workers "
+        "have different data.",
+        choices=("own", "common", "corrected", "none"),
     )
     exchange: str = setting(
         "update",
@@ -251,6 +302,15 @@ class OptimizerConfig(Settings):
         lower=1,
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "half_step", _text_of_half_step(self.half_step))
+        super().__post_init__()
+
+
+def _text_of_half_step(value: Any) -> Any:
+    """Returns the value of `half_step`; before it had four values, it was true or false."""
+    return ("own" if value else "none") if isinstance(value, bool) else value
+
 
 @dataclasses.dataclass(frozen=True)
 class CompressionConfig(Settings):
@@ -267,6 +327,13 @@ class CompressionConfig(Settings):
         "'bias|gamma|beta=none;discriminator/=sign:bucket=512'. The first pattern that occurs in a name applies; other "
         "weights use --compressor. Names begin with generator/ or discriminator/.",
     )
+    local_steps: int = setting(
+        1,
+        "Gradient steps K of each worker between two exchanges: bytes fall by K. Steps are gradient steps everywhere; "
+        "logs, pictures, checkpoints and checks wait for the next exchange, and the last round is shorter if steps is "
+        "no multiple of K. With 1 every step is exchanged.",
+        lower=1,
+    )
     start_step: int = setting(
         0, "First step that is compressed; earlier steps are not. 0 and 1 compress every step.", lower=0
     )
@@ -281,6 +348,15 @@ class CompressionConfig(Settings):
         choices=("ef14", "ef21"),
     )
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
+    shift: float = setting(
+        0.0,
+        "Learning rate a of a learned shift, for workers with different data; 0: no shift. Each worker learns the mean "
+        "of its own updates and sends the difference to it; all add the mean of the shifts, which costs no byte. 0.1 "
+        "suits 1 bit and more; top-k of a share f needs f/2 or less, or residuals grow without bound.",
+        lower=0,
+        upper=1,
+        example=0.1,
+    )
     allow_non_contractive: bool = setting(
         False,
         "Permit error feedback with a compressor that has no proven contraction bound. Its residuals may grow without "
@@ -311,6 +387,20 @@ class CompressionConfig(Settings):
         may_change=True,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shift(self.shift, self.error_feedback)
+
+
+def check_shift(shift: float, error_feedback: bool) -> None:
+    """Raises UsageError for a shift without error feedback."""
+    if shift and not error_feedback:
+        raise UsageError(
+            "A shift is learned from what error feedback sends, and an update without error feedback would lose what "
+            f"the compressor drops of the difference. Turn error feedback on, or set shift=0. Received: shift={shift}, "
+            f"error_feedback={error_feedback}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Settings):
@@ -322,6 +412,12 @@ class TrainConfig(Settings):
     steps: int = setting(4000, "Steps of the run, including those before it was resumed.", lower=1, may_change=True)
     seed: int = setting(
         0, "Seed of initial weights, data order, latent noise and stochastic rounding.", lower=0, below=2**32
+    )
+    warm_start: str | None = setting(
+        None,
+        "Start from the networks and the averaged generator of another run's model_dir, or of a .weights.h5 or .keras "
+        "file of a DQGAN. Everything else starts anew.",
+        is_path=True,
     )
     ema_decay: float = setting(
         0.999, "Decay rate of the averaged generator (exponential moving average of the weights).", lower=0, below=1
@@ -348,8 +444,8 @@ class TrainConfig(Settings):
     )
     max_skipped_in_row: int = setting(
         10,
-        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite); 0: "
-        "never stop.",
+        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite), or "
+        "exchanges with local_steps; 0: never stop.",
         lower=0,
         may_change=True,
     )
@@ -371,21 +467,21 @@ _METHOD = {  # the settings that make a method what it is
     "optimizer.direction": "adam",
     "optimizer.exchange": "update",
     "optimizer.step_rule": "plain",
-    "optimizer.half_step": True,
+    "optimizer.half_step": "own",
     "compression.error_feedback": True,
     "compression.error_feedback_form": "ef14",
 }
 _DQGAN = _METHOD | {"compression.residual_in_half_step": True}
 _DQGAN_OMD = _DQGAN | {"optimizer.direction": "sgd"}
 _DQGAN_ADAM = _DQGAN | {"optimizer.second_moment": "local"}
-_ABLATIONS = {
+_ABLATIONS: dict[str, dict[str, Any]] = {
     "residual_out": {"compression.residual_in_half_step": False},
-    "no_half_step": {"optimizer.half_step": False},
+    "no_half_step": {"optimizer.half_step": "none"},
     "no_error_feedback": {"compression.error_feedback": False},
 }
 _CENTRAL = _METHOD | {  # one optimizer after the average
     "optimizer.exchange": "gradient",
-    "optimizer.half_step": False,
+    "optimizer.half_step": "none",
     "optimizer.second_moment": "local",
     "compression.error_feedback": False,
 }
@@ -402,7 +498,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "ef21_sgdm": _METHOD
     | {
         "optimizer.direction": "momentum",
-        "optimizer.half_step": False,
+        "optimizer.half_step": "none",
         "compression.error_feedback_form": "ef21",
     },
     "dqgan": _DQGAN_OMD,
@@ -421,11 +517,12 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
     Raises:
       UsageError: names the settings, and values that work.
     """
-    has_residual_in_half_step = optimizer.half_step and compression.error_feedback and compression.residual_in_half_step
+    looks_ahead = optimizer.half_step != "none"
+    has_residual_in_half_step = looks_ahead and compression.error_feedback and compression.residual_in_half_step
     extragradient, gradients = optimizer.step_rule == "extragradient", optimizer.exchange == "gradient"
     ef21 = compression.error_feedback_form == "ef21"
     own_moment = optimizer.direction == "adam" and optimizer.second_moment != "local"
-    residual_out = "half_step=False or residual_in_half_step=False"
+    residual_out = "half_step='none' or residual_in_half_step=False"
     reasons = [
         (
             gradients and has_residual_in_half_step,
@@ -437,8 +534,8 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             "second_moment='local'",
         ),
         (
-            optimizer.step_rule != "plain" and optimizer.half_step,
-            "An optimistic or extragradient step looks ahead without the half step: set half_step=False",
+            optimizer.step_rule != "plain" and looks_ahead,
+            "An optimistic or extragradient step looks ahead without the half step: set half_step='none'",
         ),
         (
             extragradient and not gradients,
@@ -463,12 +560,29 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             "With error_feedback_form='ef21' the weights lack no residual, so the half-step point must not contain it: "
             f"set {residual_out}",
         ),
+        (
+            ef21 and compression.shift > 0,
+            "error_feedback_form='ef21' sends changes of updates, which need no shift: set shift=0 or "
+            "error_feedback_form='ef14'",
+        ),
+        (
+            compression.local_steps > 1
+            and (gradients or ef21 or optimizer.step_rule != "plain" or optimizer.discriminator_steps > 1),
+            "Between two exchanges each worker takes plain steps of both players: with local_steps above 1 set "
+            "exchange='update', step_rule='plain', discriminator_steps=1 and error_feedback_form='ef14'",
+        ),
+        (
+            optimizer.half_step == "corrected" and (not compression.shift or gradients),
+            "half_step='corrected' needs the drift of every worker's updates, which a shift learns: set shift=0.1 and "
+            "exchange='update', or half_step='own'",
+        ),
     ]
     received = ", ".join(
         f"{name}={getattr(group, name)!r}"
         for group, names in (
             (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
             (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
+            (compression, ("shift", "local_steps")),
         )
         for name in names
     )
@@ -590,11 +704,12 @@ _RENAMED = {"compression.bucket_mb": "compression.packet_mb", "compression.commu
 
 
 def flatten(groups: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or of 0.1.0."""
+    """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or an older one."""
     flat: dict[str, Any] = {}
     for name, value in groups.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return {_RENAMED.get(key, key): value for key, value in flat.items()}
+    flat = {_RENAMED.get(key, key): value for key, value in flat.items()}
+    return {key: _text_of_half_step(value) if key == "optimizer.half_step" else value for key, value in flat.items()}
 
 
 def from_json(text: str) -> RunConfig:

@@ -19,6 +19,8 @@ DEFAULTS = {
     "data.data_dir": None,
     "data.image_size": None,
     "data.split": "train",
+    "data.shards": "iid",
+    "data.conditional": False,
     "network.network": "mlp",
     "network.latent_dim": None,
     "network.width": None,
@@ -37,16 +39,20 @@ DEFAULTS = {
     "optimizer.epsilon": 1e-8,
     "optimizer.second_moment": "local",
     "optimizer.second_moment_period": 100,
-    "optimizer.half_step": True,
+    "optimizer.global_clipnorm": None,
+    "optimizer.micro_batches": 1,
+    "optimizer.half_step": "own",
     "optimizer.exchange": "update",
     "optimizer.step_rule": "plain",
     "optimizer.discriminator_steps": 1,
     "compression.compressor": "linear:bits=4,bucket=512",
     "compression.compressor_rules": "",
+    "compression.local_steps": 1,
     "compression.start_step": 0,
     "compression.error_feedback": True,
     "compression.error_feedback_form": "ef14",
     "compression.residual_in_half_step": True,
+    "compression.shift": 0.0,
     "compression.allow_non_contractive": False,
     "compression.topology": "auto",
     "compression.packet_mb": 4.0,
@@ -54,6 +60,7 @@ DEFAULTS = {
     "train.batch_size": 256,
     "train.steps": 4000,
     "train.seed": 0,
+    "train.warm_start": None,
     "train.ema_decay": 0.999,
     "train.steps_per_call": 20,
     "train.replicas_per_worker": 1,
@@ -90,6 +97,30 @@ def test_defaults():
     assert all(type(flat[key]) is type(DEFAULTS[key]) for key in DEFAULTS)
 
 
+@pytest.mark.parametrize(("old", "now"), [(True, "own"), (False, "none")])
+def test_half_step_was_true_or_false(old, now):
+    assert OptimizerConfig(half_step=old).half_step == now
+    assert saved("optimizer.half_step", old).optimizer.half_step == now
+    assert config.flatten({"optimizer": {"half_step": old}}) == {"optimizer.half_step": now}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "compression", "message"),
+    [
+        ({"half_step": "corrected"}, {}, "half_step='corrected' needs the drift .* set shift=0.1"),
+        ({"discriminator_steps": 2}, {"local_steps": 4}, "local_steps above 1 set .* Received: .* local_steps=4"),
+        (
+            {"half_step": "none"},
+            {"shift": 0.1, "error_feedback_form": "ef21"},
+            "set shift=0 or error_feedback_form='ef14'. Received: .* shift=0.1",
+        ),
+    ],
+)
+def test_half_steps_and_shifts_that_make_no_sense_are_refused(optimizer, compression, message):
+    with pytest.raises(UsageError, match=message):
+        RunConfig(optimizer=OptimizerConfig(**optimizer), compression=CompressionConfig(**compression))
+
+
 @pytest.mark.parametrize("key", [key for key, value in DEFAULTS.items() if value is not None and key != "model_dir"])
 def test_a_default_is_a_value_that_works(key):
     assert getattr(make(key, DEFAULTS[key]), key.rpartition(".")[2]) == DEFAULTS[key]
@@ -111,8 +142,12 @@ def test_a_default_is_a_value_that_works(key):
         ("optimizer.beta_2", -1e-9, 0, 1),
         ("optimizer.epsilon", 0, 1e-9, None),
         ("optimizer.second_moment_period", 0, 1, None),
+        ("optimizer.global_clipnorm", 0, 1e-9, None),
+        ("optimizer.micro_batches", 0, 1, None),
         ("optimizer.discriminator_steps", 0, 1, None),
+        ("compression.local_steps", 0, 1, None),
         ("compression.start_step", -1, 0, None),
+        ("compression.shift", -1e-9, 1, 1.0001),
         ("compression.packet_mb", -1e-9, 0, None),
         ("train.batch_size", 0, 1, None),
         ("train.steps", 0, 1, None),
@@ -150,7 +185,7 @@ def test_what_is_no_number_is_refused_with_one_that_works(key, value):
         make(key, value)
     text, _, works = str(caught.value).partition(f". A value that works is {name}=")
     assert text.startswith(f"`{name}` must be a ") and text.endswith(f"Received: {name}={value!r}")
-    assert getattr(make(key, type(DEFAULTS[key] or 0)(works)), name) == float(works)
+    assert getattr(make(key, config.value_type(FIELDS[key])[0](works)), name) == float(works)
     with pytest.raises(UsageError, match=f"`{name}` must be a "):
         saved(key, value)
 
@@ -171,10 +206,16 @@ def test_a_switch_is_true_or_false(key, value):
 @pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if field.metadata["choices"]])
 def test_choices(key):
     for choice in FIELDS[key].metadata["choices"]:
-        make(key, choice)
+        make(key, choice.replace("ALPHA", "0.3"))
     for value in ("unknown", 3, None):
         with pytest.raises(UsageError, match=f"must be one of .*{choice}. Received: .*={value!r}"):
             make(key, value)
+
+
+@pytest.mark.parametrize("value", ["dirichlet", "dirichlet:", "dirichlet:0", "dirichlet:-1", "dirichlet:nan", "iid:1"])
+def test_a_choice_with_a_number_takes_one_above_0(value):
+    with pytest.raises(UsageError, match="must be one of iid, by_class, dirichlet:ALPHA. Received: shards="):
+        DataConfig(shards=value)
 
 
 @pytest.mark.parametrize("key", ["data.dataset", "data.data_dir", "compression.compressor", "model_dir"])

@@ -12,7 +12,7 @@ from dqgan_tf.config import CompressionConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
 from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Direction, half_step_point
-from dqgan_tf.private_keras import flat_layers
+from dqgan_tf.private_keras import flat_layers, running_statistics
 
 PLAYERS = ("generator", "discriminator")
 
@@ -63,8 +63,6 @@ class Player:
     def __init__(self, name: str, network: keras.Model, devices: Sequence[str]):
         if not network.built:
             raise UsageError(f"The {name} must be built before training: call it once or give it an Input.")
-        if not network.trainable_variables:
-            raise UsageError(f"The {name} has no trainable weight.")
         for weight in network.trainable_variables:
             if weight.dtype != "float32":
                 raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")
@@ -83,13 +81,33 @@ class Player:
                 )
         self.name = name
         self.network = network
-        self.shapes = [tuple(variable.shape) for variable in network.trainable_variables]
         self._devices = devices
+        self.take_weights()
+
+    def take_weights(self) -> None:
+        """Sets `weights`, which are trained, to those that are trainable now. The network's layers may be frozen.
+
+        Raises:
+          UsageError: none is trainable.
+        """
+        if not self.network.trainable_variables:
+            raise UsageError(f"The {self.name} has no trainable weight.")
+        self.weights = list(self.network.trainable_variables)
+        self.shapes = [tuple(variable.shape) for variable in self.weights]
+
+    def check_trainable(self) -> None:
+        """Raises UsageError if layers were frozen or released after `compile`."""
+        if [id(weight) for weight in self.weights] != [id(weight) for weight in self.network.trainable_variables]:
+            raise UsageError(
+                f"`trainable` of a layer of the {self.name} has changed since compile, where it takes effect: call "
+                f"compile again. {len(self.weights)} weights were trainable then, "
+                f"{len(self.network.trainable_variables)} are now."
+            )
 
     @property
     def weight_names(self) -> list[str]:
         """Names for compressor rules, e.g. `generator/dense_1/kernel`, one per trainable weight."""
-        return [f"{self.name}/{variable.path}" for variable in self.network.trainable_variables]
+        return [f"{self.name}/{variable.path}" for variable in self.weights]
 
     @property
     def saved_names(self) -> dict[str, keras.Variable]:
@@ -103,7 +121,7 @@ class Player:
     @property
     def trainable_names(self) -> list[str]:
         """Names in checkpoints of the trainable weights, in order."""
-        trainable = {id(variable) for variable in self.network.trainable_variables}
+        trainable = {id(variable) for variable in self.weights}
         return [name for name, variable in self.saved_names.items() if id(variable) in trainable]
 
     def compile(
@@ -114,7 +132,7 @@ class Player:
         clip_value: float | None,
     ) -> None:
         """Sets the update rule and creates its state in place of the old one."""
-        self._direction, self._clip_value = direction, clip_value
+        self._direction, self._clip_value, self._global_clipnorm = direction, clip_value, optimizer.global_clipnorm
         self._half_step, self._residual_in_half_step = optimizer.half_step, compression.residual_in_half_step
         self._exchanges_gradients = optimizer.exchange == "gradient"
         self._is_optimistic = optimizer.step_rule == "optimistic"
@@ -124,6 +142,20 @@ class Player:
         self._slots = {slot: self._per_weight(slot) for slot in direction.slots}
         if self._is_ef21:
             self._slots |= {slot: self._per_weight(slot) for slot in _EF21_SLOTS}
+        # The last update of all replicas, equal on all of them.
+        self._look_ahead = self._per_weight("look_ahead") if self._half_step == "common" else []
+        # With local steps: the sum of the updates since the last exchange; what a refused round restores, by variable;
+        # and the network's non-trainable values.
+        rounds = compression.local_steps > 1
+        self._moved = self._per_weight("moved") if rounds else []
+        changing = [self._previous, *self._slots.values()] if rounds else []
+        self._kept = [
+            (one, kept) for group in changing for one, kept in zip(group, self._per_weight("kept"), strict=True)
+        ]
+        self._statistics = [
+            ReplicaLocal(self._devices, variable.shape, f"{self.name}_statistics", tf.as_dtype(variable.dtype))
+            for variable in (self.network.non_trainable_variables if rounds else [])
+        ]
         self._anchors = self._per_weight("anchor") if optimizer.step_rule == "extragradient" else []
         self.reset_anchors()
         self._evaluation_points_compiled = tf.function(self._evaluation_points, jit_compile=True, autograph=False)
@@ -136,6 +168,8 @@ class Player:
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the per-replica state by its name in checkpoints, e.g. `m/generator/002_kernel`."""
         kinds = {"previous_direction": self._previous} | self._slots
+        if self._look_ahead:
+            kinds["look_ahead"] = self._look_ahead
         if self._anchors:
             kinds["anchor"] = self._anchors
         return {
@@ -146,29 +180,44 @@ class Player:
 
     def reset_anchors(self) -> None:
         """Sets the points from which extragradient steps start to the weights. Eager."""
-        for anchor, weight in zip(self._anchors, self.network.trainable_variables, strict=bool(self._anchors)):
+        for anchor, weight in zip(self._anchors, self.weights, strict=bool(self._anchors)):
             for variable in anchor.variables:
                 variable.assign(first_local_value(weight))
 
-    def weights(self) -> list[tf.Tensor]:
+    def values(self) -> list[tf.Tensor]:
         """Returns w_{t-1}. Replica context."""
-        return [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
+        return [tf.convert_to_tensor(variable.value) for variable in self.weights]
 
-    def evaluation_points(self, residuals: list[tf.Tensor | None], learning_rate: tf.Tensor) -> list[tf.Tensor]:
+    def evaluation_points(
+        self,
+        residuals: list[tf.Tensor | None],
+        learning_rate: tf.Tensor,
+        drifts: list[tf.Tensor | None],
+    ) -> list[tf.Tensor]:
         """Returns the weights at which this replica evaluates its gradient; see `half_step_point`. Replica context.
 
         Args:
           residuals: e_{t-1} per weight; None for a weight that has no residual.
           learning_rate: eta_t, float32 scalar.
+          drifts: what a corrected half step leaves out: s - sbar per weight, or the share of it that local steps have
+            taken, the next one included; None for a weight that has no shift.
         """
-        if not self._half_step:
-            return self.weights()
+        moved = read_local(self._moved)
+        if self._half_step == "none":
+            return [w - m for w, m in zip(self.values(), moved, strict=True)] if moved else self.values()
         if not self._residual_in_half_step:
             residuals = [None] * len(residuals)
         else:
             # Zeros as an argument: XLA would remove a constant zero and round eta u once less than with a residual.
             residuals = [tf.zeros(w) if e is None else e for w, e in zip(self.shapes, residuals, strict=True)]
-        return self._evaluation_points_compiled(self.weights(), read_local(self._previous), residuals, learning_rate)
+        if self._half_step == "corrected":
+            residuals = [e if d is None else -d if e is None else e - d for e, d in zip(residuals, drifts, strict=True)]
+        if moved:
+            residuals = [m if e is None else e + m for e, m in zip(residuals, moved, strict=True)]
+        directions, rate = self._previous, learning_rate
+        if self._half_step == "common":
+            directions, rate = self._look_ahead, tf.ones([])  # in units of parameters
+        return self._evaluation_points_compiled(self.values(), read_local(directions), residuals, rate)
 
     def propose(
         self,
@@ -191,6 +240,8 @@ class Player:
           t: number of this player's accepted updates including this one, float32 scalar.
           average: function that returns the exact mean over all replicas of a tensor at an averaging step, else None.
         """
+        if self._global_clipnorm is not None:  # NaN if the norm is not finite, so that the step is skipped
+            gradients, _ = tf.clip_by_global_norm(gradients, self._global_clipnorm)
         names = [] if self._exchanges_gradients else list(self._direction.slots)
         old = self._read([*names, "previous_value"] if self._is_ef21 else names, not self._exchanges_gradients)
         floating = [value for value in statistics if value.dtype.is_floating]
@@ -241,15 +292,82 @@ class Player:
           keeps_anchors: the first half of an extragradient step, which only looks ahead. Both halves subtract from the
             anchors, and the second one moves them to w_t.
         """
-        weights = self._subtract_compiled(read_local(self._anchors) or self.weights(), subtracted)
-        for index, variable in enumerate(self.network.trainable_variables):
+        weights = self._subtract_compiled(read_local(self._anchors) or self.values(), subtracted)
+        for index, variable in enumerate(self.weights):
             variable.assign(weights[index])
             self._previous[index].local().assign(proposal.directions[index])
             for name, slot in self._slots.items():
                 slot[index].local().assign(proposal.slots[index][name])
+            if self._look_ahead:
+                self._look_ahead[index].local().assign(subtracted[index])
             if self._anchors and not keeps_anchors:
                 self._anchors[index].local().assign(weights[index])
         return weights
+
+    def begin_round(self) -> None:
+        """Starts a round of local steps. Replica context."""
+        for variable, kept in self._kept:
+            kept.local().assign(variable.local().read_value())
+        for moved in self._moved:
+            moved.local().assign(tf.zeros(moved.local().shape))
+        for statistic, variable in zip(self._statistics, self.network.non_trainable_variables, strict=True):
+            statistic.local().assign(tf.convert_to_tensor(variable.value))
+
+    def move(self, proposal: Proposal, statistics: Sequence[tf.Tensor]) -> None:
+        """Takes a local step: stores the proposal's state and adds its updates to those of the round. Replica context.
+
+        Args:
+          proposal: of this replica; NaN in a proposal makes all replicas refuse the round.
+          statistics: new non-trainable values of the network.
+        """
+        for index, moved in enumerate(self._moved):
+            moved.local().assign_add(proposal.updates[index])
+            self._previous[index].local().assign(proposal.directions[index])
+            for name, slot in self._slots.items():
+                slot[index].local().assign(proposal.slots[index][name])
+        for variable, value in zip(self._statistics, statistics, strict=True):
+            variable.local().assign(value)
+
+    def round_updates(self) -> list[tf.Tensor]:
+        """Returns the sum of the round's updates per weight. Replica context."""
+        return read_local(self._moved)
+
+    def round_statistics(self) -> list[tf.Tensor]:
+        """Returns this replica's non-trainable values of the network inside a round. Replica context."""
+        return read_local(self._statistics)
+
+    def mean_moments(self, t: tf.Tensor, average: Callable) -> list[tf.Tensor]:
+        """Returns the exact mean over the replicas of the second moments after a round; one collective.
+
+        Args:
+          t, average: as of `propose`.
+        """
+        slots = self._read(list(self._direction.slots), False)
+        corrected = [tf.reshape(self._direction.corrected(slot, t), [-1]) for slot in slots]
+        return self._by_weight(average(tf.concat(corrected, 0)))
+
+    def accept_round(self, subtracted: list[tf.Tensor], count: tf.Tensor, moments: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Assigns w - q, projected by constraints, and returns it. Replica context.
+
+        Args:
+          subtracted: q per weight, equal on all replicas.
+          count: number of steps of the round, float32 scalar.
+          moments: result of `mean_moments`; empty: no average is due.
+        """
+        weights = self._subtract_compiled(self.values(), subtracted)
+        averaged = self._slots.get(self._direction.averaged_slot or "", [])
+        for index, variable in enumerate(self.weights):
+            variable.assign(weights[index])
+            if self._look_ahead:
+                self._look_ahead[index].local().assign(subtracted[index] / count)
+            if moments:
+                averaged[index].local().assign(moments[index])
+        return weights
+
+    def refuse_round(self) -> None:
+        """Restores the state before the round. Replica context."""
+        for variable, kept in self._kept:
+            variable.local().assign(kept.local().read_value())
 
     def shift_seeds(self, values: Sequence[tf.Tensor], offset: tf.Tensor) -> list[tf.Tensor]:
         """Returns non-trainable values of the network; the seeds of its random layers are shifted by `offset`.
@@ -266,13 +384,14 @@ class Player:
     def mean_statistics(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns new non-trainable values of the network that are equal on all replicas. Replica context.
 
-        Floating values are averaged exactly over the replicas; others, e.g. counters, are equal already.
+        Statistics are averaged exactly over the replicas; others, e.g. counters and frozen weights, are equal already.
 
         Args:
           values: this replica's new values, one per non-trainable variable.
         """
         values = list(values)
-        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if "float" in v.dtype]
+        statistics = {id(variable) for variable in running_statistics(self.network)}
+        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if id(v) in statistics]
         if floating:
             means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in floating])
             for index, mean in zip(floating, means, strict=True):
@@ -294,10 +413,13 @@ class Player:
 
     def _with_averaged_slot(self, gradients, slots, t, average):
         """Returns the slots; the averaged one holds the exact mean over the replicas. One collective."""
-        flat = average(self._flat_moments_compiled(gradients, slots, t))
-        parts = tf.split(flat, [math.prod(shape) for shape in self.shapes])
-        means = [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        means = self._by_weight(average(self._flat_moments_compiled(gradients, slots, t)))
         return [slot | {self._direction.averaged_slot: mean} for slot, mean in zip(slots, means, strict=True)]
+
+    def _by_weight(self, flat):
+        """Cuts a flat vector into tensors of the shapes of the weights."""
+        parts = tf.split(flat, [math.prod(shape) for shape in self.shapes])
+        return [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def _flat_moments(self, gradients, slots, t):
         after = [self._direction.accumulate(g, slot) for g, slot in zip(gradients, slots, strict=True)]
@@ -361,7 +483,7 @@ class Player:
     def _subtract(self, weights, means):
         """Returns w - q, projected by the weight's own constraint and by `clip_value`."""
         weights = [w - q for w, q in zip(weights, means, strict=True)]
-        constraints = [variable.constraint for variable in self.network.trainable_variables]
+        constraints = [variable.constraint for variable in self.weights]
         weights = [w if c is None else c(w) for w, c in zip(weights, constraints, strict=True)]
         if self._clip_value is None:
             return weights
@@ -377,13 +499,26 @@ class AveragedWeights:
       player: whose weights are averaged.
       devices: the local replicas' devices.
       decay: the largest d.
+
+    Attributes:
+      is_warm: the average is loaded, not begun: d = decay from the first step. Set it before the first step.
     """
 
     def __init__(self, player: Player, devices: Sequence[str], decay: float):
-        self._player, self._decay = player, decay
-        self._variables = [ReplicaLocal(devices, shape, f"{player.name}_ema") for shape in player.shapes]
+        self._player, self._devices, self._decay, self.is_warm = player, devices, decay, False
+        self._weights, self._variables = list(player.weights), [self._new(weight) for weight in player.weights]
         self._updated_compiled = tf.function(self._updated, jit_compile=True, autograph=False)
+        self._mixed_compiled = tf.function(self._mixed, jit_compile=True, autograph=False)
         self.reset()
+
+    def take_weights(self) -> None:
+        """Follows `Player.take_weights`: a frozen weight has no average; one that is released starts anew."""
+        old = dict(zip(map(id, self._weights), self._variables, strict=True))
+        self._weights = list(self._player.weights)
+        self._variables = [old.get(id(weight)) or self._new(weight) for weight in self._weights]
+        for weight, average in zip(self._weights, self._variables, strict=True):
+            if id(weight) not in old:
+                _assign_everywhere(average, first_local_value(weight))
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the average by its names in checkpoints, e.g. `ema/generator/002_kernel`."""
@@ -392,28 +527,46 @@ class AveragedWeights:
 
     def reset(self) -> None:
         """Sets the average to the player's weights. Eager."""
-        for average, weight in zip(self._variables, self._player.network.trainable_variables, strict=True):
-            for variable in average.variables:
-                variable.assign(first_local_value(weight))
+        for average, weight in zip(self._variables, self._weights, strict=True):
+            _assign_everywhere(average, first_local_value(weight))
 
-    def update(self, weights: list[tf.Tensor], t: tf.Tensor) -> None:
-        """Assigns w_ema after an accepted step. Replica context.
+    def update(self, weights: list[tf.Tensor], t: tf.Tensor, count: tf.Tensor | None = None) -> None:
+        """Assigns w_ema after an accepted step, or round of steps. Replica context.
 
         Args:
           weights: w_t.
           t: number of accepted steps including this one, float32 scalar.
+          count: number of steps of a round, float32 scalar: d is the product of their decays. None: one step.
         """
-        averages = self._updated_compiled(read_local(self._variables), weights, t)
+        if count is None:
+            averages = self._updated_compiled(read_local(self._variables), weights, t)
+        else:
+            decay = tf.reduce_prod(self._decay_at(tf.range(t - count, t) + 1.0))
+            averages = self._mixed_compiled(read_local(self._variables), weights, decay)
         for variable, value in zip(self._variables, averages, strict=True):
             variable.local().assign(value)
 
-    def weights(self) -> list[tf.Tensor]:
-        """Returns the average per weight. Cross-replica context."""
-        return [average.variables[0].read_value() for average in self._variables]
+    def values(self) -> dict[int, tf.Tensor]:
+        """Returns the average of each weight by the `id` of its variable. Cross-replica context."""
+        averages = [average.variables[0].read_value() for average in self._variables]
+        return dict(zip(map(id, self._weights), averages, strict=True))
+
+    def _new(self, weight):
+        return ReplicaLocal(self._devices, tuple(weight.shape), f"{self._player.name}_ema")
+
+    def _decay_at(self, t):
+        return tf.minimum(self._decay, tf.ones_like(t) if self.is_warm else (1.0 + t) / (10.0 + t))
 
     def _updated(self, averages, weights, t):
-        decay = tf.minimum(self._decay, (1.0 + t) / (10.0 + t))
+        return self._mixed(averages, weights, self._decay_at(t))
+
+    def _mixed(self, averages, weights, decay):
         return [decay * average + (1.0 - decay) * w for average, w in zip(averages, weights, strict=True)]
+
+
+def _assign_everywhere(local, value):
+    for variable in local.variables:
+        variable.assign(value)
 
 
 def _chunks(sizes):

@@ -61,6 +61,21 @@ def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -
         yield length, kind
 
 
+def group_rounds(
+    step: int, num_steps: int, local_steps: int, kind_at: Callable[[int], StepKind]
+) -> Iterable[tuple[int, StepKind]]:
+    """As `group_steps`, for rounds of several steps and one exchange.
+
+    A round averages the second moment, once, if one of its steps does; it is uncompressed if its first step is.
+    """
+    last = step + num_steps
+    rounds = [range(first, min(first + local_steps, last + 1)) for first in range(step + 1, last + 1, local_steps)]
+    kinds = [StepKind(average=any(kind_at(t).average for t in one), exact=kind_at(one[0]).exact) for one in rounds]
+    for length, kind in group_steps(0, len(rounds), lambda number: kinds[number - 1]):
+        yield sum(len(one) for one in rounds[:length]), kind
+        rounds = rounds[length:]
+
+
 def real_samples(data) -> tf.Tensor:
     """Returns the real samples of a data set's element, float32.
 
@@ -87,6 +102,36 @@ def real_samples(data) -> tf.Tensor:
             f"Real samples must be floating, or uint8, which is scaled to [-1, 1]. Received: dtype={data.dtype.name}"
         )
     return tf.cast(data, tf.float32)
+
+
+def class_labels(data) -> tf.Tensor:
+    """Returns the labels of a data set's element for networks that take labels, [batch, ...].
+
+    The element is a tuple (samples, labels) or a dict with the keys `image` and `label`.
+
+    Raises:
+      UsageError: the element has another form.
+    """
+    labels = None
+    if isinstance(data, dict):
+        labels = data.get("label")
+    elif isinstance(data, (tuple, list)) and len(data) > 1:
+        labels = data[1]
+    if not tf.is_tensor(labels):
+        form = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise UsageError(
+            "The networks take labels: a batch must be (samples, labels), or a dict with the keys 'image' and 'label'. "
+            f"Received: {form}"
+        )
+    return labels
+
+
+def one_label_at_least(labels: tf.Tensor) -> tf.Tensor:
+    """Returns `labels`; if they are empty, one label 0, for `one_sample_at_least`."""
+    if labels.shape[0]:
+        return labels
+    shape = tf.concat([[1], tf.shape(labels)[1:]], 0)
+    return tf.cond(tf.shape(labels)[0] > 0, lambda: labels, lambda: tf.zeros(shape, labels.dtype))
 
 
 def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
