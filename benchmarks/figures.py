@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -112,6 +113,101 @@ def quality_against_bytes(points: Sequence, path: pathlib.Path) -> None:
                 names[point.sent_bytes].append(point.variant)
         axes.set(xscale="log", ylim=(0, 100), xlabel="bytes that a worker sends per step")
         axes.set(ylabel="high-quality samples, %")
+
+
+def loss_by_place(points: Sequence, path: pathlib.Path) -> None:
+    """Draws the difference of the validation loss to float32 for every compressor and place, as PNG.
+
+    Bars are 95 % intervals; the axis is linear between -0.01 and 0.01 and logarithmic beyond.
+
+    Args:
+      points: those of `keras_quality.points`.
+      path: name of the file.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    columns = list(dict.fromkeys((group, label) for group, label, _, _ in points))
+    with _figure(path, size=(9, 5.5), endings=(".png",), legend={"loc": "upper left"}) as axes:
+        for place, where in enumerate(sorted({where for _, _, where, _ in points})):
+            drawn = [(columns.index((group, label)), loss) for group, label, other, loss in points if other == where]
+            widths = [loss.half_width if math.isfinite(loss.half_width) else 0.0 for _, loss in drawn]
+            x, y = [column + 0.2 * place for column, _ in drawn], [loss.mean for _, loss in drawn]
+            axes.errorbar(x, y, yerr=widths, fmt="os"[place], markersize=4, color=f"C{place}", label=f'where="{where}"')
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set(ylabel="validation loss - that of float32")
+        axes.set_xticks(range(len(columns)), [f"{group}: {label}" for group, label in columns], rotation=90, fontsize=7)
+
+
+def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -> None:
+    """Draws a figure of the runs against steps, bytes and seconds, side by side, as PNG.
+
+    Args:
+      lines: by (method, compressor) the lists `step`, `bytes`, `seconds` and `value`. A compressor has a colour, a
+        method a dash.
+      title: of the figure; it is positive and drawn on a logarithmic axis if it spans more than a factor of 20.
+      path: name of the file.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    colours = dict(zip(dict.fromkeys(compressor for _, compressor in lines), _COLOURS, strict=False))
+    dashes = dict(zip(dict.fromkeys(method for method, _ in lines), _DASHES, strict=False))
+    values = [value for line in lines.values() for value in line["value"] if value > 0]
+    labels = {"step": "steps", "bytes": "MB that a worker has sent", "seconds": "seconds, all replicas in one process"}
+    with _panels(path, len(labels)) as panels:
+        for axes, (key, label) in zip(panels, labels.items(), strict=True):
+            for (method, compressor), line in lines.items():
+                x = [value / 1e6 for value in line["bytes"]] if key == "bytes" else line[key]
+                look = {"color": colours[compressor], "linestyle": dashes.get(method, ":"), "linewidth": 1}
+                axes.plot(x, line["value"], label=f"{method}, {compressor}", **look)
+            scale = "log" if values and max(values) > 20 * min(values) else "linear"
+            axes.set(xlabel=label, yscale=scale, xscale="log" if key == "bytes" else "linear")
+        panels[0].set_ylabel(title)
+
+
+def error_against_workers(series: dict[str, dict[int, list[float]]], title: str, path: pathlib.Path) -> None:
+    """Draws the mean error against the number of workers, both logarithmic, and the slope -1/2, as PNG.
+
+    Args:
+      series: by label, the errors of all seeds by the number of workers.
+      title: of the error.
+      path: name of the file.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    with _panels(path, 1) as (axes,):
+        for label, by_workers in series.items():
+            means = [sum(values) / len(values) for values in by_workers.values()]
+            axes.plot(list(by_workers), means, marker="o", markersize=3, label=label)
+        first = next(iter(series.values()))
+        base = sum(first[min(first)]) / len(first[min(first)]) * min(first) ** 0.5
+        axes.plot(list(first), [base / workers**0.5 for workers in first], "k:", label="slope -1/2")
+        axes.set(xscale="log", yscale="log", xlabel="workers M", ylabel=title)
+        axes.set_xticks(list(first), [str(workers) for workers in first])
+        axes.set_xticks([], minor=True)
+
+
+@contextlib.contextmanager
+def _panels(path, count):
+    """Yields axes side by side; one legend stands right of them."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(f"Figures need Matplotlib: pip install '.[benchmark]' ({error})") from error
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4 * count + 3, 3.6), layout="constrained")
+        panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+        yield panels
+        for axes in panels:
+            axes.grid(True, which="both", linewidth=0.3)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", fontsize=7)
+        figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def setting(
     Args:
       default: of the field and its flag.
       help_text: for users, with units.
-      choices: the allowed values of a text.
+      choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
       lower, above, below, upper: bounds of a number: value >= lower, value > above, value < below, value <= upper.
       example: a number that works, for error messages; None takes the default.
       is_path: the text is a path.
@@ -65,17 +65,18 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
         value = os.fspath(value)
     has_type = {
         bool: isinstance(value, bool),
-        int: isinstance(value, numbers.Integral) and not isinstance(value, bool),
+        # At most 64 bits, as TensorFlow's integers have.
+        int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < 1 << 63,
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
-        str: isinstance(value, str),
+        str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
     }[kind]
     choices, lower, above, below, upper = (
         field.metadata[key] for key in ("choices", "lower", "above", "below", "upper")
     )
     if (
         has_type
-        and (not choices or value in choices)
+        and (not choices or any(_is_choice(value, choice) for choice in choices))
         and (lower is None or value >= lower)
         and (above is None or value > above)
         and (below is None or value < below)
@@ -92,9 +93,21 @@ def requirement(field: dataclasses.Field) -> str:
         return "one of " + ", ".join(field.metadata["choices"])
     kind, _ = value_type(field)
     noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    if field.metadata["is_path"]:
+        return "a path, not a URL"
     words = {"lower": "of at least", "above": "above", "below": "below", "upper": "at most"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
-    return " ".join(["a path" if field.metadata["is_path"] else noun, " and ".join(bounds)]).rstrip()
+    return " ".join([noun, " and ".join(bounds)]).rstrip()
+
+
+def _is_choice(value: Any, choice: str) -> bool:
+    name, colon, _ = choice.partition(":")
+    if not colon or not value.startswith(name + colon):
+        return value == choice
+    try:
+        return 0 < float(value.removeprefix(name + colon)) <= sys.float_info.max
+    except ValueError:
+        return False
 
 
 def value_type(field: dataclasses.Field) -> tuple[type, bool]:
@@ -137,8 +150,9 @@ class DataConfig(Settings):
 
     dataset: str = setting(
         "gaussian_ring",
-        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes), or the name of an image set of TensorFlow "
-        "Datasets, such as fashion_mnist, mnist, cifar10 or celeb_a.",
+        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes); the name of an image set of TensorFlow Datasets, "
+        "such as cifar10, celeb_a or NAME/CONFIG:VERSION; a folder of images such as ./pictures, an .npz or .npy file, "
+        "or MODULE:FUNCTION that returns a tf.data.Dataset (docs/data.md).",
     )
     data_dir: str | None = setting(
         None,
@@ -149,7 +163,23 @@ class DataConfig(Settings):
     image_size: int | None = setting(
         None, "Height and width in pixels after resizing. Default: the data set's own.", lower=1, example=64
     )
-    split: str = setting("train", "Split of the image set to train on, for example train or train[:90%].")
+    split: str = setting(
+        "train",
+        "Split of the image set to train on, for example train or train[:90%]. In a folder of images: all of it, or a "
+        "subfolder of that name.",
+    )
+    shards: str = setting(
+        "iid",
+        "Training data of each replica: equal in distribution (iid); consecutive modes or classes, in equal shares "
+        "(by_class); or shares of every class from a Dirichlet distribution, the more unequal the smaller ALPHA is "
+        "(dirichlet:ALPHA, such as dirichlet:0.3; arXiv 1909.06335). Mixtures take iid and by_class; images with "
+        "labels take all three.",
+        choices=("iid", "by_class", "dirichlet:ALPHA"),
+    )
+    conditional: bool = setting(
+        False,
+        "Conditional GAN: both networks also get the class of a sample: the label of an image or the mode of a point.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +259,19 @@ class OptimizerConfig(Settings):
         choices=("local", "averaged", "guarded"),
     )
     second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
+    global_clipnorm: float | None = setting(
+        None,
+        "Largest Euclidean norm of a player's whole gradient on a replica, before the direction; a longer gradient is "
+        "scaled down to it. Default: no limit.",
+        above=0,
+        example=1,
+    )
+    micro_batches: int = setting(
+        1,
+        "Parts into which each replica cuts its batch. Their gradients are taken one after another at the same point "
+        "and averaged, in the memory of one part.",
+        lower=1,
+    )
     half_step: str = setting(
         "own",
         "Point at which a worker evaluates its gradient, which looks ahead from the current weights: by its own last "
@@ -369,6 +412,12 @@ class TrainConfig(Settings):
     steps: int = setting(4000, "Steps of the run, including those before it was resumed.", lower=1, may_change=True)
     seed: int = setting(
         0, "Seed of initial weights, data order, latent noise and stochastic rounding.", lower=0, below=2**32
+    )
+    warm_start: str | None = setting(
+        None,
+        "Start from the networks and the averaged generator of another run's model_dir, or of a .weights.h5 or .keras "
+        "file of a DQGAN. Everything else starts anew.",
+        is_path=True,
     )
     ema_decay: float = setting(
         0.999, "Decay rate of the averaged generator (exponential moving average of the weights).", lower=0, below=1

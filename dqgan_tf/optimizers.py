@@ -194,7 +194,7 @@ def get(config: OptimizerConfig) -> Direction:
 
 
 def learning_rate(
-    step: tf.Tensor, base: float, *, schedule: str = "constant", warmup_steps: int = 0, total_steps: int = 0
+    step: tf.Tensor, base: float | tf.Tensor, *, schedule: str = "constant", warmup_steps: int = 0, total_steps: int = 0
 ) -> tf.Tensor:
     """Returns eta_t, float32 scalar: base * warm-up(t) * decay(t).
 
@@ -221,7 +221,7 @@ def learning_rate(
             f"Received: total_steps={total_steps}"
         )
     t = tf.cast(step, tf.float32)
-    rate = tf.constant(base, tf.float32)
+    rate = tf.convert_to_tensor(base, tf.float32)
     if warmup_steps:
         rate *= tf.minimum(1.0, t / warmup_steps)
     if schedule == "constant":

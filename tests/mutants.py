@@ -44,6 +44,113 @@ def _mutant(path, old, new, fault, *tests):
 
 
 MUTANTS = (
+    # Image sets of one's own, shards, figures of images, samples.
+    _mutant(
+        "data/files.py",
+        ", key=lambda path: path.name)",
+        ", key=lambda path: path.stat().st_mtime_ns)",
+        "images of a folder in the order of their times",
+        "data/test_files.py",
+    ),
+    _mutant(
+        "data/files.py",
+        "key=lambda i: (keys[i], images[i].shape, labels[i] if labels else 0)",
+        "key=lambda i: 0",
+        "images of a function in the order in which it returns them",
+        "data/test_files.py",
+    ),
+    _mutant(
+        "data/files.py",
+        "(127.5, 127.5) if low < 0 else (255.0, 0.0)",
+        "(127.5, 127.5)",
+        "floats in [0, 1] taken for [-1, 1]",
+        "data/test_files.py",
+    ),
+    _mutant(
+        "data/images.py",
+        "        used += counts\n",
+        "",
+        "dirichlet: replicas share images",
+        "data/test_shards.py",
+    ),
+    _mutant(
+        "data/images.py",
+        "tf.random.experimental.stateless_fold_in(tf.constant([seed, _SHARDS_STREAM], tf.int64), replica)",
+        "tf.constant([seed, _SHARDS_STREAM], tf.int64)",
+        "all replicas permute their parts alike",
+        "data/test_shards.py",
+    ),
+    _mutant(
+        "data/images.py",
+        "alpha * prior, prior, size",
+        "alpha * np.ones(len(prior)), prior, size",
+        "dirichlet: ALPHA for every class, not shared among them",
+        "data/test_shards.py",
+    ),
+    _mutant(
+        "evaluation/distances.py",
+        "squares[own, first + own] = np.inf",
+        "squares[own, own] = np.inf",
+        "a member counts as its own neighbour",
+        "evaluation/test_distances.py",
+    ),
+    _mutant(
+        "evaluation/report.py",
+        "num_real == num_fake else",
+        "True else",
+        "the number of real images is not in the name",
+        "evaluation/test_report.py",
+    ),
+    _mutant(
+        "training/export.py",
+        "run.model.averaged_generator()",
+        "run.model.generator",
+        "an export holds the raw weights",
+        "training/test_export.py",
+    ),
+    _mutant(
+        "training/samples.py",
+        "2 * (rows - rows[0]) + end)",
+        "rows - rows[0] + end)",
+        "rows of an interpolation share their ends",
+        "training/test_export.py",
+    ),
+    # Habits of Keras users.
+    _mutant(
+        "gan/gradients.py",
+        "share = tf.cast(end - start, tf.float32) / tf.cast(size, tf.float32)",
+        "share = 1.0 / tf.cast(parts, tf.float32)",
+        "micro-batches of other sizes weigh the same",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/gradients.py",
+        "return index + 1, sums, evaluation.non_trainable\n",
+        "return index + 1, sums, states\n",
+        "a micro-batch does not see the statistics of the one before",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/gradients.py",
+        "_call(discriminator, weights_d, state_d, fake, labels)",
+        "_call(discriminator, weights_d, state_d, fake, None if labels is None else tf.zeros_like(labels))",
+        "the discriminator gets other labels with fake samples",
+        "gan/test_gradients.py",
+    ),
+    _mutant(
+        "gan/networks.py",
+        "keras.ops.sum(x, axis=(1, 2))",
+        "keras.ops.mean(x, axis=(1, 2))",
+        "the projection averages pixels",
+        "gan/test_networks.py",
+    ),
+    _mutant(
+        "keras/fit.py",
+        "if refused and not taken:",
+        "if refused:",
+        "a warning for every epoch with a refused step",
+        "keras/test_refused_steps.py",
+    ),
     # Figures that users look at.
     _mutant(
         "gan/step_metrics.py",

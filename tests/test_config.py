@@ -19,6 +19,8 @@ DEFAULTS = {
     "data.data_dir": None,
     "data.image_size": None,
     "data.split": "train",
+    "data.shards": "iid",
+    "data.conditional": False,
     "network.network": "mlp",
     "network.latent_dim": None,
     "network.width": None,
@@ -37,6 +39,8 @@ DEFAULTS = {
     "optimizer.epsilon": 1e-8,
     "optimizer.second_moment": "local",
     "optimizer.second_moment_period": 100,
+    "optimizer.global_clipnorm": None,
+    "optimizer.micro_batches": 1,
     "optimizer.half_step": "own",
     "optimizer.exchange": "update",
     "optimizer.step_rule": "plain",
@@ -56,6 +60,7 @@ DEFAULTS = {
     "train.batch_size": 256,
     "train.steps": 4000,
     "train.seed": 0,
+    "train.warm_start": None,
     "train.ema_decay": 0.999,
     "train.steps_per_call": 20,
     "train.replicas_per_worker": 1,
@@ -137,6 +142,8 @@ def test_a_default_is_a_value_that_works(key):
         ("optimizer.beta_2", -1e-9, 0, 1),
         ("optimizer.epsilon", 0, 1e-9, None),
         ("optimizer.second_moment_period", 0, 1, None),
+        ("optimizer.global_clipnorm", 0, 1e-9, None),
+        ("optimizer.micro_batches", 0, 1, None),
         ("optimizer.discriminator_steps", 0, 1, None),
         ("compression.local_steps", 0, 1, None),
         ("compression.start_step", -1, 0, None),
@@ -199,10 +206,16 @@ def test_a_switch_is_true_or_false(key, value):
 @pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if field.metadata["choices"]])
 def test_choices(key):
     for choice in FIELDS[key].metadata["choices"]:
-        make(key, choice)
+        make(key, choice.replace("ALPHA", "0.3"))
     for value in ("unknown", 3, None):
         with pytest.raises(UsageError, match=f"must be one of .*{choice}. Received: .*={value!r}"):
             make(key, value)
+
+
+@pytest.mark.parametrize("value", ["dirichlet", "dirichlet:", "dirichlet:0", "dirichlet:-1", "dirichlet:nan", "iid:1"])
+def test_a_choice_with_a_number_takes_one_above_0(value):
+    with pytest.raises(UsageError, match="must be one of iid, by_class, dirichlet:ALPHA. Received: shards="):
+        DataConfig(shards=value)
 
 
 @pytest.mark.parametrize("key", ["data.dataset", "data.data_dir", "compression.compressor", "model_dir"])

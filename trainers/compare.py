@@ -1,27 +1,72 @@
-"""Runs one job with several settings and seeds and writes the table of the runs into a document.
+"""Runs a suite of experiments: methods x compressors x numbers of workers x shards x seeds, and renders its page.
+
+    python -m trainers.compare --suite=games [--small] [--results=results/games] [--threads=1]
+    python -m trainers.compare --suite=games --report
+
+A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was stopped.
+--report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing.
 
     python -m trainers.compare --results=results/ring --document=README.md
 
-A run in results/ring/runs.jsonl is not repeated. Remove the file to repeat all.
+Without --suite, the runs are those of variants.json in the folder, each by `trainers.launch`, and the table goes into
+the document.
 """
 
+from absl import flags
+
+from benchmarks import suites
+from dqgan_tf.errors import UsageError
 from dqgan_tf.training import command
 
-_RESULTS = command.define_path("results", "Folder with variants.json; runs.jsonl is written there.", required=True)
+_SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite to run or to render.")
+_SMALL = flags.DEFINE_bool("small", False, "Run a small form of the suite: two seeds, few rows, few steps.")
+_REPORT = flags.DEFINE_bool("report", False, "Render the recorded runs of the suite; run nothing.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of each run of the suite.", lower_bound=1)
+_RESULTS = command.define_path(
+    "results", "Folder of the runs. Default with --suite: results/SUITE, or runs/small_SUITE."
+)
 _DOCUMENT = command.define_path(
-    "document", "Markdown file with a marked place for the table. Default: print the table."
+    "document", "Markdown file with a marked place for the table of variants.json. Default: print the table."
 )
 
 
 def main(arguments):
     del arguments
+    if _SUITE.value is None:
+        _variants()
+        return
+    if _DOCUMENT.value:
+        raise UsageError(
+            f"--document is for --results without --suite; --report writes the page of --suite={_SUITE.value}."
+        )
+    default = f"runs/small_{_SUITE.value}" if _SMALL.value else f"results/{_SUITE.value}"
+    folder = _RESULTS.value or default
+    if not _REPORT.value:
+        suites.run(_SUITE.value, folder, threads=_THREADS.value, small=_SMALL.value, tell=_tell)
+        _tell(f"All runs are in {folder}. The same command with --report makes their tables and figures.")
+        return
+    from benchmarks import suites_report
+
+    suites_report.write(_SUITE.value, folder)
+    _tell(f"{folder}/README.md has the tables and figures.")
+
+
+def _variants():
     from benchmarks import comparison
 
+    if not _RESULTS.value:
+        raise UsageError(
+            "Name a suite, such as --suite=games, or a folder with variants.json, such as --results=results/ring"
+        )
     for line in comparison.run(_RESULTS.value):
-        print(line, flush=True)
+        _tell(line)
     print(comparison.table(_RESULTS.value))
     if _DOCUMENT.value:
         comparison.render(_DOCUMENT.value, _RESULTS.value)
+
+
+def _tell(line):
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import tensorflow as tf
 from dqgan_tf.data.spec import DataSpec
 
 _STREAM = 0x706F696E  # "poin": a separate key, so that no other use of (seed, step, replica) draws the same numbers
+_PARTS = 1 << 20  # u of `by_class` is a whole number of parts: a floating m + u could round up to m + 1
 _ANGLES = 2 * math.pi * np.arange(8) / 8
 _RING = (2.0 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)).astype(np.float32)
 _TICKS = np.arange(-4, 5, 2, dtype=np.float32)
@@ -35,16 +36,34 @@ def describe(name: str) -> DataSpec:
     return DataSpec(kind="points", shape=(2,), num_examples=None, name=name, **MIXTURES[name])
 
 
-def batches(name: str, batch_size: int, seed: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns a function (step i64 [], replica id i64 []) -> points f32 [batch_size, 2]."""
+def batches(
+    name: str, batch_size: int, num_replicas: int, seed: int, shards: str = "iid", *, with_labels: bool = False
+) -> Callable[[tf.Tensor, tf.Tensor], Any]:
+    """Returns a function (step i64 [], replica id i64 []) -> points f32 [batch_size, 2].
+
+    With labels, it returns (points, modes i32 [batch_size]).
+
+    Shards `iid`: every replica draws k uniformly over all K modes. Shards `by_class`: replica m of M draws
+    k = floor((m + u) K / M), u uniform in [0, 1). The modes lie in their order on the line [0, K), and each replica has
+    one M-th of it; a mode that a cut divides belongs to two replicas. So the mean over the replicas of their
+    distributions is the whole mixture, for any M.
+    """
     spec = describe(name)
     modes = tf.constant(spec.modes)
+    count = modes.shape[0]
+
+    def mode_of(key, replica):
+        if shards == "iid":
+            return tf.random.stateless_uniform([batch_size], key, maxval=count, dtype=tf.int32)
+        u = tf.random.stateless_uniform([batch_size], key, maxval=_PARTS, dtype=tf.int64)
+        return (tf.cast(replica, tf.int64) * _PARTS + u) * count // (num_replicas * _PARTS)
 
     def batch_at(step, replica):
         key = draw_seed(seed, step, replica)
-        mode = tf.random.stateless_uniform([batch_size], key[0], maxval=len(spec.modes), dtype=tf.int32)
         noise = tf.random.stateless_normal([batch_size, 2], key[1])
-        return tf.gather(modes, mode) + spec.standard_deviation * noise
+        mode = mode_of(key[0], replica)
+        points = tf.gather(modes, mode) + spec.standard_deviation * noise
+        return (points, tf.cast(mode, tf.int32)) if with_labels else points
 
     return batch_at
 

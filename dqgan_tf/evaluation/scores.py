@@ -51,20 +51,50 @@ def mode_coverage(points, modes, radius: float) -> ModeCoverage:
     Raises:
       ValueError: the shapes disagree, there is no sample, or the radius is not positive.
     """
+    distances = _distances(points, modes)
+    if not radius > 0:
+        raise ValueError(f"`radius` must be positive. Received: radius={radius}")
+    nearest = np.argmin(distances, axis=1)
+    high_quality = np.min(distances, axis=1) <= radius
+    counts = np.bincount(nearest[high_quality], minlength=len(modes))
+    found = np.count_nonzero(counts >= MINIMUM_SHARE * distances.shape[0] / distances.shape[1])
+    return ModeCoverage(
+        int(found), int(np.count_nonzero(counts)), distances.shape[1], float(np.mean(high_quality)), counts
+    )
+
+
+def mode_distance(points, modes) -> float:
+    """Returns the total variation between the shares of the modes among the samples and equal shares, 0 to 1 - 1/k.
+
+    ```
+    1/2 sum_j | #{x : near(x) = j} / n - 1/k |        near(x) = argmin_j |x - mode_j|
+    ```
+
+    Every sample counts for its nearest mode, however far away it is. A perfect generator does not reach 0: n samples of
+    k equal shares give about sqrt(k / (2 pi n)), which is .011 for 8 modes and 10,000 samples, and .020 for 25.
+
+    Args:
+      points: float [n, d], generated samples. Those that are not finite count for no mode.
+      modes: float [k, d], centres of the modes.
+
+    Raises:
+      ValueError: the shapes disagree, or there is no sample.
+    """
+    distances = _distances(points, modes)
+    finite = np.isfinite(distances).all(axis=1)
+    shares = np.bincount(np.argmin(distances[finite], axis=1), minlength=distances.shape[1]) / len(distances)
+    return float(0.5 * np.sum(np.abs(shares - 1 / distances.shape[1])))
+
+
+def _distances(points, modes):
+    """Returns |x_i - mode_j|, float64 [n, k]."""
     points, modes = np.asarray(points, np.float64), np.asarray(modes, np.float64)
     if points.ndim != 2 or modes.ndim != 2 or points.shape[1] != modes.shape[1] or not (len(points) and len(modes)):
         raise ValueError(
             "`points` and `modes` must be [n, d] and [k, d] with n, k >= 1. "
             f"Received: points.shape={points.shape}, modes.shape={modes.shape}"
         )
-    if not radius > 0:
-        raise ValueError(f"`radius` must be positive. Received: radius={radius}")
-    distances = np.linalg.norm(points[:, None, :] - modes[None, :, :], axis=-1)
-    nearest = np.argmin(distances, axis=1)
-    high_quality = np.min(distances, axis=1) <= radius
-    counts = np.bincount(nearest[high_quality], minlength=len(modes))
-    found = np.count_nonzero(counts >= MINIMUM_SHARE * len(points) / len(modes))
-    return ModeCoverage(int(found), int(np.count_nonzero(counts)), len(modes), float(np.mean(high_quality)), counts)
+    return np.linalg.norm(points[:, None, :] - modes[None, :, :], axis=-1)
 
 
 def classifier_score(logits, num_splits: int = 10) -> tuple[float, float]:

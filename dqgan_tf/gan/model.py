@@ -1,6 +1,7 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,18 +16,13 @@ from dqgan_tf.compressors import float_bits, hash_random, rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig, TrainConfig
 from dqgan_tf.distribute import layout, loop, pipeline
 from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.replica_local import (
-    ReplicaLocal,
-    first_local_value,
-    global_replica_id,
-    local_replica_index,
-)
+from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import losses, steps
+from dqgan_tf.gan import losses, networks, steps
 from dqgan_tf.gan.files import KerasFiles
-from dqgan_tf.gan.fit import KerasFit
-from dqgan_tf.gan.gradients import check_keeps_weights, simultaneous_gradients
+from dqgan_tf.gan.fit import KerasFit, Optimizers
+from dqgan_tf.gan.gradients import check_keeps_weights, in_micro_batches, network_inputs, simultaneous_gradients
 from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.rounds import LocalRounds
 from dqgan_tf.gan.step_metrics import StepMetrics
@@ -34,6 +30,7 @@ from dqgan_tf.gan.steps import StepKind
 
 _PLAIN_STEP = StepKind()
 _VOLUMES = ("wire_bytes", "dense_bytes", "sent_bytes", "dense_sent_bytes")
+_serial = itertools.count()  # of models; all workers make theirs in one order
 
 
 @keras.saving.register_keras_serializable("dqgan_tf")
@@ -68,6 +65,12 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
     `fit` takes a data set of real batches: float32 [batch, *shape], bytes, which are scaled to [-1, 1], a tuple that
     begins with one of these, or a dict with the key `image`.
 
+    If both networks take [x, labels], the GAN is conditional: `fit` takes (samples, labels), as `fit(x, y)`, or a dict
+    with the keys `image` and `label`, and fake samples get the labels of the real ones. `generate(latent, labels)`
+    draws samples with given labels.
+
+    `trainable` takes effect at `compile`, as in Keras: a frozen layer gets no update and sends nothing.
+
     Files of Keras (`save_weights`, `save`, `ModelCheckpoint`) hold the networks, the averaged generator, the counters
     and the mean over this worker's replicas of moments, directions and residuals. A run that continues from them is
     not bit-identical; one that continues from a checkpoint of `trainers.train` is.
@@ -76,12 +79,14 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
     of their player. Random layers, such as dropout, draw other numbers on every replica.
 
     Args:
-      generator: built Keras model, [batch, latent_dim] -> [batch, *shape].
-      discriminator: built Keras model, [batch, *shape] -> logits [batch, 1].
+      generator: built Keras model, [batch, latent_dim] -> [batch, *shape]; or [latents, labels] -> samples.
+      discriminator: built Keras model, [batch, *shape] -> logits [batch, 1]; or [samples, labels] -> logits.
       latent_dim: dimension of z; None takes it from the generator's input.
       loss: a `losses.Loss`, a `LossConfig` or the name of a loss.
       seed: of latent noise, penalties and stochastic rounding.
       ema_decay: of the averaged generator, w_ema <- d w_ema + (1-d) w with d = min(ema_decay, (1+t)/(10+t)).
+      conditional: whether both networks take [x, labels]. None looks at the networks' inputs, which a subclass of
+        `keras.Model` may not have.
 
     Raises:
       UsageError: created outside a `CompressedStrategy`'s scope, or a network that cannot be trained; see `Player`.
@@ -96,6 +101,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         loss: losses.Loss | LossConfig | str = "non_saturating",
         seed: int = 0,
         ema_decay: float = 0.999,
+        conditional: bool | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -109,26 +115,29 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             )
         self.generator = generator
         self.discriminator = discriminator
-        self.latent_dim = latent_dim or generator.input_shape[-1]
+        self.is_conditional = networks.takes_labels(generator, discriminator) if conditional is None else conditional
+        self.latent_dim = latent_dim or (generator.input_shape[0] if self.is_conditional else generator.input_shape)[-1]
         loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
         self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
         self._settings = {"latent_dim": latent_dim, "loss": loss, "seed": seed, "ema_decay": ema_decay}
+        self._settings |= {"conditional": conditional}
         self.seed = seed
         devices = self._strategy.local_devices
-        networks = zip(PLAYERS, (generator, discriminator), strict=True)
-        self._players = tuple(Player(name, network, devices) for name, network in networks)
+        named = zip(PLAYERS, (generator, discriminator), strict=True)
+        self._players = tuple(Player(name, network, devices) for name, network in named)
         self._averaged = AveragedWeights(self._players[0], devices, ema_decay)
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
+        self._channel_prefix = f"{self.name}/{next(_serial)}"  # after `clear_session` another model has this name
         # After `compile`: one channel for both players, or, with `discriminator_steps`, one for each.
         self._channels: list[Channel] = []
         self._exact_channels: list[Channel] = []
         self.anchors_are_stale = False
         self.built = True
-        last = getattr(getattr(discriminator, "layers", [None])[-1], "activation", None)
-        if last is keras.activations.sigmoid:
-            logging.warning("The discriminator ends in a sigmoid. Losses expect logits: remove the activation.")
+        last = networks.last_activation(discriminator)
+        if last in ("sigmoid", "hard_sigmoid", "log_sigmoid", "softmax", "tanh"):
+            logging.warning("The discriminator ends in a %s. Losses expect logits: remove the activation.", last)
 
     def compile(
         self,
@@ -138,8 +147,11 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         total_steps: int = 0,
         steps_per_execution: int | None = None,
         max_skipped_in_row: int = TrainConfig.max_skipped_in_row,
+        learning_rates: Any = None,
     ) -> None:
         """Chooses direction and compression; forgets moments, residuals and previous directions.
+
+        The weights that are trainable now are trained.
 
         Args:
           optimizer: see `OptimizerConfig`. Keras optimizers do not apply: DQGAN has its own update rule.
@@ -147,10 +159,14 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
           total_steps: length of the run, for schedules that need it.
           steps_per_execution: steps of `fit` in one call of the compiled function; None: those between two exchanges.
           max_skipped_in_row: `fit` raises TrainingError after so many skipped steps without an accepted one; 0: never.
+          learning_rates: a `keras.optimizers.schedules.LearningRateSchedule` for both players, or a pair (generator's,
+            discriminator's), in place of those of `optimizer`: step t has the rate schedule(t - 1). Without schedules,
+            callbacks such as `LearningRateScheduler` set the rates of `gan.optimizer`.
 
         Raises:
-          UsageError: settings that make no sense together, a learning rate schedule without `total_steps`, a rule of
-            compressors that matches no weight's name, or error feedback with a compressor that is not contractive.
+          UsageError: settings that make no sense together, a learning rate schedule without `total_steps`, two
+            schedules of one rate, a rule of compressors that matches no weight's name, error feedback with a compressor
+            that is not contractive, or a network without a trainable weight.
         """
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
@@ -159,7 +175,6 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         config_lib.check_method(optimizer, compression)
         # Refuses a schedule without `total_steps`.
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
-        vectors = self._vectors(compression)
         config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
         local_steps = compression.local_steps
         steps_per_execution = local_steps if steps_per_execution is None else steps_per_execution
@@ -168,7 +183,13 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
                 "A call of `fit` ends with an exchange, so steps_per_execution must be a multiple of local_steps, such "
                 f"as {local_steps}. Received: steps_per_execution={steps_per_execution}, local_steps={local_steps}"
             )
+        rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
+        for player in self._players:
+            player.take_weights()
+        self._averaged.take_weights()
+        vectors = self._vectors(compression)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
+        self.optimizer = rates
         self.max_skipped_in_row = max_skipped_in_row
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
         self._compiled = {
@@ -177,6 +198,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             "total_steps": total_steps,
             "steps_per_execution": steps_per_execution,
             "max_skipped_in_row": max_skipped_in_row,
+            "learning_rates": rates.serialized,
         }
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
@@ -187,8 +209,11 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         separate, devices = optimizer.discriminator_steps > 1, self._strategy.local_devices
         self._generator_moves = ReplicaLocal(devices, [], "moves", tf.int64) if separate else None
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
+        self._sample_range = ReplicaLocal(self._strategy.local_devices, [2], "sample_range")
+        self._range_is_checked = False
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
+        self._ranges = tf.function(lambda: self._strategy.run(self._replica_range), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
@@ -204,8 +229,10 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         Returns:
           The number of steps taken: fewer than `num_steps` if the data ended.
         """
+        for player in self._players:
+            player.check_trainable()
         step, taken = int(self.step.numpy()), 0
-        if step == int(self.skipped.numpy()):
+        if step == int(self.skipped.numpy()) and not self._averaged.is_warm:
             self.reset_copies()  # nothing has moved yet, and the networks may have got other weights meanwhile
         elif self.anchors_are_stale:
             self._reset_anchors()
@@ -218,6 +245,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         for length, kind in groups:
             done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
+            if not self._range_is_checked and done:
+                self._check_range()
             if done < length:
                 break
         return taken
@@ -237,7 +266,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         `strategy.run`, and so may a training loop of your own.
 
         Args:
-          data: this replica's batch, or a tuple that begins with it.
+          data: this replica's batch, or a tuple that begins with it; with labels for a conditional GAN.
           kind: whether Adam's second moment is averaged over the replicas, whether the step is uncompressed, and so on.
             By default neither, and both players move.
 
@@ -248,19 +277,22 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
           UsageError: no `kind`, although steps differ in what moves.
         """
         kind, context = self._checked(kind), tf.distribute.get_replica_context()
+        for player in self._players:
+            player.check_trainable()
         players = self._players if kind.generator else self._players[1:]
-        real = steps.one_sample_at_least(steps.real_samples(data))
+        real, labels = self._samples_and_labels(data)
         step = self.step.value + 1
         rates = self._rates(step)
         moves = self._moves(step)  # of each player, this step included
         started = pipeline.now([real])
         points = tuple(
-            player.evaluation_points(residuals, eta, drifts) if player in players else player.weights()
+            player.evaluation_points(residuals, eta, drifts) if player in players else player.values()
             for player, residuals, eta, drifts in zip(
                 self._players, self._residuals(), rates, self._drifts(), strict=True
             )
         )
-        evaluation = self._evaluate(points, real, step, generator_moves=kind.generator)
+        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
+        self._note_range(real)
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
         first = len(self._players) - len(players)  # players before it rest
         rates, moves = rates[first:], moves[first:]
@@ -345,12 +377,30 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
         return self._first_local(self._digests()).numpy()
 
-    def generate(self, latent: tf.Tensor, use_ema: bool = True) -> tf.Tensor:
-        """Returns G(latent), float32 [batch, *shape], by the averaged or the raw generator. Cross-replica context."""
-        raw = [first_local_value(v) for v in self.generator.trainable_variables]
-        state = [first_local_value(v) for v in self.generator.non_trainable_variables]
-        averaged = use_ema and int(self.step.numpy()) > int(self.skipped.numpy())
-        return self._generate(self._averaged.weights() if averaged else raw, state, latent)
+    def generate(self, latent: tf.Tensor, labels: Any = None, *, use_ema: bool = True) -> tf.Tensor:
+        """Returns G(latent) or G(latent, labels), float32 [batch, *shape], by the averaged or the raw generator.
+
+        Cross-replica context.
+
+        Args:
+          latent: [batch, latent_dim].
+          labels: [batch, ...] for a conditional GAN, else None.
+          use_ema: whether the averaged generator is used.
+
+        Raises:
+          UsageError: labels are missing, or there is no use for them.
+        """
+        if self.is_conditional != (labels is not None):
+            use = "needs labels: generate(latent, labels)" if self.is_conditional else "has no labels: generate(latent)"
+            raise UsageError(f"This generator {use}. Received: labels={labels!r}")
+        labels = None if labels is None else tf.convert_to_tensor(labels)
+        has_average = self._averaged.is_warm or int(self.step.numpy()) > int(self.skipped.numpy())
+        averages = self._averaged.values() if use_ema and has_average else {}
+        weights, state = (
+            [averages[id(v)] if id(v) in averages else first_local_value(v) for v in variables]
+            for variables in (self.generator.trainable_variables, self.generator.non_trainable_variables)
+        )
+        return self._generate(weights, state, network_inputs(latent, labels))
 
     def averaged_generator(self) -> keras.Model:
         """Returns a copy of the generator with the averaged weights, to be saved or exported without this library.
@@ -359,13 +409,13 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
           TypeError, NotImplementedError: the generator is a subclass of `keras.Model` without `get_config`.
         """
         copy = keras.models.clone_model(self.generator)
-        averaged = dict(zip(map(id, self.generator.trainable_variables), self._averaged.weights(), strict=True))
+        averages = self._averaged.values()
         for variable, own in zip(copy.variables, self.generator.variables, strict=True):
-            variable.assign(averaged.get(id(own), first_local_value(own)))
+            variable.assign(averages[id(own)] if id(own) in averages else first_local_value(own))
         return copy
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the raw generator's output for latents [batch, latent_dim]."""
+        """Returns the raw generator's output for latents [batch, latent_dim], or for [latents, labels]."""
         return self.generator(inputs, training=training)
 
     local_value = staticmethod(first_local_value)
@@ -458,7 +508,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
         for end, vectors_of_channel in self._vectors_by_channel(vectors).items():
             channel = self._strategy.open_channel(
-                f"{self.name}/updates{end}",
+                f"{self._channel_prefix}/updates{end}",
                 vectors_of_channel,
                 error_feedback=compression.error_feedback,
                 shift=compression.shift,
@@ -470,7 +520,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             self._channels.append(channel)
             if compression.start_step > 1:
                 exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors_of_channel]
-                name = f"{self.name}/exact{end}"
+                name = f"{self._channel_prefix}/exact{end}"
                 channel = self._strategy.open_channel(name, exact, error_feedback=False, **exchange)
                 self._exact_channels.append(channel)
 
@@ -557,7 +607,27 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         items = iter(per_weight)
         return [[next(items) for _ in player.shapes] for player in self._players]
 
-    def _evaluate(self, weights, real, step, generator_moves=True, states=None):
+    def _samples_and_labels(self, data):
+        """Returns the real samples of a batch and their labels, None unless the GAN is conditional; one at least."""
+        real = steps.one_sample_at_least(steps.real_samples(data))
+        return real, steps.one_label_at_least(steps.class_labels(data)) if self.is_conditional else None
+
+    def _note_range(self, real):
+        """Stores the smallest and the largest value of the first batch after `compile`, for `_check_range`."""
+        is_first = tf.equal(self._channels[-1].calls.local().read_value(), 0)
+
+        def store():
+            self._sample_range.local().assign(tf.stack([tf.reduce_min(real), tf.reduce_max(real)]))
+            return is_first
+
+        tf.cond(is_first, store, lambda: is_first)
+
+    def _check_range(self):
+        """Compares the first batches of all replicas with what the generator can draw."""
+        self._range_is_checked = True
+        networks.check_range(self.generator, self._first_local(self._ranges()).numpy())
+
+    def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True, states=None):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
@@ -565,18 +635,19 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
         states = states or [[v.value for v in p.network.non_trainable_variables] for p in self._players]
         states = tuple(p.shift_seeds(values, replica) for p, values in zip(self._players, states, strict=True))
-        check_keeps_weights(self.generator, weights[0], states[0], latent)
-        evaluation = simultaneous_gradients(
-            self.generator,
-            self.discriminator,
-            self.loss_function,
-            weights,
-            states,
-            real,
-            latent,
-            penalty_seed,
-            in_turn=replicas > 1 and generator_moves,
-        )
+        check_keeps_weights(self.generator, weights[0], states[0], network_inputs(latent, labels))
+
+        def evaluate(states, batch, seed):
+            real, latent, labels = batch
+            game = (self.generator, self.discriminator, self.loss_function)
+            options = {"in_turn": replicas > 1 and generator_moves}
+            return simultaneous_gradients(*game, weights, states, real, latent, seed, labels=labels, **options)
+
+        batch = [real, latent, labels]
+        if micro_batches == 1:
+            evaluation = evaluate(states, batch, penalty_seed)
+        else:
+            evaluation = in_micro_batches(evaluate, micro_batches, weights, states, batch, penalty_seed)
         return evaluation._replace(
             non_trainable=tuple(
                 p.shift_seeds(values, -replica)
@@ -589,12 +660,12 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         return [
             optimizers.learning_rate(
                 step,
-                base,
+                optimizer.rate(step),
                 schedule=config.learning_rate_schedule,
                 warmup_steps=config.warmup_steps,
                 total_steps=self._total_steps,
             )
-            for base in (config.learning_rate_g, config.learning_rate_d)
+            for optimizer in self.optimizer.optimizers
         ]
 
     def _learning_rates_now(self):
@@ -604,6 +675,11 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
     def _replica_drain(self):
         return self._step_metrics.mean(self._residuals())
 
+    def _replica_range(self):
+        return tf.distribute.get_replica_context().all_gather(
+            self._sample_range.local().read_value()[tf.newaxis], axis=0
+        )
+
     def _replica_digest(self):
         weights = [v.value for p in self._players for v in p.network.trainable_variables]
         return tf.distribute.get_replica_context().all_gather(_digest(weights)[tf.newaxis], axis=0)
@@ -612,8 +688,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         return self._strategy.experimental_local_results(value)[0]
 
     @tf.function(autograph=False)
-    def _generate(self, weights, state, latent):
-        return tf.cast(self.generator.stateless_call(weights, state, latent, training=False)[0], tf.float32)
+    def _generate(self, weights, state, inputs):
+        return tf.cast(self.generator.stateless_call(weights, state, inputs, training=False)[0], tf.float32)
 
 
 def _counter(name):

@@ -12,7 +12,7 @@ from dqgan_tf.config import CompressionConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
 from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Direction, half_step_point
-from dqgan_tf.private_keras import flat_layers
+from dqgan_tf.private_keras import flat_layers, running_statistics
 
 PLAYERS = ("generator", "discriminator")
 
@@ -63,8 +63,6 @@ class Player:
     def __init__(self, name: str, network: keras.Model, devices: Sequence[str]):
         if not network.built:
             raise UsageError(f"The {name} must be built before training: call it once or give it an Input.")
-        if not network.trainable_variables:
-            raise UsageError(f"The {name} has no trainable weight.")
         for weight in network.trainable_variables:
             if weight.dtype != "float32":
                 raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")
@@ -83,13 +81,33 @@ class Player:
                 )
         self.name = name
         self.network = network
-        self.shapes = [tuple(variable.shape) for variable in network.trainable_variables]
         self._devices = devices
+        self.take_weights()
+
+    def take_weights(self) -> None:
+        """Sets `weights`, which are trained, to those that are trainable now. The network's layers may be frozen.
+
+        Raises:
+          UsageError: none is trainable.
+        """
+        if not self.network.trainable_variables:
+            raise UsageError(f"The {self.name} has no trainable weight.")
+        self.weights = list(self.network.trainable_variables)
+        self.shapes = [tuple(variable.shape) for variable in self.weights]
+
+    def check_trainable(self) -> None:
+        """Raises UsageError if layers were frozen or released after `compile`."""
+        if [id(weight) for weight in self.weights] != [id(weight) for weight in self.network.trainable_variables]:
+            raise UsageError(
+                f"`trainable` of a layer of the {self.name} has changed since compile, where it takes effect: call "
+                f"compile again. {len(self.weights)} weights were trainable then, "
+                f"{len(self.network.trainable_variables)} are now."
+            )
 
     @property
     def weight_names(self) -> list[str]:
         """Names for compressor rules, e.g. `generator/dense_1/kernel`, one per trainable weight."""
-        return [f"{self.name}/{variable.path}" for variable in self.network.trainable_variables]
+        return [f"{self.name}/{variable.path}" for variable in self.weights]
 
     @property
     def saved_names(self) -> dict[str, keras.Variable]:
@@ -103,7 +121,7 @@ class Player:
     @property
     def trainable_names(self) -> list[str]:
         """Names in checkpoints of the trainable weights, in order."""
-        trainable = {id(variable) for variable in self.network.trainable_variables}
+        trainable = {id(variable) for variable in self.weights}
         return [name for name, variable in self.saved_names.items() if id(variable) in trainable]
 
     def compile(
@@ -114,7 +132,7 @@ class Player:
         clip_value: float | None,
     ) -> None:
         """Sets the update rule and creates its state in place of the old one."""
-        self._direction, self._clip_value = direction, clip_value
+        self._direction, self._clip_value, self._global_clipnorm = direction, clip_value, optimizer.global_clipnorm
         self._half_step, self._residual_in_half_step = optimizer.half_step, compression.residual_in_half_step
         self._exchanges_gradients = optimizer.exchange == "gradient"
         self._is_optimistic = optimizer.step_rule == "optimistic"
@@ -162,13 +180,13 @@ class Player:
 
     def reset_anchors(self) -> None:
         """Sets the points from which extragradient steps start to the weights. Eager."""
-        for anchor, weight in zip(self._anchors, self.network.trainable_variables, strict=bool(self._anchors)):
+        for anchor, weight in zip(self._anchors, self.weights, strict=bool(self._anchors)):
             for variable in anchor.variables:
                 variable.assign(first_local_value(weight))
 
-    def weights(self) -> list[tf.Tensor]:
+    def values(self) -> list[tf.Tensor]:
         """Returns w_{t-1}. Replica context."""
-        return [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
+        return [tf.convert_to_tensor(variable.value) for variable in self.weights]
 
     def evaluation_points(
         self,
@@ -186,7 +204,7 @@ class Player:
         """
         moved = read_local(self._moved)
         if self._half_step == "none":
-            return [w - m for w, m in zip(self.weights(), moved, strict=True)] if moved else self.weights()
+            return [w - m for w, m in zip(self.values(), moved, strict=True)] if moved else self.values()
         if not self._residual_in_half_step:
             residuals = [None] * len(residuals)
         else:
@@ -199,7 +217,7 @@ class Player:
         directions, rate = self._previous, learning_rate
         if self._half_step == "common":
             directions, rate = self._look_ahead, tf.ones([])  # in units of parameters
-        return self._evaluation_points_compiled(self.weights(), read_local(directions), residuals, rate)
+        return self._evaluation_points_compiled(self.values(), read_local(directions), residuals, rate)
 
     def propose(
         self,
@@ -222,6 +240,8 @@ class Player:
           t: number of this player's accepted updates including this one, float32 scalar.
           average: function that returns the exact mean over all replicas of a tensor at an averaging step, else None.
         """
+        if self._global_clipnorm is not None:  # NaN if the norm is not finite, so that the step is skipped
+            gradients, _ = tf.clip_by_global_norm(gradients, self._global_clipnorm)
         names = [] if self._exchanges_gradients else list(self._direction.slots)
         old = self._read([*names, "previous_value"] if self._is_ef21 else names, not self._exchanges_gradients)
         floating = [value for value in statistics if value.dtype.is_floating]
@@ -272,8 +292,8 @@ class Player:
           keeps_anchors: the first half of an extragradient step, which only looks ahead. Both halves subtract from the
             anchors, and the second one moves them to w_t.
         """
-        weights = self._subtract_compiled(read_local(self._anchors) or self.weights(), subtracted)
-        for index, variable in enumerate(self.network.trainable_variables):
+        weights = self._subtract_compiled(read_local(self._anchors) or self.values(), subtracted)
+        for index, variable in enumerate(self.weights):
             variable.assign(weights[index])
             self._previous[index].local().assign(proposal.directions[index])
             for name, slot in self._slots.items():
@@ -334,9 +354,9 @@ class Player:
           count: number of steps of the round, float32 scalar.
           moments: result of `mean_moments`; empty: no average is due.
         """
-        weights = self._subtract_compiled(self.weights(), subtracted)
+        weights = self._subtract_compiled(self.values(), subtracted)
         averaged = self._slots.get(self._direction.averaged_slot or "", [])
-        for index, variable in enumerate(self.network.trainable_variables):
+        for index, variable in enumerate(self.weights):
             variable.assign(weights[index])
             if self._look_ahead:
                 self._look_ahead[index].local().assign(subtracted[index] / count)
@@ -364,13 +384,14 @@ class Player:
     def mean_statistics(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns new non-trainable values of the network that are equal on all replicas. Replica context.
 
-        Floating values are averaged exactly over the replicas; others, e.g. counters, are equal already.
+        Statistics are averaged exactly over the replicas; others, e.g. counters and frozen weights, are equal already.
 
         Args:
           values: this replica's new values, one per non-trainable variable.
         """
         values = list(values)
-        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if "float" in v.dtype]
+        statistics = {id(variable) for variable in running_statistics(self.network)}
+        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if id(v) in statistics]
         if floating:
             means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in floating])
             for index, mean in zip(floating, means, strict=True):
@@ -462,7 +483,7 @@ class Player:
     def _subtract(self, weights, means):
         """Returns w - q, projected by the weight's own constraint and by `clip_value`."""
         weights = [w - q for w, q in zip(weights, means, strict=True)]
-        constraints = [variable.constraint for variable in self.network.trainable_variables]
+        constraints = [variable.constraint for variable in self.weights]
         weights = [w if c is None else c(w) for w, c in zip(weights, constraints, strict=True)]
         if self._clip_value is None:
             return weights
@@ -478,14 +499,26 @@ class AveragedWeights:
       player: whose weights are averaged.
       devices: the local replicas' devices.
       decay: the largest d.
+
+    Attributes:
+      is_warm: the average is loaded, not begun: d = decay from the first step. Set it before the first step.
     """
 
     def __init__(self, player: Player, devices: Sequence[str], decay: float):
-        self._player, self._decay = player, decay
-        self._variables = [ReplicaLocal(devices, shape, f"{player.name}_ema") for shape in player.shapes]
+        self._player, self._devices, self._decay, self.is_warm = player, devices, decay, False
+        self._weights, self._variables = list(player.weights), [self._new(weight) for weight in player.weights]
         self._updated_compiled = tf.function(self._updated, jit_compile=True, autograph=False)
         self._mixed_compiled = tf.function(self._mixed, jit_compile=True, autograph=False)
         self.reset()
+
+    def take_weights(self) -> None:
+        """Follows `Player.take_weights`: a frozen weight has no average; one that is released starts anew."""
+        old = dict(zip(map(id, self._weights), self._variables, strict=True))
+        self._weights = list(self._player.weights)
+        self._variables = [old.get(id(weight)) or self._new(weight) for weight in self._weights]
+        for weight, average in zip(self._weights, self._variables, strict=True):
+            if id(weight) not in old:
+                _assign_everywhere(average, first_local_value(weight))
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the average by its names in checkpoints, e.g. `ema/generator/002_kernel`."""
@@ -494,9 +527,8 @@ class AveragedWeights:
 
     def reset(self) -> None:
         """Sets the average to the player's weights. Eager."""
-        for average, weight in zip(self._variables, self._player.network.trainable_variables, strict=True):
-            for variable in average.variables:
-                variable.assign(first_local_value(weight))
+        for average, weight in zip(self._variables, self._weights, strict=True):
+            _assign_everywhere(average, first_local_value(weight))
 
     def update(self, weights: list[tf.Tensor], t: tf.Tensor, count: tf.Tensor | None = None) -> None:
         """Assigns w_ema after an accepted step, or round of steps. Replica context.
@@ -514,18 +546,27 @@ class AveragedWeights:
         for variable, value in zip(self._variables, averages, strict=True):
             variable.local().assign(value)
 
-    def weights(self) -> list[tf.Tensor]:
-        """Returns the average per weight. Cross-replica context."""
-        return [average.variables[0].read_value() for average in self._variables]
+    def values(self) -> dict[int, tf.Tensor]:
+        """Returns the average of each weight by the `id` of its variable. Cross-replica context."""
+        averages = [average.variables[0].read_value() for average in self._variables]
+        return dict(zip(map(id, self._weights), averages, strict=True))
+
+    def _new(self, weight):
+        return ReplicaLocal(self._devices, tuple(weight.shape), f"{self._player.name}_ema")
 
     def _decay_at(self, t):
-        return tf.minimum(self._decay, (1.0 + t) / (10.0 + t))
+        return tf.minimum(self._decay, 1.0 if self.is_warm else (1.0 + t) / (10.0 + t))
 
     def _updated(self, averages, weights, t):
         return self._mixed(averages, weights, self._decay_at(t))
 
     def _mixed(self, averages, weights, decay):
         return [decay * average + (1.0 - decay) * w for average, w in zip(averages, weights, strict=True)]
+
+
+def _assign_everywhere(local, value):
+    for variable in local.variables:
+        variable.assign(value)
 
 
 def _chunks(sizes):

@@ -3,7 +3,6 @@
 import tensorflow as tf
 
 from dqgan_tf.distribute import loop, pipeline
-from dqgan_tf.gan import steps
 
 
 class LocalRounds:
@@ -40,7 +39,9 @@ class LocalRounds:
 
     def _local_step(self, data, k):
         """Takes step k of a round, int32 scalar from 1, on this replica alone."""
-        real = steps.one_sample_at_least(steps.real_samples(data))
+        for player in self._players:
+            player.check_trainable()
+        real, labels = self._samples_and_labels(data)
         step = self.step.value + tf.cast(k, tf.int64)
         rates, t = self._rates(step), tf.cast(step - self.skipped.value, tf.float32)
         started = pipeline.now([real])
@@ -52,7 +53,8 @@ class LocalRounds:
             )
         )
         states = [player.round_statistics() for player in self._players]
-        evaluation = self._evaluate(points, real, step, states=states)
+        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, states=states)
+        self._note_range(real)
         proposals = [
             player.propose(gradients, statistics, eta, t, None)
             for player, gradients, statistics, eta in zip(

@@ -104,6 +104,36 @@ def real_samples(data) -> tf.Tensor:
     return tf.cast(data, tf.float32)
 
 
+def class_labels(data) -> tf.Tensor:
+    """Returns the labels of a data set's element for networks that take labels, [batch, ...].
+
+    The element is a tuple (samples, labels) or a dict with the keys `image` and `label`.
+
+    Raises:
+      UsageError: the element has another form.
+    """
+    labels = None
+    if isinstance(data, dict):
+        labels = data.get("label")
+    elif isinstance(data, (tuple, list)) and len(data) > 1:
+        labels = data[1]
+    if not tf.is_tensor(labels):
+        form = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise UsageError(
+            "The networks take labels: a batch must be (samples, labels), or a dict with the keys 'image' and 'label'. "
+            f"Received: {form}"
+        )
+    return labels
+
+
+def one_label_at_least(labels: tf.Tensor) -> tf.Tensor:
+    """Returns `labels`; if they are empty, one label 0, for `one_sample_at_least`."""
+    if labels.shape[0]:
+        return labels
+    shape = tf.concat([[1], tf.shape(labels)[1:]], 0)
+    return tf.cond(tf.shape(labels)[0] > 0, lambda: labels, lambda: tf.zeros(shape, labels.dtype))
+
+
 def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
     """Returns `real`; if it is empty, one NaN sample. Convolutions fail on an empty batch, and a NaN makes all replicas
     skip the step."""

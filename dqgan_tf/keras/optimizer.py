@@ -106,6 +106,7 @@ class CompressedSteps:
       channels: maps the positions of variables, among those that the optimizer was built for, to their `Channel`.
         Each set of variables that receive gradients together has one; usually there is one set.
       skipped: number of refused steps, equal on all replicas.
+      counts: numbers of taken and of refused steps of this process, int64 [2], equal on all replicas.
     """
 
     def __init__(self, optimizer, config: CompressionConfig, where: str, seed: int, logs: bool):
@@ -116,6 +117,7 @@ class CompressedSteps:
         self.config, self.where, self.seed, self.logs = config, where, seed, logs
         self.channels: dict[tuple[int, ...], Channel] = {}
         self.skipped = ReplicaLocal(self._strategy.local_devices, [], "skipped", tf.int64)
+        self.counts = ReplicaLocal(self._strategy.local_devices, [2], "counts", tf.int64)
         self._sums = ReplicaLocal(self._strategy.local_devices, [len(_SUMS)], "figures")
         self._has_samples = [None] * len(self._strategy.local_devices)
         self._names: list[str] = []
@@ -329,6 +331,7 @@ class CompressedSteps:
 
     def _record(self, channel, accepted):
         self.skipped.local().assign_add(tf.cast(tf.logical_not(accepted), tf.int64))
+        self.counts.local().assign_add(tf.cast(tf.stack([accepted, tf.logical_not(accepted)]), tf.int64))
         if not self.logs:
             return
         bytes_ = tf.constant([channel.wire_bytes, channel.sent_bytes, channel.dense_bytes], tf.float32)

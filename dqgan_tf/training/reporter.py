@@ -50,6 +50,7 @@ class Reporter:
             self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
             self._metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step)
             write_atomically(self._folder / "config.json", job.config.to_json() + "\n")
+            write_atomically(self._folder / "data.json", job.data_spec.to_json() + "\n")
             rows = [f"| {key} | {value} |" for key, value in job.config.flat().items()]
             with self._tensorboard.as_default(start_step):
                 tf.summary.text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
@@ -81,21 +82,24 @@ class Reporter:
             for name, value in figures.items():
                 tf.summary.scalar(_TAGS.get(name, name), value)
         left = format_duration(self._throughput.remaining_seconds(config.steps))
-        self.say(
-            f"step {step}/{config.steps}  {rate:.1f} steps/s  {left} left  "
+        self.say(  # one line of a terminal: about 80 characters
+            f"step {step}/{config.steps}  {rate:.1f}/s  {left} left  "
             f"loss G {figures['generator_loss']:.3f} D {figures['discriminator_loss']:.3f}  "
-            f"|e|/|p| G {figures['residual_ratio/generator']:.2f} D {figures['residual_ratio/discriminator']:.2f}"
+            f"|e|/|p| {figures['residual_ratio/generator']:.2f} {figures['residual_ratio/discriminator']:.2f}"
             + (f"  skipped {int(figures['skipped'])}" if figures.get("skipped") else "")
         )
 
-    def sample(self, step: int) -> None:
-        """Writes pictures of the raw and the averaged generator. The first failure is printed, later ones are not."""
+    def sample(self, step: int, dataset: tf.data.Dataset | None = None) -> None:
+        """Writes pictures of the raw and the averaged generator, and of real samples if there is a data set of batches.
+
+        The first failure is printed, later ones are not.
+        """
         if not self._active:
             return
         try:
-            samples.write_pictures(
-                self._folder / "samples", step, self._job.data_spec, self._job.model, self._tensorboard
-            )
+            real = None if dataset is None else samples.take(dataset, self._job.data_spec)
+            folder = self._folder / "samples"
+            samples.write_pictures(folder, step, self._job.data_spec, self._job.model, self._tensorboard, real)
         except Exception as error:  # any kind: a failed picture must not stop the run
             if not self._pictures_failed:
                 full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
@@ -107,7 +111,7 @@ class Reporter:
         """Writes summary.json, adds its evaluation to the metrics, and prints the table."""
         if not self._active:
             return
-        evaluation = {k: v for k, v in figures.items() if k.startswith(("modes", "num_modes", "high_quality", "raw_"))}
+        evaluation = {k: v for k, v in figures.items() if k.startswith(("mode", "num_modes", "high_quality", "raw_"))}
         with self._record_failure(), self._tensorboard.as_default(step):
             if evaluation:
                 self._metrics.write(step, evaluation)

@@ -24,16 +24,23 @@ def weights_sha256(model) -> str:
 
 
 def quality(spec: data.DataSpec, model) -> report.Figures:
-    """Returns the mode coverage of the averaged generator (`raw_*`: of the raw one) for points, {} for images."""
-    if spec.modes is None or spec.high_quality_radius is None:  # images
+    """Returns how the averaged generator (`raw_*`: the raw one) covers the modes of points; {} for images.
+
+    `modes`, `high_quality_fraction`: within the wide radius of the data set; `modes_3_sd`,
+    `high_quality_fraction_3_sd`: within 3 standard deviations of a mode. `mode_distance`: see `scores.mode_distance`.
+    """
+    if spec.modes is None or spec.high_quality_radius is None or spec.standard_deviation is None:  # images
         return {}
-    figures: report.Figures = {}
+    figures: report.Figures = {"num_modes": len(spec.modes), "num_samples": EVALUATED_POINTS}
     for prefix, use_ema in (("raw_", False), ("", True)):
-        points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema)
-        coverage = report.evaluate_points(points, spec.modes, spec.high_quality_radius)
-        figures[f"{prefix}modes"] = coverage["modes_found"]
-        figures[f"{prefix}high_quality_fraction"] = coverage["high_quality_fraction"]
-    return figures | {"num_modes": len(spec.modes)}
+        labels = samples.class_labels(spec, EVALUATED_POINTS)
+        points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema, labels=labels)
+        coverage = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
+        for end in ("", "_3_sd"):
+            figures[f"{prefix}modes{end}"] = coverage[f"modes_found{end}"]
+            figures[f"{prefix}high_quality_fraction{end}"] = coverage[f"high_quality_fraction{end}"]
+        figures[f"{prefix}mode_distance"] = coverage["mode_distance"]
+    return figures | {"high_quality_radius": coverage["high_quality_radius"], "radius_3_sd": coverage["radius_3_sd"]}
 
 
 def steps_of(folder) -> int | None:
@@ -50,6 +57,10 @@ def table(figures: dict, folder) -> str:
     if "modes" in figures:
         rows["modes found"] = f"{figures['modes']} of {figures['num_modes']}"
         rows["high-quality samples"] = f"{100 * figures['high_quality_fraction']:.1f} %"
+        if "radius_3_sd" in figures:
+            rows["high-quality samples"] += f" within {figures['high_quality_radius']:g} of a mode"
+            share = f"{100 * figures['high_quality_fraction_3_sd']:.1f} % within {figures['radius_3_sd']:g}"
+            rows["within 3 sd"] = f"{figures['modes_3_sd']} modes, {share}"
     sent, dense = figures["sent_bytes_per_step"], figures["dense_sent_bytes_per_step"]
     if not dense:  # A single replica sends nothing. The table shows the size of its payload.
         sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]

@@ -1,5 +1,7 @@
 """Modes as published, draws with the announced mean, spread and shares, and independent of each other."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,9 +13,9 @@ from dqgan_tf.data import mixtures
 NAMES = ["gaussian_ring", "gaussian_grid"]
 
 
-def draw(name, batch_size=4096, num_replicas=1, replica_ids=(0,), seed=0, start_step=0, take=1):
+def draw(name, batch_size=4096, num_replicas=1, replica_ids=(0,), seed=0, start_step=0, take=1, shards="iid"):
     dataset = data.build(
-        DataConfig(dataset=name),
+        DataConfig(dataset=name, shards=shards),
         per_replica_batch_size=batch_size,
         num_replicas=num_replicas,
         replica_ids=replica_ids,
@@ -71,6 +73,34 @@ class TestDraws:
         assert len({tuple(point) for point in both}) == len(both)
 
 
+# By hand, exact shares of the modes: K = 8 modes among 4 replicas are pairs; 8 among 16 give each mode two replicas;
+# 8 among 3 are cut at 8/3 and 16/3; 25 among 4 at 6.25, 12.5, 18.75, and replica 1 has the line from 6.25 to 12.5.
+@pytest.mark.parametrize(
+    ("name", "replicas", "replica", "shares"),
+    [
+        ("gaussian_ring", 4, 1, {2: 1 / 2, 3: 1 / 2}),
+        ("gaussian_ring", 16, 5, {2: 1}),
+        ("gaussian_ring", 3, 1, {2: 1 / 8, 3: 3 / 8, 4: 3 / 8, 5: 1 / 8}),
+        ("gaussian_grid", 4, 1, {6: 0.12, 7: 0.16, 8: 0.16, 9: 0.16, 10: 0.16, 11: 0.16, 12: 0.08}),
+        ("gaussian_ring", 1, 0, dict.fromkeys(range(8), 1 / 8)),
+    ],
+)
+def test_modes_are_dealt_to_the_replicas(name, replicas, replica, shares):
+    """Four standard errors of a count, sqrt(n p (1 - p)); a mode of another replica has none."""
+    points = draw(name, 20_000, replicas, [replica], shards="by_class")[0]
+    modes = data.describe(DataConfig(dataset=name)).modes
+    counts = np.bincount(np.linalg.norm(points[:, None] - modes, axis=-1).argmin(axis=1), minlength=len(modes))
+    expected = np.array([shares.get(mode, 0.0) for mode in range(len(modes))])
+    assert expected.sum() == pytest.approx(1)
+    errors = np.sqrt(20_000 * expected * (1 - expected))
+    np.testing.assert_array_less(np.abs(counts - expected * 20_000), 4 * errors + 1)
+
+
+def test_a_mixture_has_no_samples_to_deal_out():
+    with pytest.raises(data.DatasetError, match="by --shards=iid or --shards=by_class. Received: shards=dirichlet:0.3"):
+        draw("gaussian_ring", shards="dirichlet:0.3")
+
+
 def test_no_two_draws_share_a_seed():
     """Two seeds (mode, noise) for each of 3 seeds x 4 steps x 5 replicas."""
     keys = [
@@ -80,3 +110,19 @@ def test_no_two_draws_share_a_seed():
         for replica in range(5)
     ]
     assert len({tuple(row) for key in keys for row in key}) == 2 * 3 * 4 * 5
+
+
+def test_labels_are_the_modes_of_the_points():
+    """A conditional data set has the points of the other one, each with the nearest mode's number."""
+    options = {"per_replica_batch_size": 300, "num_replicas": 2, "replica_ids": [0, 1], "seed": 5}
+    for name in mixtures.MIXTURES:
+        for shards in ("iid", "by_class"):
+            config = DataConfig(dataset=name, shards=shards, conditional=True)
+            spec = data.describe(config)
+            assert spec.num_classes == len(spec.modes)
+            plain = iter(data.build(dataclasses.replace(config, conditional=False), **options))
+            for points, labels in data.build(config, **options).take(3):
+                assert labels.dtype == tf.int32
+                np.testing.assert_array_equal(points, next(plain))
+                distances = np.linalg.norm(points.numpy()[:, None] - spec.modes, axis=2)
+                np.testing.assert_array_equal(labels, np.argmin(distances, 1))

@@ -163,3 +163,49 @@ def test_errors_name_what_was_received(rows, arguments, message):
 def test_shapes_of_features_must_agree():
     with pytest.raises(ValueError, match=r"shapes=\(5, 2\), \(5, 3\)"):
         distances.kernel_distance(np.zeros((5, 2)), np.zeros((5, 3)), subset_size=5)
+
+
+def neighbours_loop(real, fake, k):
+    """Precision and recall by their definition: one pair at a time, distances by differences, radii by sorting."""
+
+    def radius(members, i):
+        others = [np.sqrt(np.sum((members[i] - member) ** 2)) for j, member in enumerate(members) if j != i]
+        return sorted(others)[k - 1]
+
+    def share_near(points, members):
+        radii = [radius(members, i) for i in range(len(members))]
+        near = [
+            any(np.sqrt(np.sum((point - s) ** 2)) <= r for s, r in zip(members, radii, strict=True)) for point in points
+        ]
+        return sum(near) / len(near)
+
+    return share_near(fake, real), share_near(real, fake)
+
+
+@pytest.mark.parametrize(("n", "m", "shift", "k"), [(30, 30, 0.5, 3), (25, 40, 1.5, 1), (40, 21, 1.3, 5)])
+def test_precision_and_recall_agree_with_a_loop(n, m, shift, k, monkeypatch):
+    monkeypatch.setattr(distances, "_ROWS", 7)  # several blocks, the last one shorter
+    real, fake = features(n, 3, 10), 0.7 * features(m, 3, 11, shift=shift)
+    precision, recall = distances.precision_recall(real, fake, k)
+    assert (precision, recall) == neighbours_loop(real.astype(float), fake.astype(float), k)
+    assert 0 < precision < 1 and 0 < recall < 1 and precision != recall
+
+
+def test_precision_and_recall_by_hand():
+    """k = 1. Real 0, 1, 10 have radii 1, 1, 9; fakes 1.5 and 30 have radii 28.5 each.
+
+    1.5 lies within 1 of 1, 30 within nothing: precision 1/2. Each real lies within 28.5 of 1.5: recall 1.
+    """
+    assert distances.precision_recall([[0.0], [1.0], [10.0]], [[1.5], [30.0]], k=1) == (0.5, 1.0)
+
+
+def test_a_large_mean_does_not_blur_the_neighbours():
+    real, fake = features(40, 4, 12).astype(float), features(40, 4, 13, shift=0.7).astype(float)
+    moved = distances.precision_recall(real + 2.0**20, fake + 2.0**20)
+    assert moved == distances.precision_recall(real, fake)
+
+
+@pytest.mark.parametrize(("k", "columns", "message"), [(5, 2, "Received: k=5"), (0, 2, "k=0"), (1, 3, "shapes")])
+def test_precision_needs_neighbours(k, columns, message):
+    with pytest.raises(ValueError, match=message):
+        distances.precision_recall(np.zeros((9, 2)), np.zeros((5, columns)), k)

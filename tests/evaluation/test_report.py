@@ -29,18 +29,32 @@ def images(count, seed):
 def test_only_inception_gives_fid_is_and_kid():
     inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
     figures = report.evaluate_images(inception, images(20, 0), images(20, 1))
-    assert {"FID", "KID", "KID_std", "IS", "IS_std"} <= set(figures)
+    assert {"FID(n=20)", "KID(n=20)", "KID_std(n=20)", "IS(n=20)", "IS_std(n=20)"} <= set(figures)
+    assert {"precision(inception-2015-12-05,n=20)", "recall(inception-2015-12-05,n=20)"} <= set(figures)
     assert not [name for name in figures if "distance" in name or "score" in name]
+
+
+def test_fid_alone_means_the_number_of_the_literature(monkeypatch):
+    """Here 20 stands for 50,000."""
+    assert report.CONVENTIONAL_NUMBER == 50_000
+    monkeypatch.setattr(report, "CONVENTIONAL_NUMBER", 20)
+    inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
+    equal = report.evaluate_images(inception, images(20, 0), images(20, 1))
+    assert {"FID", "KID", "KID_std", "IS", "IS_std"} <= set(equal)
+    fewer = report.evaluate_images(inception, images(10, 0), images(20, 1))
+    assert {"FID(real=10,fake=20)", "KID(real=10,fake=20)", "IS"} <= set(fewer) and "FID" not in fewer
 
 
 def test_any_other_network_is_named_in_the_figure():
     figures = report.evaluate_images(NETWORK, images(20, 0), images(20, 1))
     assert set(figures) == {
-        "frechet_distance(linear)",
-        "kernel_distance(linear)",
-        "kernel_distance_std(linear)",
-        "classifier_score(linear)",
-        "classifier_score_std(linear)",
+        "frechet_distance(linear,n=20)",
+        "kernel_distance(linear,n=20)",
+        "kernel_distance_std(linear,n=20)",
+        "precision(linear,n=20)",
+        "recall(linear,n=20)",
+        "classifier_score(linear,n=20)",
+        "classifier_score_std(linear,n=20)",
         "feature_network",
         "feature_network_sha256",
         "num_real",
@@ -48,6 +62,8 @@ def test_any_other_network_is_named_in_the_figure():
         "kernel_subset_size",
     }
     assert (figures["feature_network"], figures["feature_network_sha256"]) == ("linear", "f" * 64)
+    known = report.evaluate_images(dataclasses.replace(NETWORK, accuracy=0.75), images(20, 0), images(20, 1))
+    assert known == figures | {"feature_network_accuracy": 0.75}
 
 
 def test_figures_are_those_of_the_images(monkeypatch):
@@ -58,12 +74,16 @@ def test_figures_are_those_of_the_images(monkeypatch):
     distance = distances.frechet_distance(
         *(pool_real.mean(0), np.cov(pool_real, rowvar=False)), *(pool_fake.mean(0), np.cov(pool_fake, rowvar=False))
     )
-    assert figures["frechet_distance(linear)"] == pytest.approx(distance, rel=1e-5)
+    numbers = "real=30,fake=24"
+    assert figures[f"frechet_distance(linear,{numbers})"] == pytest.approx(distance, rel=1e-5)
     expected = distances.kernel_distance(pool_real, pool_fake, subset_size=24, seed=5)
-    assert (figures["kernel_distance(linear)"], figures["kernel_distance_std(linear)"]) == expected
+    kernel = figures[f"kernel_distance(linear,{numbers})"], figures[f"kernel_distance_std(linear,{numbers})"]
+    assert kernel == expected
+    expected = distances.precision_recall(pool_real, pool_fake, 3)
+    assert (figures[f"precision(linear,{numbers})"], figures[f"recall(linear,{numbers})"]) == expected
     # Scores are of the generated images.
     expected = scores.classifier_score(linear(fake).logits)
-    assert (figures["classifier_score(linear)"], figures["classifier_score_std(linear)"]) == expected
+    assert (figures["classifier_score(linear,n=24)"], figures["classifier_score_std(linear,n=24)"]) == expected
     assert (figures["num_real"], figures["num_fake"], figures["kernel_subset_size"]) == (30, 24, 24)
 
 
@@ -77,7 +97,7 @@ def test_a_network_without_logits_gives_no_score():
     silent = dataclasses.replace(NETWORK, function=lambda batch: Features(linear(batch).pool, None))
     figures = report.evaluate_images(silent, images(20, 0), images(20, 1))
     assert not [name for name in figures if "score" in name]
-    assert "frechet_distance(linear)" in figures
+    assert "frechet_distance(linear,n=20)" in figures
 
 
 @pytest.mark.parametrize("real, fake", [(images(1, 0), images(20, 0)), (images(20, 0), images(2, 1))])
@@ -103,11 +123,19 @@ def test_images_that_do_not_fit_the_network_are_refused(batch, by_user, message)
 
 
 def test_points():
-    figures = report.evaluate_points([[0.0, 0.1], [0.0, 3.0]], [[0.0, 0.0], [9.0, 9.0]], radius=1.0)
+    """By hand: modes (0, 0) and (9, 9); distances .1, .7, 3 and 0: within 1 all but one, within 3 * .1 two."""
+    points = [[0.0, 0.1], [0.7, 0.0], [0.0, 3.0], [9.0, 9.0]]
+    figures = report.evaluate_points(points, [[0.0, 0.0], [9.0, 9.0]], radius=1.0, standard_deviation=0.1)
     assert figures == {
-        "modes_found": 1,
-        "modes_touched": 1,
         "num_modes": 2,
-        "high_quality_fraction": 0.5,
-        "num_fake": 2,
+        "num_fake": 4,
+        "modes_found": 2,
+        "modes_touched": 2,
+        "high_quality_fraction": 0.75,
+        "high_quality_radius": 1.0,
+        "modes_found_3_sd": 2,
+        "modes_touched_3_sd": 2,
+        "high_quality_fraction_3_sd": 0.5,
+        "radius_3_sd": pytest.approx(0.3),
+        "mode_distance": 0.25,
     }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dqgan_tf.evaluation.scores import classifier_score, mode_coverage
+from dqgan_tf.evaluation.scores import classifier_score, mode_coverage, mode_distance
 from tests.oracles import frechet_numpy as oracle
 
 TWO = [[0.0, 0.0], [10.0, 0.0]]
@@ -66,6 +66,23 @@ def test_float32_logits_are_computed_in_float64():
 def test_errors_name_what_was_received(logits, splits, message):
     with pytest.raises(ValueError, match=message):
         classifier_score(logits, splits)
+
+
+def test_the_distance_of_the_modes_by_hand():
+    """Shares 3/4 and 1/4 against 1/2 each; then everything at one of two modes; then two samples that count nowhere."""
+    points = [[0.0, 0.5], [4.0, 0.0], [-99.0, 0.0], [10.0, 1.0]]
+    assert mode_distance(points, TWO) == 0.25
+    assert mode_distance(points[:3], TWO) == 0.5
+    assert mode_distance([*points, [np.nan, 0.0], [np.inf, 0.0]], TWO) == pytest.approx((0.5 - 1 / 6) / 2)
+
+
+def test_the_distance_of_a_perfect_generator():
+    """sqrt(k / (2 pi n)) of n samples; the mean of 200 draws has a standard error of about 2 %."""
+    draw = np.random.default_rng(0)
+    modes = np.arange(8.0)[:, None]
+    mean = np.mean([mode_distance(draw.integers(0, 8, (1000, 1)), modes) for _ in range(200)])
+    # 7/8 under the root is the variance 1/k (1 - 1/k) of a share in place of 1/k.
+    assert mean == pytest.approx(np.sqrt(8 / (2 * np.pi * 1000) * 7 / 8), rel=0.06)
 
 
 def test_modes_by_hand():

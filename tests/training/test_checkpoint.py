@@ -1,6 +1,7 @@
 """Checkpoints in one process: to the bit on the same replicas, by the mean on others, and of this run alone."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -30,8 +31,9 @@ class TestRestore:
         assert bits(two) == before
 
     def test_the_newest_by_number(self, two, tmp_path):
+        run = checkpoints(tmp_path, two)
         for step in (9, 100000000, 99999999):
-            checkpoints(tmp_path, two).save(step)
+            run.save(step)
         assert checkpoints(tmp_path, two).restore().step == 100000000
 
     def test_names_are_those_of_weights(self, two):
@@ -73,8 +75,9 @@ def players(model):
 
 class TestPrune:
     def test_keeps_the_newest(self, two, tmp_path):
+        run = checkpoints(tmp_path, two, keep=2)
         for step in (1, 2, 3, 10):
-            checkpoints(tmp_path, two, keep=2).save(step)
+            run.save(step)
         assert steps(tmp_path) == [3, 10]
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000003", "step_00000010"]
 
@@ -117,6 +120,14 @@ class TestOtherRuns:
         with pytest.raises(CheckpointError, match=f"step_00000007 was trained with {message}"):
             checkpoints(tmp_path, two, other).restore()
         assert bits(two) == before
+
+    def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default(self):
+        saved = dataclasses.asdict(CONFIG)
+        del saved["data"]["shards"]
+        checkpoint.check_config(pathlib.Path("step_00000007"), saved, CONFIG)
+        other = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, shards="by_class"))
+        with pytest.raises(CheckpointError, match="--shards=iid, this run asks for --shards=by_class"):
+            checkpoint.check_config(pathlib.Path("step_00000007"), saved, other)
 
     def test_a_setting_that_an_older_version_did_not_have_had_its_default(self, tmp_path):
         saved = dataclasses.asdict(CONFIG)

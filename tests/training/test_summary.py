@@ -66,13 +66,14 @@ class TestQuality:
 
     @pytest.mark.parametrize("modes", [8, 3])
     def test_of_points(self, modes):
-        assert summary.quality(RING, self.Model(modes)) == {
-            "modes": modes,
-            "high_quality_fraction": 1.0,
-            "raw_modes": 0,
-            "raw_high_quality_fraction": 0.0,
-            "num_modes": 8,
-        }
+        """500 points in turn over 3 modes: shares 167, 167, 166 against 62.5 each."""
+        covered = {"modes": modes, "high_quality_fraction": 1.0, "modes_3_sd": modes, "high_quality_fraction_3_sd": 1.0}
+        missed = {f"raw_{name}": 0 for name in covered}
+        quality = summary.quality(RING, self.Model(modes))
+        assert {name: quality[name] for name in covered | missed} == covered | missed
+        assert (quality["num_modes"], quality["high_quality_radius"], quality["radius_3_sd"]) == (8, 0.25, 0.06)
+        assert quality["mode_distance"] == pytest.approx({8: 0.004, 3: 0.625}[modes])
+        assert 0 < quality["raw_mode_distance"] <= 0.875
 
     def test_of_images_is_measured_elsewhere(self):
         assert summary.quality(data.DataSpec("images", (4, 4, 1), 10, "images"), None) == {}
@@ -91,6 +92,12 @@ class TestTable:
         assert rows["milliseconds per step"].startswith("2.50:  compute 0.00  encode 0.25")
         assert rows["skipped steps"] == "3"
         assert rows["pictures"] == "runs/x/samples/"
+
+    def test_both_radii_are_named(self):
+        narrow = {"high_quality_radius": 0.25, "radius_3_sd": 0.06, "modes_3_sd": 5, "high_quality_fraction_3_sd": 0.4}
+        rows = {name.strip(): value.strip() for name, value in self.rows(FIGURES | POINTS | narrow).items()}
+        assert rows["high-quality samples"] == "95.7 % within 0.25 of a mode"
+        assert rows["within 3 sd"] == "5 modes, 40.0 % within 0.06"
 
     def test_no_modes_of_images(self):
         assert not [name for name in self.rows(FIGURES) if "modes" in name]

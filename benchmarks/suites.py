@@ -1,0 +1,278 @@
+"""The suites of `trainers.compare`: what they run, and the file of the runs that are done.
+
+A suite is a list of cells: one run each, of a problem by a method with a compressor, a number of workers, shards and
+a seed. Cells come seed by seed, so that a suite that is stopped early has whole tables of fewer seeds. A run has a
+process of its own, in which all replicas live. This file imports no TensorFlow.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.provenance import ROOT, provenance
+from dqgan_tf import config as config_lib
+from dqgan_tf.errors import TrainingError, UsageError
+from dqgan_tf.telemetry import json_lines
+from dqgan_tf.telemetry.throughput import format_duration
+
+GAMES, DATA = "games", "data"
+
+
+class Method(NamedTuple):
+    """settings: by their key in `config.settings()`. reference: the method whose float32 runs the table compares with;
+    None: this one."""
+
+    settings: dict[str, Any]
+    reference: str | None = None
+
+
+_SGD, _ADAM = {"optimizer.direction": "sgd"}, {"optimizer.direction": "adam"}
+_ABLATIONS = {
+    "residual_out": {"compression.residual_in_half_step": False},
+    "no_feedback": {"compression.error_feedback": False},
+    "no_half_step": {"optimizer.half_step": "none"},
+}
+METHODS: dict[str, Method] = {
+    "dqgan": Method(_SGD),
+    **{f"dqgan_{name}": Method(_SGD | settings, "dqgan") for name, settings in _ABLATIONS.items()},
+    "dqgan_adam": Method(_ADAM),
+    **{f"dqgan_adam_{name}": Method(_ADAM | settings, "dqgan_adam") for name, settings in _ABLATIONS.items()},
+    **{f"dqgan_adam_{name}": Method(_ADAM | {"optimizer.second_moment": name}) for name in ("averaged", "guarded")},
+}
+
+
+class Figure(NamedTuple):
+    """A column of the tables. key: in the rows. title: of the column. scale: factor. digits: behind the point.
+    difference: `percent` of the reference's mean or `points`, for a paired difference; empty: none."""
+
+    key: str
+    title: str
+    scale: float = 1.0
+    digits: int = 1
+    difference: str = ""
+
+
+class Cell(NamedTuple):
+    """One run. problem: a game, or the name of a file of flags/experiments. compressor: its spec, with `@TOPOLOGY`
+    behind it unless the topology is `auto`."""
+
+    problem: str
+    method: str
+    compressor: str
+    workers: int
+    shards: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The cell as a text that `parse` reads."""
+        return "/".join([*self[:3], f"M={self.workers}", self.shards, f"seed={self.seed}"])
+
+
+def parse(name: str) -> Cell:
+    """Returns the cell of a name such as `nonlinear/dqgan/sign:bucket=512/M=8/homogeneous/seed=0`.
+
+    Raises:
+      UsageError: another form, or an unknown method.
+    """
+    try:
+        problem, method, compressor, workers, shards, seed = name.split("/")
+        cell = Cell(
+            problem, method, compressor, int(workers.removeprefix("M=")), shards, int(seed.removeprefix("seed="))
+        )
+    except ValueError:
+        raise UsageError(
+            f"A cell is such as nonlinear/dqgan/sign:bucket=512/M=8/homogeneous/seed=0. Received: {name!r}"
+        ) from None
+    if method not in METHODS:
+        raise UsageError(f"A cell's method must be one of {', '.join(METHODS)}. Received: {method!r}")
+    return cell
+
+
+class Suite(NamedTuple):
+    """kind: `GAMES` or `DATA`. question: the title of its page. groups: (problem, workers, shards, rows) with rows
+    (method, compressor). seeds: those of a whole suite. figures: of the tables; the first is that of the curves.
+    settings: of every run, by key. worker_batch: samples of a worker and step. marks: times that a run is evaluated."""
+
+    kind: str
+    question: str
+    groups: Sequence[tuple[str, int, str, Sequence[tuple[str, str]]]]
+    seeds: Sequence[int]
+    figures: Sequence[Figure]
+    settings: dict[str, Any]
+    worker_batch: int = 1
+    marks: int = 64
+
+    def cells(self) -> list[Cell]:
+        """All runs, seed by seed."""
+        return [
+            Cell(problem, method, compressor, workers, shards, seed)
+            for seed in self.seeds
+            for problem, workers, shards, rows in self.groups
+            for method, compressor in rows
+        ]
+
+
+def _rows(methods, compressors):
+    return [(method, compressor) for method in methods for compressor in compressors]
+
+
+NONE, FOUR_BIT, TERNARY, SIGN = "none", "linear:bits=4,bucket=512", "ternary:bucket=512", "sign:bucket=512"
+TOP_5, TOP_1 = "topk:fraction=0.05", "topk:fraction=0.01"
+_SHARP = (TERNARY, SIGN, TOP_5)
+_NONLINEAR = [
+    *_rows(["dqgan", "dqgan_adam"], (NONE, FOUR_BIT, *_SHARP)),
+    *_rows(["dqgan_residual_out", "dqgan_adam_residual_out", "dqgan_no_feedback", "dqgan_adam_no_feedback"], _SHARP),
+    *_rows(["dqgan_no_half_step"], (NONE, SIGN)),
+    *_rows(["dqgan"], (f"{SIGN}@two_step", f"{TOP_5}@two_step")),
+]
+_AVERAGED = _rows(["dqgan_adam_averaged"], (NONE, *_SHARP))
+_AFFINE = [
+    *_rows(["dqgan"], (NONE, *_SHARP)),
+    *_rows(["dqgan_residual_out", "dqgan_no_feedback"], _SHARP),
+    *_rows(["dqgan_no_half_step"], (NONE,)),
+]
+_LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
+_FIELD = (Figure("field", "norm of the field", 1.0, 4, "percent"),)
+_SPEEDUP = _rows(["dqgan"], (NONE, SIGN, TOP_5))
+SUITES = {
+    "games": Suite(
+        GAMES,
+        "Do few bits reach the float32 figure on games whose field is known?",
+        [
+            ("nonlinear", 8, "homogeneous", _NONLINEAR),
+            ("nonlinear", 8, "heterogeneous", _NONLINEAR + _AVERAGED),
+            ("affine", 8, "homogeneous", _AFFINE),
+            ("nonlinear_noise_free", 8, "heterogeneous", _AFFINE),
+            ("bilinear_noise_free", 4, "homogeneous", _AFFINE),
+            ("nonlinear", 2, "homogeneous", _LARGE[:3]),
+            ("nonlinear", 32, "homogeneous", _LARGE),
+        ],
+        range(5),
+        _FIELD,
+        {},
+    ),
+    "speedup": Suite(
+        GAMES,
+        "Does the error fall with the square root of the number of workers?",
+        [("nonlinear", workers, "homogeneous", _SPEEDUP) for workers in (1, 2, 4, 8, 16, 32)],
+        range(5),
+        _FIELD,
+        {},
+    ),
+}
+
+
+def get(name: str, small: bool) -> Suite:
+    """Returns a suite; the small form has two seeds, few rows and few steps, and is a test of the whole way."""
+    suite = SUITES[name]
+    if not small:
+        return suite
+    problem, workers, shards, rows = suite.groups[0]
+    return suite._replace(
+        groups=[(problem, min(workers, 2), shards, [rows[0], *[row for row in rows if SIGN in row[1]][:2]])],
+        seeds=range(2),
+        settings=suite.settings | {"train.steps": 64},
+    )
+
+
+def run(name: str, folder: str | os.PathLike, *, threads: int, small: bool, tell: Callable[[str], None]) -> None:
+    """Runs the cells of a suite that `folder`/runs.jsonl does not hold, and appends a row for each.
+
+    Raises:
+      TrainingError: a run failed; its own output has the reason. Later calls continue with it.
+    """
+    suite, path = get(name, small), pathlib.Path(folder) / "runs.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recorded = {row["cell"] for row in json_lines.read(path)}
+    missing = [cell for cell in suite.cells() if cell.name not in recorded]
+    tell(f"{name}: {len(suite.cells()) - len(missing)} of {len(suite.cells())} runs are in {path}.")
+    figure = suite.figures[0]
+    started, spent, left = time.monotonic(), 0, sum(cell.workers for cell in missing)
+    with tempfile.TemporaryDirectory() as cache:
+        for number, cell in enumerate(missing, 1):
+            row = _run_cell(name, cell, threads, small, cache)
+            with json_lines.JsonLinesWriter(path, resume_step=None) as writer:
+                writer.write(row["steps"], row)
+            spent, left = spent + cell.workers, left - cell.workers
+            rest = format_duration((time.monotonic() - started) * left / spent)
+            tell(f"[{number}/{len(missing)}] {cell.name}  {figure.title} {row[figure.key]}  {rest} left")
+
+
+def _run_cell(name, cell, threads, small, cache):
+    """Returns the row of a run, made by a process of its own: XLA keeps what it has compiled as long as one lives.
+
+    The folder `cache` keeps it for the next runs and for the other replicas of this one: XLA compiles for each logical
+    CPU. That halves the time of short runs (TensorFlow 2.21.0) and changes no bit.
+    """
+    started = time.monotonic()
+    arguments = ["-m", "benchmarks.suites_run", f"--suite={name}", f"--cell={cell.name}", *["--small"] * small]
+    environment = os.environ | {
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTEROP_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_XLA_FLAGS": f"--tf_xla_persistent_cache_directory={cache} --tf_xla_persistent_cache_device_types=CPU",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    environment.pop("TF_CONFIG", None)
+    lines = [""]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        for line in process.stdout or ():
+            lines.append(line)
+            if sys.stderr.isatty():
+                print(f"\r{cell.name}  {line.strip()[:20]:20}", end="\r", file=sys.stderr, flush=True)
+        if process.wait():
+            errors.seek(0)
+            last = " ".join(errors.read().splitlines()[-5:])
+            raise TrainingError(f"{cell.name} ended with code {process.returncode}: {last}")
+    row = json.loads(lines[-1])
+    command = shlex.join(["python", *arguments])
+    row["wall_seconds"] = round(time.monotonic() - started, 1)
+    return {"cell": cell.name, **cell._asdict(), **provenance(command, threads=threads, seeds=[cell.seed]), **row}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Returns the settings of flags/experiments/NAME.flags by key, such as {"data.dataset": "gaussian_ring"}."""
+    keys = {field.name: (key, config_lib.value_type(field)[0]) for key, field in config_lib.settings().items()}
+    settings = {}
+    for line in (ROOT / "flags" / "experiments" / f"{name}.flags").read_text().splitlines():
+        if line.startswith("--"):
+            flag, _, text = line.removeprefix("--").partition("=")
+            key, kind = keys[flag if flag in keys else flag.removeprefix("no")]
+            settings[key] = (text or str(flag in keys)).lower() == "true" if kind is bool else kind(text)
+    return settings
+
+
+def train_command(config: config_lib.RunConfig) -> str:
+    """Returns the command by which `trainers.train` makes the same run: all settings that are not the defaults."""
+    defaults, parts = config_lib.RunConfig().flat(), ["python", "-m", "trainers.train", "--model_dir=FOLDER"]
+    for key, value in config.flat().items():
+        name = key.rpartition(".")[2]
+        if value != defaults[key] and name != "data_dir":
+            parts.append(f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}")
+    return shlex.join(parts)
+
+
+def run_config(suite: Suite, cell: Cell, settings: dict[str, Any]) -> config_lib.RunConfig:
+    """Returns the settings of a cell: its problem's own, then the method's, the compressor's, the suite's.
+
+    Raises:
+      UsageError: a value that a setting refuses.
+    """
+    spec, _, topology = cell.compressor.partition("@")
+    own = {"compression.compressor": spec, "compression.topology": topology or "auto"}
+    own |= {"train.replicas_per_worker": cell.workers, "train.seed": cell.seed}
+    if suite.kind == DATA:
+        own |= {"data.shards": cell.shards, "train.batch_size": suite.worker_batch * cell.workers}
+    return config_lib.from_flat(settings | METHODS[cell.method].settings | own | suite.settings)

@@ -1,0 +1,193 @@
+"""The page of a suite: tables with means, spreads and paired differences, and figures, from its recorded runs."""
+
+import collections
+import math
+import os
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import figures, suites
+from benchmarks.report import markdown
+from dqgan_tf.errors import UsageError
+from dqgan_tf.telemetry import json_lines
+
+Rows = list[dict[str, Any]]
+_NAMES = {suites.NONE: "float32"}
+
+
+def write(name: str, folder: str | os.PathLike) -> str:
+    """Writes `folder`/README.md and its figures from `folder`/runs.jsonl; returns the text.
+
+    Raises:
+      UsageError: no run is recorded, or Matplotlib or SciPy is not installed.
+    """
+    suite, folder = suites.SUITES[name], pathlib.Path(folder)
+    rows = json_lines.read(folder / "runs.jsonl")
+    if not rows:
+        raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[row["problem"], row["workers"], row["shards"]].append(row)
+    parts = [
+        f"# {suite.question}",
+        f"`python -m trainers.compare --suite={name} --report` makes this page from `runs.jsonl`.",
+    ]
+    if name == "speedup":
+        parts.append(_speedup(rows, folder))
+    for (problem, workers, shards), of_group in groups.items():
+        parts.append(f"## {problem}, M = {workers}, {shards}")
+        parts.append(table(suite, of_group))
+        for reference in dict.fromkeys(_reference(row) for row in of_group):
+            lines = [row for row in of_group if _reference(row) == reference]
+            path = folder / f"{problem}_{workers}_{shards}_{reference}.png"
+            if name != "speedup" and len(_by_variant(lines)) > 1:
+                figures.curves(_curves(suite, lines), suite.figures[0].title, path)
+                parts.append(f"![{suite.figures[0].title} of {reference}]({path.name})")
+    parts.append(_source(rows))
+    text = "\n\n".join(parts) + "\n"
+    json_lines.write_atomically(folder / "README.md", text)
+    return text
+
+
+def table(suite: suites.Suite, rows: Rows) -> str:
+    """Returns the Markdown table of the runs of one problem, number of workers and shards.
+
+    Every figure has its mean and standard deviation over the seeds. A difference is that of runs with the same seed,
+    this row minus the float32 runs of the reference; its 95 % interval is that of Student's t with n - 1 degrees of
+    freedom. A variant of which a run diverged has no mean.
+    """
+    variants = _by_variant(rows)
+    header = ["method", "compressor", "bytes per step and worker", "n"]
+    for figure in suite.figures:
+        header.append(f"{figure.title}, mean ± sd")
+        if figure.difference:
+            unit = "%" if figure.difference == "percent" else "points"
+            header.append(f"difference to float32, {unit} (95 %)")
+    lines = []
+    for (method, compressor), of_variant in variants.items():
+        sent = round(statistics.mean(row["sent_bytes_per_step"] for row in of_variant))
+        cells = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
+        reference = variants.get((_reference(of_variant[0]), suites.NONE), [])
+        for figure in suite.figures:
+            cells.append(_mean(figure, of_variant))
+            if figure.difference:
+                same = of_variant is reference
+                cells.append("" if same else _difference(figure, of_variant, reference))
+        lines.append(cells)
+    return markdown(header, lines)
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Returns mean and half the width of the 95 % interval of Student's t, sd t_{.975, n-1} / sqrt(n); n >= 2.
+
+    Raises:
+      UsageError: SciPy is not installed.
+    """
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise UsageError(f"Intervals need SciPy: pip install '.[benchmark]' ({error})") from error
+
+    count = len(differences)
+    half = statistics.stdev(differences) * stats.t.ppf(0.975, count - 1) / math.sqrt(count)
+    return statistics.mean(differences), float(half)
+
+
+def slope(rows: Rows, key: str) -> tuple[float, ...]:
+    """Returns mean and half the 95 % interval over seeds of the least-squares slope of log(figure) in log M.
+
+    Only seeds whose runs have more than one M count; fewer than two seeds give the mean alone, none give ().
+    """
+    by_seed = collections.defaultdict(list)
+    for row in rows:
+        if row[key]:
+            by_seed[row["seed"]].append((math.log(row["workers"]), math.log(row[key])))
+    slopes = [float(np.polyfit(*zip(*points, strict=True), 1)[0]) for points in by_seed.values() if len(points) > 1]
+    if len(slopes) < 2:
+        return tuple(slopes)
+    return paired_interval(slopes)
+
+
+def _speedup(rows, folder):
+    """The slopes of all variants, and the figure."""
+    lines, series, key = [], {}, suites.SUITES["speedup"].figures[0].key
+    for (method, compressor), of_variant in _by_variant(rows).items():
+        label = f"{method}, {_NAMES.get(compressor, compressor)}"
+        fitted = slope(of_variant, key)
+        lines.append([label, " ± ".join(f"{value:.3f}" for value in fitted)])
+        by_workers = collections.defaultdict(list)
+        for row in of_variant:
+            by_workers[row["workers"]].append(row[key])
+        series[label] = {workers: values for workers, values in sorted(by_workers.items()) if None not in values}
+    figures.error_against_workers(
+        series, suites.SUITES["speedup"].figures[0].title, folder / "error_against_workers.png"
+    )
+    return (
+        markdown(["variant", "slope of log error in log M (95 %)"], lines) + "\n\n![Error](error_against_workers.png)"
+    )
+
+
+def _mean(figure, rows):
+    values = [row[figure.key] for row in rows]
+    lost = values.count(None)
+    if lost:
+        return f"diverges ({lost} of {len(values)})"
+    scaled = [figure.scale * value for value in values]
+    spread = f" ± {statistics.stdev(scaled):.{figure.digits}f}" if len(scaled) > 1 else ""
+    return f"{statistics.mean(scaled):.{figure.digits}f}{spread}"
+
+
+def _difference(figure, rows, reference):
+    """The paired difference to the reference's runs of the same seeds as text; empty if there is none to tell."""
+    exact = {row["seed"]: row[figure.key] for row in reference}
+    pairs = [(row[figure.key], exact[row["seed"]]) for row in rows if exact.get(row["seed"]) is not None]
+    if not pairs or any(value is None for value, _ in pairs):
+        return ""
+    factor = 100 / statistics.mean(base for _, base in pairs) if figure.difference == "percent" else figure.scale
+    differences = [factor * (value - base) for value, base in pairs]
+    if len(differences) < 2:
+        return f"{differences[0]:+.1f}"
+    mean, half = paired_interval(differences)
+    return f"{mean:+.1f} ± {half:.1f}"
+
+
+def _by_variant(rows):
+    variants = collections.defaultdict(list)
+    for row in rows:
+        variants[row["method"], row["compressor"]].append(row)
+    return variants
+
+
+def _reference(row):
+    return suites.METHODS[row["method"]].reference or row["method"]
+
+
+def _curves(suite, rows):
+    """Returns {label: {step, bytes, seconds, value: lists}}, means over the seeds as far as all of them go."""
+    key, curves = suite.figures[0].key, {}
+    for (method, compressor), of_variant in _by_variant(rows).items():
+        length = min(len(row["curve"][key]) for row in of_variant)
+        steps = of_variant[0]["curve"]["step"][:length]
+        values = [[v if v is not None else math.nan for v in row["curve"][key][:length]] for row in of_variant]
+        curves[method, _NAMES.get(compressor, compressor)] = {
+            "step": steps,
+            "bytes": [step * of_variant[0]["sent_bytes_per_step"] for step in steps],
+            "seconds": list(np.mean([row["curve"]["seconds"][:length] for row in of_variant], axis=0)),
+            "value": list(suite.figures[0].scale * np.mean(values, axis=0)),
+        }
+    return curves
+
+
+def _source(rows):
+    """Where the runs come from."""
+    texts = {key: ", ".join(sorted({str(row[key]) for row in rows})) for key in ("commit", "hardware", "threads")}
+    seeds = sorted({row["seed"] for row in rows})
+    hours = sum(row.get("wall_seconds", 0.0) for row in rows) / 3600
+    return (
+        f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {hours:.1f} hours; {texts['hardware']}, threads of a "
+        f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command."
+    )

@@ -1,0 +1,210 @@
+"""Suites: their order and their file by hand, tables and intervals by hand, gradients of the games against fields."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks import games, suites, suites_report
+from dqgan_tf.errors import TrainingError, UsageError
+from dqgan_tf.gan.gradients import simultaneous_gradients
+from dqgan_tf.telemetry import json_lines
+
+SUITE = suites.SUITES["games"]
+
+
+class TestCells:
+    def test_seed_by_seed(self):
+        cells = SUITE.cells()
+        assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+        assert len(set(cells)) == len(cells)
+
+    @pytest.mark.parametrize("name", suites.SUITES)
+    def test_a_name_is_read_back(self, name):
+        assert all(suites.parse(cell.name) == cell for cell in suites.SUITES[name].cells())
+
+    @pytest.mark.parametrize(
+        "name", ["", "nonlinear/dqgan/none/M=x/iid/seed=0", "nonlinear/unknown/none/M=2/iid/seed=0"]
+    )
+    def test_another_name_is_refused(self, name):
+        with pytest.raises(UsageError, match="cell.*Received: "):
+            suites.parse(name)
+
+    @pytest.mark.parametrize("name", suites.SUITES)
+    def test_every_cell_has_settings_and_a_reference(self, name):
+        suite = suites.SUITES[name]
+        compared = {
+            (cell.problem, cell.workers, cell.shards, cell.method)
+            for cell in suite.cells()
+            if cell.compressor == "none"
+        }
+        for cell in suite.cells():
+            suites.run_config(suite, cell, {})
+            reference = suites.METHODS[cell.method].reference or cell.method
+            assert (cell.problem, cell.workers, cell.shards, reference) in compared
+
+    def test_a_preset_is_what_the_flags_say(self):
+        """Text, whole number, number, choice, switch."""
+        preset = suites.preset("ring") | suites.preset("no_half_step") | suites.preset("no_error_feedback")
+        assert preset["data.dataset"] == "gaussian_ring" and preset["train.steps"] == 5000
+        assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] == "none"
+        assert preset["compression.error_feedback"] is False
+
+    def test_a_train_command_has_what_differs_from_the_defaults(self):
+        config = suites.config_lib.from_flat({"optimizer.half_step": "none", "train.seed": 3, "data.dataset": "mnist"})
+        assert suites.train_command(config) == (
+            "python -m trainers.train --model_dir=FOLDER --dataset=mnist --half_step=none --seed=3"
+        )
+
+    def test_a_cell_is_settings(self):
+        cell = suites.parse("nonlinear/dqgan_residual_out/sign:bucket=512@two_step/M=3/homogeneous/seed=7")
+        config = suites.run_config(SUITE, cell, {"optimizer.learning_rate_g": 0.5})
+        assert (config.compression.compressor, config.compression.topology) == ("sign:bucket=512", "two_step")
+        assert (config.optimizer.direction, config.optimizer.learning_rate_g) == ("sgd", 0.5)
+        assert not config.compression.residual_in_half_step and config.compression.error_feedback
+        assert (config.train.replicas_per_worker, config.train.seed) == (3, 7)
+
+
+class TestRun:
+    """With the process of a run replaced."""
+
+    @pytest.fixture
+    def made(self, monkeypatch):
+        made = []
+
+        def run_cell(name, cell, threads, small, cache):
+            if len(made) == 2:
+                raise TrainingError("stopped")
+            made.append(cell.name)
+            return {"cell": cell.name, "steps": 5, "field": 0.25}
+
+        monkeypatch.setattr(suites, "_run_cell", run_cell)
+        return made
+
+    def test_a_stopped_suite_continues_after_its_last_run(self, made, tmp_path):
+        lines = []
+        with pytest.raises(TrainingError, match="stopped"):
+            suites.run("games", tmp_path, threads=1, small=True, tell=lines.append)
+        first = list(made)
+        assert [row["cell"] for row in json_lines.read(tmp_path / "runs.jsonl")] == first and len(first) == 2
+        made.clear()
+        with pytest.raises(TrainingError, match="stopped"):
+            suites.run("games", tmp_path, threads=1, small=True, tell=lines.append)
+        expected = [cell.name for cell in suites.get("games", small=True).cells()]
+        assert first + made == expected[:4]
+        assert lines[0] == f"games: 0 of {len(expected)} runs are in {tmp_path}/runs.jsonl."
+        assert "norm of the field 0.25" in lines[1] and lines[1].endswith("left")
+
+    @pytest.mark.slow
+    def test_the_small_games(self, tmp_path):
+        """Processes, compiled steps, rows and page; half the bits of nothing but sums of means can differ."""
+        suites.run("games", tmp_path, threads=1, small=True, tell=print)
+        rows = json_lines.read(tmp_path / "runs.jsonl")
+        assert [row["cell"] for row in rows] == [cell.name for cell in suites.get("games", small=True).cells()]
+        fields = {row["cell"]: row["field"] for row in rows}
+        dense, sign = (fields[f"nonlinear/dqgan/{spec}/M=2/homogeneous/seed=0"] for spec in ("none", "sign:bucket=512"))
+        assert sign == pytest.approx(dense, rel=0.05) and 0.01 < dense < 0.2
+        assert {"commit", "hardware", "command", "threads", "seeds", "wall_seconds"} <= rows[0].keys()
+        assert len(rows[0]["curve"]["field"]) == 64 and rows[0]["steps"] == 64
+        pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+        assert "| dqgan | float32 | 800 | 2 |" in suites_report.write("games", tmp_path)
+
+
+def row(method, compressor, seed, field, workers=8):
+    cell = suites.Cell("nonlinear", method, compressor, workers, "homogeneous", seed)
+    curve = {"step": [1, 2], "field": [1.0, field], "seconds": [0.0, 0.5]}
+    source = {"commit": "abc", "hardware": "2 cores of X", "threads": 1, "wall_seconds": 3600.0}
+    return {
+        "step": 2,
+        "steps": 2,
+        **cell._asdict(),
+        "field": field,
+        "sent_bytes_per_step": 1400,
+        "curve": curve,
+        **source,
+    }
+
+
+class TestTables:
+    def test_means_spreads_and_paired_differences(self):
+        """By hand: differences -.01, +.01, +.03 of a mean .2: -5, +5, +15 %; mean 5, sd 10, t_.975,2 = 4.30265."""
+        rows = [row("dqgan", "none", seed, value) for seed, value in enumerate([0.1, 0.2, 0.3])]
+        rows += [row("dqgan", "sign", seed, value) for seed, value in enumerate([0.09, 0.21, 0.33])]
+        rows += [row("dqgan_no_feedback", "sign", 0, None), row("dqgan_no_feedback", "sign", 1, 0.5)]
+        assert suites_report.table(SUITE, rows).splitlines()[2:] == [
+            "| dqgan | float32 | 1,400 | 3 | 0.2000 ± 0.1000 |  |",
+            "| dqgan | sign | 1,400 | 3 | 0.2100 ± 0.1200 | +5.0 ± 24.8 |",
+            "| dqgan_no_feedback | sign | 1,400 | 2 | diverges (1 of 2) |  |",
+        ]
+
+    def test_seeds_are_paired(self):
+        """Rows of other seeds than the reference's do not count."""
+        rows = [row("dqgan", "none", 1, 0.2), row("dqgan", "sign", 0, 9.0), row("dqgan", "sign", 1, 0.3)]
+        assert suites_report.table(SUITE, rows).splitlines()[3].endswith("| +50.0 |")
+
+    def test_the_interval_is_that_of_student(self):
+        """Tabulated t_.975,4 = 2.776445; sd of 1..5 is sqrt(2.5)."""
+        mean, half = suites_report.paired_interval([1, 2, 3, 4, 5])
+        assert mean == 3 and half == pytest.approx(2.776445 * np.sqrt(2.5 / 5), rel=1e-4)
+
+    def test_a_slope(self):
+        """.4 / sqrt(M) in one seed, .4 / M in the other: -1/2 and -1; half width 12.706 sd / sqrt(2)."""
+        rows = [row("dqgan", "none", 0, 0.4 / m**0.5, m) for m in (1, 4, 16)]
+        assert suites_report.slope(rows, "field") == pytest.approx((-0.5,))
+        rows += [row("dqgan", "none", 1, 0.4 / m, m) for m in (1, 4, 16)]
+        sd = 0.5 / np.sqrt(2)
+        assert suites_report.slope(rows, "field") == pytest.approx((-0.75, 12.7062 * sd / np.sqrt(2)), rel=1e-4)
+
+    def test_a_page(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+        rows = [row("dqgan", spec, seed, 0.1 + seed) for spec in ("none", "sign") for seed in (0, 1)]
+        (tmp_path / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        text = suites_report.write("games", tmp_path)
+        assert text == (tmp_path / "README.md").read_text()
+        assert "4 runs, seeds 0, 1, 4.0 hours; 2 cores of X, threads of a run: 1; commit abc." in text
+        picture = tmp_path / "nonlinear_8_homogeneous_dqgan.png"
+        before = picture.read_bytes()
+        suites_report.write("games", tmp_path)
+        assert f"]({picture.name})" in text and picture.read_bytes() == before
+
+    def test_no_runs(self, tmp_path):
+        with pytest.raises(UsageError, match="holds no runs: `python -m trainers.compare --suite=speedup` makes them"):
+            suites_report.write("speedup", tmp_path)
+
+
+class TestGames:
+    @pytest.mark.parametrize("name", games.GAMES)
+    @pytest.mark.parametrize("shards", games.SHARDS)
+    def test_gradients_are_the_field_with_noise_and_constants(self, name, shards):
+        """float32 sums of at most 100 products: relative error far below 1e-4."""
+        game = games.GAMES[name]
+        instance, d = games.Instance(game, 3, shards, seed=4), game.dimension
+        layers = [games._Strategies(instance, is_generator) for is_generator in (True, False)]
+        for layer in layers:
+            layer.build(None)
+        latent = np.random.default_rng(5).standard_normal((1, 2 * d)).astype(np.float32)
+        point = np.random.default_rng(6).standard_normal(2 * d).astype(np.float32)
+        evaluation = simultaneous_gradients(
+            *layers,
+            games._ZERO_SUM,
+            ([tf.constant(point[:d])], [tf.constant(point[d:])]),
+            ([], []),
+            tf.zeros([1, 2 * d + 1]),
+            tf.constant(latent),
+            None,
+        )
+        gradient = np.concatenate([gradients[0].numpy() for gradients in evaluation.gradients])
+        expected = instance.field(point) + game.noise * latent[0] + instance.constants[0]
+        np.testing.assert_allclose(gradient, expected, atol=1e-4)
+        assert np.any(instance.constants) == (shards == "heterogeneous")
+        np.testing.assert_allclose(instance.constants.mean(axis=0), 0, atol=1e-12)
+
+    def test_the_field_by_hand(self):
+        """d = 1 with A = [[a]]: F = (a y + .2 sin 3x, -a x + .2 sin 3y)."""
+        game = games.Game(1, 0.2, 0.0, 0.0, 1.0, 1, {})
+        instance = games.Instance(game, 1, "homogeneous", 0)
+        a, x, y = instance.matrix[0, 0], 0.3, -0.7
+        np.testing.assert_allclose(
+            instance.field([x, y]), [a * y + 0.2 * np.sin(0.9), -a * x + 0.2 * np.sin(-2.1)], rtol=1e-12
+        )
