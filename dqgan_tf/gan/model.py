@@ -176,6 +176,11 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         # Refuses a schedule without `total_steps`.
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
         config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
+        rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
+        for player in self._players:
+            player.take_weights()
+        self._averaged.take_weights()
+        vectors = self._vectors(compression)
         local_steps = compression.local_steps
         steps_per_execution = local_steps if steps_per_execution is None else steps_per_execution
         if steps_per_execution % local_steps:
@@ -183,11 +188,6 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
                 "A call of `fit` ends with an exchange, so steps_per_execution must be a multiple of local_steps, such "
                 f"as {local_steps}. Received: steps_per_execution={steps_per_execution}, local_steps={local_steps}"
             )
-        rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
-        for player in self._players:
-            player.take_weights()
-        self._averaged.take_weights()
-        vectors = self._vectors(compression)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer = rates
         self.max_skipped_in_row = max_skipped_in_row

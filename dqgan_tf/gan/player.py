@@ -555,7 +555,7 @@ class AveragedWeights:
         return ReplicaLocal(self._devices, tuple(weight.shape), f"{self._player.name}_ema")
 
     def _decay_at(self, t):
-        return tf.minimum(self._decay, 1.0 if self.is_warm else (1.0 + t) / (10.0 + t))
+        return tf.minimum(self._decay, tf.ones_like(t) if self.is_warm else (1.0 + t) / (10.0 + t))
 
     def _updated(self, averages, weights, t):
         return self._mixed(averages, weights, self._decay_at(t))

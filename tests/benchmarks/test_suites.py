@@ -49,7 +49,6 @@ class TestCells:
         preset = suites.preset("ring") | suites.preset("no_half_step") | suites.preset("no_error_feedback")
         assert preset["data.dataset"] == "gaussian_ring" and preset["train.steps"] == 5000
         assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] == "none"
-        assert preset["compression.error_feedback"] is False
 
     def test_a_train_command_has_what_differs_from_the_defaults(self):
         config = suites.config_lib.from_flat({"optimizer.half_step": "none", "train.seed": 3, "data.dataset": "mnist"})

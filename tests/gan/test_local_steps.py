@@ -238,7 +238,7 @@ class TestRounds:
         assert model.bytes_per_step()["sent_bytes"] == channel.sent_bytes / 3
         sizes = np.cumsum([0] + [size for _, size in tiny_gan.SIZES])
         residual = tiny_gan.replica_state(model, "residual")
-        for (player, _), start, stop in zip(tiny_gan.SIZES, sizes, sizes[1:], strict=True):
+        for (player, _), start, stop in zip(tiny_gan.SIZES, sizes[:-1], sizes[1:], strict=True):
             e = residual[:, start:stop]
             spread = np.sqrt(np.mean(np.sum((e - e.mean(0)) ** 2, 1)))
             assert figures[f"spread/{player}"] == pytest.approx(spread, rel=1e-4)
