@@ -45,8 +45,8 @@ class TestCells:
             assert (cell.problem, cell.workers, cell.shards, reference) in compared
 
     def test_a_preset_is_what_the_flags_say(self):
-        """Text, whole number, number, switch."""
-        preset = suites.preset("ring") | suites.preset("no_half_step")
+        """Text, whole number, number, choice, switch."""
+        preset = suites.preset("ring") | suites.preset("no_half_step") | suites.preset("no_error_feedback")
         assert preset["data.dataset"] == "gaussian_ring" and preset["train.steps"] == 5000
         assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] == "none"
 
