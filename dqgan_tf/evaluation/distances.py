@@ -2,7 +2,7 @@
 
 Fréchet distance of two Gaussians: FID if the features are Inception's. Heusel et al. 2017, arXiv:1706.08500, eq. 6;
 Dowson and Landau 1982. Kernel distance: KID if the features are Inception's. Bińkowski et al. 2018, arXiv:1801.01401,
-sec. 4. Everything is computed in float64.
+sec. 4. Precision and recall: Kynkaanniemi et al. 2019, arXiv:1904.06991. Everything is computed in float64.
 """
 
 import numpy as np
@@ -125,6 +125,55 @@ def kernel_distance(real, fake, num_subsets: int = 100, subset_size: int = 1000,
         fake_rows = generator.choice(len(fake), subset_size, replace=False)
         values.append(polynomial_mmd2(real[real_rows], fake[fake_rows]))
     return float(np.mean(values)), float(np.std(values))
+
+
+def precision_and_recall(real, fake, neighbours: int = 3) -> tuple[float, float]:
+    """Returns the share of generated samples near real ones, and of real samples near generated ones.
+
+    ```
+    ball(x)   = { z : |z - x| <= distance of x to its k-th nearest other sample of its own set }
+    precision = #{ fake z : z in ball(x) of some real x } / number of fake samples
+    recall    = #{ real z : z in ball(x) of some fake x } / number of real samples
+    ```
+
+    Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2, with k = 3. Both depend on the numbers of samples.
+
+    Args:
+      real, fake: features float [n, d] and [m, d]; n, m > neighbours.
+      neighbours: k.
+
+    Raises:
+      ValueError: the shapes disagree, or there are too few rows.
+    """
+    # A common shift changes no distance and keeps digits in |a|^2 + |b|^2 - 2 a.b.
+    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(f"Both sets of features must be [n, d]. Received: shapes={real.shape}, {fake.shape}")
+    if min(len(real), len(fake)) <= neighbours or neighbours < 1:
+        raise ValueError(
+            f"Both sets need more than `neighbours` rows. Received: rows={len(real)}, {len(fake)}, "
+            f"neighbours={neighbours}"
+        )
+    centre = real.mean(axis=0)
+    real, fake = real - centre, fake - centre
+    return _share_in_balls(fake, real, neighbours), _share_in_balls(real, fake, neighbours)
+
+
+def _share_in_balls(points, centres, neighbours):
+    """Returns the share of `points` that lie in the ball of some centre."""
+    radii = np.concatenate(  # The nearest sample of a centre is itself.
+        [np.partition(rows, neighbours, axis=1)[:, neighbours] for rows in _squared_distances(centres, centres)]
+    )
+    inside = [np.any(rows <= radii, axis=1) for rows in _squared_distances(points, centres)]
+    return float(np.mean(np.concatenate(inside)))
+
+
+def _squared_distances(x, y):
+    """Yields |x_i - y_j|^2 for `_ROWS` rows of x at a time, float64 [rows, len(y)]."""
+    norms = np.sum(y * y, axis=1)
+    for first in range(0, len(x), _ROWS):
+        rows = x[first : first + _ROWS]
+        yield np.sum(rows * rows, axis=1)[:, None] + norms - 2.0 * rows @ y.T
 
 
 def _symmetric(matrix):

@@ -1,7 +1,8 @@
 """Figures by name, as an evaluation records them.
 
 Only figures computed with the published Inception graph are called FID, KID and IS. The name of any other network is
-part of the figure's name: `frechet_distance(resnet20)`.
+part of the figure's name, and so is the number of generated images, because the Frechet distance falls with it:
+`frechet_distance(resnet20, 10000)`, `FID(10000)`. `FID` alone is that of 50,000 images or more.
 """
 
 import numpy as np
@@ -12,6 +13,8 @@ from dqgan_tf.evaluation.features import FeatureNetwork, Features
 INCEPTION_NAMES = {"frechet_distance": "FID", "kernel_distance": "KID", "classifier_score": "IS"}
 Figures = dict[str, float | int | str]
 
+CONVENTION = 50_000
+"""Number of generated images that FID, KID and IS stand for in the literature."""
 BATCH_SIZE = 500
 KERNEL_SUBSET_SIZE = 1000
 NUM_SPLITS = 10
@@ -29,26 +32,37 @@ def extract_features(network: FeatureNetwork, images) -> Features:
 
 
 def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int = 0) -> Figures:
-    """Compares generated images with real ones.
-
-    By convention FID compares 50,000 images with 50,000, and KID uses subsets of 1,000. With fewer images the subsets
-    are smaller; see `kernel_subset_size` in the result.
-
-    Args:
-      network: the network that features are computed with.
-      real_images, fake_images: uint8 [n, h, w, c]. Either n must exceed `network.feature_size`.
-      seed: seed of the kernel distance's subsets.
-
-    Returns:
-      Numbers by name: `FID`, `KID`, `KID_std`, `IS`, `IS_std` for Inception; for any other network
-      `frechet_distance(<name>)`, `kernel_distance(<name>)`, `kernel_distance_std(<name>)`, `classifier_score(<name>)`
-      and `classifier_score_std(<name>)`. Scores are those of the generated images and need a classifier. Further
-      entries are `feature_network`, `feature_network_sha256`, `num_real`, `num_fake` and `kernel_subset_size`.
+    """Compares generated images with real ones, uint8 [n, h, w, c]; see `evaluate_features`.
 
     Raises:
       UsageError: the images do not fit the network, or there are too few.
     """
     real, fake = extract_features(network, real_images), extract_features(network, fake_images)
+    return evaluate_features(network, real, fake, seed)
+
+
+def evaluate_features(network: FeatureNetwork, real: Features, fake: Features, seed: int = 0) -> Figures:
+    """Compares the features of generated images with those of real ones.
+
+    By convention FID compares 50,000 images with 50,000, and KID uses subsets of 1,000. With fewer images the subsets
+    are smaller; see `kernel_subset_size` in the result. Precision and recall: `distances.precision_and_recall`.
+
+    Args:
+      network: the network that features are computed with.
+      real, fake: its features. Either number of images must exceed `network.feature_size`.
+      seed: seed of the kernel distance's subsets.
+
+    Returns:
+      Numbers by name. With n generated images: `FID(n)`, `KID(n)`, `KID_std(n)`, `IS(n)`, `IS_std(n)`, `precision(n)`,
+      `recall(n)` for Inception, without `(n)` from 50,000 on; for any other network `frechet_distance(<name>, n)`,
+      `kernel_distance(<name>, n)`, `kernel_distance_std(<name>, n)`, `classifier_score(<name>, n)`,
+      `classifier_score_std(<name>, n)`, `precision(<name>, n)` and `recall(<name>, n)`. Scores are those of the
+      generated images and need a classifier. Further entries are `feature_network`, `feature_network_sha256`,
+      `num_real`, `num_fake` and `kernel_subset_size`.
+
+    Raises:
+      UsageError: there are too few images.
+    """
     frechet = distances.frechet_distance(*distances.moments(real.pool), *distances.moments(fake.pool))
     subset_size = min(KERNEL_SUBSET_SIZE, len(real.pool), len(fake.pool))
     kernel, deviation = distances.kernel_distance(real.pool, fake.pool, subset_size=subset_size, seed=seed)
@@ -56,7 +70,8 @@ def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int
     if fake.logits is not None:
         score, score_deviation = scores.classifier_score(fake.logits, NUM_SPLITS)
         figures |= {"classifier_score": score, "classifier_score_std": score_deviation}
-    return {_figure_name(figure, network): value for figure, value in figures.items()} | {
+    figures["precision"], figures["recall"] = distances.precision_and_recall(real.pool, fake.pool)
+    return {figure_name(figure, network, len(fake.pool)): value for figure, value in figures.items()} | {
         "feature_network": network.name,
         "feature_network_sha256": network.fingerprint,
         "num_real": len(real.pool),
@@ -93,8 +108,10 @@ def evaluate_points(points, mode_centres, radius: float, standard_deviation: flo
     return figures | {"mode_distance": scores.mode_distance(points, mode_centres)}
 
 
-def _figure_name(figure, network):
+def figure_name(figure: str, network: FeatureNetwork, count: int) -> str:
+    """Returns the name of a figure, such as `frechet_distance`, with its network and number of generated images."""
     if not network.is_inception:
-        return f"{figure}({network.name})"
+        return f"{figure}({network.name}, {count})"
     stem = figure.removesuffix("_std")
-    return INCEPTION_NAMES[stem] + figure[len(stem) :]
+    name = INCEPTION_NAMES.get(stem, stem) + figure[len(stem) :]
+    return name if count >= CONVENTION else f"{name}({count})"

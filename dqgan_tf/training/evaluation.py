@@ -47,7 +47,9 @@ def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
         raise UsageError(f"{spec.name!r} has points, which need no network; omit the weights. Received: {weights[0]!r}")
     if len(weights) > 1:
         raise UsageError(f"Give either Inception or ResNet weights. Received: {weights[0]!r} and {weights[1]!r}")
-    if spec.kind == "points":
+    if (
+        spec.modes is not None and spec.high_quality_radius is not None and spec.standard_deviation is not None
+    ):  # points
         points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema)
         figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
     else:

@@ -29,7 +29,7 @@ def quality(spec: data.DataSpec, model) -> report.Figures:
     `modes`, `high_quality_fraction`: within the wide radius of the data set; `modes_3_sd`,
     `high_quality_fraction_3_sd`: within 3 standard deviations of a mode. `mode_distance`: see `scores.mode_distance`.
     """
-    if spec.kind != "points":
+    if spec.modes is None or spec.high_quality_radius is None or spec.standard_deviation is None:  # images
         return {}
     figures: report.Figures = {"num_modes": len(spec.modes), "num_samples": EVALUATED_POINTS}
     for prefix, use_ema in (("raw_", False), ("", True)):

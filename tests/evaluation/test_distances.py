@@ -163,3 +163,35 @@ def test_errors_name_what_was_received(rows, arguments, message):
 def test_shapes_of_features_must_agree():
     with pytest.raises(ValueError, match=r"shapes=\(5, 2\), \(5, 3\)"):
         distances.kernel_distance(np.zeros((5, 2)), np.zeros((5, 3)), subset_size=5)
+
+
+def test_precision_and_recall_by_hand():
+    """k = 1 on a line. Real balls: radius 1 at 0 and 1, 3 at 4; fake: 1 at 2 and 3, 27 at 30.
+
+    2 and 3 lie in the ball of the real 4, [1, 7], and 30 in none: 2/3. Of the reals 0, 1, 4 the fake balls [1, 3],
+    [2, 4] and [3, 57] hold 1 and 4: 2/3. Without the far 30 the fake balls hold 1 and 4 still, and precision is 1.
+    """
+    real, fake = np.array([[0.0], [1.0], [4.0]]), np.array([[2.0], [3.0], [30.0]])
+    assert distances.precision_and_recall(real, fake, 1) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert distances.precision_and_recall(real, fake[:2], 1) == (1.0, pytest.approx(2 / 3))
+
+
+def test_precision_and_recall_against_all_pairs(monkeypatch):
+    """Rows at a time or at once; the oracle measures every pair."""
+    monkeypatch.setattr(distances, "_ROWS", 7)
+    draw = np.random.default_rng(3)
+    real, fake = draw.standard_normal((40, 3)) + 5, 0.7 * draw.standard_normal((33, 3)) + 6.5
+
+    def share(points, centres):
+        own = np.sort(np.linalg.norm(centres[:, None] - centres, axis=-1), axis=1)[:, 3]
+        return np.mean(np.any(np.linalg.norm(points[:, None] - centres, axis=-1) <= own, axis=1))
+
+    assert distances.precision_and_recall(real, fake) == (share(fake, real), share(real, fake))
+    assert 0 < share(real, fake) < share(fake, real) < 1
+    assert distances.precision_and_recall(real, real) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("rows", [3, 1])
+def test_precision_needs_more_rows_than_neighbours(rows):
+    with pytest.raises(ValueError, match=f"rows=9, {rows}, neighbours=3"):
+        distances.precision_and_recall(np.zeros((9, 2)), np.zeros((rows, 2)))

@@ -29,18 +29,23 @@ def images(count, seed):
 def test_only_inception_gives_fid_is_and_kid():
     inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
     figures = report.evaluate_images(inception, images(20, 0), images(20, 1))
-    assert {"FID", "KID", "KID_std", "IS", "IS_std"} <= set(figures)
+    names = {"FID", "KID", "KID_std", "IS", "IS_std", "precision", "recall"}
+    assert {f"{name}(20)" for name in names} <= set(figures)
     assert not [name for name in figures if "distance" in name or "score" in name]
+    assert report.figure_name("frechet_distance", inception, 49_999) == "FID(49999)"
+    assert report.figure_name("kernel_distance_std", inception, 50_000) == "KID_std"
 
 
 def test_any_other_network_is_named_in_the_figure():
     figures = report.evaluate_images(NETWORK, images(20, 0), images(20, 1))
     assert set(figures) == {
-        "frechet_distance(linear)",
-        "kernel_distance(linear)",
-        "kernel_distance_std(linear)",
-        "classifier_score(linear)",
-        "classifier_score_std(linear)",
+        "frechet_distance(linear, 20)",
+        "kernel_distance(linear, 20)",
+        "kernel_distance_std(linear, 20)",
+        "classifier_score(linear, 20)",
+        "classifier_score_std(linear, 20)",
+        "precision(linear, 20)",
+        "recall(linear, 20)",
         "feature_network",
         "feature_network_sha256",
         "num_real",
@@ -58,12 +63,12 @@ def test_figures_are_those_of_the_images(monkeypatch):
     distance = distances.frechet_distance(
         *(pool_real.mean(0), np.cov(pool_real, rowvar=False)), *(pool_fake.mean(0), np.cov(pool_fake, rowvar=False))
     )
-    assert figures["frechet_distance(linear)"] == pytest.approx(distance, rel=1e-5)
+    assert figures["frechet_distance(linear, 24)"] == pytest.approx(distance, rel=1e-5)
     expected = distances.kernel_distance(pool_real, pool_fake, subset_size=24, seed=5)
-    assert (figures["kernel_distance(linear)"], figures["kernel_distance_std(linear)"]) == expected
+    assert (figures["kernel_distance(linear, 24)"], figures["kernel_distance_std(linear, 24)"]) == expected
     # Scores are of the generated images.
     expected = scores.classifier_score(linear(fake).logits)
-    assert (figures["classifier_score(linear)"], figures["classifier_score_std(linear)"]) == expected
+    assert (figures["classifier_score(linear, 24)"], figures["classifier_score_std(linear, 24)"]) == expected
     assert (figures["num_real"], figures["num_fake"], figures["kernel_subset_size"]) == (30, 24, 24)
 
 
@@ -77,7 +82,7 @@ def test_a_network_without_logits_gives_no_score():
     silent = dataclasses.replace(NETWORK, function=lambda batch: Features(linear(batch).pool, None))
     figures = report.evaluate_images(silent, images(20, 0), images(20, 1))
     assert not [name for name in figures if "score" in name]
-    assert "frechet_distance(linear)" in figures
+    assert "frechet_distance(linear, 20)" in figures
 
 
 @pytest.mark.parametrize("real, fake", [(images(1, 0), images(20, 0)), (images(20, 0), images(2, 1))])
