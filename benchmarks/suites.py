@@ -39,7 +39,7 @@ class Method(NamedTuple):
 _SGD, _ADAM = {"optimizer.direction": "sgd"}, {"optimizer.direction": "adam"}
 _ABLATIONS = {
     "residual_out": {"compression.residual_in_half_step": False},
-    "no_feedback": {"compression.error_feedback": False},
+    "no_error_feedback": {"compression.error_feedback": False},
     "no_half_step": {"optimizer.half_step": False},
 }
 _GUARDED = {"optimizer.second_moment": "guarded", "optimizer.beta_2": 0.999}
@@ -136,14 +136,17 @@ TOP_5, TOP_1 = "topk:fraction=0.05", "topk:fraction=0.01"
 _SHARP = (TERNARY, SIGN, TOP_5)
 _NONLINEAR = [
     *_rows(["dqgan", "dqgan_adam"], (NONE, FOUR_BIT, *_SHARP)),
-    *_rows(["dqgan_residual_out", "dqgan_adam_residual_out", "dqgan_no_feedback", "dqgan_adam_no_feedback"], _SHARP),
+    *_rows(
+        ["dqgan_residual_out", "dqgan_adam_residual_out", "dqgan_no_error_feedback", "dqgan_adam_no_error_feedback"],
+        _SHARP,
+    ),
     *_rows(["dqgan_no_half_step"], (NONE, SIGN)),
     *_rows(["dqgan"], (f"{SIGN}@two_step", f"{TOP_5}@two_step")),
 ]
 _AVERAGED = _rows(["dqgan_adam_averaged"], (NONE, *_SHARP))
 _AFFINE = [
     *_rows(["dqgan"], (NONE, *_SHARP)),
-    *_rows(["dqgan_residual_out", "dqgan_no_feedback"], _SHARP),
+    *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], _SHARP),
     *_rows(["dqgan_no_half_step"], (NONE,)),
 ]
 _LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
@@ -152,9 +155,9 @@ _SPEEDUP = _rows(["dqgan"], (NONE, SIGN, TOP_5))
 _MIXTURE = [
     *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
     *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
-    *_rows(["dqgan_adam_no_feedback"], (TERNARY, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
 ]
-_MIXTURE_SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_feedback"], (SIGN, TOP_1))]
+_MIXTURE_SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
 _SPLIT = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
     *_rows(["dqgan_adam_guarded"], (NONE, FOUR_BIT, SIGN, TOP_1)),
@@ -170,7 +173,7 @@ _COVERAGE = (
 _IMAGE_ROWS = [
     *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
     *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
-    *_rows(["dqgan_adam_no_feedback"], (TERNARY, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
     *_rows(["dqgan_adam_no_half_step"], (NONE,)),
 ]
 _DISTANCES = (

@@ -163,11 +163,11 @@ class TestTables:
         """By hand: differences -.01, +.01, +.03 of a mean .2: -5, +5, +15 %; mean 5, sd 10, t_.975,2 = 4.30265."""
         rows = [row("dqgan", "none", seed, value) for seed, value in enumerate([0.1, 0.2, 0.3])]
         rows += [row("dqgan", "sign", seed, value) for seed, value in enumerate([0.09, 0.21, 0.33])]
-        rows += [row("dqgan_no_feedback", "sign", 0, None), row("dqgan_no_feedback", "sign", 1, 0.5)]
+        rows += [row("dqgan_no_error_feedback", "sign", 0, None), row("dqgan_no_error_feedback", "sign", 1, 0.5)]
         assert suites_report.table(SUITE, rows).splitlines()[2:] == [
             "| dqgan | float32 | 1,400 | 3 | 0.2000 ± 0.1000 |  |",
             "| dqgan | sign | 1,400 | 3 | 0.2100 ± 0.1200 | +5.0 ± 24.8 |",
-            "| dqgan_no_feedback | sign | 1,400 | 2 | diverges (1 of 2) |  |",
+            "| dqgan_no_error_feedback | sign | 1,400 | 2 | diverges (1 of 2) |  |",
         ]
 
     def test_seeds_are_paired(self):
