@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -112,6 +113,31 @@ def quality_against_bytes(points: Sequence, path: pathlib.Path) -> None:
                 names[point.sent_bytes].append(point.variant)
         axes.set(xscale="log", ylim=(0, 100), xlabel="bytes that a worker sends per step")
         axes.set(ylabel="high-quality samples, %")
+
+
+def loss_by_place(points: Sequence, path: pathlib.Path) -> None:
+    """Draws the difference of the validation loss to float32 for every compressor and place, as PNG.
+
+    Bars are 95 % intervals; the axis is linear between -0.01 and 0.01 and logarithmic beyond.
+
+    Args:
+      points: those of `keras_quality.points`.
+      path: name of the file.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    columns = list(dict.fromkeys((group, label) for group, label, _, _ in points))
+    with _figure(path, size=(9, 5.5), endings=(".png",), legend={"loc": "upper left"}) as axes:
+        for place, where in enumerate(sorted({where for _, _, where, _ in points})):
+            drawn = [(columns.index((group, label)), loss) for group, label, other, loss in points if other == where]
+            widths = [loss.half_width if math.isfinite(loss.half_width) else 0.0 for _, loss in drawn]
+            x, y = [column + 0.2 * place for column, _ in drawn], [loss.mean for _, loss in drawn]
+            axes.errorbar(x, y, yerr=widths, fmt="os"[place], markersize=4, color=f"C{place}", label=f'where="{where}"')
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set(ylabel="validation loss - that of float32")
+        axes.set_xticks(range(len(columns)), [f"{group}: {label}" for group, label in columns], rotation=90, fontsize=7)
 
 
 def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -> None:

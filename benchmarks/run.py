@@ -94,12 +94,12 @@ def exchange(plan: Plan, values: int, say: Callable[[str], None] = print) -> lis
     torch_names = [name for name in plan.names if name.startswith(torch_baselines.PREFIX)]
     described = [variants.settings(name, values, whole_step=False) for name in plan.names if name not in torch_names]
     arguments = {"program": "exchange", "values": values}
-    with _trees(plan.against) as trees:
-        programs = [_Program(_WORKER, arguments, described, count, tree) for count in plan.threads for tree in trees]
+    with checkouts(plan.against) as trees:
+        programs = [Program(_WORKER, arguments, described, count, tree) for count in plan.threads for tree in trees]
         of_torch = [{"name": name} for name in torch_names]
-        programs += [_Program(_TORCH_WORKER, arguments, of_torch, count, trees[0]) for count in plan.threads]
-        series = _measure(plan, programs, _WARM_UP[EXCHANGE], say)
-        return _entries(plan, series, {"kind": EXCHANGE, "values": values}, seeds=range(plan.num_workers))
+        programs += [Program(_TORCH_WORKER, arguments, of_torch, count, trees[0]) for count in plan.threads]
+        series = measure(plan, programs, _WARM_UP[EXCHANGE], say)
+        return make_entries(plan, series, {"kind": EXCHANGE, "values": values}, seeds=range(plan.num_workers))
 
 
 def codec(plan: Plan, values: int, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
@@ -115,10 +115,10 @@ def codec(plan: Plan, values: int, say: Callable[[str], None] = print) -> list[d
     _check([name for name in plan.names if name != "copy"], num_workers=2, torch=False)
     described = [variants.settings(name, values, whole_step=False) for name in plan.names]
     arguments = {"program": "exchange", "values": values}
-    with _trees(plan.against) as trees:
-        programs = [_Program(_WORKER, arguments, described, count, tree) for count in plan.threads for tree in trees]
-        series = _measure(plan, programs, _WARM_UP[CODEC], say)
-        return _entries(plan, series, {"kind": CODEC, "values": values}, seeds=[0])
+    with checkouts(plan.against) as trees:
+        programs = [Program(_WORKER, arguments, described, count, tree) for count in plan.threads for tree in trees]
+        series = measure(plan, programs, _WARM_UP[CODEC], say)
+        return make_entries(plan, series, {"kind": CODEC, "values": values}, seeds=[0])
 
 
 def whole_step(plan: Plan, step: Step, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
@@ -137,16 +137,16 @@ def whole_step(plan: Plan, step: Step, say: Callable[[str], None] = print) -> li
     alone = [variants.settings("float32", size, whole_step=True)] if plan.num_workers > 1 else []
     fields = step._asdict() | {"data_shape": list(step.data_shape)}
     arguments = {"program": "whole_step", "network": {"network": "dcgan", "width": step.width}, **fields}
-    with _trees(plan.against) as trees:
+    with checkouts(plan.against) as trees:
         programs = []
         for count in plan.threads:
             for tree in trees:
                 plain = [] if tree.label else [{"name": "plain"}]
-                programs.append(_Program(_WORKER, arguments, described, count, tree))
-                programs.append(_Program(_WORKER, arguments, [*alone, *plain], count, tree, connected=False))
-        series = _measure(plan, programs, _WARM_UP[WHOLE_STEP], say)
+                programs.append(Program(_WORKER, arguments, described, count, tree))
+                programs.append(Program(_WORKER, arguments, [*alone, *plain], count, tree, connected=False))
+        series = measure(plan, programs, _WARM_UP[WHOLE_STEP], say)
         connected = [item for item in series if item.program.connected]
-        entries = _entries(plan, connected, {"kind": WHOLE_STEP, **fields}, seeds=[0])
+        entries = make_entries(plan, connected, {"kind": WHOLE_STEP, **fields}, seeds=[0])
     references = {
         (item.name, item.program.threads, item.program.tree.label): item
         for item in series
@@ -154,37 +154,37 @@ def whole_step(plan: Plan, step: Step, say: Callable[[str], None] = print) -> li
     }
     for entry, item in zip(entries, connected, strict=True):
         plain = references["plain", item.program.threads, ""]
-        entry["plain_milliseconds_median"] = _statistic(np.median, plain, "total")
-        entry["plain_ratio"] = _quartiles(item, plain)
+        entry["plain_milliseconds_median"] = statistic(np.median, plain, "total")
+        entry["plain_ratio"] = quartiles(item, plain)
         if alone:
             reference = references["float32", item.program.threads, item.program.tree.label]
-            entry["alone_milliseconds_median"] = _statistic(np.median, reference, "total")
+            entry["alone_milliseconds_median"] = statistic(np.median, reference, "total")
     return entries
 
 
-class _Tree(NamedTuple):
+class Tree(NamedTuple):
     """A checkout. label: empty for this one, else what --against says."""
 
     label: str
     path: pathlib.Path
 
 
-class _Program(NamedTuple):
+class Program(NamedTuple):
     """A worker program and its variants. connected: whether its workers exchange with each other."""
 
     file: pathlib.Path
     arguments: dict
     variants: list[dict]
     threads: int
-    tree: _Tree
+    tree: Tree
     connected: bool = True
 
 
-class _Series(NamedTuple):
+class Series(NamedTuple):
     """One variant of one program: what it says of itself, and per round its slowest worker's times and all bytes."""
 
     name: str
-    program: _Program
+    program: Program
     crew: Crew
     index: int
     described: dict
@@ -200,7 +200,7 @@ def _check(names, num_workers, *, torch=True):
 
 
 @contextlib.contextmanager
-def _trees(against: str | None) -> Iterator[list[_Tree]]:
+def checkouts(against: str | None) -> Iterator[list[Tree]]:
     """Yields this checkout and the other one. Inside, SIGTERM unwinds the stack as Ctrl-C does, so that worktrees,
     namespaces and workers end."""
 
@@ -210,12 +210,13 @@ def _trees(against: str | None) -> Iterator[list[_Tree]]:
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         with checkout(against) if against else contextlib.nullcontext() as path:
-            yield [_Tree("", ROOT), *([_Tree(against, path)] if against else [])]
+            yield [Tree("", ROOT), *([Tree(against, path)] if against else [])]
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _measure(plan, programs, warm_up, say):
+def measure(plan: Plan, programs: Sequence[Program], warm_up: int, say: Callable[[str], None]) -> list[Series]:
+    """Starts the workers of all programs, warms them up and times `plan.rounds` steps of every variant in turn."""
     programs = [program for program in programs if program.variants]
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(places(plan.num_workers, plan.rate, len(programs)))
@@ -261,7 +262,7 @@ def _warmed_up(crew, program, warm_up, say):
             crew.ask(f"step {index}")
         say(" ".join(filter(None, [name, program.tree.label, f"with threads={program.threads} is ready"])))
     described = crew.ask("describe")[0]
-    return [_Series(name, program, crew, index, described[index], [], []) for index, name in enumerate(names)]
+    return [Series(name, program, crew, index, described[index], [], []) for index, name in enumerate(names)]
 
 
 def _step(series):
@@ -272,7 +273,10 @@ def _step(series):
     series.sent_bytes.append(sum(after) - sum(before))
 
 
-def _entries(plan, series, fields, seeds):
+def make_entries(
+    plan: Plan, series: Sequence[Series], fields: dict[str, Any], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Returns the records of the series; `fields` come first in each."""
     return [_entry(plan, item, series, fields, seeds) for item in series]
 
 
@@ -287,25 +291,26 @@ def _entry(plan, item, series, fields, seeds):
         "variant": item.name,
         "tree": tree.label,
         "workers": plan.num_workers,
-        "milliseconds_median": _statistic(np.median, item, "total"),
-        "milliseconds_minimum": _statistic(np.min, item, "total"),
+        "milliseconds_median": statistic(np.median, item, "total"),
+        "milliseconds_minimum": statistic(np.min, item, "total"),
         "interface_bytes": round(np.mean(item.sent_bytes) / readings),
     }
     for phase in ("compute", *PHASES):
         if phase in item.samples[0]:
-            entry[f"{phase}_milliseconds_median"] = _statistic(np.median, item, phase)
-            entry[f"{phase}_milliseconds_minimum"] = _statistic(np.min, item, phase)
+            entry[f"{phase}_milliseconds_median"] = statistic(np.median, item, phase)
+            entry[f"{phase}_milliseconds_minimum"] = statistic(np.min, item, phase)
     for other in series:
         if other.program.tree.label and not tree.label and (other.name, other.program.threads) == (item.name, threads):
-            entry["against_ratio"] = _quartiles(item, other)
+            entry["against_ratio"] = quartiles(item, other)
     return entry | item.described | provenance(plan.command, threads=threads, seeds=seeds, tree=tree.path)
 
 
-def _quartiles(series, base):
+def quartiles(series: Series, base: Series) -> list[float]:
     """Returns the quartiles over rounds of this series' milliseconds divided by the base's in the same round."""
     ratios = [mine["total"] / its["total"] for mine, its in zip(series.samples, base.samples, strict=True)]
     return [round(float(share), 4) for share in np.percentile(ratios, [25, 50, 75])]
 
 
-def _statistic(statistic, series, phase):
-    return round(float(statistic([sample[phase] for sample in series.samples])), 4)
+def statistic(function: Callable, series: Series, phase: str) -> float:
+    """Returns `function` of the milliseconds of a phase over all rounds; `total` is the whole."""
+    return round(float(function([sample[phase] for sample in series.samples])), 4)

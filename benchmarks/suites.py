@@ -36,23 +36,19 @@ class Method(NamedTuple):
     reference: str | None = None
 
 
-_SGD, _ADAM = {"optimizer.direction": "sgd"}, {"optimizer.direction": "adam"}
-_ABLATIONS = {
-    "residual_out": {"compression.residual_in_half_step": False},
-    "no_error_feedback": {"compression.error_feedback": False},
-    "no_half_step": {"optimizer.half_step": False},
+_REFERENCES = {"cpoadam_gq": "cpoadam", "cpoadam_ef": "cpoadam"} | {
+    f"{method}_{ablation}": method
+    for method in ("dqgan", "dqgan_adam")
+    for ablation in ("residual_out", "no_error_feedback", "no_half_step")
 }
-_GUARDED = {"optimizer.second_moment": "guarded", "optimizer.beta_2": 0.999}
+# For workers with different data: a second moment of more steps, never below the worker's own.
+_SPLIT = config_lib.ALGORITHMS["dqgan_adam_guarded"] | {"optimizer.beta_2": 0.999}
 METHODS: dict[str, Method] = {
-    "dqgan": Method(_SGD),
-    **{f"dqgan_{name}": Method(_SGD | settings, "dqgan") for name, settings in _ABLATIONS.items()},
-    "dqgan_adam": Method(_ADAM),
-    **{f"dqgan_adam_{name}": Method(_ADAM | settings, "dqgan_adam") for name, settings in _ABLATIONS.items()},
-    "dqgan_adam_averaged": Method(_ADAM | {"optimizer.second_moment": "averaged"}),
-    # For workers with different data: an average over more steps, never below the worker's own.
-    "dqgan_adam_guarded": Method(_ADAM | _GUARDED),
-    "dqgan_adam_guarded_no_half_step": Method(_ADAM | _GUARDED | _ABLATIONS["no_half_step"]),
+    **{name: Method(settings, _REFERENCES.get(name)) for name, settings in config_lib.ALGORITHMS.items()},
+    "dqgan_adam_split": Method(_SPLIT),
+    "dqgan_adam_split_no_half_step": Method(_SPLIT | {"optimizer.half_step": False}),
 }
+"""The methods of `--algorithm`, and two for split data."""
 
 
 class Figure(NamedTuple):
@@ -142,6 +138,8 @@ _NONLINEAR = [
     ),
     *_rows(["dqgan_no_half_step"], (NONE, SIGN)),
     *_rows(["dqgan"], (f"{SIGN}@two_step", f"{TOP_5}@two_step")),
+    *_rows(["sgda", "cpoadam", "extra_adam"], (NONE,)),
+    *_rows(["cpoadam_gq", "cpoadam_ef"], _SHARP),
 ]
 _AVERAGED = _rows(["dqgan_adam_averaged"], (NONE, *_SHARP))
 _AFFINE = [
@@ -152,16 +150,22 @@ _AFFINE = [
 _LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
 _FIELD = (Figure("field", "norm of the field", 1.0, 4, "percent"),)
 _SPEEDUP = _rows(["dqgan"], (NONE, SIGN, TOP_5))
+_BASELINES = [
+    *_rows(["sim_adam", "extra_adam", "cpoadam"], (NONE,)),
+    *_rows(["cpoadam_gq"], (FOUR_BIT, SIGN, TOP_1)),
+    *_rows(["cpoadam_ef"], (SIGN, TOP_1)),
+]
 _MIXTURE = [
     *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
     *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
+    *_BASELINES,
 ]
 _MIXTURE_SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
-_SPLIT = [
+_SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
-    *_rows(["dqgan_adam_guarded"], (NONE, FOUR_BIT, SIGN, TOP_1)),
-    *_rows(["dqgan_adam_guarded_no_half_step"], (NONE, SIGN)),
+    *_rows(["dqgan_adam_split"], (NONE, FOUR_BIT, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_split_no_half_step"], (NONE, SIGN)),
 ]
 _COVERAGE = (
     Figure("high_quality_fraction_3_sd", "samples within 3 sd of a mode, %", 100.0, 1, "points"),
@@ -174,7 +178,7 @@ _IMAGE_ROWS = [
     *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
     *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
-    *_rows(["dqgan_adam_no_half_step"], (NONE,)),
+    *_BASELINES,
 ]
 _DISTANCES = (
     Figure("frechet_distance", "Frechet distance, 10,000 samples", 1.0, 1, "percent"),
@@ -223,7 +227,7 @@ SUITES = {
         [
             ("mixture_ring", 4, "iid", _MIXTURE),
             ("mixture_grid", 4, "iid", _MIXTURE),
-            ("mixture_ring", 4, "by_class", _SPLIT),
+            ("mixture_ring", 4, "by_class", _SPLIT_ROWS),
             ("mixture_ring", 8, "iid", _MIXTURE_SHORT),
         ],
         range(5),

@@ -34,7 +34,8 @@ def _game(suite, cell):
     from dqgan_tf.training import job as job_lib
 
     game = games.GAMES[cell.problem]
-    direction = suites.METHODS[cell.method].settings["optimizer.direction"]
+    # Momentum has the size of a gradient.
+    direction = "adam" if suites.METHODS[cell.method].settings["optimizer.direction"] == "adam" else "sgd"
     rate = game.rates[direction]
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
     config = suites.run_config(suite, cell, settings)
@@ -52,7 +53,7 @@ def _training(suite, cell):
     strategy = job_lib.start_strategy(config)
     spec = job_lib.describe(config, strategy)
     job = job_lib.build(config, spec, strategy, MessageBoard(strategy.worker_index, strategy.num_workers))
-    model, steps, iterator = job.model, config.train.steps, job.iterator(0)
+    model, steps, iterator = job.model, config.train.steps, job.iterator(job.dataset(0))
     judge = _points_judge(spec, model) if spec.kind == "points" else _image_judge(config, spec, model)
     curve, seconds, done = collections.defaultdict(list), 0.0, 0
     for mark in range(1, suite.marks + 1):
@@ -89,25 +90,26 @@ def _image_judge(config, spec, model):
     import numpy as np
 
     from dqgan_tf.data import images
-    from dqgan_tf.evaluation import report
+    from dqgan_tf.evaluation import distances, report
     from dqgan_tf.telemetry.pictures import to_uint8
     from dqgan_tf.training import evaluation, restore, samples
 
     count = 200 if _SMALL.value else suites.IMAGES
     real = images.load(config.data)
-    paths = {"resnet_weights": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
+    paths = {"feature_network": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
     settings = evaluation.EvaluationConfig(**{name: path for name, path in paths.items() if path})
     network = evaluation.feature_network(restore.TrainedRun(config, spec, model, 0), settings, real)
     rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
-    real_features = report.extract_features(network, real[rows])
+    pool = report.extract_features(network, real[rows]).pool
+    moments = distances.moments(pool)
 
     def judge():
         figures = {"feature_network": network.name, "feature_network_sha256": network.fingerprint, "num_samples": count}
         for prefix, use_ema in (("raw_", False), ("", True)):
-            fake = report.extract_features(network, to_uint8(samples.draw(model, count, use_ema=use_ema)))
-            named = report.evaluate_features(network, real_features, fake, seed=config.train.seed)
-            for figure in ("frechet_distance", "precision", "recall"):
-                figures[prefix + figure] = named[report.figure_name(figure, network, count)]
+            fake = report.extract_features(network, to_uint8(samples.draw(model, count, use_ema=use_ema))).pool
+            figures[f"{prefix}frechet_distance"] = distances.frechet_distance(*moments, *distances.moments(fake))
+            precision, recall = distances.precision_recall(pool, fake, report.NUM_NEIGHBOURS)
+            figures |= {f"{prefix}precision": precision, f"{prefix}recall": recall}
         return figures
 
     return judge

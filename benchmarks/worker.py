@@ -2,9 +2,9 @@
 
     python -P benchmarks/worker.py '{"program": "exchange", "variants": [...], ...}'
 
-The process imports dqgan_tf from PYTHONPATH, which may name another checkout than this file's, and nothing else of
-`benchmarks`. This file has all calls of the library that the benchmarks measure. `renamed` and comments mark the code
-for older checkouts, down to 00c0494.
+The process imports dqgan_tf from PYTHONPATH, which may name another checkout than this file's, and of `benchmarks` only
+the networks of the classifier. This file has all calls of the library that the benchmarks measure. `renamed` and
+comments mark the code for older checkouts, down to 00c0494.
 
 A request is a line on stdin. The answer is a line of JSON in a separate pipe:
 
@@ -246,6 +246,78 @@ def plain_steps(players, dataset, steps: int) -> Callable[[], None]:
     return run
 
 
+def classifier(arguments: Mapping[str, Any]) -> list[Measured]:
+    """Returns the variants of a classifier's training step, on one repeated batch of synthetic samples.
+
+    The step is a loop of one's own, because `fit` of Keras 3.15 does not run under MultiWorkerMirroredStrategy:
+    `GradientTape` and the optimizer's `apply` inside `strategy.run`. With `arguments["stock"]`, the strategy is
+    TensorFlow's and the variants are `float32`, Keras' own reduction of gradients, and `float16`, which casts them
+    around `all_reduce`. Otherwise a variant has the arguments of `dqgan_tf.compressed`: compression and where.
+    """
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import dqgan_tf
+    from benchmarks import keras_quality
+    from dqgan_tf.private_keras import OptimizerSteps
+
+    keras.utils.set_random_seed(0)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if arguments["stock"] else dqgan_tf.CompressedStrategy()
+    workers, steps = strategy.num_replicas_in_sync, arguments["steps_per_call"]
+    optimizers = {
+        "sgd": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+        "adam": lambda: keras.optimizers.Adam(0.001),
+    }
+
+    def measured(variant):
+        with strategy.scope():
+            model = keras_quality.TASKS[arguments["task"]].network()
+            optimizer = optimizers[arguments["optimizer"]]()
+            if not arguments["stock"]:
+                dqgan_tf.compressed(optimizer, variant["compression"], where=variant["where"])
+            optimizer.build(model.trainable_variables)
+        if variant["name"] == "float16":
+            OptimizerSteps(optimizer)  # takes the reduction out of `apply`
+        random = np.random.RandomState(arguments["index"])
+        x = tf.constant(random.randint(0, 256, (arguments["batch_size"], *model.input_shape[1:])).astype(np.uint8))
+        y = tf.constant(random.randint(0, 10, arguments["batch_size"]))
+        values = int(sum(np.prod(weight.shape) for weight in model.trainable_variables))
+        loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+        def replica_step():
+            with tf.GradientTape() as tape:
+                loss = loss_of(y, model(x, training=True)) / workers
+            gradients = tape.gradient(loss, model.trainable_variables)
+            if variant["name"] == "float16":
+                halves = [tf.cast(gradient, tf.float16) for gradient in gradients]
+                sums = tf.distribute.get_replica_context().all_reduce("sum", halves)
+                gradients = [tf.cast(part, tf.float32) for part in sums]
+            optimizer.apply(gradients, model.trainable_variables)
+
+        def run():
+            for _ in tf.range(steps):
+                strategy.run(replica_step)
+
+        def channel():
+            return next(iter(optimizer.compression.channels.values()))
+
+        def phases():
+            if arguments["stock"]:
+                return {}
+            return dict(zip(TIMES, 1e3 * channel().seconds.variables[0].numpy(), strict=True))
+
+        def describe():
+            if not arguments["stock"]:
+                return {"declared_bytes": channel().sent_bytes, "topology": channel().topology, "values": values}
+            size = 2 if variant["name"] == "float16" else 4
+            return {"declared_bytes": 2 * (workers - 1) * size * values // workers, "values": values}
+
+        return Measured(tf.function(run), phases, describe, steps)
+
+    return [measured(variant) for variant in arguments["variants"]]
+
+
 def vector(spec: str, shapes: Sequence[Sequence[int]]):
     """Returns the library's description of one vector that consists of weights of these shapes."""
     from dqgan_tf import compressors
@@ -357,7 +429,7 @@ def _timed(measured):
 def main(text: str) -> None:
     """Builds the variants of the program and serves them; `text` is the JSON object of `Crew`."""
     arguments = json.loads(text)
-    programs = {"exchange": exchange, "whole_step": whole_step}
+    programs = {"exchange": exchange, "whole_step": whole_step, "classifier": classifier}
     serve(programs[arguments["program"]](arguments), arguments)
 
 

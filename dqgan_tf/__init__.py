@@ -7,6 +7,7 @@ Chen, Yang, Shen, Pang 2020, arXiv 2010.13359. The names below are imported when
   CompressedStrategy: a `tf.distribute.MultiWorkerMirroredStrategy` that can compress (`dqgan_tf.distribute.strategy`).
   compressed: makes a Keras optimizer exchange compressed gradients or updates, in any model (`dqgan_tf.keras`).
   RunConfig: all settings of a run, with OptimizerConfig, CompressionConfig and LossConfig (`dqgan_tf.config`).
+  algorithm: the settings of a method by its name; docs/methods.md lists them (`dqgan_tf.config`).
   callbacks: for Keras' `fit` (`dqgan_tf.callbacks`).
   compressors: encode a flat vector as a payload, and decode it (`dqgan_tf.compressors`).
 """
@@ -22,6 +23,7 @@ _MODULE_OF = {
     "LossConfig": "dqgan_tf.config",
     "OptimizerConfig": "dqgan_tf.config",
     "RunConfig": "dqgan_tf.config",
+    "algorithm": "dqgan_tf.config",
     "compressed": "dqgan_tf.keras",
 }
 

@@ -8,7 +8,7 @@ import pathlib
 import keras
 
 from dqgan_tf import private_keras
-from dqgan_tf.config import FREE_FIELDS, flatten
+from dqgan_tf.config import FREE_FIELDS, CompressionConfig, OptimizerConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
@@ -68,6 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._checkpoints.save(epoch + 1)
 
     def on_train_end(self, logs=None):
+        self._checkpoints.close()
         private_keras.set_initial_epoch(self.model, None)
 
 
@@ -93,9 +94,16 @@ class _DqganState:
         return {"settings": self._settings()}
 
     def prepare(self, folder, saved):
-        check_settings(folder, saved.get("settings"), json.loads(json.dumps(self._settings())))
+        before = saved.get("settings")
+        if isinstance(before, dict):  # a setting that is younger than the checkpoint had its default
+            before = self._values(OptimizerConfig(), CompressionConfig()) | {"learning_rates": None} | before
+        check_settings(folder, before, json.loads(json.dumps(self._settings())))
 
     def _settings(self):
-        groups = {"optimizer": self._model.optimizer_config, "compression": self._model.compression_config}
-        values = flatten({name: dataclasses.asdict(group) for name, group in groups.items()})
-        return {name: value for name, value in values.items() if name not in FREE_FIELDS} | {"seed": self._model.seed}
+        model = self._model
+        values = self._values(model.optimizer_config, model.compression_config)
+        return values | {"learning_rates": model.optimizer.serialized, "seed": model.seed}
+
+    def _values(self, optimizer, compression):
+        groups = {"optimizer": dataclasses.asdict(optimizer), "compression": dataclasses.asdict(compression)}
+        return {name: value for name, value in flatten(groups).items() if name not in FREE_FIELDS}

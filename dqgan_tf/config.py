@@ -25,6 +25,7 @@ def setting(
     lower: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    upper: float | None = None,
     example: Any = None,
     is_path: bool = False,
     may_change: bool = False,
@@ -36,14 +37,14 @@ def setting(
       default: of the field and its flag.
       help_text: for users, with units.
       choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
-      lower, above, below: bounds of a number: value >= lower, value > above, value < below.
+      lower, above, below, upper: bounds of a number: value >= lower, value > above, value < below, value <= upper.
       example: a number that works, for error messages; None takes the default.
       is_path: the text is a path.
       may_change: a resumed run may have another value.
       is_local: each worker may have its own value; implies `may_change`.
     """
     metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
-    metadata |= {"lower": lower, "above": above, "below": below, "may_change": may_change or is_local}
+    metadata |= {"lower": lower, "above": above, "below": below, "upper": upper, "may_change": may_change or is_local}
     return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
 
 
@@ -64,18 +65,22 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
         value = os.fspath(value)
     has_type = {
         bool: isinstance(value, bool),
-        int: isinstance(value, numbers.Integral) and not isinstance(value, bool),
+        # At most 64 bits, as TensorFlow's integers have.
+        int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < 1 << 63,
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
-        str: isinstance(value, str),
+        str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
     }[kind]
-    choices, lower, above, below = (field.metadata[key] for key in ("choices", "lower", "above", "below"))
+    choices, lower, above, below, upper = (
+        field.metadata[key] for key in ("choices", "lower", "above", "below", "upper")
+    )
     if (
         has_type
         and (not choices or any(_is_choice(value, choice) for choice in choices))
         and (lower is None or value >= lower)
         and (above is None or value > above)
         and (below is None or value < below)
+        and (upper is None or value <= upper)
     ):
         return kind(value)
     works = f". A value that works is {field.name}={field.metadata['example']}" if kind in (int, float) else ""
@@ -88,9 +93,11 @@ def requirement(field: dataclasses.Field) -> str:
         return "one of " + ", ".join(field.metadata["choices"])
     kind, _ = value_type(field)
     noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
-    words = {"lower": "of at least", "above": "above", "below": "below"}
+    if field.metadata["is_path"]:
+        return "a path, not a URL"
+    words = {"lower": "of at least", "above": "above", "below": "below", "upper": "at most"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
-    return " ".join(["a path" if field.metadata["is_path"] else noun, " and ".join(bounds)]).rstrip()
+    return " ".join([noun, " and ".join(bounds)]).rstrip()
 
 
 def _is_choice(value: Any, choice: str) -> bool:
@@ -143,8 +150,9 @@ class DataConfig(Settings):
 
     dataset: str = setting(
         "gaussian_ring",
-        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes), or the name of an image set of TensorFlow "
-        "Datasets, such as fashion_mnist, mnist, cifar10 or celeb_a.",
+        "Data set: gaussian_ring (8 modes), gaussian_grid (25 modes); the name of an image set of TensorFlow Datasets, "
+        "such as cifar10, celeb_a or NAME/CONFIG:VERSION; a folder of images such as ./pictures, an .npz or .npy file, "
+        "or MODULE:FUNCTION that returns a tf.data.Dataset (docs/data.md).",
     )
     data_dir: str | None = setting(
         None,
@@ -155,13 +163,22 @@ class DataConfig(Settings):
     image_size: int | None = setting(
         None, "Height and width in pixels after resizing. Default: the data set's own.", lower=1, example=64
     )
-    split: str = setting("train", "Split of the image set to train on, for example train or train[:90%].")
+    split: str = setting(
+        "train",
+        "Split of the image set to train on, for example train or train[:90%]. In a folder of images: all of it, or a "
+        "subfolder of that name.",
+    )
     shards: str = setting(
         "iid",
         "Training data of each replica: equal in distribution (iid); consecutive modes or classes, in equal shares "
         "(by_class); or shares of every class from a Dirichlet distribution, the more unequal the smaller ALPHA is "
-        "(dirichlet:ALPHA, such as dirichlet:0.3; arXiv 1909.06335). Mixtures take iid and by_class, images iid.",
+        "(dirichlet:ALPHA, such as dirichlet:0.3; arXiv 1909.06335). Mixtures take iid and by_class; images with "
+        "labels take all three.",
         choices=("iid", "by_class", "dirichlet:ALPHA"),
+    )
+    conditional: bool = setting(
+        False,
+        "Conditional GAN: both networks also get the class of a sample: the label of an image or the mode of a point.",
     )
 
 
@@ -214,9 +231,10 @@ class OptimizerConfig(Settings):
 
     direction: str = setting(
         "adam",
-        "Direction u of an update, computed from the gradient g: sgd (u = g, optimistic mirror descent) or adam (each "
-        "worker has its own moments).",
-        choices=("sgd", "adam"),
+        "Direction u of an update, computed from the gradient g: sgd (u = g, optimistic mirror descent), momentum (u = "
+        "(1-b) sum_k b^k g_{t-k} / (1-b^t), b = beta_1) or adam. Each worker has its own moments if updates are "
+        "exchanged.",
+        choices=("sgd", "momentum", "adam"),
     )
     learning_rate_g: float = setting(
         1e-3, "Learning rate eta of the generator, in parameters per unit of direction.", above=0
@@ -230,7 +248,7 @@ class OptimizerConfig(Settings):
         choices=("constant", "linear", "cosine"),
     )
     warmup_steps: int = setting(0, "Steps over which the learning rates rise linearly from 0.", lower=0)
-    beta_1: float = setting(0.5, "Decay rate of adam's first moment.", lower=0, below=1)
+    beta_1: float = setting(0.5, "Decay rate of the first moment of adam and of momentum.", lower=0, below=1)
     beta_2: float = setting(0.9, "Decay rate of adam's second moment.", lower=0, below=1)
     epsilon: float = setting(1e-8, "Term that adam adds to the square root of the second moment.", above=0)
     second_moment: str = setting(
@@ -241,10 +259,43 @@ class OptimizerConfig(Settings):
         choices=("local", "averaged", "guarded"),
     )
     second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
+    global_clipnorm: float | None = setting(
+        None,
+        "Largest Euclidean norm of a player's whole gradient on a replica, before the direction; a longer gradient is "
+        "scaled down to it. Default: no limit.",
+        above=0,
+        example=1,
+    )
+    micro_batches: int = setting(
+        1,
+        "Parts into which each replica cuts its batch. Their gradients are taken one after another at the same point "
+        "and averaged, in the memory of one part.",
+        lower=1,
+    )
     half_step: bool = setting(
         True,
         "Evaluate gradients at the half-step point of DQGAN. False: at the current weights (simultaneous gradient "
         "descent, a baseline).",
+    )
+    exchange: str = setting(
+        "update",
+        "What workers exchange, compressed or not: update (each worker computes a direction u, and eta u is averaged: "
+        "DQGAN) or gradient (gradients are averaged, and all workers compute u from the mean).",
+        choices=("update", "gradient"),
+    )
+    step_rule: str = setting(
+        "plain",
+        "Form of a step: plain (w - eta u_t; the half step of DQGAN goes with it alone), optimistic (w - eta (2 u_t - "
+        "u_{t-1}) with u_0 = u_1, so that the first step is a plain one) or extragradient (an odd step moves the "
+        "weights from w to w - eta u_t, the next one from the same w to w - eta u_{t+1}; each has its own batch and "
+        "exchange).",
+        choices=("plain", "optimistic", "extragradient"),
+    )
+    discriminator_steps: int = setting(
+        1,
+        "Steps of the discriminator for each step of the generator, which moves at every step whose number is a "
+        "multiple. All of them count as steps; each player has its own residuals and number of updates.",
+        lower=1,
     )
 
 
@@ -269,7 +320,23 @@ class CompressionConfig(Settings):
     error_feedback: bool = setting(
         True, "Error feedback: store what the compressor drops (the residual) and add it to the next update."
     )
+    error_feedback_form: str = setting(
+        "ef14",
+        "Form of error feedback. ef14: add the residual to the next update. ef21: send the change of the update since "
+        "the last step, plus the residual, and let each step apply the sum of all that was received (arXiv 2106.05203; "
+        "with direction=momentum 2305.15155).",
+        choices=("ef14", "ef21"),
+    )
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
+    shift: float = setting(
+        0.0,
+        "Learning rate a of a learned shift, for workers with different data; 0: no shift. Each worker learns the mean "
+        "of its own updates and sends the difference to it; all add the mean of the shifts, which costs no byte. 0.1 "
+        "suits 1 bit and more; top-k of a share f needs f/2 or less, or residuals grow without bound.",
+        lower=0,
+        upper=1,
+        example=0.1,
+    )
     allow_non_contractive: bool = setting(
         False,
         "Permit error feedback with a compressor that has no proven contraction bound. Its residuals may grow without "
@@ -300,6 +367,20 @@ class CompressionConfig(Settings):
         may_change=True,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shift(self.shift, self.error_feedback)
+
+
+def check_shift(shift: float, error_feedback: bool) -> None:
+    """Raises UsageError for a shift without error feedback."""
+    if shift and not error_feedback:
+        raise UsageError(
+            "A shift is learned from what error feedback sends, and an update without error feedback would lose what "
+            f"the compressor drops of the difference. Turn error feedback on, or set shift=0. Received: shift={shift}, "
+            f"error_feedback={error_feedback}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Settings):
@@ -311,6 +392,12 @@ class TrainConfig(Settings):
     steps: int = setting(4000, "Steps of the run, including those before it was resumed.", lower=1, may_change=True)
     seed: int = setting(
         0, "Seed of initial weights, data order, latent noise and stochastic rounding.", lower=0, below=2**32
+    )
+    warm_start: str | None = setting(
+        None,
+        "Start from the networks and the averaged generator of another run's model_dir, or of a .weights.h5 or .keras "
+        "file of a DQGAN. Everything else starts anew.",
+        is_path=True,
     )
     ema_decay: float = setting(
         0.999, "Decay rate of the averaged generator (exponential moving average of the weights).", lower=0, below=1
@@ -356,6 +443,160 @@ class TrainConfig(Settings):
     )
 
 
+_METHOD = {  # the settings that make a method what it is
+    "optimizer.direction": "adam",
+    "optimizer.exchange": "update",
+    "optimizer.step_rule": "plain",
+    "optimizer.half_step": True,
+    "compression.error_feedback": True,
+    "compression.error_feedback_form": "ef14",
+}
+_DQGAN = _METHOD | {"compression.residual_in_half_step": True}
+_DQGAN_OMD = _DQGAN | {"optimizer.direction": "sgd"}
+_DQGAN_ADAM = _DQGAN | {"optimizer.second_moment": "local"}
+_ABLATIONS = {
+    "residual_out": {"compression.residual_in_half_step": False},
+    "no_half_step": {"optimizer.half_step": False},
+    "no_error_feedback": {"compression.error_feedback": False},
+}
+_CENTRAL = _METHOD | {  # one optimizer after the average
+    "optimizer.exchange": "gradient",
+    "optimizer.half_step": False,
+    "optimizer.second_moment": "local",
+    "compression.error_feedback": False,
+}
+_EXACT = {"compression.compressor": "none", "compression.compressor_rules": ""}
+_OPTIMISTIC = _CENTRAL | {"optimizer.step_rule": "optimistic"}
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "sgda": _CENTRAL | _EXACT | {"optimizer.direction": "sgd"},
+    "sim_adam": _CENTRAL | _EXACT,
+    "cpoadam": _OPTIMISTIC | _EXACT,
+    "cpoadam_gq": _OPTIMISTIC,
+    "cpoadam_ef": _OPTIMISTIC | {"compression.error_feedback": True},
+    "extra_adam": _CENTRAL | _EXACT | {"optimizer.step_rule": "extragradient"},
+    "ef21_sgdm": _METHOD
+    | {
+        "optimizer.direction": "momentum",
+        "optimizer.half_step": False,
+        "compression.error_feedback_form": "ef21",
+    },
+    "dqgan": _DQGAN_OMD,
+    "dqgan_adam": _DQGAN_ADAM,
+    "dqgan_adam_averaged": _DQGAN_ADAM | {"optimizer.second_moment": "averaged"},
+    "dqgan_adam_guarded": _DQGAN_ADAM | {"optimizer.second_moment": "guarded"},
+    **{f"dqgan_{name}": _DQGAN_OMD | change for name, change in _ABLATIONS.items()},
+    **{f"dqgan_adam_{name}": _DQGAN_ADAM | change for name, change in _ABLATIONS.items()},
+}
+"""The settings of every method by its name, each by its key in `settings()`; docs/methods.md has the equations."""
+
+
+def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> None:
+    """Refuses settings that make no sense together.
+
+    Raises:
+      UsageError: names the settings, and values that work.
+    """
+    has_residual_in_half_step = optimizer.half_step and compression.error_feedback and compression.residual_in_half_step
+    extragradient, gradients = optimizer.step_rule == "extragradient", optimizer.exchange == "gradient"
+    ef21 = compression.error_feedback_form == "ef21"
+    own_moment = optimizer.direction == "adam" and optimizer.second_moment != "local"
+    residual_out = "half_step=False or residual_in_half_step=False"
+    reasons = [
+        (
+            gradients and has_residual_in_half_step,
+            f"Residuals of exchange='gradient' are gradients, so no half-step point contains them: set {residual_out}",
+        ),
+        (
+            gradients and own_moment,
+            "With exchange='gradient' all workers have the second moment of the mean gradient: set "
+            "second_moment='local'",
+        ),
+        (
+            optimizer.step_rule != "plain" and optimizer.half_step,
+            "An optimistic or extragradient step looks ahead without the half step: set half_step=False",
+        ),
+        (
+            extragradient and not gradients,
+            "Both exchanges of extragradient average gradients: set exchange='gradient'",
+        ),
+        (
+            extragradient and compression.error_feedback,
+            "With step_rule='extragradient', error feedback would add what the first exchange drops to the second, "
+            "which is of another point: set error_feedback=False",
+        ),
+        (
+            extragradient and optimizer.discriminator_steps > 1,
+            "With step_rule='extragradient' both players take every step: set discriminator_steps=1",
+        ),
+        (
+            ef21 and not compression.error_feedback,
+            "error_feedback_form='ef21' is a form of error feedback: set error_feedback=True or "
+            "error_feedback_form='ef14'",
+        ),
+        (
+            ef21 and has_residual_in_half_step,
+            "With error_feedback_form='ef21' the weights lack no residual, so the half-step point must not contain it: "
+            f"set {residual_out}",
+        ),
+    ]
+    received = ", ".join(
+        f"{name}={getattr(group, name)!r}"
+        for group, names in (
+            (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
+            (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
+        )
+        for name in names
+    )
+    for holds, sentence in reasons:
+        if holds:
+            raise UsageError(f"{sentence}. Received: {received}")
+
+
+def algorithm(
+    name: str, optimizer: OptimizerConfig | None = None, compression: CompressionConfig | None = None
+) -> tuple[OptimizerConfig, CompressionConfig]:
+    """Returns both groups of settings with those that the method `name` consists of.
+
+    >>> optimizer, compression = algorithm("sgda", OptimizerConfig(learning_rate_g=0.1))
+    >>> optimizer.direction, optimizer.learning_rate_g, compression.compressor
+    ('sgd', 0.1, 'none')
+    >>> algorithm("sgda", compression=CompressionConfig(compressor="sign:bucket=512"))
+    Traceback (most recent call last):
+    dqgan_tf.errors.UsageError: algorithm='sgda' means compressor='none'. Received: compressor='sign:bucket=512'. Leave
+      one of the two out; docs/methods.md lists the settings of every method.
+
+    Args:
+      name: a key of `ALGORITHMS`.
+      optimizer, compression: the other settings; None: the defaults. A setting of the method that has its default here
+        counts as not given.
+
+    Raises:
+      UsageError: no such method, or a setting contradicts it.
+    """
+    check(settings()["algorithm"], name)
+    groups: dict[str, Any] = {"optimizer": optimizer or OptimizerConfig()}
+    groups["compression"] = compression or CompressionConfig()
+    changes: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    for key, value in ALGORITHMS.get(name, {}).items():
+        group, _, setting_name = key.partition(".")
+        received = getattr(groups[group], setting_name)
+        if received not in (value, settings()[key].default):
+            refuse_contradiction(name, key, received)
+        changes[group][setting_name] = value
+    optimizer, compression = (dataclasses.replace(groups[group], **changes[group]) for group in groups)
+    return optimizer, compression
+
+
+def refuse_contradiction(name: str, key: str, received: Any) -> None:
+    """Raises the UsageError for a setting that contradicts the method `name`."""
+    setting_name = key.rpartition(".")[2]
+    raise UsageError(
+        f"algorithm={name!r} means {setting_name}={ALGORITHMS[name][key]!r}. Received: {setting_name}={received!r}. "
+        "Leave one of the two out; docs/methods.md lists the settings of every method."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Settings):
     """All settings of a run. Two runs have the same `fingerprint` iff all but their worker-local settings are equal."""
@@ -367,12 +608,26 @@ class RunConfig(Settings):
         is_path=True,
         is_local=True,
     )
+    algorithm: str = setting(
+        "custom",
+        "Method whose settings are taken; docs/methods.md lists the settings of each. A setting that contradicts the "
+        "method is refused. custom: the settings alone.",
+        choices=("custom", *ALGORITHMS),
+        may_change=True,
+    )
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     compression: CompressionConfig = CompressionConfig()
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        optimizer, compression = algorithm(self.algorithm, self.optimizer, self.compression)
+        check_method(optimizer, compression)
+        object.__setattr__(self, "optimizer", optimizer)
+        object.__setattr__(self, "compression", compression)
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON with sorted keys."""

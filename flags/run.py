@@ -39,10 +39,17 @@ class SettingParser(flags.ArgumentParser):
 def run_config() -> config.RunConfig:
     """Returns the configuration that the parsed flags describe.
 
+    A flag of the method that --algorithm names may be given, on the command line or in a flag file, with the method's
+    value only.
+
     Raises:
-      UsageError: a compressor or a rule that does not exist.
+      UsageError: a compressor or a rule that does not exist, or a flag that contradicts --algorithm.
     """
-    settings = config.from_flat({key: flags.FLAGS[field.name].value for key, field in config.settings().items()})
+    values = {key: flags.FLAGS[field.name].value for key, field in config.settings().items()}
+    for key, value in config.ALGORITHMS.get(values["algorithm"], {}).items():
+        if flags.FLAGS[key.rpartition(".")[2]].present and values[key] != value:
+            config.refuse_contradiction(values["algorithm"], key, values[key])
+    settings = config.from_flat(values)
     # Only to refuse a wrong spec before TensorFlow is loaded. `DQGAN.compile` parses the specs that it uses.
     compressors.get(settings.compression.compressor)
     rules.parse(settings.compression.compressor_rules)

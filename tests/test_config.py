@@ -14,11 +14,13 @@ from dqgan_tf.errors import UsageError
 # A default that changes changes every run whose command line does not name the flag.
 DEFAULTS = {
     "model_dir": "",
+    "algorithm": "custom",
     "data.dataset": "gaussian_ring",
     "data.data_dir": None,
     "data.image_size": None,
     "data.split": "train",
     "data.shards": "iid",
+    "data.conditional": False,
     "network.network": "mlp",
     "network.latent_dim": None,
     "network.width": None,
@@ -37,12 +39,19 @@ DEFAULTS = {
     "optimizer.epsilon": 1e-8,
     "optimizer.second_moment": "local",
     "optimizer.second_moment_period": 100,
+    "optimizer.global_clipnorm": None,
+    "optimizer.micro_batches": 1,
     "optimizer.half_step": True,
+    "optimizer.exchange": "update",
+    "optimizer.step_rule": "plain",
+    "optimizer.discriminator_steps": 1,
     "compression.compressor": "linear:bits=4,bucket=512",
     "compression.compressor_rules": "",
     "compression.start_step": 0,
     "compression.error_feedback": True,
+    "compression.error_feedback_form": "ef14",
     "compression.residual_in_half_step": True,
+    "compression.shift": 0.0,
     "compression.allow_non_contractive": False,
     "compression.topology": "auto",
     "compression.packet_mb": 4.0,
@@ -50,6 +59,7 @@ DEFAULTS = {
     "train.batch_size": 256,
     "train.steps": 4000,
     "train.seed": 0,
+    "train.warm_start": None,
     "train.ema_decay": 0.999,
     "train.steps_per_call": 20,
     "train.replicas_per_worker": 1,
@@ -107,7 +117,11 @@ def test_a_default_is_a_value_that_works(key):
         ("optimizer.beta_2", -1e-9, 0, 1),
         ("optimizer.epsilon", 0, 1e-9, None),
         ("optimizer.second_moment_period", 0, 1, None),
+        ("optimizer.global_clipnorm", 0, 1e-9, None),
+        ("optimizer.micro_batches", 0, 1, None),
+        ("optimizer.discriminator_steps", 0, 1, None),
         ("compression.start_step", -1, 0, None),
+        ("compression.shift", -1e-9, 1, 1.0001),
         ("compression.packet_mb", -1e-9, 0, None),
         ("train.batch_size", 0, 1, None),
         ("train.steps", 0, 1, None),
@@ -145,7 +159,7 @@ def test_what_is_no_number_is_refused_with_one_that_works(key, value):
         make(key, value)
     text, _, works = str(caught.value).partition(f". A value that works is {name}=")
     assert text.startswith(f"`{name}` must be a ") and text.endswith(f"Received: {name}={value!r}")
-    assert getattr(make(key, type(DEFAULTS[key] or 0)(works)), name) == float(works)
+    assert getattr(make(key, config.value_type(FIELDS[key])[0](works)), name) == float(works)
     with pytest.raises(UsageError, match=f"`{name}` must be a "):
         saved(key, value)
 
@@ -230,7 +244,7 @@ def test_json_and_back():
     [
         ("[]", "must be a JSON object"),
         ("{", "must be a JSON object"),
-        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, data.dataset"),
+        ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, algorithm"),
         ('{"train": 7}', "Unknown configuration key 'train'"),
         ('{"train": {"steps": "7"}}', "`steps` must be a whole number of at least 1. Received: steps='7'"),
     ],
@@ -254,6 +268,7 @@ def test_what_a_resumed_run_and_each_worker_may_change():
     assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"}
     assert config.FREE_FIELDS == {
         "model_dir",
+        "algorithm",
         "data.data_dir",
         "compression.packet_mb",
         "compression.transport",

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -26,7 +27,14 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 )
-SHELL_DOCUMENTS = ("README.md", "BUILD.md", "docs/operations.md", "docs/images/README.md")
+SHELL_DOCUMENTS = (
+    "README.md",
+    "BUILD.md",
+    "docs/data.md",
+    "docs/methods.md",
+    "docs/operations.md",
+    "docs/images/README.md",
+)
 BINARIES = {path.stem for path in (ROOT / "trainers").glob("*.py")}
 MODULES = {"dqgan_tf.compressors", "benchmarks.quality", "benchmarks.structure", "flags.table"}
 
@@ -57,6 +65,8 @@ def check(words):
         check_module(arguments[1], arguments[2:])
     elif program == "make":
         check_make(arguments)
+    elif program.startswith("dqgan-"):
+        parse_flags(program.removeprefix("dqgan-"), arguments)
     elif program == "pip":
         check_pip(arguments)
     else:
@@ -115,6 +125,7 @@ def test_every_shell_command_is_understood(document):
         "make train STEPS=5",
         "pip install '.[bench]'",
         ".venv/bin/python -m trainers.generate --model_dir=runs/ring --output=samples.gif",
+        "dqgan-export --model_dir=runs/ring",
         ".venv/bin/python -m trainers.launch --num_workers=2 -- --model_dir=a --compressor=tripleary",
         ".venv/bin/python -m trainers.launch --num_workers=0 -- --model_dir=a",
         ".venv/bin/python -m trainers.train --flagfile=flags/experiments/square.flags --model_dir=a",
@@ -135,9 +146,20 @@ def test_every_block_has_its_test():
     assert languages.pop("README.md") == {"", "diff", "python"}
     assert languages.pop("CONTRIBUTING.md") == {"python"}  # test_recipe.py runs all of them
     assert languages.pop("docs/keras.md") == {"python"}  # tests/keras/test_document.py runs all of them
+    assert languages.pop("docs/methods.md") == {"", "python"}  # test_the_block_of_methods_runs
     assert languages.pop("docs/operations.md") == {"", "text"}
     for document, names in languages.items():
         assert names == set() or document in SHELL_DOCUMENTS and names == {""}, document
+
+
+def test_the_block_of_methods_runs():
+    compiled = []
+    gan = types.SimpleNamespace(compile=lambda *settings: compiled.extend(settings))
+    names = {"gan": gan, "dqgan_tf": dqgan_tf, "OptimizerConfig": dqgan_tf.OptimizerConfig}
+    [block] = [text for language, text in blocks("docs/methods.md") if language == "python"]
+    exec(block, names | {"CompressionConfig": dqgan_tf.CompressionConfig})
+    optimizer, compression = compiled
+    assert (optimizer.exchange, optimizer.step_rule, compression.error_feedback) == ("gradient", "optimistic", True)
 
 
 def sides(diff):

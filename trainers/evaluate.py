@@ -1,9 +1,11 @@
 """Evaluates a trained generator: mode coverage of points; of images, distances and a score with a named network.
 
     python -m trainers.evaluate --model_dir=runs/ring
+    python -m trainers.evaluate --model_dir=runs/cifar10 --feature_network=resnet20-12fca82f.npz
     python -m trainers.evaluate --model_dir=runs/cifar10 --inception_weights=classify_image_graph_def.pb
 
-Figures are called FID, KID and IS only when they were taken with the Inception network of the literature.
+A figure's name contains the network and the number of images. Only figures of the Inception network of the literature
+are called FID, KID and IS.
 """
 
 from absl import flags
@@ -14,7 +16,9 @@ _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
 _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory. Default: the run's.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10000, "Generated and real images to compare.", lower_bound=2)
 _INCEPTION = command.define_path("inception_weights", "Frozen graph of the Inception network of 2015-12-05.")
-_RESNET = command.define_path("resnet_weights", "npz of a CIFAR-10 ResNet, for 32-pixel images.")
+_NETWORK = command.define_path(
+    "feature_network", "npz of a CIFAR-10 ResNet, for images of any size. Default: a small classifier is trained."
+)
 _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier. Default: ~/.cache/dqgan_tf.")
 _USE_EMA = flags.DEFINE_boolean("use_ema", True, "Evaluate the averaged generator, not the raw one.")
 
@@ -26,7 +30,7 @@ def main(arguments):
     settings = {
         "num_samples": _NUM_SAMPLES.value,
         "inception_weights": _INCEPTION.value,
-        "resnet_weights": _RESNET.value,
+        "feature_network": _NETWORK.value,
         "cache_dir": _CACHE_DIR.value,
         "use_ema": _USE_EMA.value,
     }

@@ -4,6 +4,9 @@
 
 Every worker gets the arguments after `--`. Their output is in worker_<i>.log under --log_dir, by default logs/ in the
 workers' --model_dir. The chief's output is printed too.
+
+If TF_CONFIG names a cluster, it starts this machine's worker of it and prints its output. With --max_restarts on every
+machine, a job comes back by itself after a worker was lost: all start again and resume from the last checkpoint.
 """
 
 import pathlib
@@ -13,7 +16,13 @@ from absl import flags
 
 from dqgan_tf.training import command, launcher
 
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes.", lower_bound=1, upper_bound=256)
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers",
+    None,
+    "Worker processes on this machine, 2 by default. Not with a TF_CONFIG that names a cluster.",
+    lower_bound=1,
+    upper_bound=256,
+)
 _MAX_RESTARTS = flags.DEFINE_integer(
     "max_restarts",
     0,
@@ -27,13 +36,14 @@ _LOG_DIR = command.define_path(
 
 
 def main(arguments):
-    workers = arguments[1:]
+    workers, index = arguments[1:], launcher.index_in_cluster(_NUM_WORKERS.value)
     return launcher.Launcher(
         launcher.LaunchConfig(
-            command=(sys.executable, "-m", "trainers.train", *workers),
-            num_workers=_NUM_WORKERS.value,
+            command=(sys.executable, "-m", "dqgan_tf.commands", "train", *workers),
+            num_workers=(_NUM_WORKERS.value or 2) if index is None else 1,
             log_dir=pathlib.Path(_LOG_DIR.value or launcher.log_dir_of(workers)),
             max_restarts=_MAX_RESTARTS.value,
+            index_in_cluster=index,
         )
     ).run()
 

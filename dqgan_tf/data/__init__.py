@@ -1,6 +1,8 @@
 """Training data: an endless dataset in which each batch is a function of (seed, step, replica)."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,7 +14,7 @@ __all__ = ["DataSpec", "DatasetError", "build", "describe"]
 
 
 def describe(config: DataConfig) -> DataSpec:
-    """Returns the description of what `build` yields, without reading a sample.
+    """Returns the description of what `build` yields, without reading an image.
 
     >>> spec = describe(DataConfig(dataset="gaussian_ring"))
     >>> spec.shape, spec.modes.shape
@@ -23,7 +25,9 @@ def describe(config: DataConfig) -> DataSpec:
     """
     _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
-        return mixtures.describe(config.dataset)
+        spec = mixtures.describe(config.dataset)
+        classes = len(mixtures.MIXTURES[config.dataset]["modes"])
+        return dataclasses.replace(spec, num_classes=classes) if config.conditional else spec
     return images.describe(config)
 
 
@@ -38,13 +42,16 @@ def build(
 ) -> tf.data.Dataset:
     """Returns an endless dataset of float32 batches [per_replica_batch_size, *shape], one per local replica and step.
 
+    With `config.conditional`, an element is (batch, labels), labels int32 [per_replica_batch_size] below num_classes.
+
     The order is (step 0, replica_ids[0]), (step 0, replica_ids[1]), ..., (step 1, replica_ids[0]), ..., as
     `strategy.distribute_datasets_from_function` hands batches to the local replicas. Each batch is a function of (seed,
     step, replica id) alone. A dataset built with `start_step=k` therefore continues bit for bit without skipping
     anything, and the samples of a step do not depend on how replicas are spread over workers.
 
     Images are in [-1, 1]. In each epoch, the batches of all replicas are consecutive slices of one permutation of the
-    split. Points are drawn anew from the mixture.
+    split; with `config.shards` other than `iid`, each replica has a part of the split and permutations of its own (see
+    `images.deal`). Points are drawn anew from the mixture.
 
     >>> batches = build(DataConfig(), per_replica_batch_size=64, num_replicas=1, replica_ids=[0], seed=0)
     >>> next(iter(batches)).shape
@@ -77,12 +84,13 @@ def build(
         )
     _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
-        batch_at = mixtures.batches(config.dataset, per_replica_batch_size, num_replicas, seed, config.shards)
+        mixture = (config.dataset, per_replica_batch_size, num_replicas, seed, config.shards)
+        batch_at = mixtures.batches(*mixture, with_labels=config.conditional)
     else:
         batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
     replicas = tf.constant(ids, tf.int64)
 
-    def element(position: tf.Tensor) -> tf.Tensor:
+    def element(position: tf.Tensor) -> Any:
         return batch_at(position // len(ids), replicas[position % len(ids)])
 
     positions = tf.data.Dataset.counter(start=start_step * len(ids))
@@ -91,9 +99,9 @@ def build(
 
 
 def _check_shards(config: DataConfig) -> None:
-    """Raises DatasetError unless the data set can be dealt to the replicas as `config.shards` says."""
-    possible = ("iid", "by_class") if config.dataset in mixtures.MIXTURES else ("iid",)
-    if config.shards not in possible:
+    """Raises DatasetError unless a mixture can be dealt to the replicas as `config.shards` says."""
+    possible = ("iid", "by_class")
+    if config.dataset in mixtures.MIXTURES and config.shards not in possible:
         raise DatasetError(
             f"{config.dataset!r} can be dealt to the replicas by --shards={' or --shards='.join(possible)}. "
             f"Received: shards={config.shards}"

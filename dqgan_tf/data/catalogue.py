@@ -20,6 +20,14 @@ _IDX_FILES = (
 SOURCE_FILES = {"fashion_mnist": _IDX_FILES, "mnist": _IDX_FILES}
 
 
+def is_known(name: str, data_dir: str | None) -> bool:
+    """Returns whether TFDS has code for a set of this name, or `data_dir` holds one."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return False
+    return match[1] in tfds.list_builders(with_community_datasets=False) or bool(_on_disk(match[1], data_dir))
+
+
 def builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Returns the builder of a data set, prepared or not.
 
@@ -68,6 +76,7 @@ def prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilde
             f"Run `python -m trainers.prepare --dataset={name}{option}` once, with --source_dir=FOLDER if you have the "
             "original files; or set `data_dir` to a folder where it is prepared. "
             f"{_on_disk(set_builder.name, data_dir)}"
+            + (f" The folder {name!r} is --dataset=./{name}." if os.path.isdir(name) else "")
         )
     return set_builder
 
@@ -109,7 +118,8 @@ def _unknown(name):
     hint = f"Near it: {', '.join(near)}" if near else "`tfds.list_builders()` lists the names"
     return DatasetError(
         f"TensorFlow Datasets has no data set {name!r}. {hint}; mixtures: gaussian_ring, gaussian_grid. A name is "
-        "written NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION, such as cifar10:3.0.2."
+        "written NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION, such as cifar10:3.0.2. Images of your own are "
+        "a folder such as ./pictures, a file such as pictures.npz, or a function such as my_module:my_dataset."
     )
 
 

@@ -1,13 +1,19 @@
-"""Image sets of TensorFlow Datasets: held in memory as bytes, gathered in the order of a keyed permutation.
+"""Image sets: held in memory as bytes, gathered in the order of a keyed permutation.
+
+`DataConfig.dataset` is a name of TensorFlow Datasets (`catalogue.py`) or one of the sources of `files.py`.
 
 Framing: the largest centred square (for `celeb_a` the centred 140 x 140 pixels, Tolstikhin et al. 2018,
 arXiv:1711.01558), then antialiased bilinear resizing to `image_size`, rounded to integers. An image of the right size
 is unchanged. A batch holds x = v / 127.5 - 1 of the bytes v, float32 in [-1, 1].
 """
 
+import concurrent.futures
+import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,20 +21,59 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dqgan_tf.config import DataConfig
-from dqgan_tf.data import catalogue
+from dqgan_tf.data import catalogue, files
 from dqgan_tf.data.spec import DatasetError, DataSpec
 
 CROPS = {"celeb_a": 140}
 DEFAULT_SIZES = {"celeb_a": 64}
-MEMORY_LIMIT_BYTES = 6 * 10**9
+MEMORY_LIMIT_BYTES = files.MEMORY_LIMIT_BYTES
 PERMUTATION_ROUNDS = 8  # With the op's default of 4, positions and epochs next to each other are correlated (0.07).
 
+_SHARDS_STREAM = 0x73686172  # "shar": keys apart from those of permutations of the whole split
 _CHUNK = 256  # images read at a time
 
 
 def describe(config: DataConfig) -> DataSpec:
     """Returns the description of the framed images; see `dqgan_tf.data.describe`."""
-    builder = catalogue.prepared_builder(config.dataset, config.data_dir)
+    own = _find(config)
+    if own is not None:
+        source, rows = own
+        shape, default, num_examples, has_labels = source.shape, None, len(rows), source.has_labels
+    else:
+        builder = catalogue.prepared_builder(config.dataset, config.data_dir)
+        shape, default = _tfds_shape(config, builder), DEFAULT_SIZES.get(builder.name)
+        num_examples, has_labels = _tfds_count(config, builder), _tfds_has_labels(builder)
+    if (config.shards != "iid" or config.conditional) and not has_labels:
+        raise _no_labels(config)
+    height, width, channels = shape
+    size = config.image_size or default or (height if height == width else None)
+    if size is None:
+        raise DatasetError(
+            f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
+            f"{shape}."
+        )
+    spec = DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
+    return dataclasses.replace(spec, num_classes=_num_classes(config)) if config.conditional else spec
+
+
+def _num_classes(config):
+    """Returns the number of classes of a conditional run: of the whole set, not only of the split."""
+    own = _find(config)
+    if own is not None:
+        return len(own[0].class_names) or int(own[0].labels().max()) + 1
+    feature = catalogue.prepared_builder(config.dataset, config.data_dir).info.features["label"]
+    labels = None if getattr(feature, "num_classes", None) else load_labels(config)
+    if labels is not None and labels.min() < 0:
+        raise DatasetError(f"The labels of {config.dataset!r} must be 0 or more. Received: {labels.min()}")
+    return feature.num_classes if labels is None else int(labels.max()) + 1
+
+
+def _find(config):
+    """Returns the source and the rows of a set of one's own; None for a set of TensorFlow Datasets."""
+    return files.find(config.dataset, config.split, lambda name: catalogue.is_known(name, config.data_dir))
+
+
+def _tfds_shape(config, builder):
     features = builder.info.features
     if not isinstance(features, dict | tfds.features.FeaturesDict) or "image" not in features:
         raise DatasetError(f"{config.dataset!r} has no feature `image`. Its features: {features}")
@@ -38,15 +83,15 @@ def describe(config: DataConfig) -> DataSpec:
             f"`image` of {config.dataset!r} must be uint8 [height, width, channels] with known channels. "
             f"Received: shape={feature.shape}, dtype={np.dtype(feature.np_dtype)}"
         )
-    height, width, channels = feature.shape
-    size = config.image_size
-    if size is None:
-        size = DEFAULT_SIZES.get(builder.name, height if height == width else None)
-    if size is None:
-        raise DatasetError(
-            f"`image_size` must be given for {config.dataset!r}, such as image_size=32: its images have the shape "
-            f"{feature.shape}."
-        )
+    return feature.shape
+
+
+def _tfds_has_labels(builder):
+    feature = dict(builder.info.features).get("label")
+    return feature is not None and feature.shape == () and np.issubdtype(feature.np_dtype, np.integer)
+
+
+def _tfds_count(config, builder):
     try:
         num_examples = builder.info.splits[config.split].num_examples
     except (KeyError, ValueError) as error:
@@ -56,7 +101,7 @@ def describe(config: DataConfig) -> DataSpec:
         ) from error
     if num_examples < 1:
         raise DatasetError(f"Split {config.split!r} of {config.dataset!r} is empty.")
-    return DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
+    return num_examples
 
 
 def load(config: DataConfig) -> np.ndarray:
@@ -74,14 +119,10 @@ def load(config: DataConfig) -> np.ndarray:
             f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
             f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`, or a slice such as split='train[:10%]'."
         )
-    builder, pictures = _read(config, "image")
-    crop = CROPS.get(builder.name)
-    framed_images = pictures.map(
-        lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    own = _find(config)
     images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
-    for chunk in _iterate(config, framed_images.batch(_CHUNK).prefetch(4)):
+    for chunk in _tfds_chunks(config, size) if own is None else _own_chunks(own[0], own[1], size):
         if count + len(chunk) <= len(images):
             images[count : count + len(chunk)] = chunk
         if (count + len(chunk)) // tenth > count // tenth:
@@ -98,9 +139,13 @@ def load_labels(config: DataConfig) -> np.ndarray | None:
     Raises:
       DatasetError: the data set is unknown, not prepared or cannot be read.
     """
+    own = _find(config)
+    if own is not None:
+        source, rows = own
+        own_labels = source.labels()
+        return None if own_labels is None else own_labels[rows]
     builder = catalogue.prepared_builder(config.dataset, config.data_dir)
-    feature = dict(builder.info.features).get("label")
-    if feature is None or feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
+    if not _tfds_has_labels(builder):
         return None
     _, labels = _read(config, "label")
     return np.concatenate(list(_iterate(config, labels.batch(4096)))).astype(np.int64)
@@ -118,19 +163,103 @@ def frame(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def batches(
-    config: DataConfig, batch_size: int, num_replicas: int, seed: int
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns a function (step i64 [], replica id i64 []) -> images f32 [batch_size, height, width, channels]."""
+def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -> Callable[[tf.Tensor, tf.Tensor], Any]:
+    """Returns a function (step i64 [], replica id i64 []) -> images f32 [batch_size, height, width, channels].
+
+    With `config.conditional`, it returns (images, labels i32 [batch_size]).
+
+    Raises:
+      DatasetError: the images cannot be loaded, or not dealt to this number of replicas.
+    """
+    parts = None
+    if config.shards != "iid":
+        labels = load_labels(config)
+        if labels is None:
+            raise _no_labels(config)
+        parts = deal(labels, config.shards, num_replicas, seed)
     with tf.device("CPU:0"):
         images = tf.identity(tf.constant(load(config)))  # The constant itself holds its bytes twice (TensorFlow 2.21).
+        classes = tf.constant(load_labels(config), tf.int32) if config.conditional else None
     num_examples = images.shape[0]
 
     def batch_at(step, replica):
-        indices = permuted_indices(num_examples, batch_size, num_replicas, seed, step, replica)
-        return tf.cast(tf.gather(images, indices), tf.float32) / 127.5 - 1.0
+        if parts is None:
+            indices = permuted_indices(num_examples, batch_size, num_replicas, seed, step, replica)
+        else:
+            indices = dealt_indices(parts, batch_size, seed, step, replica)
+        batch = tf.cast(tf.gather(images, indices), tf.float32) / 127.5 - 1.0
+        return batch if classes is None else (batch, tf.gather(classes, indices))
 
     return batch_at
+
+
+def _no_labels(config):
+    return DatasetError(
+        f"{config.dataset!r} has no labels, so that it takes only --shards=iid and --noconditional. "
+        f"Received: shards={config.shards}, conditional={config.conditional}"
+    )
+
+
+def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[np.ndarray]:
+    """Deals n images to M replicas: disjoint parts of n / M images, rounded up or down, that together are the set.
+
+    `by_class`: the images in the order of their classes, at random within a class, cut into M parts. So a replica has
+    about 1 / M of the classes. A class at a cut belongs to two replicas; with more replicas than classes, to several.
+
+    `dirichlet:ALPHA` (Hsu et al. 2019, arXiv:1909.06335): one replica after another draws its shares of the classes
+    from a Dirichlet distribution with parameters ALPHA p, p the shares of the classes in the set, and takes images at
+    random. If a class is used up, the replica's other shares grow in proportion. Small ALPHA: few classes in a part;
+    large ALPHA: parts like the set.
+
+    The parts are equal in size because the update is the plain mean over replicas: its target is then the whole set.
+
+    Args:
+      labels: int [n], from 0.
+      shards: `by_class` or `dirichlet:ALPHA`.
+      num_replicas: M.
+      seed: of the random order and of the shares.
+
+    Returns:
+      The indices of the images of each replica, int64 [n / M].
+
+    Raises:
+      DatasetError: a replica would have fewer than two images.
+    """
+    if len(labels) < 2 * num_replicas:
+        raise DatasetError(
+            f"{num_replicas} replicas need {2 * num_replicas} images or more for --shards={shards}. "
+            f"Received: {len(labels)} images"
+        )
+    # The numbers of RandomState never change with the version of numpy (NEP 19): a resumed run has the same parts.
+    generator = np.random.RandomState(seed % 2**32)
+    order = generator.permutation(len(labels))
+    by_class = [order[labels[order] == label] for label in np.unique(labels)]
+    cuts = np.arange(num_replicas + 1) * len(labels) // num_replicas
+    if shards == "by_class":
+        return [np.concatenate(by_class)[first:last] for first, last in itertools.pairwise(cuts)]
+    alpha, prior = float(shards.partition(":")[2]), np.array([len(rows) for rows in by_class]) / len(labels)
+    parts, used = [], np.zeros(len(by_class), np.int64)
+    for size in np.diff(cuts):
+        counts = _draw_counts(generator, alpha * prior, prior, size, [len(rows) for rows in by_class] - used)
+        rows = [rows[first : first + n] for rows, first, n in zip(by_class, used, counts, strict=True)]
+        parts.append(np.concatenate(rows))
+        used += counts
+    return parts
+
+
+def _draw_counts(generator, alphas, prior, size, left):
+    """Returns how many images of each class a replica takes: `size` in all, and at most `left` of a class."""
+    shares = generator.dirichlet(alphas)
+    if not np.all(np.isfinite(shares)):  # every gamma variate underflows to 0; the limit for alpha -> 0 is one class
+        shares = generator.multinomial(1, prior).astype(float)
+    counts = np.zeros(len(left), np.int64)
+    while counts.sum() < size:
+        open_shares = np.where(counts < left, shares, 0.0)
+        if open_shares.sum() < 1e-12:  # its classes are used up: what is left, in proportion
+            open_shares = (left - counts).astype(float)
+        drawn = generator.multinomial(size - counts.sum(), open_shares / open_shares.sum())
+        counts = np.minimum(counts + drawn, left)
+    return counts
 
 
 def permuted_indices(
@@ -147,22 +276,72 @@ def permuted_indices(
       batch_size, num_replicas, seed: as in `dqgan_tf.data.build`.
       step, replica: t and r, i64 [].
     """
-    positions = (step * num_replicas + replica) * batch_size + tf.range(batch_size, dtype=tf.int64)
+    first = (step * num_replicas + replica) * batch_size
+    # Permutations of keys that differ by 1 are correlated (0.7), so that keys are drawn at random rather than counted.
+    return _shuffle(
+        first, batch_size, num_examples, num_examples, lambda epoch: tf.stack([tf.constant(seed, tf.int64), epoch])
+    )
+
+
+def dealt_indices(
+    parts: list[np.ndarray], batch_size: int, seed: int, step: tf.Tensor, replica: tf.Tensor
+) -> tf.Tensor:
+    """As `permuted_indices` for replicas with parts of their own: sample j of step t has the position t batch_size + j
+    in the endless sequence of permutations of the replica's part. `parts` is the result of `deal`."""
+    sizes = [len(part) for part in parts]
+    key = tf.random.experimental.stateless_fold_in(tf.constant([seed, _SHARDS_STREAM], tf.int64), replica)
+    within = _shuffle(
+        step * batch_size,
+        batch_size,
+        tf.gather(tf.constant(sizes, tf.int64), replica),
+        min(sizes),
+        lambda epoch: tf.random.experimental.stateless_fold_in(key, epoch),
+    )
+    first = tf.gather(tf.constant(np.cumsum([0, *sizes[:-1]]), tf.int64), replica)
+    return tf.gather(tf.constant(np.concatenate(parts), tf.int64), first + within)
+
+
+def _shuffle(first, batch_size, num_examples, least, seed_of):
+    """Returns elements `first` to `first + batch_size - 1` of an endless sequence of permutations of the numbers below
+    `num_examples` (a number, or a tensor of at least `least`). `seed_of` maps an epoch to the seed of its key."""
+    positions = first + tf.range(batch_size, dtype=tf.int64)
     epochs = positions // num_examples
-    # One key per epoch that a batch can touch. Permutations of keys that differ by 1 are correlated (0.7), so that keys
-    # are drawn at random rather than counted.
-    num_epochs = (batch_size - 1 + num_examples - 1) // num_examples + 1
+    # One key per epoch that a batch can touch.
+    num_epochs = (batch_size - 1 + least - 1) // least + 1
     keys = []
     for offset in range(num_epochs):
-        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epochs[0] + offset])
-        keys.append(tf.random.stateless_uniform([3], epoch_seed, minval=None, maxval=None, dtype=tf.uint32))
+        key = seed_of(epochs[0] + offset)
+        keys.append(tf.random.stateless_uniform([3], key, minval=None, maxval=None, dtype=tf.uint32))
     # tf.random.experimental.index_shuffle is the same op, but pads one seed per index wrongly (TensorFlow 2.21).
     return tf.raw_ops.RandomIndexShuffle(
         index=positions % num_examples,
         seed=tf.gather(tf.stack(keys), epochs - epochs[0]),
-        max_index=tf.constant(num_examples - 1, tf.int64),
+        max_index=tf.constant(num_examples, tf.int64) - 1 if isinstance(num_examples, int) else num_examples - 1,
         rounds=PERMUTATION_ROUNDS,
     )
+
+
+def _tfds_chunks(config, size):
+    """Yields framed images of TensorFlow Datasets, uint8 [up to _CHUNK, size, size, channels]."""
+    builder, pictures = _read(config, "image")
+    crop = CROPS.get(builder.name)
+    framed_images = pictures.map(
+        lambda image: frame(image, size, crop), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    yield from _iterate(config, framed_images.batch(_CHUNK).prefetch(4))
+
+
+def _own_chunks(source, rows, size):
+    """Yields framed images of a source of `files.py`, uint8 [up to _CHUNK, size, size, channels]."""
+    read = source.reader()
+
+    def framed(chunk):
+        with tf.device("CPU:0"):
+            return np.stack([frame(image, size) for image in read(chunk)])
+
+    chunks = [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # decoding and resizing release Python's lock
+        yield from pool.map(framed, chunks)
 
 
 def _read(config, feature):

@@ -37,9 +37,11 @@ def describe(name: str) -> DataSpec:
 
 
 def batches(
-    name: str, batch_size: int, num_replicas: int, seed: int, shards: str = "iid"
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    name: str, batch_size: int, num_replicas: int, seed: int, shards: str = "iid", *, with_labels: bool = False
+) -> Callable[[tf.Tensor, tf.Tensor], Any]:
     """Returns a function (step i64 [], replica id i64 []) -> points f32 [batch_size, 2].
+
+    With labels, it returns (points, modes i32 [batch_size]).
 
     Shards `iid`: every replica draws k uniformly over all K modes. Shards `by_class`: replica m of M draws
     k = floor((m + u) K / M), u uniform in [0, 1). The modes lie in their order on the line [0, K), and each replica has
@@ -59,7 +61,9 @@ def batches(
     def batch_at(step, replica):
         key = draw_seed(seed, step, replica)
         noise = tf.random.stateless_normal([batch_size, 2], key[1])
-        return tf.gather(modes, mode_of(key[0], replica)) + spec.standard_deviation * noise
+        mode = mode_of(key[0], replica)
+        points = tf.gather(modes, mode) + spec.standard_deviation * noise
+        return (points, tf.cast(mode, tf.int32)) if with_labels else points
 
     return batch_at
 

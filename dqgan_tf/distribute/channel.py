@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -18,8 +18,8 @@ from dqgan_tf.distribute.topologies.packet import Exact, PacketContext, Seeds
 from dqgan_tf.distribute.transport.collectives import Collectives
 from dqgan_tf.errors import UsageError
 
-ENERGIES = ("update_energy", "residual_energy", "error_energy")
-"""Squared norms; see `error_feedback.Encoded.energies`."""
+ENERGIES = ("update_energy", "residual_energy", "error_energy", "shift_energy")
+"""Squared norms of p, of e and s before the step, and of p - decode(encode(p))."""
 
 
 class CompressionOptions(private_tensorflow.CommunicationOptions):
@@ -61,6 +61,11 @@ class Channel:
 
         p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
 
+    With a shift, for replicas whose values have different means (in the manner of EC-SGD-DIANA, Gorbunov et al. 2020,
+    arXiv 2010.12292; docs/algorithm.md), each replica has learned s^m, and all know its mean sbar without sending it:
+
+        p^m = x^m + e^m - s^m;   q = sbar + 1/M sum_m decode(c^m);   s^m <- s^m + a (p^m - e^m);   sbar <- mean of s^m
+
     `topologies` computes q, with the same bits on all replicas. If `p` of any replica is not finite (or a scale reaches
     1e30), `accepted` is False on all replicas after the call and no residual changes: the callers must skip the step
     together.
@@ -74,6 +79,7 @@ class Channel:
       name: name of the channel.
       vectors: what one reduction consists of; see `layout`.
       error_feedback: whether residuals are kept.
+      shift: a, the learning rate of the shifts; 0: no shift.
       devices: devices of the local replicas.
       collectives: collectives of each local replica.
       streams: per local replica, the number of its stream of random numbers.
@@ -99,6 +105,7 @@ class Channel:
         vectors: Sequence[Vector],
         *,
         error_feedback: bool,
+        shift: float = 0.0,
         devices: Sequence[str],
         collectives: Sequence[Collectives],
         streams: Sequence[int],
@@ -111,7 +118,7 @@ class Channel:
         _check_vectors(name, vectors)
         if error_feedback and not allow_non_contractive:
             check_contraction(vectors)
-        self.name, self.vectors, self.error_feedback = name, tuple(vectors), error_feedback
+        self.name, self.vectors, self.error_feedback, self.shift = name, tuple(vectors), error_feedback, shift
         self.options = options.merge(CompressionOptions(channel=name))
         self._collectives, self._streams, self._seed = tuple(collectives), tuple(streams), seed
         size = collectives[0].size
@@ -127,11 +134,16 @@ class Channel:
             self._weights.append(list(zip(vector.weights, starts, vector.sizes, strict=True)))
         self._learned = [_initial_state(vector, devices) for vector in vectors]
         on_cpu = "CPU" in devices[0]
-        context = PacketContext(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices))
+        context = PacketContext(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices), shift)
         values = sum(vector.size for vector in vectors)
         packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else values  # 2**18 float32 values are 1 MiB
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
         self.packets = choice.build(chosen.topology, vectors, self._learned, context, packet_values, threads)
+        compressed = {weight for vector in vectors if not vector.is_exact for weight in vector.weights}
+        self._mean_shifts = [
+            ReplicaLocal(devices, shape, "mean_shift") if shift and weight in compressed else None
+            for weight, shape in enumerate(self._shapes)
+        ]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.energies = ReplicaLocal(devices, [len(self.vectors), len(ENERGIES)], "energies")
@@ -190,7 +202,7 @@ class Channel:
           ValueError: number, shape or dtype of the values differs from that of the weights.
         """
         self._check_values(values)
-        collectives = self._collectives[replica]
+        collectives, energies = self._collectives[replica], self._state_energies(replica)
         values = collectives.rank_mean(values, options)
         seeds = self._next_seeds(replica)
         updates = [[self._window(slice_, values) for slice_ in packet.slices] for packet in self.packets]
@@ -198,39 +210,82 @@ class Channel:
         outcomes, seconds = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
         accepted = tf.reduce_all(tf.stack([outcome.acceptable for outcome in outcomes]))
         next_states = self._next_states(outcomes, replica, collectives, options)
+        means = self._by_weight([pair for outcome in outcomes for pair in outcome.means])
+        mean_shifts = [None if one is None else one.variables[replica] for one in self._mean_shifts]
+        old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
 
         def keep():
             if self.error_feedback:
-                for packet, outcome in zip(self.packets, outcomes, strict=True):
-                    packet.keep(outcome, replica)
+                for packet, outcome, of_packet in zip(self.packets, outcomes, updates, strict=True):
+                    packet.keep(outcome, replica, of_packet)
+            for variable, old, mean in zip(mean_shifts, old_shifts, means, strict=True):
+                if variable is not None:
+                    variable.assign(old + self.shift * mean)
             for index, state in next_states.items():
                 self._learned[index].variables[replica].assign(state)
             return accepted
 
         tf.cond(accepted, keep, lambda: accepted)
         self.accepted.variables[replica].assign(accepted)
-        self.energies.variables[replica].assign(self._by_vector(outcomes, "energies", tf.add_n))
+        measured = tf.stack(self._by_vector(outcomes, "energies", tf.add_n))
+        if energies is None:
+            energies = tf.pad(measured[:, 1:2], [[0, 0], [0, 1]])
+        update, error = measured[:, 0], measured[:, 2]
+        self.energies.variables[replica].assign(tf.stack([update, energies[:, 0], error, energies[:, 1]], 1))
         self.seconds.variables[replica].assign(seconds)
-        return self._by_weight([pair for outcome in outcomes for pair in outcome.means])
+        return [mean if old is None else old + mean for old, mean in zip(old_shifts, means, strict=True)]
 
     def residuals(self, replica: int) -> list[tf.Tensor | None]:
         """Returns e of one local replica, one tensor per weight; None for weights without error feedback."""
-        slices = self._residual_slices(replica)
-        return self._by_weight([(slice_, variable.read_value()) for slice_, variable in slices])
+        return self._by_weight(self._state_of("residuals", replica))
 
-    def set_residuals(self, replica: int, values: Sequence) -> None:
-        """Sets e of one local replica; inverse of `residuals`. Eager only."""
-        for slice_, variable in self._residual_slices(replica):
-            variable.assign(blocks.whole(self._window(slice_, values)))
+    def shifts(self, replica: int) -> list[tf.Tensor | None]:
+        """Returns s of one local replica, one tensor per weight; None for weights without a shift."""
+        return self._by_weight(self._state_of("shifts", replica))
 
-    def _residual_slices(self, replica):
-        """Returns (slice, variable of its residual) for all slices with error feedback."""
+    def mean_shifts(self, replica: int) -> list[tf.Tensor | None]:
+        """Returns sbar, equal on all replicas, one tensor per weight; None for weights without a shift."""
+        return [None if shift is None else shift.variables[replica].read_value() for shift in self._mean_shifts]
+
+    def state(self, replica: int) -> dict[str, list[tf.Tensor | None]]:
+        """Returns what one local replica remembers of each weight, by kind: `residual`, `shift` and `mean_shift`.
+
+        To restore it for another number of replicas, give each the mean of the old values, kind by kind. This keeps
+        mean(e) and mean(s) = sbar, hence the virtual iterate; each replica learns its own shift again.
+        """
+        state = {"residual": self.residuals(replica)}
+        return state | {"shift": self.shifts(replica), "mean_shift": self.mean_shifts(replica)} if self.shift else state
+
+    def set_state(self, replica: int, state: Mapping[str, Sequence]) -> None:
+        """Inverse of `state`. Eager only."""
+        for kind, attribute in (("residual", "residuals"), ("shift", "shifts")):
+            for slice_, variable in self._variables_of(attribute, replica) if kind in state else ():
+                variable.assign(blocks.whole(self._window(slice_, state[kind])))
+        for mean_shift, value in zip(self._mean_shifts, state["mean_shift"], strict=True) if self.shift else ():
+            if mean_shift is not None:
+                mean_shift.variables[replica].assign(value)
+
+    def _state_of(self, attribute, replica):
+        return [(slice_, variable.read_value()) for slice_, variable in self._variables_of(attribute, replica)]
+
+    def _variables_of(self, attribute, replica):
+        """Returns (slice, its variable) for all slices that have one; attribute: `residuals` or `shifts`."""
         return [
-            (slice_, residual.variables[replica])
+            (slice_, local.variables[replica])
             for packet in self.packets
-            for slice_, residual in zip(packet.slices, packet.residuals, strict=True)
-            if residual is not None
+            for slice_, local in zip(packet.slices, getattr(packet, attribute), strict=True)
+            if local is not None
         ]
+
+    def _state_energies(self, replica):
+        """Returns (||e||^2, ||s||^2) per vector before a step, float32 [vectors, 2]; None without shifts."""
+        if not self.shift:
+            return None
+        items = [[] for _ in self.vectors]
+        for packet in self.packets:
+            for slice_, energies in zip(packet.slices, packet.state_energies(replica), strict=True):
+                items[slice_.vector].append(energies)
+        return tf.stack([tf.add_n(energies) for energies in items])
 
     def _overlaps(self, slice_: Slice):
         """Returns (weight, first, last) for all weights in a slice: it holds the values [first, last) of the weight."""

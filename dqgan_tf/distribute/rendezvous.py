@@ -7,7 +7,9 @@ its own address of TF_CONFIG, and all others report to worker 0, which compares 
 
 import contextlib
 import errno
+import hmac
 import json
+import os
 import secrets
 import select
 import socket
@@ -15,6 +17,7 @@ import sys
 import threading
 import time
 
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
 from dqgan_tf.errors import PeerLostError, UsageError
 
@@ -35,8 +38,8 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
       timeout_seconds: how long to wait for the other workers.
 
     Raises:
-      UsageError: this worker's port is in use, two workers claim one index, workers describe different clusters, or an
-        address leads to another process or nowhere.
+      UsageError: this worker's port is in use, two workers claim one index, workers describe different clusters or have
+        different secrets, or an address leads to another process or nowhere.
       PeerLostError: a worker is missing when the time is over.
     """
     if place.num_workers < 2:
@@ -95,9 +98,10 @@ class _Meeting:
         while True:
             try:
                 with _connect(self._addresses[0]) as connection:
-                    if _read(connection).get("worker") != 0:
+                    greeting = _read(connection)
+                    if greeting.get("worker") != 0:
                         raise ValueError
-                    self._follow(connection, notice)
+                    self._follow(connection, str(greeting.get("token")), notice)
                     return
             except UsageError:
                 raise
@@ -107,9 +111,10 @@ class _Meeting:
                 reason = error.strerror or str(error) or "it does not answer"
             notice.wait(f"{self._names([0])}: {reason}")
 
-    def _follow(self, connection, notice):
-        """Returns once worker 0 has all reports."""
-        _tell(connection, {"worker": self._me, "token": self._token, "cluster": self._addresses})
+    def _follow(self, connection, token, notice):
+        """Returns once worker 0, which has told its `token`, has all reports."""
+        report = {"worker": self._me, "token": self._token, "cluster": self._addresses}
+        _tell(connection, report | {"proof": _proof(token, self._me)})
         while (answer := _read(connection)).get("missing") != []:
             if "refused" in answer:
                 raise UsageError(f"Worker 0 refuses worker {self._me}: {answer['refused']}")
@@ -138,7 +143,7 @@ class _Meeting:
     def _admit(self, connection, report):
         """Keeps the connection of a worker that fits. Returns whether it does."""
         worker = report["worker"]
-        refusal = self._refusal(worker, report["token"], report["cluster"])
+        refusal = self._refusal(worker, report["token"], report["cluster"], str(report.get("proof")))
         if refusal:
             print(f"Worker 0 refuses worker {worker}: {refusal}", file=sys.stderr, flush=True)
             _tell(connection, {"refused": refusal})
@@ -147,8 +152,10 @@ class _Meeting:
             self._members[worker] = connection
         return True
 
-    def _refusal(self, worker, token, cluster):
+    def _refusal(self, worker, token, cluster, proof):
         """Returns why a worker does not fit; empty if it does."""
+        if not hmac.compare_digest(proof.encode(), _proof(self._token, worker).encode()):
+            return f"its {tf_config.SECRET} is not that of worker 0. Give all workers the same one."
         if cluster != self._addresses:
             return f"its TF_CONFIG holds the cluster {cluster}, that of worker 0 holds {self._addresses}."
         with self._lock:
@@ -198,12 +205,19 @@ class _Notice:
         time.sleep(_RETRY_SECONDS)
 
 
+def _proof(token, worker):
+    return tf_config.proof(os.environ, "meeting", token, str(worker))
+
+
 def _listen(worker, address):
-    """Listens at the port of `address`, where TensorFlow will."""
-    port, end = int(address.rpartition(":")[2]), time.monotonic() + _PORT_SECONDS
+    """Listens at the port of `address`, where TensorFlow will; if the host is 127.0.0.1, on this machine alone."""
+    host, _, port = address.rpartition(":")
+    port, end = int(port), time.monotonic() + _PORT_SECONDS
     dual = socket.has_dualstack_ipv6()
     while True:
         try:
+            if host == "127.0.0.1":
+                return socket.create_server((host, port), backlog=128)
             if dual:
                 return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
             return socket.create_server(("", port), backlog=128)

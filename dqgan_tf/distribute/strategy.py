@@ -76,6 +76,7 @@ class CompressedStrategy(WorkerStrategy):
         vectors: Sequence[Vector],
         *,
         error_feedback: bool = True,
+        shift: float = CompressionConfig.shift,
         seed: int = 0,
         topology: str = CompressionConfig.topology,
         packet_mb: float = CompressionConfig.packet_mb,
@@ -91,7 +92,9 @@ class CompressedStrategy(WorkerStrategy):
         Raises:
           UsageError: the name is taken, a value is out of bounds, a transport does not fit; or see `Channel`.
         """
-        config.check(config.settings()["compression.packet_mb"], packet_mb)
+        for setting, value in (("packet_mb", packet_mb), ("shift", shift)):
+            config.check(config.settings()[f"compression.{setting}"], value)
+        config.check_shift(shift, error_feedback)
         if name in self._channels:
             raise UsageError(f"Channel {name!r} is open already.")
         replicas = len(self.local_devices)
@@ -102,6 +105,7 @@ class CompressedStrategy(WorkerStrategy):
             name,
             vectors,
             error_feedback=error_feedback,
+            shift=shift,
             seed=seed,
             topology=topology,
             packet_mb=packet_mb,

@@ -1,5 +1,10 @@
-"""Checks TF_CONFIG before TensorFlow reads it: with a wrong one, TensorFlow hangs or aborts with a C++ stack trace."""
+"""What the environment says of the cluster: TF_CONFIG, checked, and the secret of its workers.
 
+With a wrong TF_CONFIG, TensorFlow hangs or aborts with a C++ stack trace. So it is checked before TensorFlow reads it.
+"""
+
+import hashlib
+import hmac
 import ipaddress
 import json
 import re
@@ -12,6 +17,9 @@ _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type
 JOBS = ("chief", "worker")  # the jobs that train, in the order of worker indices
 _KEYS = ("cluster", "task", "rpc_layer", "environment")  # TensorFlow reads the third, older operators write the fourth
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+
+SECRET = "DQGAN_SECRET"  # the environment variable; `trainers.launch` sets a random one for its workers
 
 
 class TfConfig(NamedTuple):
@@ -60,6 +68,18 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
         raise _error(f"task {kind}:{index} is not in the cluster, which has {sizes}")
     chiefs = len(cluster.get("chief", []))
     return TfConfig(addresses, chiefs + index if kind == "worker" else index)
+
+
+def proof(environment: Mapping[str, str], *parts: str | bytes) -> str:
+    """Returns HMAC-SHA256 of `parts` under the secret in DQGAN_SECRET, in hex: what only a worker of the cluster knows.
+
+    Without the variable the secret is empty, and everybody can compute it.
+    """
+    digest = hmac.new(environment.get(SECRET, "").strip().encode(), digestmod=hashlib.sha256)
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
 
 
 def _addresses(cluster):

@@ -2,7 +2,7 @@
 
 Fréchet distance of two Gaussians: FID if the features are Inception's. Heusel et al. 2017, arXiv:1706.08500, eq. 6;
 Dowson and Landau 1982. Kernel distance: KID if the features are Inception's. Bińkowski et al. 2018, arXiv:1801.01401,
-sec. 4. Precision and recall: Kynkaanniemi et al. 2019, arXiv:1904.06991. Everything is computed in float64.
+sec. 4. Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991. Everything is computed in float64.
 """
 
 import numpy as np
@@ -127,53 +127,50 @@ def kernel_distance(real, fake, num_subsets: int = 100, subset_size: int = 1000,
     return float(np.mean(values)), float(np.std(values))
 
 
-def precision_and_recall(real, fake, neighbours: int = 3) -> tuple[float, float]:
-    """Returns the share of generated samples near real ones, and of real samples near generated ones.
+def precision_recall(real, fake, k: int = 3) -> tuple[float, float]:
+    """Returns the share of fake features near real ones (precision), and of real features near fake ones (recall).
 
-    ```
-    ball(x)   = { z : |z - x| <= distance of x to its k-th nearest other sample of its own set }
-    precision = #{ fake z : z in ball(x) of some real x } / number of fake samples
-    recall    = #{ real z : z in ball(x) of some fake x } / number of real samples
-    ```
-
-    Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2, with k = 3. Both depend on the numbers of samples.
+    Kynkäänniemi et al. 2019, eq. 1 and 2. A feature f is near a set if some member s has |f - s| <= r(s), with r(s) the
+    distance of s to its k-th nearest neighbour among the other members. Both shares depend on the numbers of features.
 
     Args:
-      real, fake: features float [n, d] and [m, d]; n, m > neighbours.
-      neighbours: k.
+      real, fake: float [n, d] and [m, d] with n, m > k.
+      k: number of neighbours (3 in the paper).
 
     Raises:
       ValueError: the shapes disagree, or there are too few rows.
     """
-    # A common shift changes no distance and keeps digits in |a|^2 + |b|^2 - 2 a.b.
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(f"Both sets of features must be [n, d]. Received: shapes={real.shape}, {fake.shape}")
-    if min(len(real), len(fake)) <= neighbours or neighbours < 1:
-        raise ValueError(
-            f"Both sets need more than `neighbours` rows. Received: rows={len(real)}, {len(fake)}, "
-            f"neighbours={neighbours}"
-        )
-    centre = real.mean(axis=0)
+    if not 1 <= k < min(len(real), len(fake)):
+        raise ValueError(f"`k` must be 1 or more and below the rows, {len(real)} and {len(fake)}. Received: k={k}")
+    centre = np.mean(real, axis=0)  # Smaller numbers lose fewer digits in |a|^2 + |b|^2 - 2 a.b.
     real, fake = real - centre, fake - centre
-    return _share_in_balls(fake, real, neighbours), _share_in_balls(real, fake, neighbours)
+    real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
+    is_precise, is_recalled = np.zeros(len(fake), bool), np.zeros(len(real), bool)
+    for first in range(0, len(real), _ROWS):
+        rows = slice(first, first + _ROWS)
+        squares = _squared_distances(real[rows], fake)
+        is_precise |= np.any(squares <= real_radii[rows, np.newaxis], axis=0)
+        is_recalled[rows] = np.any(squares <= fake_radii, axis=1)
+    return float(np.mean(is_precise)), float(np.mean(is_recalled))
 
 
-def _share_in_balls(points, centres, neighbours):
-    """Returns the share of `points` that lie in the ball of some centre."""
-    radii = np.concatenate(  # The nearest sample of a centre is itself.
-        [np.partition(rows, neighbours, axis=1)[:, neighbours] for rows in _squared_distances(centres, centres)]
-    )
-    inside = [np.any(rows <= radii, axis=1) for rows in _squared_distances(points, centres)]
-    return float(np.mean(np.concatenate(inside)))
-
-
-def _squared_distances(x, y):
-    """Yields |x_i - y_j|^2 for `_ROWS` rows of x at a time, float64 [rows, len(y)]."""
-    norms = np.sum(y * y, axis=1)
+def _squared_radii(x, k):
+    """Returns the squared distance of each row of x to its k-th nearest neighbour among the other rows."""
+    radii = []
     for first in range(0, len(x), _ROWS):
-        rows = x[first : first + _ROWS]
-        yield np.sum(rows * rows, axis=1)[:, None] + norms - 2.0 * rows @ y.T
+        squares = _squared_distances(x[first : first + _ROWS], x)
+        own = np.arange(len(squares))
+        squares[own, first + own] = np.inf
+        radii.append(np.partition(squares, k - 1, axis=1)[:, k - 1])
+    return np.concatenate(radii)
+
+
+def _squared_distances(a, b):
+    squares = np.sum(a * a, axis=1)[:, np.newaxis] + np.sum(b * b, axis=1) - 2.0 * (a @ b.T)
+    return np.maximum(squares, 0.0)
 
 
 def _symmetric(matrix):

@@ -8,14 +8,16 @@ size are resized to 299 x 299 with the bilinear kernel of TensorFlow 1 (no half-
 numbers. Szegedy et al. 2015, arXiv:1512.00567; preprocessing and logits as in the code of Salimans et al. 2016
 (arXiv:1606.03498) and Heusel et al. 2017 (arXiv:1706.08500).
 
-**CIFAR ResNets**, classifiers of CIFAR-10 with 64 features for 32 x 32 images, in place of Inception. The names of
-their figures contain it: `frechet_distance(resnet20)`. These figures are not FID or IS and have another scale.
+**CIFAR ResNets**, classifiers of CIFAR-10 with 64 features, in place of Inception. The names of their figures contain
+it: `frechet_distance(resnet20,n=10000)`. These figures are not FID or IS and have another scale. Images of another size
+than 32 x 32 are resized (bilinear, antialiased, without rounding), grey images are repeated over the three channels.
 He et al. 2015, arXiv:1512.03385, sec. 4.2, with the parameter-free shortcut (option A).
 """
 
 import dataclasses
 import hashlib
 import os
+import pathlib
 import re
 import zipfile
 import zlib
@@ -64,6 +66,7 @@ class FeatureNetwork:
     channels: numbers of channels it accepts.
     fingerprint: sha256 (hex) of the weights file.
     function: uint8 [b, h, w, c] -> `Features`. Call the network instead, which checks its input.
+    accuracy: share of held-out images that it classifies rightly, if it is known.
     """
 
     name: str
@@ -73,6 +76,7 @@ class FeatureNetwork:
     channels: tuple[int, ...]
     fingerprint: str
     function: Callable[[np.ndarray], Features]
+    accuracy: float | None = None
 
     def __call__(self, images) -> Features:
         """Returns the `Features` of images, uint8 [b, h, w, c].
@@ -112,6 +116,23 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
             return dict(file)
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path!r} must be an npz file, such as resnet20.npz, and cannot be read: {error}") from error
+
+
+def load(path: str) -> FeatureNetwork:
+    """Returns the network of a file: a CIFAR ResNet from X.npz, a frozen graph from any other file.
+
+    A folder stands for the only CIFAR ResNet in it.
+
+    Raises:
+      UsageError: see `load_resnet` and `load_inception`; or the folder holds none or several.
+    """
+    if os.path.isdir(path):
+        found = [file for file in sorted(pathlib.Path(path).glob("*.npz")) if "conv1.weight" in read_npz(str(file))]
+        if len(found) != 1:
+            names = ", ".join(map(str, found)) or "none"
+            raise UsageError(f"A folder of a feature network must hold one CIFAR ResNet; name one. It holds: {names}")
+        path = str(found[0])
+    return load_resnet(path) if path.endswith(".npz") else load_inception(path)
 
 
 def load_inception(path: str) -> FeatureNetwork:
@@ -191,15 +212,18 @@ def load_resnet(path: str) -> FeatureNetwork:
                 f"{received}"
             )
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *RESNET_IMAGE_SIZE, 3], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *RESNET_IMAGE_SIZE, 3], tf.float32)])
     def graph(images):
         return _resnet(weights, images, blocks)
 
     def function(images):
-        return Features(*(output.numpy() for output in graph(images)))
+        pixels = tf.cast(np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images, tf.float32)
+        if images.shape[1:3] != RESNET_IMAGE_SIZE:
+            pixels = tf.image.resize(pixels, RESNET_IMAGE_SIZE, antialias=True)
+        return Features(*(output.numpy() for output in graph(pixels)))
 
     name, fingerprint = f"resnet{6 * blocks + 2}", file_fingerprint(path)
-    return FeatureNetwork(name, False, RESNET_FEATURE_SIZE, RESNET_IMAGE_SIZE, (3,), fingerprint, function)
+    return FeatureNetwork(name, False, RESNET_FEATURE_SIZE, None, (1, 3), fingerprint, function)
 
 
 def _resnet_shapes(blocks):
@@ -218,14 +242,14 @@ def _resnet_shapes(blocks):
 
 
 def _resnet(weights, images, blocks):
-    """Returns features float32 [b, 64] and logits float32 [b, 10] of images, uint8 [b, 32, 32, 3].
+    """Returns features float32 [b, 64] and logits float32 [b, 10] of images, float32 [b, 32, 32, 3] from 0 to 255.
 
     ```
     x = (images / 255 - mean) / deviation;  relu(bn(conv3x3(x)));  3 stages of `blocks` blocks, 16, 32 and 64 channels
     block(x) = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x))
     ```
     """
-    x = (tf.cast(images, tf.float32) / 255.0 - _CIFAR_MEAN) / _CIFAR_DEVIATION
+    x = (images / 255.0 - _CIFAR_MEAN) / _CIFAR_DEVIATION
     x = tf.nn.relu(_convolve(weights, "conv1", "bn1", x, 1))
     for stage, _, first_stride in RESNET_STAGES:
         for block in range(blocks):

@@ -1,8 +1,9 @@
 """Figures by name, as an evaluation records them.
 
-Only figures computed with the published Inception graph are called FID, KID and IS. The name of any other network is
-part of the figure's name, and so is the number of generated images, because the Frechet distance falls with it:
-`frechet_distance(resnet20, 10000)`, `FID(10000)`. `FID` alone is that of 50,000 images or more.
+A figure's name contains its network and its number of images: `frechet_distance(resnet20,n=10000)`, or
+`frechet_distance(resnet20,real=1000,fake=10000)`, because figures of other networks or numbers are not comparable. Only
+figures computed with the published Inception graph are called FID, KID and IS: `FID(n=10000)`, and `FID` for the 50,000
+real and generated images of the literature.
 """
 
 import numpy as np
@@ -13,10 +14,10 @@ from dqgan_tf.evaluation.features import FeatureNetwork, Features
 INCEPTION_NAMES = {"frechet_distance": "FID", "kernel_distance": "KID", "classifier_score": "IS"}
 Figures = dict[str, float | int | str]
 
-CONVENTION = 50_000
-"""Number of generated images that FID, KID and IS stand for in the literature."""
 BATCH_SIZE = 500
+CONVENTIONAL_NUMBER = 50_000  # of images for FID, KID and IS
 KERNEL_SUBSET_SIZE = 1000
+NUM_NEIGHBOURS = 3
 NUM_SPLITS = 10
 
 
@@ -32,52 +33,49 @@ def extract_features(network: FeatureNetwork, images) -> Features:
 
 
 def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int = 0) -> Figures:
-    """Compares generated images with real ones, uint8 [n, h, w, c]; see `evaluate_features`.
+    """Compares generated images with real ones.
+
+    KID uses subsets of 1,000 images by convention. With fewer images the subsets are smaller; see `kernel_subset_size`
+    in the result. Precision and recall take the 3 nearest neighbours.
+
+    Args:
+      network: the network that features are computed with.
+      real_images, fake_images: uint8 [n, h, w, c]. Either n must exceed `network.feature_size`.
+      seed: seed of the kernel distance's subsets.
+
+    Returns:
+      Numbers by name: `FID`, `KID`, `KID_std`, `IS`, `IS_std` for Inception, for any other network
+      `frechet_distance`, `kernel_distance`, `kernel_distance_std`, `classifier_score` and `classifier_score_std`; for
+      each network `precision` and `recall`; each with network and number of images as above. Scores are those of the
+      generated images and need a classifier. Further entries are `feature_network`, `feature_network_sha256`,
+      `num_real`, `num_fake`, `kernel_subset_size`, and `feature_network_accuracy` if it is known.
 
     Raises:
       UsageError: the images do not fit the network, or there are too few.
     """
     real, fake = extract_features(network, real_images), extract_features(network, fake_images)
-    return evaluate_features(network, real, fake, seed)
-
-
-def evaluate_features(network: FeatureNetwork, real: Features, fake: Features, seed: int = 0) -> Figures:
-    """Compares the features of generated images with those of real ones.
-
-    By convention FID compares 50,000 images with 50,000, and KID uses subsets of 1,000. With fewer images the subsets
-    are smaller; see `kernel_subset_size` in the result. Precision and recall: `distances.precision_and_recall`.
-
-    Args:
-      network: the network that features are computed with.
-      real, fake: its features. Either number of images must exceed `network.feature_size`.
-      seed: seed of the kernel distance's subsets.
-
-    Returns:
-      Numbers by name. With n generated images: `FID(n)`, `KID(n)`, `KID_std(n)`, `IS(n)`, `IS_std(n)`, `precision(n)`,
-      `recall(n)` for Inception, without `(n)` from 50,000 on; for any other network `frechet_distance(<name>, n)`,
-      `kernel_distance(<name>, n)`, `kernel_distance_std(<name>, n)`, `classifier_score(<name>, n)`,
-      `classifier_score_std(<name>, n)`, `precision(<name>, n)` and `recall(<name>, n)`. Scores are those of the
-      generated images and need a classifier. Further entries are `feature_network`, `feature_network_sha256`,
-      `num_real`, `num_fake` and `kernel_subset_size`.
-
-    Raises:
-      UsageError: there are too few images.
-    """
     frechet = distances.frechet_distance(*distances.moments(real.pool), *distances.moments(fake.pool))
     subset_size = min(KERNEL_SUBSET_SIZE, len(real.pool), len(fake.pool))
     kernel, deviation = distances.kernel_distance(real.pool, fake.pool, subset_size=subset_size, seed=seed)
+    precision, recall = distances.precision_recall(real.pool, fake.pool, NUM_NEIGHBOURS)
     figures: Figures = {"frechet_distance": frechet, "kernel_distance": kernel, "kernel_distance_std": deviation}
+    figures |= {"precision": precision, "recall": recall}
     if fake.logits is not None:
         score, score_deviation = scores.classifier_score(fake.logits, NUM_SPLITS)
         figures |= {"classifier_score": score, "classifier_score_std": score_deviation}
-    figures["precision"], figures["recall"] = distances.precision_and_recall(real.pool, fake.pool)
-    return {figure_name(figure, network, len(fake.pool)): value for figure, value in figures.items()} | {
-        "feature_network": network.name,
-        "feature_network_sha256": network.fingerprint,
-        "num_real": len(real.pool),
-        "num_fake": len(fake.pool),
-        "kernel_subset_size": subset_size,
-    }
+    numbers = len(real.pool), len(fake.pool)
+    accuracy = {} if network.accuracy is None else {"feature_network_accuracy": network.accuracy}
+    return (
+        {_figure_name(figure, network, *numbers): value for figure, value in figures.items()}
+        | accuracy
+        | {
+            "feature_network": network.name,
+            "feature_network_sha256": network.fingerprint,
+            "num_real": len(real.pool),
+            "num_fake": len(fake.pool),
+            "kernel_subset_size": subset_size,
+        }
+    )
 
 
 def evaluate_points(points, mode_centres, radius: float, standard_deviation: float) -> Figures:
@@ -108,10 +106,11 @@ def evaluate_points(points, mode_centres, radius: float, standard_deviation: flo
     return figures | {"mode_distance": scores.mode_distance(points, mode_centres)}
 
 
-def figure_name(figure: str, network: FeatureNetwork, count: int) -> str:
-    """Returns the name of a figure, such as `frechet_distance`, with its network and number of generated images."""
-    if not network.is_inception:
-        return f"{figure}({network.name}, {count})"
+def _figure_name(figure, network, num_real, num_fake):
+    is_score = figure.startswith("classifier_score")  # of the generated images alone
+    number = f"n={num_fake}" if is_score or num_real == num_fake else f"real={num_real},fake={num_fake}"
     stem = figure.removesuffix("_std")
-    name = INCEPTION_NAMES.get(stem, stem) + figure[len(stem) :]
-    return name if count >= CONVENTION else f"{name}({count})"
+    if not network.is_inception or stem not in INCEPTION_NAMES:
+        return f"{figure}({network.name},{number})"
+    name = INCEPTION_NAMES[stem] + figure[len(stem) :]
+    return name if number == f"n={CONVENTIONAL_NUMBER}" else f"{name}({number})"

@@ -1,7 +1,11 @@
-"""What Keras writes into files for `DQGAN`: `save_weights`, `save`, `ModelCheckpoint`."""
+"""What Keras writes into files for `DQGAN`: `save_weights`, `save`, `ModelCheckpoint`; and warm starts from them."""
 
 import dataclasses
+import io
+import os
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 from absl import logging
@@ -10,6 +14,7 @@ from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import first_local_value, merge_replicas
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan.player import PLAYERS
+from dqgan_tf.tensorflow_texts import first_line
 
 _COUNTERS = ("step", "skipped", "skipped_in_row")
 
@@ -54,7 +59,50 @@ class KerasFiles:
     def set_weights(self, weights) -> None:
         """As `keras.Model.set_weights`; the averaged generator starts anew from the weights."""
         super().set_weights(weights)
-        self.reset_ema()
+        self.reset_copies()
+
+    def warm_start(self, path: str | os.PathLike) -> None:
+        """Loads the networks and the averaged generator of a file that `save_weights` or `save` of a DQGAN wrote.
+
+        Counters, moments, directions and residuals start anew. The average continues with d = ema_decay from the first
+        step, as it is one already. Call it before the first step, on every worker, with one file.
+
+        Args:
+          path: X.weights.h5 or X.keras.
+
+        Raises:
+          UsageError: steps were taken; or the file cannot be read, was not written by DQGAN, or is of other networks.
+        """
+        if int(self.step.numpy()):
+            steps = int(self.step.numpy())
+            raise UsageError(f"A warm start comes before the first step. Received: a model after {steps} steps")
+        values = _file_values(path)
+        average = {f"ema/{name}" for name in self._players[0].trainable_names}
+        saved = {name.replace(".", "/") for name in values["own"] if name.startswith("ema.")}
+        if average != saved:
+            name = sorted(average ^ saved)[0]
+            where = "it has no" if name in average else "this model has no"
+            raise UsageError(f"{path} is of other networks than this model: {where} {name}.")
+        count = len(self.generator.variables) + len(self.discriminator.variables)
+        if values["networks"] != count:
+            raise UsageError(
+                f"{path} is of other networks than this model: it has {values['networks']} variables, and this model "
+                f"has {count}."
+            )
+        self._loads_average_alone = True
+        try:
+            self.load_weights(path)
+        except ValueError as error:
+            raise UsageError(f"{path} is of other networks than this model: {first_line(error)}") from None
+        finally:
+            self._loads_average_alone = False
+        self.set_warm()
+
+    def set_warm(self) -> None:
+        """Declares the averaged generator as loaded: see `warm_start`."""
+        self._averaged.is_warm = True
+
+    _loads_average_alone = False
 
     def save_own_variables(self, store) -> None:
         for name, value in self._own_values().items():
@@ -62,20 +110,35 @@ class KerasFiles:
 
     def load_own_variables(self, store) -> None:
         own, saved = self._own_values(), {name: store[name] for name in store.keys()}  # noqa: SIM118, a group of HDF5
-        needed = {name.replace("/", ".") for name in own if not name.startswith("replica/")}
-        missing = sorted(needed - set(saved))
+        missing = sorted(set(_COUNTERS) - set(saved))
         if missing:
             raise UsageError(f"The file was not written by DQGAN.save_weights or .save: it has no {missing[0]!r}.")
+        rates = {name: saved.pop(f"learning_rate.{name}", None) for name in PLAYERS}
+        own = {name: value for name, value in own.items() if not name.startswith("learning_rate/")}
         values = {name: saved.get(name.replace("/", ".")) for name in own}
         fits = all(value is not None and value.shape == own[name].shape for name, value in values.items())
+        frozen = [name for name, value in values.items() if name.startswith("ema/") and value is None]
+        if frozen:
+            logging.warning(
+                "The file has no average of %d weights, such as %s: they were frozen there. Call reset_ema() after "
+                "loading to begin the average anew.",
+                len(frozen),
+                frozen[0],
+            )
+        for name, average in self._averaged.state().items():
+            for variable in average.variables if name not in frozen else ():
+                variable.assign(values[name])
+        if self._loads_average_alone:
+            return
         for name in _COUNTERS:
             getattr(self, name).assign(values[name])
-        for name, average in self._averaged.state().items():
-            for variable in average.variables:
-                variable.assign(values[name])
         if not fits or len(saved) != len(own):
             logging.warning("The file's optimizer is another one: moments, directions and residuals are not loaded.")
+            self.anchors_are_stale = True  # Keras loads the networks after this
         elif self.channel is not None:
+            for name, rate in rates.items():
+                if rate is not None:
+                    getattr(self.optimizer, name).learning_rate = rate
             named = {name: values[f"replica/{name}"] for name in self.replica_values(0)}
             for replica in range(len(self._strategy.local_devices)):
                 self.set_replica_values(replica, named)
@@ -90,4 +153,43 @@ class KerasFiles:
                 f"replica/{name}": merge_replicas([np.asarray(of_one[name]) for of_one in replicas])
                 for name in replicas[0]
             }
+            rates = {o.name: o.changed_rate for o in self.optimizer.optimizers}
+            values |= {f"learning_rate/{name}": rate for name, rate in rates.items() if rate is not None}
         return {name: np.asarray(value) for name, value in values.items()}
+
+
+def _file_values(path):
+    """Returns the names of DQGAN's own values in a file of Keras, and the number of the networks' variables.
+
+    Keras ignores variables of a file that a model lacks.
+    """
+    if not str(path).endswith((".weights.h5", ".keras")):
+        raise UsageError(
+            "A warm start takes a file X.weights.h5 or X.keras that a DQGAN has saved, or the model_dir of a run. "
+            f"Received: {str(path)!r}"
+        )
+    own: list[str] = []
+    others = 0
+
+    def visit(name, item):
+        nonlocal others
+        if not isinstance(item, h5py.Dataset):
+            return
+        folder, _, last = name.rpartition("/")
+        if folder == "vars":
+            own.append(last)
+        else:
+            others += 1
+
+    try:
+        source = path
+        if str(path).endswith(".keras"):
+            with zipfile.ZipFile(path) as archive:
+                source = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(source, "r") as file:
+            file.visititems(visit)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read: {first_line(error)}") from None
+    if "step" not in own:
+        raise UsageError(f"{path} was not written by DQGAN.save_weights or .save: it has no 'step'.")
+    return {"own": own, "networks": others}

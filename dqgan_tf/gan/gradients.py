@@ -1,5 +1,6 @@
 """Gradients of both players at one point: F(w; xi)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -37,6 +38,7 @@ def simultaneous_gradients(
     latent: tf.Tensor,
     penalty_seed,
     *,
+    labels: tf.Tensor | None = None,
     in_turn: bool = False,
 ) -> Evaluation:
     """Returns the gradients of both players' losses at the SAME point, each with respect to its own weights.
@@ -56,6 +58,8 @@ def simultaneous_gradients(
       real: float32 [batch, *shape].
       latent: float32 [batch, latent_dim].
       penalty_seed: int64 [2], seed of the interpolation in the gradient penalty.
+      labels: [batch, ...] for networks that take [x, labels]; fake samples get the labels of the real ones. None for
+        networks that take x alone.
       in_turn: compute the generator's gradients first, so that its update is sent while the discriminator's gradients
         are computed. Otherwise TensorFlow computes both at the same time if it has enough threads.
     """
@@ -63,13 +67,13 @@ def simultaneous_gradients(
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(weights_g)
         tape.watch(weights_d)
-        fake, state_g, own_g = _call(generator, weights_g, non_trainable[0], latent)
+        fake, state_g, own_g = _call(generator, weights_g, non_trainable[0], latent, labels)
         # Two tapes, so that one evaluation of D(real) suffices: R1 differentiates it with respect to the samples (inner
         # tape), then with respect to the weights (outer tape).
         with tf.GradientTape(watch_accessed_variables=False) as input_tape:
             input_tape.watch(real)
-            real_logits, state_d, own_real = _call(discriminator, weights_d, non_trainable[1], real)
-        fake_logits, state_d, own_fake = _call(discriminator, weights_d, state_d, fake)
+            real_logits, state_d, own_real = _call(discriminator, weights_d, non_trainable[1], real, labels)
+        fake_logits, state_d, own_fake = _call(discriminator, weights_d, state_d, fake, labels)
 
         # `loss.penalty` calls one of these two: R1 (losses.r1_penalty) the first, the gradient penalty
         # (losses.gradient_penalty) the second.
@@ -77,7 +81,7 @@ def simultaneous_gradients(
             return input_tape.gradient(real_logits, real, unconnected_gradients="zero")
 
         def discriminate(images):
-            return _call(discriminator, weights_d, state_d, images)[0]
+            return _call(discriminator, weights_d, state_d, images, labels)[0]
 
         generator_loss = loss.generator(fake_logits)
         if own_g:
@@ -86,9 +90,9 @@ def simultaneous_gradients(
         discriminator_loss = loss.discriminator(real_logits, fake_logits) + penalty
         if own_losses := [*own_real, *own_fake]:
             discriminator_loss += 0.5 * tf.add_n(own_losses)
-    gradients_g = tape.gradient(generator_loss, weights_g, unconnected_gradients="zero")
+    gradients_g = _dense(tape.gradient(generator_loss, weights_g, unconnected_gradients="zero"))
     with tf.control_dependencies(gradients_g if in_turn else []):
-        gradients_d = tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero")
+        gradients_d = _dense(tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero"))
     return Evaluation(
         (gradients_g, gradients_d),
         (state_g, state_d),
@@ -100,19 +104,78 @@ def simultaneous_gradients(
     )
 
 
-def _call(network, weights, non_trainable, inputs):
+def in_micro_batches(
+    evaluate: Callable, count: int, weights, non_trainable, batch: list[tf.Tensor | None], penalty_seed
+) -> Evaluation:
+    """Returns the evaluation of a batch that is cut into parts, which are evaluated one after another.
+
+        F(w; xi) = sum_i (b_i / b) F(w; xi_i)        b_i of the b samples are in part i
+
+    Memory is that of one part. The result is that of the whole batch up to rounding, if samples do not interact: batch
+    statistics are those of the parts, and interpolated samples of a gradient penalty are others.
+
+    Args:
+      evaluate: (non-trainable values, tensors of a part, penalty seed) -> Evaluation.
+      count: number of parts; a batch of fewer samples has that many parts.
+      weights, non_trainable: (generator's, discriminator's) lists. A part begins with the values that the one before
+        it has left.
+      batch: tensors [b, ...] that are cut alike, or None.
+      penalty_seed: int64 [2].
+    """
+    samples = next(tensor for tensor in batch if tensor is not None)
+    size = tf.shape(samples)[0]
+    parts = tf.minimum(count, size)
+    # Layers need no dynamic shapes if all parts are known to be equal.
+    length = samples.shape[0] // count if samples.shape[0] and samples.shape[0] % count == 0 else None
+
+    def part_of(tensor, start, end):
+        if tensor is None:
+            return None
+        part = tensor[start:end]
+        part.set_shape([length, *tensor.shape[1:]])
+        return part
+
+    def body(index, sums, states):
+        start, end = index * size // parts, (index + 1) * size // parts
+        tensors = [part_of(tensor, start, end) for tensor in batch]
+        seed = tf.random.experimental.stateless_fold_in(penalty_seed, index)
+        evaluation = evaluate(states, tensors, seed)
+        share = tf.cast(end - start, tf.float32) / tf.cast(size, tf.float32)
+        values = evaluation._replace(non_trainable=())
+        sums = tf.nest.map_structure(lambda total, value: total + share * value, sums, values)
+        return index + 1, sums, evaluation.non_trainable
+
+    zeros = tuple([tf.zeros(weight.shape) for weight in of_player] for of_player in weights)
+    states = tuple([tf.convert_to_tensor(value) for value in of_player] for of_player in non_trainable)
+    first = (tf.constant(0), Evaluation(zeros, (), *[tf.zeros([])] * 5), states)
+    _, sums, states = tf.while_loop(lambda index, *_: index < parts, body, first, parallel_iterations=1)
+    return sums._replace(non_trainable=states)
+
+
+def _dense(gradients):
+    """Returns gradients as tensors; those of embeddings are tf.IndexedSlices."""
+    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def network_inputs(samples: tf.Tensor, labels: tf.Tensor | None):
+    """Returns what a network is called with: samples or latents alone, or with labels."""
+    return samples if labels is None else [samples, labels]
+
+
+def _call(network, weights, non_trainable, samples, labels):
     """Returns (outputs, float32; non-trainable values; the network's own losses, float32 scalars)."""
+    inputs = network_inputs(samples, labels)
     outputs, values, own = network.stateless_call(weights, non_trainable, inputs, return_losses=True, training=True)
     return tf.cast(outputs, tf.float32), values, [tf.cast(value, tf.float32) for value in own]
 
 
-def check_keeps_weights(network: keras.Model, weights, non_trainable, inputs: tf.Tensor) -> None:
+def check_keeps_weights(network: keras.Model, weights, non_trainable, inputs) -> None:
     """Refuses a generator that assigns its own weights while it runs: samples would come from another network.
 
     Args:
       network: the generator.
       weights, non_trainable: its values.
-      inputs: a batch of latents.
+      inputs: a batch of latents, or of latents and labels.
 
     Raises:
       UsageError: names the weight.

@@ -1,6 +1,7 @@
 """DQGAN as a Keras model: distributed optimistic mirror descent with compressed updates and error feedback."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,22 +12,24 @@ from absl import logging
 
 from dqgan_tf import compressors, optimizers
 from dqgan_tf import config as config_lib
-from dqgan_tf.compressors import hash_random, rules
+from dqgan_tf.compressors import float_bits, hash_random, rules
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig, TrainConfig
 from dqgan_tf.distribute import layout, loop, pipeline
 from dqgan_tf.distribute.channel import Channel
-from dqgan_tf.distribute.replica_local import first_local_value, global_replica_id, local_replica_index
+from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import losses, steps
+from dqgan_tf.gan import losses, networks, steps
 from dqgan_tf.gan.files import KerasFiles
-from dqgan_tf.gan.fit import KerasFit
-from dqgan_tf.gan.gradients import check_keeps_weights, simultaneous_gradients
+from dqgan_tf.gan.fit import KerasFit, Optimizers
+from dqgan_tf.gan.gradients import check_keeps_weights, in_micro_batches, network_inputs, simultaneous_gradients
 from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
 
 _PLAIN_STEP = StepKind()
+_VOLUMES = ("wire_bytes", "dense_bytes", "sent_bytes", "dense_sent_bytes")
+_serial = itertools.count()  # of models; all workers make theirs in one order
 
 
 @keras.saving.register_keras_serializable("dqgan_tf")
@@ -40,6 +43,8 @@ class DQGAN(KerasFiles, KerasFit):
         u_t^m    = direction(g_t^m)                      g itself, or Adam's
         p_t^m    = eta u_t^m + e_{t-1}^m;   c_t^m = encode(p_t^m);   e_t^m = p_t^m - decode(c_t^m)
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
+
+    `compile` may choose another method; docs/methods.md has a table of them.
 
     The gradient is evaluated at tensors; only the last line changes the mirrored weights. `train_step` is one such
     step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
@@ -59,6 +64,12 @@ class DQGAN(KerasFiles, KerasFit):
     `fit` takes a data set of real batches: float32 [batch, *shape], bytes, which are scaled to [-1, 1], a tuple that
     begins with one of these, or a dict with the key `image`.
 
+    If both networks take [x, labels], the GAN is conditional: `fit` takes (samples, labels), as `fit(x, y)`, or a dict
+    with the keys `image` and `label`, and fake samples get the labels of the real ones. `generate(latent, labels)`
+    draws samples with given labels.
+
+    `trainable` takes effect at `compile`, as in Keras: a frozen layer gets no update and sends nothing.
+
     Files of Keras (`save_weights`, `save`, `ModelCheckpoint`) hold the networks, the averaged generator, the counters
     and the mean over this worker's replicas of moments, directions and residuals. A run that continues from them is
     not bit-identical; one that continues from a checkpoint of `trainers.train` is.
@@ -67,12 +78,14 @@ class DQGAN(KerasFiles, KerasFit):
     of their player. Random layers, such as dropout, draw other numbers on every replica.
 
     Args:
-      generator: built Keras model, [batch, latent_dim] -> [batch, *shape].
-      discriminator: built Keras model, [batch, *shape] -> logits [batch, 1].
+      generator: built Keras model, [batch, latent_dim] -> [batch, *shape]; or [latents, labels] -> samples.
+      discriminator: built Keras model, [batch, *shape] -> logits [batch, 1]; or [samples, labels] -> logits.
       latent_dim: dimension of z; None takes it from the generator's input.
       loss: a `losses.Loss`, a `LossConfig` or the name of a loss.
       seed: of latent noise, penalties and stochastic rounding.
       ema_decay: of the averaged generator, w_ema <- d w_ema + (1-d) w with d = min(ema_decay, (1+t)/(10+t)).
+      conditional: whether both networks take [x, labels]. None looks at the networks' inputs, which a subclass of
+        `keras.Model` may not have.
 
     Raises:
       UsageError: created outside a `CompressedStrategy`'s scope, or a network that cannot be trained; see `Player`.
@@ -87,6 +100,7 @@ class DQGAN(KerasFiles, KerasFit):
         loss: losses.Loss | LossConfig | str = "non_saturating",
         seed: int = 0,
         ema_decay: float = 0.999,
+        conditional: bool | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -100,24 +114,29 @@ class DQGAN(KerasFiles, KerasFit):
             )
         self.generator = generator
         self.discriminator = discriminator
-        self.latent_dim = latent_dim or generator.input_shape[-1]
+        self.is_conditional = networks.takes_labels(generator, discriminator) if conditional is None else conditional
+        self.latent_dim = latent_dim or (generator.input_shape[0] if self.is_conditional else generator.input_shape)[-1]
         loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
         self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
         self._settings = {"latent_dim": latent_dim, "loss": loss, "seed": seed, "ema_decay": ema_decay}
+        self._settings |= {"conditional": conditional}
         self.seed = seed
         devices = self._strategy.local_devices
-        networks = zip(PLAYERS, (generator, discriminator), strict=True)
-        self._players = tuple(Player(name, network, devices) for name, network in networks)
+        named = zip(PLAYERS, (generator, discriminator), strict=True)
+        self._players = tuple(Player(name, network, devices) for name, network in named)
         self._averaged = AveragedWeights(self._players[0], devices, ema_decay)
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self.channel: Any = None  # a `Channel` after `compile`
-        self._exact_channel: Any = None
+        self._channel_prefix = f"{self.name}/{next(_serial)}"  # after `clear_session` another model has this name
+        # After `compile`: one channel for both players, or, with `discriminator_steps`, one for each.
+        self._channels: list[Channel] = []
+        self._exact_channels: list[Channel] = []
+        self.anchors_are_stale = False
         self.built = True
-        last = getattr(getattr(discriminator, "layers", [None])[-1], "activation", None)
-        if last is keras.activations.sigmoid:
-            logging.warning("The discriminator ends in a sigmoid. Losses expect logits: remove the activation.")
+        last = networks.last_activation(discriminator)
+        if last in ("sigmoid", "hard_sigmoid", "log_sigmoid", "softmax", "tanh"):
+            logging.warning("The discriminator ends in a %s. Losses expect logits: remove the activation.", last)
 
     def compile(
         self,
@@ -127,8 +146,11 @@ class DQGAN(KerasFiles, KerasFit):
         total_steps: int = 0,
         steps_per_execution: int = 1,
         max_skipped_in_row: int = TrainConfig.max_skipped_in_row,
+        learning_rates: Any = None,
     ) -> None:
         """Chooses direction and compression; forgets moments, residuals and previous directions.
+
+        The weights that are trainable now are trained.
 
         Args:
           optimizer: see `OptimizerConfig`. Keras optimizers do not apply: DQGAN has its own update rule.
@@ -136,20 +158,30 @@ class DQGAN(KerasFiles, KerasFit):
           total_steps: length of the run, for schedules that need it.
           steps_per_execution: steps of `fit` in one call of the compiled function.
           max_skipped_in_row: `fit` raises TrainingError after so many skipped steps without an accepted one; 0: never.
+          learning_rates: a `keras.optimizers.schedules.LearningRateSchedule` for both players, or a pair (generator's,
+            discriminator's), in place of those of `optimizer`: step t has the rate schedule(t - 1). Without schedules,
+            callbacks such as `LearningRateScheduler` set the rates of `gan.optimizer`.
 
         Raises:
-          UsageError: a learning rate schedule without `total_steps`, a rule of compressors that matches no weight's
-            name, or error feedback with a compressor that is not contractive.
+          UsageError: settings that make no sense together, a learning rate schedule without `total_steps`, two
+            schedules of one rate, a rule of compressors that matches no weight's name, error feedback with a compressor
+            that is not contractive, or a network without a trainable weight.
         """
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
         if not isinstance(optimizer, OptimizerConfig):
             raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        config_lib.check_method(optimizer, compression)
         # Refuses a schedule without `total_steps`.
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
-        vectors = self._vectors(compression)
         config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
+        rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
+        for player in self._players:
+            player.take_weights()
+        self._averaged.take_weights()
+        vectors = self._vectors(compression)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
+        self.optimizer = rates
         self.max_skipped_in_row = max_skipped_in_row
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
         self._compiled = {
@@ -158,19 +190,22 @@ class DQGAN(KerasFiles, KerasFit):
             "total_steps": total_steps,
             "steps_per_execution": steps_per_execution,
             "max_skipped_in_row": max_skipped_in_row,
+            "learning_rates": rates.serialized,
         }
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
-            player.compile(
-                self._direction,
-                half_step=optimizer.half_step,
-                residual_in_half_step=compression.residual_in_half_step,
-                clip_value=clip_value,
-            )
+            player.compile(self._direction, optimizer, compression, clip_value)
+        self.anchors_are_stale = False
         self._open_channels(vectors, compression)
+        # Moves of the generator, which are fewer than accepted steps with `discriminator_steps`.
+        separate, devices = optimizer.discriminator_steps > 1, self._strategy.local_devices
+        self._generator_moves = ReplicaLocal(devices, [], "moves", tf.int64) if separate else None
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
+        self._sample_range = ReplicaLocal(self._strategy.local_devices, [2], "sample_range")
+        self._range_is_checked = False
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
+        self._ranges = tf.function(lambda: self._strategy.run(self._replica_range), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
@@ -183,12 +218,18 @@ class DQGAN(KerasFiles, KerasFit):
         Returns:
           The number of steps taken: fewer than `num_steps` if the data ended.
         """
+        for player in self._players:
+            player.check_trainable()
         step, taken = int(self.step.numpy()), 0
-        if step == int(self.skipped.numpy()):
-            self.reset_ema()  # nothing is averaged yet, and the generator may have got other weights meanwhile
+        if step == int(self.skipped.numpy()) and not self._averaged.is_warm:
+            self.reset_copies()  # nothing has moved yet, and the networks may have got other weights meanwhile
+        elif self.anchors_are_stale:
+            self._reset_anchors()
         for length, kind in steps.group_steps(step, num_steps, self._kind):
             done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
+            if not self._range_is_checked and done:
+                self._check_range()
             if done < length:
                 break
         return taken
@@ -200,50 +241,67 @@ class DQGAN(KerasFiles, KerasFit):
 
         return loop.fold(step, iterator, num_steps, ())[0]
 
-    def train_step(self, data: Any, kind: StepKind = _PLAIN_STEP) -> dict:
+    def train_step(self, data: Any, kind: StepKind | None = None) -> dict:
         """Takes one step of the class docstring's recurrence. Replica context: `fit` and `train_steps` call it by
         `strategy.run`, and so may a training loop of your own.
 
         Args:
-          data: this replica's batch, or a tuple that begins with it.
-          kind: whether Adam's second moment is averaged over the replicas, and whether the step is uncompressed. By
-            default neither.
+          data: this replica's batch, or a tuple that begins with it; with labels for a conditional GAN.
+          kind: whether Adam's second moment is averaged over the replicas, whether the step is uncompressed, and so on.
+            By default neither, and both players move.
 
         Returns:
           {}: the metrics are summed in variables; see `drain_metrics`.
+
+        Raises:
+          UsageError: no `kind`, although steps differ in what moves.
         """
-        channel, context = self._channel(kind), tf.distribute.get_replica_context()
-        real = steps.one_sample_at_least(steps.real_samples(data))
+        kind, context = self._checked(kind), tf.distribute.get_replica_context()
+        for player in self._players:
+            player.check_trainable()
+        players = self._players if kind.generator else self._players[1:]
+        real, labels = self._samples_and_labels(data)
         step = self.step.value + 1
         rates = self._rates(step)
-        t = tf.cast(step - self.skipped.value, tf.float32)
+        moves = self._moves(step)  # of each player, this step included
         started = pipeline.now([real])
-        residuals = self._by_player(self.channel.residuals(local_replica_index()))
-        points = tuple(p.evaluation_points(e, eta) for p, e, eta in zip(self._players, residuals, rates, strict=True))
-        evaluation = self._evaluate(points, real, step)
+        points = tuple(
+            player.evaluation_points(residuals, eta) if player in players else player.values()
+            for player, residuals, eta in zip(self._players, self._residuals(), rates, strict=True)
+        )
+        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
+        self._note_range(real)
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
+        first = len(self._players) - len(players)  # players before it rest
+        rates, moves = rates[first:], moves[first:]
         proposals = [
             player.propose(gradients, statistics, eta, t, average)
-            for player, gradients, statistics, eta in zip(
-                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            for player, gradients, statistics, eta, t in zip(
+                players, evaluation.gradients[first:], evaluation.non_trainable[first:], rates, moves, strict=True
             )
         ]
-        updates = [update for proposal in proposals for update in proposal.updates]
-        computed = pipeline.now(updates)
-        # `channel.options` names the channel. TensorFlow hands them to the strategy's cross-device operations:
-        # private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean,
-        # which adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
-        means = self._by_player(context.all_reduce("mean", updates, options=channel.options))
-        accepted = channel.accepted.local().read_value()
+        computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
+        means, accepted = self._exchange([proposal.updates for proposal in proposals], kind)
+        concluded = [
+            player.conclude(proposal, of_player, eta, t)
+            for player, proposal, of_player, eta, t in zip(players, proposals, means, rates, moves, strict=True)
+        ]
+        accepted &= tf.reduce_all([finite for _, _, finite in concluded])
         statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
 
         def commit():
-            weights = [p.apply(x, q) for p, x, q in zip(self._players, proposals, means, strict=True)]
-            self._averaged.update(weights[0], t)
+            weights = [
+                player.apply(proposal, subtracted, keeps_anchors=kind.looks_ahead)
+                for player, (proposal, subtracted, _) in zip(players, concluded, strict=True)
+            ]
+            if kind.generator and not kind.looks_ahead:
+                self._averaged.update(weights[0], moves[0])
+            if kind.generator and self._generator_moves:
+                self._generator_moves.local().assign_add(1)
             for player, values in zip(self._players, statistics, strict=True):
                 for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
                     variable.assign(value)
-            self._step_metrics.add(evaluation, proposals, channel, computed - started)
+            self._step_metrics.add(evaluation, proposals, self._open(kind), computed - started)
             return accepted
 
         tf.cond(accepted, commit, lambda: accepted)
@@ -259,26 +317,65 @@ class DQGAN(KerasFiles, KerasFit):
 
     def figures(self, sums: np.ndarray) -> dict[str, float]:
         """Returns the means over the steps of `sums`, one or several results of `StepMetrics.drain` added up."""
-        return self._step_metrics.figures(sums, self.channel_now) | self._learning_rates_now()
+        volume = self.bytes_per_step(self._kind(int(self.step.numpy()) + 1).exact)
+        sizes = volume["wire_bytes"], volume["dense_bytes"]
+        return self._step_metrics.figures(sums, *sizes) | self._learning_rates_now()
 
     def _drained(self):
         return self._first_local(self._drain()).numpy().astype(np.float64)
 
     @property
+    def channel(self) -> Any:
+        """The compressed `Channel` that every step uses: of both players, or of the discriminator if it takes more
+        steps than the generator. None before `compile`."""
+        return self._channels[-1] if self._channels else None
+
+    @property
     def channel_now(self) -> Channel:
-        """The channel that the next step uses: an uncompressed one before compression starts."""
-        return self._channel(self._kind(int(self.step.numpy()) + 1))
+        """As `channel`, for the next step: an uncompressed one before compression starts."""
+        return self._open(self._kind(int(self.step.numpy()) + 1))[-1]
+
+    def bytes_per_step(self, exact: bool = False) -> dict[str, float]:
+        """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), mean over
+        steps of which every n-th moves the generator.
+
+        Args:
+          exact: before compression starts.
+        """
+        channels, volume = self._exact_channels if exact else self._channels, {}
+        for name in _VOLUMES:
+            *generator, always = [getattr(channel, name) for channel in channels]
+            volume[name] = always + sum(generator) / self.optimizer_config.discriminator_steps if generator else always
+        return volume
 
     def weight_digests(self) -> np.ndarray:
         """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
         return self._first_local(self._digests()).numpy()
 
-    def generate(self, latent: tf.Tensor, use_ema: bool = True) -> tf.Tensor:
-        """Returns G(latent), float32 [batch, *shape], by the averaged or the raw generator. Cross-replica context."""
-        raw = [first_local_value(v) for v in self.generator.trainable_variables]
-        state = [first_local_value(v) for v in self.generator.non_trainable_variables]
-        averaged = use_ema and int(self.step.numpy()) > int(self.skipped.numpy())
-        return self._generate(self._averaged.weights() if averaged else raw, state, latent)
+    def generate(self, latent: tf.Tensor, labels: Any = None, *, use_ema: bool = True) -> tf.Tensor:
+        """Returns G(latent) or G(latent, labels), float32 [batch, *shape], by the averaged or the raw generator.
+
+        Cross-replica context.
+
+        Args:
+          latent: [batch, latent_dim].
+          labels: [batch, ...] for a conditional GAN, else None.
+          use_ema: whether the averaged generator is used.
+
+        Raises:
+          UsageError: labels are missing, or there is no use for them.
+        """
+        if self.is_conditional != (labels is not None):
+            use = "needs labels: generate(latent, labels)" if self.is_conditional else "has no labels: generate(latent)"
+            raise UsageError(f"This generator {use}. Received: labels={labels!r}")
+        labels = None if labels is None else tf.convert_to_tensor(labels)
+        has_average = self._averaged.is_warm or int(self.step.numpy()) > int(self.skipped.numpy())
+        averages = self._averaged.values() if use_ema and has_average else {}
+        weights, state = (
+            [averages[id(v)] if id(v) in averages else first_local_value(v) for v in variables]
+            for variables in (self.generator.trainable_variables, self.generator.non_trainable_variables)
+        )
+        return self._generate(weights, state, network_inputs(latent, labels))
 
     def averaged_generator(self) -> keras.Model:
         """Returns a copy of the generator with the averaged weights, to be saved or exported without this library.
@@ -287,13 +384,13 @@ class DQGAN(KerasFiles, KerasFit):
           TypeError, NotImplementedError: the generator is a subclass of `keras.Model` without `get_config`.
         """
         copy = keras.models.clone_model(self.generator)
-        averaged = dict(zip(map(id, self.generator.trainable_variables), self._averaged.weights(), strict=True))
+        averages = self._averaged.values()
         for variable, own in zip(copy.variables, self.generator.variables, strict=True):
-            variable.assign(averaged.get(id(own), first_local_value(own)))
+            variable.assign(averages[id(own)] if id(own) in averages else first_local_value(own))
         return copy
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the raw generator's output for latents [batch, latent_dim]."""
+        """Returns the raw generator's output for latents [batch, latent_dim], or for [latents, labels]."""
         return self.generator(inputs, training=training)
 
     local_value = staticmethod(first_local_value)
@@ -301,6 +398,12 @@ class DQGAN(KerasFiles, KerasFit):
     def reset_ema(self) -> None:
         """Sets the averaged generator to the raw one."""
         self._averaged.reset()
+
+    def reset_copies(self) -> None:
+        """Sets all copies of the weights to the weights: the averaged generator, and what extragradient steps start
+        from."""
+        self.reset_ema()
+        self._reset_anchors()
 
     def shared_values(self) -> dict[str, tf.Tensor]:
         """Returns the state that is equal on all replicas, by name: counters, networks, averaged generator. Eager."""
@@ -316,21 +419,29 @@ class DQGAN(KerasFiles, KerasFit):
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns the state of one replica, by name: residuals, moments, directions, learned levels. Eager only.
+        """Returns the state of one replica, by name: residuals, shifts, moments, directions, levels. Eager only.
 
         Names contain those of weights and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.
         """
-        pairs = zip(self._weight_names(), self.channel.residuals(replica), strict=True)
-        values = {f"residual/{name}": residual for name, residual in pairs if residual is not None}
+        states = [channel.state(replica) for channel in self._channels]
+        values = {
+            f"{kind}/{name}": value
+            for kind in states[0]
+            for name, value in zip(self._weight_names(), [v for state in states for v in state[kind]], strict=True)
+            if value is not None
+        }
         return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
 
     def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
         """Sets the values that `replica_values` returned. Eager only."""
-        names = self._weight_names()
-        self.channel.set_residuals(replica, [values.get(f"residual/{name}") for name in names])
+        names = iter(self._weight_names())
+        for channel in self._channels:
+            old = channel.state(replica)
+            own = [next(names) for _ in old["residual"]]
+            channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in own] for kind in old})
         for name, local in self._replica_state().items():
             local.variables[replica].assign(values[name])
 
@@ -341,8 +452,10 @@ class DQGAN(KerasFiles, KerasFit):
         return named
 
     def _replica_state(self):
-        named = {f"learned/{name}": state for name, state in self.channel.learned.items()}
-        named["calls"] = self.channel.calls
+        named = {f"learned/{name}": state for channel in self._channels for name, state in channel.learned.items()}
+        named["calls"] = self._channels[-1].calls
+        if self._generator_moves:
+            named |= {"generator_calls": self._channels[0].calls, "generator_moves": self._generator_moves}
         for player in self._players:
             named |= player.state()
         return named
@@ -363,40 +476,125 @@ class DQGAN(KerasFiles, KerasFit):
         return vectors
 
     def _open_channels(self, vectors, compression):
-        """Closes the channels of the last `compile`; opens a compressed one, and an exact one for earlier steps."""
-        for channel in (self.channel, self._exact_channel):
-            if channel is not None:
-                self._strategy.close_channel(channel.name)
-        self.channel = self._exact_channel = None  # stays so if a new one is refused
+        """Closes the channels of the last `compile`; opens compressed ones, and exact ones for earlier steps."""
+        for channel in [*self._channels, *self._exact_channels]:
+            self._strategy.close_channel(channel.name)
+        self._channels, self._exact_channels = [], []  # stay so if a new one is refused
         exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
-        self.channel = self._strategy.open_channel(
-            f"{self.name}/updates",
-            vectors,
-            error_feedback=compression.error_feedback,
-            seed=self.seed,
-            topology=compression.topology,
-            allow_non_contractive=compression.allow_non_contractive,
-            **exchange,
-        )
-        if compression.start_step > 1:
-            exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors]
-            self._exact_channel = self._strategy.open_channel(
-                f"{self.name}/exact", exact, error_feedback=False, **exchange
+        for end, vectors_of_channel in self._vectors_by_channel(vectors).items():
+            channel = self._strategy.open_channel(
+                f"{self._channel_prefix}/updates{end}",
+                vectors_of_channel,
+                error_feedback=compression.error_feedback,
+                shift=compression.shift,
+                seed=self.seed,
+                topology=compression.topology,
+                allow_non_contractive=compression.allow_non_contractive,
+                **exchange,
             )
+            self._channels.append(channel)
+            if compression.start_step > 1:
+                exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors_of_channel]
+                name = f"{self._channel_prefix}/exact{end}"
+                channel = self._strategy.open_channel(name, exact, error_feedback=False, **exchange)
+                self._exact_channels.append(channel)
 
-    def _channel(self, kind):
-        return self._exact_channel if kind.exact else self.channel
+    def _vectors_by_channel(self, vectors):
+        """Returns the vectors of every channel by the end of its name: of both players, or of each."""
+        if self.optimizer_config.discriminator_steps == 1:
+            return {"": vectors}
+        by_channel, first = {}, 0
+        for order, player in enumerate(self._players):
+            own = [vector for vector in vectors if vector.order == order]
+            by_channel[f"/{player.name}"] = [
+                vector._replace(weights=tuple(weight - first for weight in vector.weights)) for vector in own
+            ]
+            first += len(player.shapes)
+        return by_channel
+
+    def _open(self, kind):
+        """Returns the channels of a step, in the order of the players."""
+        channels = self._exact_channels if kind.exact else self._channels
+        return channels if kind.generator else channels[1:]
 
     def _kind(self, step):
-        exact = step < self.compression_config.start_step
-        return StepKind(average=self._direction.averages_at(step), exact=exact)
+        return steps.kind_of(step, self.optimizer_config, self._direction, self.compression_config.start_step)
+
+    def _checked(self, kind):
+        """Returns the kind of a step, also for a training loop of the user's own, which has none."""
+        config = self.optimizer_config
+        if kind is None and (config.discriminator_steps > 1 or config.step_rule == "extragradient"):
+            raise UsageError(
+                "Steps differ in what moves: call fit or train_steps instead of train_step. Received: "
+                f"discriminator_steps={config.discriminator_steps}, step_rule={config.step_rule!r}"
+            )
+        return kind or _PLAIN_STEP
+
+    def _moves(self, step):
+        """Returns each player's number of accepted updates, this step included, float32 scalars. Replica context."""
+        accepted = tf.cast(step - self.skipped.value, tf.float32)
+        if self._generator_moves is None:
+            return [accepted, accepted]
+        return [tf.cast(self._generator_moves.local().read_value() + 1, tf.float32), accepted]
+
+    def _residuals(self):
+        """Returns e_{t-1} of this replica, one list per player. Replica context."""
+        replica = local_replica_index()
+        return self._by_player([e for channel in self._channels for e in channel.residuals(replica)])
+
+    def _exchange(self, updates, kind):
+        """Returns the means over the replicas of each moving player's updates, and whether all may be used.
+
+        `channel.options` names the channel. TensorFlow hands them to the strategy's cross-device operations:
+        private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean, which
+        adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
+        """
+        channels, context = self._open(kind), tf.distribute.get_replica_context()
+        shared = len(channels) < len(updates)
+        values = [[update for of_player in updates for update in of_player]] if shared else updates
+        if len(values) > 1:  # the players skip a step together, so a NaN of one is a NaN of the other
+            usable = float_bits.are_bounded([update for of_player in updates for update in of_player])
+            values = [[tf.where(usable, update, float("nan")) for update in of_player] for of_player in updates]
+        means: list = []
+        for channel, of_channel in zip(channels, values, strict=True):
+            with tf.control_dependencies(means):  # one order of the collectives on all workers
+                means += context.all_reduce("mean", of_channel, options=channel.options)
+        accepted = tf.reduce_all([channel.accepted.local().read_value() for channel in channels])
+        received = iter(means)
+        return [[next(received) for _ in of_player] for of_player in updates], accepted
+
+    def _reset_anchors(self):
+        self.anchors_are_stale = False
+        if self._channels:
+            for player in self._players:
+                player.reset_anchors()
 
     def _by_player(self, per_weight):
         """Returns one list per player; `per_weight` has one item per weight of both."""
         items = iter(per_weight)
         return [[next(items) for _ in player.shapes] for player in self._players]
 
-    def _evaluate(self, weights, real, step):
+    def _samples_and_labels(self, data):
+        """Returns the real samples of a batch and their labels, None unless the GAN is conditional; one at least."""
+        real = steps.one_sample_at_least(steps.real_samples(data))
+        return real, steps.one_label_at_least(steps.class_labels(data)) if self.is_conditional else None
+
+    def _note_range(self, real):
+        """Stores the smallest and the largest value of the first batch after `compile`, for `_check_range`."""
+        is_first = tf.equal(self._channels[-1].calls.local().read_value(), 0)
+
+        def store():
+            self._sample_range.local().assign(tf.stack([tf.reduce_min(real), tf.reduce_max(real)]))
+            return is_first
+
+        tf.cond(is_first, store, lambda: is_first)
+
+    def _check_range(self):
+        """Compares the first batches of all replicas with what the generator can draw."""
+        self._range_is_checked = True
+        networks.check_range(self.generator, self._first_local(self._ranges()).numpy())
+
+    def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
@@ -405,18 +603,19 @@ class DQGAN(KerasFiles, KerasFit):
         states = tuple(
             p.shift_seeds([v.value for v in p.network.non_trainable_variables], replica) for p in self._players
         )
-        check_keeps_weights(self.generator, weights[0], states[0], latent)
-        evaluation = simultaneous_gradients(
-            self.generator,
-            self.discriminator,
-            self.loss_function,
-            weights,
-            states,
-            real,
-            latent,
-            penalty_seed,
-            in_turn=replicas > 1,
-        )
+        check_keeps_weights(self.generator, weights[0], states[0], network_inputs(latent, labels))
+
+        def evaluate(states, batch, seed):
+            real, latent, labels = batch
+            game = (self.generator, self.discriminator, self.loss_function)
+            options = {"in_turn": replicas > 1 and generator_moves}
+            return simultaneous_gradients(*game, weights, states, real, latent, seed, labels=labels, **options)
+
+        batch = [real, latent, labels]
+        if micro_batches == 1:
+            evaluation = evaluate(states, batch, penalty_seed)
+        else:
+            evaluation = in_micro_batches(evaluate, micro_batches, weights, states, batch, penalty_seed)
         return evaluation._replace(
             non_trainable=tuple(
                 p.shift_seeds(values, -replica)
@@ -429,12 +628,12 @@ class DQGAN(KerasFiles, KerasFit):
         return [
             optimizers.learning_rate(
                 step,
-                base,
+                optimizer.rate(step),
                 schedule=config.learning_rate_schedule,
                 warmup_steps=config.warmup_steps,
                 total_steps=self._total_steps,
             )
-            for base in (config.learning_rate_g, config.learning_rate_d)
+            for optimizer in self.optimizer.optimizers
         ]
 
     def _learning_rates_now(self):
@@ -444,6 +643,11 @@ class DQGAN(KerasFiles, KerasFit):
     def _replica_drain(self):
         return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
 
+    def _replica_range(self):
+        return tf.distribute.get_replica_context().all_gather(
+            self._sample_range.local().read_value()[tf.newaxis], axis=0
+        )
+
     def _replica_digest(self):
         weights = [v.value for p in self._players for v in p.network.trainable_variables]
         return tf.distribute.get_replica_context().all_gather(_digest(weights)[tf.newaxis], axis=0)
@@ -452,8 +656,8 @@ class DQGAN(KerasFiles, KerasFit):
         return self._strategy.experimental_local_results(value)[0]
 
     @tf.function(autograph=False)
-    def _generate(self, weights, state, latent):
-        return tf.cast(self.generator.stateless_call(weights, state, latent, training=False)[0], tf.float32)
+    def _generate(self, weights, state, inputs):
+        return tf.cast(self.generator.stateless_call(weights, state, inputs, training=False)[0], tf.float32)
 
 
 def _counter(name):

@@ -17,6 +17,11 @@ sec. 4). Its layers have biases instead.
 | 32 | 4 | 3 | 256, 128, 64 | 128 | Gidel et al. 2019, arXiv:1802.10551, DCGAN of the WGAN-GP runs |
 | 64 | 4 | 4 | 512, 256, 128, 64 | 100 | Radford et al. 2016, arXiv:1511.06434 |
 
+**Labels** (`num_classes`). The generator gets the latent and, behind it, an embedding of the label of the same length,
+which starts as N(0, 1). The discriminator has a projection (Miyato and Koyama 2018, arXiv:1802.05637): its logit is
+psi(phi(x)) + <v_y, phi(x)>, with phi(x) the last hidden layer, summed over the pixels of an image, and v_y an embedding
+of the label.
+
 Weights start as N(0, .02^2) (Radford et al. 2016). With 64 pixels, 3 channels and the defaults the generator has
 3,576,704 trainable parameters and the discriminator 2,764,737. The usual total for both, 6,342,272, counts 1,792
 parameters of batch normalisation in the discriminator where this one has 961 biases.
@@ -24,10 +29,11 @@ parameters of batch normalisation in the discriminator where this one has 961 bi
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from absl import logging
 
 from dqgan_tf.config import NetworkConfig
 from dqgan_tf.errors import UsageError
@@ -43,9 +49,9 @@ DCGAN_WIDTH = 64
 class Players(NamedTuple):
     """Both players, built.
 
-    generator: f32 [batch, latent_dim] -> f32 [batch, *data_shape].
-    discriminator: f32 [batch, *data_shape] -> logits f32 [batch, 1]. It uses no batch statistics, so that each logit
-      depends on its own sample alone.
+    generator: f32 [batch, latent_dim] -> f32 [batch, *data_shape]; with labels i32 [batch], of [latents, labels].
+    discriminator: f32 [batch, *data_shape] -> logits f32 [batch, 1]; with labels, of [samples, labels]. It uses no
+      batch statistics, so that each logit depends on its own sample alone.
     latent_dim: dimension of the standard normal latent.
     """
 
@@ -54,8 +60,10 @@ class Players(NamedTuple):
     latent_dim: int
 
 
-def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
+def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int, num_classes: int | None = None) -> Players:
     """Returns both players for samples of `data_shape`: (dimensions,) for points, (height, width, channels) for images.
+
+    With `num_classes`, both also take labels 0 to num_classes - 1.
 
     >>> players = build(NetworkConfig(network="dcgan"), (28, 28, 1), seed=0)
     >>> players.generator.output_shape, players.discriminator.output_shape, players.latent_dim
@@ -67,10 +75,110 @@ def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Play
     Raises:
       UsageError: the network does not draw samples of this shape.
     """
-    return (_mlp if config.network == "mlp" else _dcgan)(config, tuple(data_shape), seed)
+    return (_mlp if config.network == "mlp" else _dcgan)(config, tuple(data_shape), seed, num_classes)
 
 
-def _mlp(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
+# Layers that move values and change none.
+_MOVES = (
+    *("Reshape", "Flatten", "Permute", "Identity", "Cropping1D", "Cropping2D", "RepeatVector"),
+    *("Squeeze", "ExpandDims", "Transpose", "GetItem"),
+)
+# Range of the values behind an activation.
+_RANGES = {
+    "tanh": (-1.0, 1.0),
+    "soft_sign": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "hard_tanh": (-1.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+}
+
+
+def takes_labels(generator: keras.Model, discriminator: keras.Model) -> bool:
+    """Returns whether both networks take [x, labels], by their inputs.
+
+    Raises:
+      UsageError: one does and the other does not, or a network has other inputs.
+    """
+    counts = []
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        inputs = getattr(network, "inputs", None) or [None]
+        if len(inputs) > 2 or (len(inputs) == 2 and isinstance(network.input, dict)):
+            raise UsageError(
+                f"The {name} must take one tensor, or a list [{'latents' if name == 'generator' else 'samples'}, "
+                f"labels]. Received: inputs={network.input}"
+            )
+        counts.append(len(inputs))
+    if counts[0] != counts[1]:
+        raise UsageError(
+            "A conditional GAN has labels in both networks: the generator takes [latents, labels], the discriminator "
+            f"[samples, labels]. Received: {counts[0]} and {counts[1]} inputs"
+        )
+    return counts[0] == 2
+
+
+def last_activation(network: keras.Model) -> str | None:
+    """Returns the name of the activation that a network ends in, such as `tanh`; None if there is none, or unknown.
+
+    It may be that of the last layer, a layer of its own or a function of `keras.ops`, also in a nested model, and
+    layers that only move values may follow it. Of a subclass of `keras.Model`, the last layer counts.
+    """
+    operations = list(getattr(network, "operations", None) or getattr(network, "layers", []))
+    while operations:
+        last = operations[-1]
+        if isinstance(last, keras.Model):
+            return last_activation(last)
+        if type(last).__name__ not in _MOVES:
+            return _activation_name(last)
+        sources = [i for i, before in enumerate(operations[:-1]) if before.output is last.input]
+        operations = operations[: sources[-1] + 1] if sources else operations[:-1]  # a nested model has other tensors
+    return None
+
+
+def _activation_name(operation: Any) -> str | None:
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", None) or type(activation or operation).__name__
+    return {"Tanh": "tanh", "Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Softmax": "softmax"}.get(name, name)
+
+
+def check_range(generator: keras.Model, ranges: np.ndarray) -> None:
+    """Compares samples with what the generator can draw, if its last activation bounds that.
+
+    Samples without a negative value, for a generator that draws in [-1, 1], are logged as a warning.
+
+    Args:
+      generator: the network.
+      ranges: float32 [n, 2], smallest and largest value of n batches. A range that is not finite, or of one value, is
+        not looked at.
+
+    Raises:
+      UsageError: samples exceed the range of the generator by more than 5 % of its half.
+    """
+    last = last_activation(generator)
+    ranges = ranges[np.isfinite(ranges).all(axis=1) & (ranges[:, 0] < ranges[:, 1])]
+    if last not in _RANGES or not len(ranges):
+        return
+    (low, high), smallest, largest = _RANGES[last], ranges[:, 0].min(), ranges[:, 1].max()
+    slack, seen = 0.025 * (high - low), f"from {smallest:.4g} to {largest:.4g}"
+    draws = f"The generator ends in {last} and draws values in [{low:g}, {high:g}]"
+    if smallest < low - slack or largest > high + slack:
+        advice = (
+            "or give bytes, uint8, which are scaled to it" if low else "or end it in tanh, since bytes become [-1, 1]"
+        )
+        raise UsageError(
+            f"{draws}, but the first batch has values {seen}. Scale the samples to that range, {advice}. Then make the "
+            "model again: it has taken its first steps on them."
+        )
+    if low < 0.0 <= smallest:
+        logging.warning(
+            "%s, but the first batch has values %s, none of them negative. If the samples are in [0, 1], scale them by "
+            "2 x - 1.",
+            draws,
+            seen,
+        )
+
+
+def _mlp(config: NetworkConfig, data_shape: tuple[int, ...], seed: int, num_classes: int | None) -> Players:
     if len(data_shape) not in (1, 3):
         raise UsageError(
             f"`mlp` draws points [n] or images [height, width, channels]. Received: data_shape={data_shape}"
@@ -80,14 +188,14 @@ def _mlp(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Playe
     width = config.width or defaults["width"]
 
     seeds = _layer_seeds(seed, "generator")
-    latent = x = keras.Input([latent_dim], name="latent")
+    inputs, x = _latent_input(latent_dim, num_classes, seed)
     for layer in range(MLP_HIDDEN_LAYERS):
         x = keras.layers.ReLU(name=f"relu_{layer}")(_hidden(width, layer, seeds)(x))
     x = _output(math.prod(data_shape), seeds)(x)
     if len(data_shape) == 3:
         x = keras.layers.Activation("tanh", name="tanh")(x)
         x = keras.layers.Reshape(data_shape, name="image")(x)
-    generator = keras.Model(latent, x, name="generator")
+    generator = keras.Model(inputs, x, name="generator")
 
     seeds = _layer_seeds(seed, "discriminator")
     sample = x = keras.Input(data_shape, name="sample")
@@ -95,8 +203,36 @@ def _mlp(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Playe
         x = keras.layers.Flatten(name="flat")(x)
     for layer in range(MLP_HIDDEN_LAYERS):
         x = keras.layers.LeakyReLU(0.2, name=f"leaky_relu_{layer}")(_hidden(width, layer, seeds)(x))
-    discriminator = keras.Model(sample, _output(1, seeds)(x), name="discriminator")
-    return Players(generator, discriminator, latent_dim)
+    logit = _output(1, seeds)(x)
+    initializer = keras.initializers.GlorotUniform(next(seeds))
+    return Players(generator, _discriminator(sample, logit, x, num_classes, initializer), latent_dim)
+
+
+def _latent_input(latent_dim: int, num_classes: int | None, seed: int) -> tuple[Any, keras.KerasTensor]:
+    """Returns the generator's inputs and the tensor that its first layer gets."""
+    latent = keras.Input([latent_dim], name="latent")
+    if num_classes is None:
+        return latent, latent
+    label = keras.Input([], dtype="int32", name="label")
+    initializer = keras.initializers.RandomNormal(stddev=1.0, seed=next(_layer_seeds(seed, "label")))
+    embedding = keras.layers.Embedding(num_classes, latent_dim, initializer, name="embedding")(label)
+    return [latent, label], keras.layers.Concatenate(name="latent_and_label")([latent, embedding])
+
+
+def _discriminator(
+    sample: keras.KerasTensor,
+    logit: keras.KerasTensor,
+    features: keras.KerasTensor,
+    num_classes: int | None,
+    initializer: keras.initializers.Initializer,
+) -> keras.Model:
+    """Returns the discriminator; with labels, its logit has the projection of the features [batch, n] added."""
+    if num_classes is None:
+        return keras.Model(sample, logit, name="discriminator")
+    label = keras.Input([], dtype="int32", name="label")
+    vectors = keras.layers.Embedding(num_classes, features.shape[-1], initializer, name="projection")(label)
+    projection = keras.layers.Dot(1, name="product")([vectors, features])
+    return keras.Model([sample, label], keras.layers.Add(name="logit")([logit, projection]), name="discriminator")
 
 
 def _hidden(width: int, layer: int, seeds: Iterator[int]) -> keras.layers.Layer:
@@ -109,7 +245,7 @@ def _output(units: int, seeds: Iterator[int]) -> keras.layers.Layer:
     return keras.layers.Dense(units, kernel_initializer=initializer, name="output")
 
 
-def _dcgan(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Players:
+def _dcgan(config: NetworkConfig, data_shape: tuple[int, ...], seed: int, num_classes: int | None) -> Players:
     if len(data_shape) != 3:
         raise UsageError(f"`dcgan` draws images; use `mlp` for points. Received: data_shape={data_shape}")
     pixels, columns, channels = data_shape
@@ -125,9 +261,9 @@ def _dcgan(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Pla
     seeds = _layer_seeds(seed, "generator")
     # A bias in front of batch normalisation has no effect. The output layer then has none either (Radford et al. 2016).
     use_bias = not config.batch_norm
-    latent = keras.Input([latent_dim], name="latent")
+    inputs, x = _latent_input(latent_dim, num_classes, seed)
     x = keras.layers.Dense(base * base * filters, kernel_initializer=_normal(seeds), name="project", use_bias=use_bias)(
-        latent
+        x
     )
     x = keras.layers.Reshape([base, base, filters], name="reshape")(x)
     x = _activate(x, 0, config.batch_norm)
@@ -135,7 +271,7 @@ def _dcgan(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Pla
         x = _upsample(filters >> level, seeds, f"up_{level}", use_bias)(x)
         x = _activate(x, level, config.batch_norm)
     x = _upsample(channels, seeds, "output", use_bias)(x)
-    generator = keras.Model(latent, keras.layers.Activation("tanh", name="tanh")(x), name="generator")
+    generator = keras.Model(inputs, keras.layers.Activation("tanh", name="tanh")(x), name="generator")
 
     seeds = _layer_seeds(seed, "discriminator")
     image = x = keras.Input(data_shape, name="image")
@@ -143,9 +279,11 @@ def _dcgan(config: NetworkConfig, data_shape: tuple[int, ...], seed: int) -> Pla
         options = {"strides": 2, "padding": "same", "kernel_initializer": _normal(seeds), "name": f"down_{level}"}
         x = keras.layers.Conv2D(width << level, 4, **options)(x)
         x = keras.layers.LeakyReLU(0.2, name=f"leaky_relu_{level}")(x)
-    x = keras.layers.Flatten(name="flat")(x)
-    logit = keras.layers.Dense(1, kernel_initializer=_normal(seeds), name="output")(x)
-    return Players(generator, keras.Model(image, logit, name="discriminator"), latent_dim)
+    logit = keras.layers.Dense(1, kernel_initializer=_normal(seeds), name="output")(
+        keras.layers.Flatten(name="flat")(x)
+    )
+    features = x if num_classes is None else keras.ops.sum(x, axis=(1, 2))
+    return Players(generator, _discriminator(image, logit, features, num_classes, _normal(seeds)), latent_dim)
 
 
 def _activate(x: keras.KerasTensor, level: int, batch_norm: bool) -> keras.KerasTensor:

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from dqgan_tf.compressors import float_bits
+from dqgan_tf.config import CompressionConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
 from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Direction, half_step_point
-from dqgan_tf.private_keras import flat_layers
+from dqgan_tf.private_keras import flat_layers, running_statistics
 
 PLAYERS = ("generator", "discriminator")
 
@@ -19,15 +20,22 @@ PLAYERS = ("generator", "discriminator")
 # with the backward pass saves.
 _CHUNK_VALUES = 1 << 18
 _SEED_STRIDE = 7919
+# Largest gradient that is exchanged: the second moment of its mean, and of what feedback adds to it, is far from inf.
+_LARGEST_GRADIENT = 1e15
+# State of EF21 (Richtarik, Sokolov, Fatkhullin 2021, arXiv 2106.05203): x_{t-1} of this replica, and the sum of all
+# means received, which is equal on all replicas.
+_EF21_SLOTS = ("previous_value", "estimate")
 
 
 class Proposal(NamedTuple):
-    """The updates of a replica, and its new state if the step is accepted. Lists hold one item per weight.
+    """What a replica sends, and its new state if the step is accepted. Lists hold one item per weight.
 
-    updates: eta u_t in units of parameters, shaped like the weight; they are compressed and sent.
-    directions: u_t; NaN where a slot is not finite, and everywhere if the network's statistics are not.
-    slots: state of the direction after this gradient, a dict of tensors.
-    gradient_energy: ||g_t||^2, float32 scalar.
+    updates: x_t, shaped like the weight: eta u_t in units of parameters, or g_t if gradients are exchanged; with EF21,
+      x_t - x_{t-1}. They are compressed and sent, and NaN where a slot is not finite, and everywhere if the network's
+      statistics are not.
+    directions: u_t; None if gradients are exchanged, until `conclude`.
+    slots: state of the direction after this gradient, and of EF21, a dict of tensors.
+    gradient_energy: ||g_t||^2 of this replica's gradient, float32 scalar.
     """
 
     updates: list[tf.Tensor]
@@ -55,8 +63,6 @@ class Player:
     def __init__(self, name: str, network: keras.Model, devices: Sequence[str]):
         if not network.built:
             raise UsageError(f"The {name} must be built before training: call it once or give it an Input.")
-        if not network.trainable_variables:
-            raise UsageError(f"The {name} has no trainable weight.")
         for weight in network.trainable_variables:
             if weight.dtype != "float32":
                 raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")
@@ -75,13 +81,33 @@ class Player:
                 )
         self.name = name
         self.network = network
-        self.shapes = [tuple(variable.shape) for variable in network.trainable_variables]
         self._devices = devices
+        self.take_weights()
+
+    def take_weights(self) -> None:
+        """Sets `weights`, which are trained, to those that are trainable now. The network's layers may be frozen.
+
+        Raises:
+          UsageError: none is trainable.
+        """
+        if not self.network.trainable_variables:
+            raise UsageError(f"The {self.name} has no trainable weight.")
+        self.weights = list(self.network.trainable_variables)
+        self.shapes = [tuple(variable.shape) for variable in self.weights]
+
+    def check_trainable(self) -> None:
+        """Raises UsageError if layers were frozen or released after `compile`."""
+        if [id(weight) for weight in self.weights] != [id(weight) for weight in self.network.trainable_variables]:
+            raise UsageError(
+                f"`trainable` of a layer of the {self.name} has changed since compile, where it takes effect: call "
+                f"compile again. {len(self.weights)} weights were trainable then, "
+                f"{len(self.network.trainable_variables)} are now."
+            )
 
     @property
     def weight_names(self) -> list[str]:
         """Names for compressor rules, e.g. `generator/dense_1/kernel`, one per trainable weight."""
-        return [f"{self.name}/{variable.path}" for variable in self.network.trainable_variables]
+        return [f"{self.name}/{variable.path}" for variable in self.weights]
 
     @property
     def saved_names(self) -> dict[str, keras.Variable]:
@@ -95,32 +121,56 @@ class Player:
     @property
     def trainable_names(self) -> list[str]:
         """Names in checkpoints of the trainable weights, in order."""
-        trainable = {id(variable) for variable in self.network.trainable_variables}
+        trainable = {id(variable) for variable in self.weights}
         return [name for name, variable in self.saved_names.items() if id(variable) in trainable]
 
     def compile(
-        self, direction: Direction, *, half_step: bool, residual_in_half_step: bool, clip_value: float | None
+        self,
+        direction: Direction,
+        optimizer: OptimizerConfig,
+        compression: CompressionConfig,
+        clip_value: float | None,
     ) -> None:
-        """Sets the direction and creates its state in place of the old one."""
-        self._direction, self._clip_value = direction, clip_value
-        self._half_step, self._residual_in_half_step = half_step, residual_in_half_step
+        """Sets the update rule and creates its state in place of the old one."""
+        self._direction, self._clip_value, self._global_clipnorm = direction, clip_value, optimizer.global_clipnorm
+        self._half_step, self._residual_in_half_step = optimizer.half_step, compression.residual_in_half_step
+        self._exchanges_gradients = optimizer.exchange == "gradient"
+        self._is_optimistic = optimizer.step_rule == "optimistic"
+        self._is_ef21 = compression.error_feedback_form == "ef21"
         self._chunks = _chunks([math.prod(shape) for shape in self.shapes])
         self._previous = self._per_weight("previous_direction")
         self._slots = {slot: self._per_weight(slot) for slot in direction.slots}
+        if self._is_ef21:
+            self._slots |= {slot: self._per_weight(slot) for slot in _EF21_SLOTS}
+        self._anchors = self._per_weight("anchor") if optimizer.step_rule == "extragradient" else []
+        self.reset_anchors()
         self._evaluation_points_compiled = tf.function(self._evaluation_points, jit_compile=True, autograph=False)
         self._flat_moments_compiled = tf.function(self._flat_moments, jit_compile=True, autograph=False)
         self._propose_compiled = tf.function(self._propose, jit_compile=True, autograph=False)
+        self._conclude_compiled = tf.function(self._conclude, jit_compile=True, autograph=False)
         self._usable_compiled = tf.function(self._usable, jit_compile=True, autograph=False)
         self._subtract_compiled = tf.function(self._subtract, jit_compile=True, autograph=False)
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the per-replica state by its name in checkpoints, e.g. `m/generator/002_kernel`."""
         kinds = {"previous_direction": self._previous} | self._slots
+        if self._anchors:
+            kinds["anchor"] = self._anchors
         return {
             f"{kind}/{name}": variables
             for kind, per_weight in kinds.items()
             for name, variables in zip(self.trainable_names, per_weight, strict=True)
         }
+
+    def reset_anchors(self) -> None:
+        """Sets the points from which extragradient steps start to the weights. Eager."""
+        for anchor, weight in zip(self._anchors, self.weights, strict=bool(self._anchors)):
+            for variable in anchor.variables:
+                variable.assign(first_local_value(weight))
+
+    def values(self) -> list[tf.Tensor]:
+        """Returns w_{t-1}. Replica context."""
+        return [tf.convert_to_tensor(variable.value) for variable in self.weights]
 
     def evaluation_points(self, residuals: list[tf.Tensor | None], learning_rate: tf.Tensor) -> list[tf.Tensor]:
         """Returns the weights at which this replica evaluates its gradient; see `half_step_point`. Replica context.
@@ -130,13 +180,13 @@ class Player:
           learning_rate: eta_t, float32 scalar.
         """
         if not self._half_step:
-            return self._weights()
+            return self.values()
         if not self._residual_in_half_step:
             residuals = [None] * len(residuals)
         else:
             # Zeros as an argument: XLA would remove a constant zero and round eta u once less than with a residual.
             residuals = [tf.zeros(w) if e is None else e for w, e in zip(self.shapes, residuals, strict=True)]
-        return self._evaluation_points_compiled(self._weights(), read_local(self._previous), residuals, learning_rate)
+        return self._evaluation_points_compiled(self.values(), read_local(self._previous), residuals, learning_rate)
 
     def propose(
         self,
@@ -146,7 +196,7 @@ class Player:
         t: tf.Tensor,
         average: Callable | None,
     ) -> Proposal:
-        """Returns the updates to send and the new state; `apply` stores the state if the step is accepted. Replica
+        """Returns the values to send and the new state; `apply` stores the state if the step is accepted. Replica
         context.
 
         There is one compiled call per chunk of weights, so that the updates of the last layers can be sent while the
@@ -156,12 +206,13 @@ class Player:
           gradients: g_t per weight.
           statistics: new non-trainable values of the network, e.g. batch-norm statistics.
           learning_rate: eta_t, float32 scalar.
-          t: number of accepted steps including this one, float32 scalar.
+          t: number of this player's accepted updates including this one, float32 scalar.
           average: function that returns the exact mean over all replicas of a tensor at an averaging step, else None.
         """
-        old = [
-            {name: slot[i].local().read_value() for name, slot in self._slots.items()} for i in range(len(gradients))
-        ]
+        if self._global_clipnorm is not None:  # NaN if the norm is not finite, so that the step is skipped
+            gradients, _ = tf.clip_by_global_norm(gradients, self._global_clipnorm)
+        names = [] if self._exchanges_gradients else list(self._direction.slots)
+        old = self._read([*names, "previous_value"] if self._is_ef21 else names, not self._exchanges_gradients)
         floating = [value for value in statistics if value.dtype.is_floating]
         usable = self._usable_compiled(floating) if floating else tf.constant(True)
         if average is not None and self._direction.averaged_slot:
@@ -173,25 +224,51 @@ class Player:
             *results, energy = self._propose_compiled(*tensors, usable, t, learning_rate)
             energies.append(energy)
             for by_weight, tensors in zip(by_index, results, strict=True):
-                by_weight |= dict(zip(chunk, tensors, strict=True))
-        updates, directions, slots = ([by_weight[i] for i in range(len(gradients))] for by_weight in by_index)
+                by_weight |= dict(zip(chunk, tensors, strict=bool(tensors)))
+        lists: list[Any] = [[by_weight.get(i) for i in range(len(gradients))] for by_weight in by_index]
+        updates, directions, slots = lists
         return Proposal(updates, directions, slots, tf.add_n(energies))
 
-    def apply(self, proposal: Proposal, means: list[tf.Tensor]) -> list[tf.Tensor]:
+    def conclude(
+        self, proposal: Proposal, means: list[tf.Tensor], learning_rate: tf.Tensor, t: tf.Tensor
+    ) -> tuple[Proposal, list[tf.Tensor], tf.Tensor]:
+        """Returns the proposal with all of its state, what is subtracted from the weights, and whether both are finite.
+
+        EF21 adds the means to its estimate. If gradients are exchanged, the direction of their mean is computed here,
+        equally on all replicas. Otherwise the means are what is subtracted. Replica context.
+
+        Args:
+          proposal: of this replica.
+          means: q_t per weight, equal on all replicas.
+          learning_rate, t: as of `propose`.
+        """
+        if not (self._exchanges_gradients or self._is_ef21):
+            return proposal, means, tf.constant(True)
+        names = list(self._direction.slots) if self._exchanges_gradients else []
+        old = self._read([*names, "estimate"] if self._is_ef21 else names, self._exchanges_gradients)
+        subtracted, directions, slots, finite = self._conclude_compiled(means, old, t, learning_rate)
+        slots = [before | new for before, new in zip(proposal.slots, slots, strict=True)]
+        return proposal._replace(directions=directions or proposal.directions, slots=slots), subtracted, finite
+
+    def apply(self, proposal: Proposal, subtracted: list[tf.Tensor], *, keeps_anchors: bool = False) -> list[tf.Tensor]:
         """Assigns w_t = w_{t-1} - q_t, projected by constraints, stores the proposal's state and returns w_t.
 
         Replica context, accepted step.
 
         Args:
-          proposal: of this replica.
-          means: q_t per weight, equal on all replicas.
+          proposal: of this replica, from `conclude`.
+          subtracted: q_t per weight, equal on all replicas.
+          keeps_anchors: the first half of an extragradient step, which only looks ahead. Both halves subtract from the
+            anchors, and the second one moves them to w_t.
         """
-        weights = self._subtract_compiled(self._weights(), means)
-        for index, variable in enumerate(self.network.trainable_variables):
+        weights = self._subtract_compiled(read_local(self._anchors) or self.values(), subtracted)
+        for index, variable in enumerate(self.weights):
             variable.assign(weights[index])
             self._previous[index].local().assign(proposal.directions[index])
             for name, slot in self._slots.items():
                 slot[index].local().assign(proposal.slots[index][name])
+            if self._anchors and not keeps_anchors:
+                self._anchors[index].local().assign(weights[index])
         return weights
 
     def shift_seeds(self, values: Sequence[tf.Tensor], offset: tf.Tensor) -> list[tf.Tensor]:
@@ -209,24 +286,32 @@ class Player:
     def mean_statistics(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns new non-trainable values of the network that are equal on all replicas. Replica context.
 
-        Floating values are averaged exactly over the replicas; others, e.g. counters, are equal already.
+        Statistics are averaged exactly over the replicas; others, e.g. counters and frozen weights, are equal already.
 
         Args:
           values: this replica's new values, one per non-trainable variable.
         """
         values = list(values)
-        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if "float" in v.dtype]
+        statistics = {id(variable) for variable in running_statistics(self.network)}
+        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if id(v) in statistics]
         if floating:
             means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in floating])
             for index, mean in zip(floating, means, strict=True):
                 values[index] = mean
         return values
 
-    def _weights(self):
-        return [tf.convert_to_tensor(variable.value) for variable in self.network.trainable_variables]
-
     def _per_weight(self, name):
         return [ReplicaLocal(self._devices, shape, f"{self.name}_{name}") for shape in self.shapes]
+
+    def _read(self, names, computes_direction):
+        """Returns one dict per weight: the slots of these names, and u_{t-1} where an optimistic step needs it."""
+        kinds = {name: self._slots[name] for name in names}
+        if computes_direction and self._is_optimistic:
+            kinds["previous_direction"] = self._previous
+        return [
+            {name: per_weight[i].local().read_value() for name, per_weight in kinds.items()}
+            for i in range(len(self.shapes))
+        ]
 
     def _with_averaged_slot(self, gradients, slots, t, average):
         """Returns the slots; the averaged one holds the exact mean over the replicas. One collective."""
@@ -250,7 +335,32 @@ class Player:
         return float_bits.are_bounded(statistics)
 
     def _propose(self, gradients, slots, usable, t, learning_rate):
-        """Returns (updates, directions, slots, gradient energy) of a chunk of weights.
+        """Returns (updates, directions, slots, gradient energy) of a chunk of weights."""
+        energy = tf.add_n([tf.reduce_sum(g * g) for g in gradients])
+        if self._exchanges_gradients:
+            directions, values = [], []
+            for gradient in gradients:
+                values.append(tf.where(usable & (tf.abs(gradient) < _LARGEST_GRADIENT), gradient, float("nan")))
+        else:
+            directions, values, slots = self._directions_and_updates(gradients, slots, usable, t, learning_rate)
+        if not self._is_ef21:
+            return values, directions, slots, energy
+        changes = [value - slot["previous_value"] for value, slot in zip(values, slots, strict=True)]
+        slots = [slot | {"previous_value": value} for value, slot in zip(values, slots, strict=True)]
+        return changes, directions, slots, energy
+
+    def _conclude(self, means, slots, t, learning_rate):
+        """Returns (what is subtracted, directions, slots, whether all are finite)."""
+        directions: list = []
+        if self._is_ef21:
+            means = [slot["estimate"] + mean for slot, mean in zip(slots, means, strict=True)]
+            slots = [slot | {"estimate": mean} for slot, mean in zip(slots, means, strict=True)]
+        if self._exchanges_gradients:
+            directions, means, slots = self._directions_and_updates(means, slots, True, t, learning_rate)
+        return means, directions, slots, tf.reduce_all([tf.reduce_all(tf.math.is_finite(mean)) for mean in means])
+
+    def _directions_and_updates(self, gradients, slots, usable, t, learning_rate):
+        """Returns (u_t, eta u_t or eta (2 u_t - u_{t-1}), slots after these gradients).
 
         The update can be finite although the state overflowed: m / sqrt(inf) = 0, and batch norm maps a batch of
         infinite variance to 0. It is set to NaN then, which makes all replicas skip the step.
@@ -262,13 +372,17 @@ class Player:
             for state in slot.values():
                 finite &= tf.math.is_finite(state)
             directions.append(tf.where(finite, self._direction.direction(gradient, slot, t), float("nan")))
-        updates = [learning_rate * direction for direction in directions]
-        return updates, directions, slots, tf.add_n([tf.reduce_sum(g * g) for g in gradients])
+        steps = directions
+        if self._is_optimistic:  # u_0 = u_1: the first step is a plain one
+            previous = [slot.pop("previous_direction") for slot in slots]
+            previous = [tf.where(t > 1.0, before, u) for before, u in zip(previous, directions, strict=True)]
+            steps = [2.0 * u - before for u, before in zip(directions, previous, strict=True)]
+        return directions, [learning_rate * step for step in steps], slots
 
     def _subtract(self, weights, means):
         """Returns w - q, projected by the weight's own constraint and by `clip_value`."""
         weights = [w - q for w, q in zip(weights, means, strict=True)]
-        constraints = [variable.constraint for variable in self.network.trainable_variables]
+        constraints = [variable.constraint for variable in self.weights]
         weights = [w if c is None else c(w) for w, c in zip(weights, constraints, strict=True)]
         if self._clip_value is None:
             return weights
@@ -284,13 +398,25 @@ class AveragedWeights:
       player: whose weights are averaged.
       devices: the local replicas' devices.
       decay: the largest d.
+
+    Attributes:
+      is_warm: the average is loaded, not begun: d = decay from the first step. Set it before the first step.
     """
 
     def __init__(self, player: Player, devices: Sequence[str], decay: float):
-        self._player, self._decay = player, decay
-        self._variables = [ReplicaLocal(devices, shape, f"{player.name}_ema") for shape in player.shapes]
+        self._player, self._devices, self._decay, self.is_warm = player, devices, decay, False
+        self._weights, self._variables = list(player.weights), [self._new(weight) for weight in player.weights]
         self._updated_compiled = tf.function(self._updated, jit_compile=True, autograph=False)
         self.reset()
+
+    def take_weights(self) -> None:
+        """Follows `Player.take_weights`: a frozen weight has no average; one that is released starts anew."""
+        old = dict(zip(map(id, self._weights), self._variables, strict=True))
+        self._weights = list(self._player.weights)
+        self._variables = [old.get(id(weight)) or self._new(weight) for weight in self._weights]
+        for weight, average in zip(self._weights, self._variables, strict=True):
+            if id(weight) not in old:
+                _assign_everywhere(average, first_local_value(weight))
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the average by its names in checkpoints, e.g. `ema/generator/002_kernel`."""
@@ -299,9 +425,8 @@ class AveragedWeights:
 
     def reset(self) -> None:
         """Sets the average to the player's weights. Eager."""
-        for average, weight in zip(self._variables, self._player.network.trainable_variables, strict=True):
-            for variable in average.variables:
-                variable.assign(first_local_value(weight))
+        for average, weight in zip(self._variables, self._weights, strict=True):
+            _assign_everywhere(average, first_local_value(weight))
 
     def update(self, weights: list[tf.Tensor], t: tf.Tensor) -> None:
         """Assigns w_ema after an accepted step. Replica context.
@@ -314,13 +439,22 @@ class AveragedWeights:
         for variable, value in zip(self._variables, averages, strict=True):
             variable.local().assign(value)
 
-    def weights(self) -> list[tf.Tensor]:
-        """Returns the average per weight. Cross-replica context."""
-        return [average.variables[0].read_value() for average in self._variables]
+    def values(self) -> dict[int, tf.Tensor]:
+        """Returns the average of each weight by the `id` of its variable. Cross-replica context."""
+        averages = [average.variables[0].read_value() for average in self._variables]
+        return dict(zip(map(id, self._weights), averages, strict=True))
+
+    def _new(self, weight):
+        return ReplicaLocal(self._devices, tuple(weight.shape), f"{self._player.name}_ema")
 
     def _updated(self, averages, weights, t):
-        decay = tf.minimum(self._decay, (1.0 + t) / (10.0 + t))
+        decay = tf.minimum(self._decay, 1.0 if self.is_warm else (1.0 + t) / (10.0 + t))
         return [decay * average + (1.0 - decay) * w for average, w in zip(averages, weights, strict=True)]
+
+
+def _assign_everywhere(local, value):
+    for variable in local.variables:
+        variable.assign(value)
 
 
 def _chunks(sizes):

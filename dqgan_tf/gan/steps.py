@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from dqgan_tf.config import OptimizerConfig
 from dqgan_tf.errors import UsageError
+from dqgan_tf.optimizers import Direction
 
 LATENT, PENALTY, SAMPLE = range(3)
 
@@ -15,10 +17,29 @@ class StepKind(NamedTuple):
 
     average: the direction averages its second moment over all replicas.
     exact: a step before compression starts.
+    generator: the generator moves, and not the discriminator alone.
+    looks_ahead: the first half of an extragradient step.
     """
 
     average: bool = False
     exact: bool = False
+    generator: bool = True
+    looks_ahead: bool = False
+
+
+def kind_of(step: int, optimizer: OptimizerConfig, direction: Direction, start_step: int) -> StepKind:
+    """Returns the kind of step number `step`, from 1.
+
+    The generator moves at every multiple of `discriminator_steps`. Steps that average the second moment are counted in
+    its moves, because only then both players average.
+    """
+    moves, rest = divmod(step, optimizer.discriminator_steps)
+    return StepKind(
+        average=not rest and direction.averages_at(moves),
+        exact=step < start_step,
+        generator=not rest,
+        looks_ahead=optimizer.step_rule == "extragradient" and step % 2 == 1,
+    )
 
 
 def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -> Iterable[tuple[int, StepKind]]:
@@ -66,6 +87,36 @@ def real_samples(data) -> tf.Tensor:
             f"Real samples must be floating, or uint8, which is scaled to [-1, 1]. Received: dtype={data.dtype.name}"
         )
     return tf.cast(data, tf.float32)
+
+
+def class_labels(data) -> tf.Tensor:
+    """Returns the labels of a data set's element for networks that take labels, [batch, ...].
+
+    The element is a tuple (samples, labels) or a dict with the keys `image` and `label`.
+
+    Raises:
+      UsageError: the element has another form.
+    """
+    labels = None
+    if isinstance(data, dict):
+        labels = data.get("label")
+    elif isinstance(data, (tuple, list)) and len(data) > 1:
+        labels = data[1]
+    if not tf.is_tensor(labels):
+        form = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise UsageError(
+            "The networks take labels: a batch must be (samples, labels), or a dict with the keys 'image' and 'label'. "
+            f"Received: {form}"
+        )
+    return labels
+
+
+def one_label_at_least(labels: tf.Tensor) -> tf.Tensor:
+    """Returns `labels`; if they are empty, one label 0, for `one_sample_at_least`."""
+    if labels.shape[0]:
+        return labels
+    shape = tf.concat([[1], tf.shape(labels)[1:]], 0)
+    return tf.cond(tf.shape(labels)[0] > 0, lambda: labels, lambda: tf.zeros(shape, labels.dtype))
 
 
 def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,9 @@ import math
 import weakref
 
 import keras
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from dqgan_tf import compressors, private_keras
 from dqgan_tf.distribute.layout import Vector
@@ -48,6 +50,7 @@ class Loop:
         self._statistics = private_keras.running_statistics(model) if trains else []
         self._logs = self._latest = self._mean = None
         self._epoch = [0.0] * len(self._logging)
+        self._counts = self._count()
         compiled = (lambda f: f) if model.run_eagerly else tf.function(autograph=False, reduce_retracing=True)
         self._many_steps, self._one_step = compiled(self._take_many), compiled(self._take_one)
 
@@ -67,6 +70,21 @@ class Loop:
         """Returns the figures since the last call of this method."""
         sums, self._epoch = self._epoch, [0.0] * len(self._logging)
         return self._figures(sums)
+
+    def warn_of_refused_epoch(self) -> None:
+        """Logs a warning for each optimizer that has refused all of its steps, one or more, since the last call."""
+        before, self._counts = self._counts, self._count()
+        for steps, (taken, refused) in zip(self._compressed, np.subtract(self._counts, before), strict=True):
+            if refused and not taken:
+                logging.warning(
+                    "All %d steps of %r in this epoch were refused, because a gradient or an update was not finite on "
+                    "some replica: no weight has changed. Lower the learning rate, or look for NaN in the data.",
+                    refused,
+                    steps.name,
+                )
+
+    def _count(self):
+        return np.array([steps.counts.variables[0].numpy() for steps in self._compressed]).reshape([-1, 2])
 
     def _figures(self, sums):
         several = len(self._logging) > 1
@@ -168,7 +186,12 @@ def test_loop(model: keras.Model) -> Loop:
 
 
 def epoch_logs(model: keras.Model, logs) -> tuple[dict, dict]:
-    """Returns the logs without this library's figures, and the figures of the whole epoch if there are any."""
+    """Returns the logs without this library's figures, and the figures of the whole epoch if there are any.
+
+    Keras calls it at the end of an epoch, and at the end of an evaluation.
+    """
+    if isinstance(model.train_function, Loop):
+        model.train_function.warn_of_refused_epoch()
     if not (isinstance(logs, dict) and any(name.startswith(PREFIX) for name in logs)):
         return logs, {}
     others = {name: value for name, value in logs.items() if not name.startswith(PREFIX)}

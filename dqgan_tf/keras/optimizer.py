@@ -106,6 +106,7 @@ class CompressedSteps:
       channels: maps the positions of variables, among those that the optimizer was built for, to their `Channel`.
         Each set of variables that receive gradients together has one; usually there is one set.
       skipped: number of refused steps, equal on all replicas.
+      counts: numbers of taken and of refused steps of this process, int64 [2], equal on all replicas.
     """
 
     def __init__(self, optimizer, config: CompressionConfig, where: str, seed: int, logs: bool):
@@ -116,6 +117,7 @@ class CompressedSteps:
         self.config, self.where, self.seed, self.logs = config, where, seed, logs
         self.channels: dict[tuple[int, ...], Channel] = {}
         self.skipped = ReplicaLocal(self._strategy.local_devices, [], "skipped", tf.int64)
+        self.counts = ReplicaLocal(self._strategy.local_devices, [2], "counts", tf.int64)
         self._sums = ReplicaLocal(self._strategy.local_devices, [len(_SUMS)], "figures")
         self._has_samples = [None] * len(self._strategy.local_devices)
         self._names: list[str] = []
@@ -218,13 +220,14 @@ class CompressedSteps:
         """
         total = dict(zip(_SUMS, (float(value) for value in sums), strict=True))
         exchanges, accepted = max(total["exchanges"], 1.0), max(total["accepted"], 1.0)
-        update, residual, error = (total[energy] for energy in ENERGIES)
+        update, residual, error, shift = (total[energy] for energy in ENERGIES)
         return {
             "wire_bytes": total["wire_bytes"] / exchanges,
             "sent_bytes": total["sent_bytes"] / exchanges,
             "compression_ratio": total["dense_bytes"] / max(total["wire_bytes"], 1.0),
             "update_norm": math.sqrt(update / accepted),
             "residual_ratio": math.sqrt(residual / max(update, 1e-38)),
+            "shift_ratio": math.sqrt(shift / max(update, 1e-38)),
             "compression_error": error / max(update, 1e-38),
             "skipped": total["exchanges"] - total["accepted"],
         } | {f"milliseconds/{phase}": 1e3 * total[phase] / exchanges for phase in TIMES}
@@ -328,6 +331,7 @@ class CompressedSteps:
 
     def _record(self, channel, accepted):
         self.skipped.local().assign_add(tf.cast(tf.logical_not(accepted), tf.int64))
+        self.counts.local().assign_add(tf.cast(tf.stack([accepted, tf.logical_not(accepted)]), tf.int64))
         if not self.logs:
             return
         bytes_ = tf.constant([channel.wire_bytes, channel.sent_bytes, channel.dense_bytes], tf.float32)
@@ -351,6 +355,7 @@ class CompressedSteps:
                     name,
                     self._vectors([self.variables[position] for position in positions]),
                     error_feedback=self.config.error_feedback,
+                    shift=self.config.shift,
                     seed=self.seed,
                     topology=self.config.topology,
                     packet_mb=self.config.packet_mb,
@@ -480,8 +485,7 @@ def _check(optimizer, config, where):
             "bits cause. Take where='update', which compresses afterwards, or the compressor 'none'. Received: "
             f"where={where!r} with {config.compressor!r}"
         )
-    if config.start_step > 1 or not config.residual_in_half_step:
-        raise UsageError(
-            "start_step and residual_in_half_step are settings of DQGAN. Received: "
-            f"start_step={config.start_step}, residual_in_half_step={config.residual_in_half_step}"
-        )
+    dqgan = {name: getattr(config, name) for name in ("start_step", "residual_in_half_step", "error_feedback_form")}
+    if config.start_step > 1 or not config.residual_in_half_step or config.error_feedback_form != "ef14":
+        received = ", ".join(f"{name}={value!r}" for name, value in dqgan.items())
+        raise UsageError(f"{', '.join(dqgan)} are settings of DQGAN. Received: {received}")

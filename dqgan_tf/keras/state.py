@@ -85,9 +85,10 @@ class ModelState:
         """
         values = {name: local.read_value() for name, local in self._replica_variables(replica).items()}
         for prefix, channel in self._channels():
-            for index, residual in enumerate(channel.residuals(replica)):
-                if residual is not None:
-                    values[f"{prefix}/residual/{index:03d}"] = residual
+            for kind, per_weight in channel.state(replica).items():
+                for index, value in enumerate(per_weight):
+                    if value is not None:
+                        values[f"{prefix}/{kind}/{index:03d}"] = value
         return values
 
     def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
@@ -96,8 +97,13 @@ class ModelState:
             local.assign(values[name])
         for prefix, channel in self._channels():
             count = sum(len(vector.weights) for vector in channel.vectors)
-            names = [f"{prefix}/residual/{index:03d}" for index in range(count)]
-            channel.set_residuals(replica, [values.get(name) for name in names])
+            channel.set_state(
+                replica,
+                {
+                    kind: [values.get(f"{prefix}/{kind}/{index:03d}") for index in range(count)]
+                    for kind in channel.state(replica)
+                },
+            )
 
     def _variables(self):
         return [f"{variable.name} {tuple(variable.shape)} {variable.dtype}" for variable in self._model.variables]

@@ -2,17 +2,22 @@
 
 checkpoints/step_00001000/replicated.*   state that is equal on all replicas, written by the chief
 checkpoints/step_00001000/worker_0.*     state of worker 0's replicas: residuals, moments, directions
-checkpoints/step_00001000/COMMIT         JSON, renamed into place last; without it the folder is ignored
+checkpoints/step_00001000/COMMIT         JSON with the files' digests, renamed into place last; without it the folder is
+                                         ignored
+checkpoints/LOCK                         held by the job that writes; see folder_lock.py
 
-Tensors are named after their weights. No name depends on the cuts into packets.
+Tensors are named after their weights. No name depends on the cuts into packets. Each file also says of which run, step
+and worker it is.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,13 +29,19 @@ from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.replica_local import merge_replicas
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.errors import CheckpointError, TrainingError
+from dqgan_tf.errors import CheckpointError, TrainingError, UsageError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.tensorflow_texts import first_line
+from dqgan_tf.training import folder_lock
 from dqgan_tf.training.job import Job
 
-FORMAT = 2
-_WRITERS = {1: "0.1", 2: "0.2 or later"}  # format -> versions of this library that write it
+FORMAT = 3
+# Format -> versions of this library that write it.
+_WRITERS = {1: "0.1", 2: "0.2 before its release", 3: "0.2 or later"}
+_ENDS = ("index", "data-00000-of-00001")  # of the two files of `write_tensors`
+_ORIGIN = "origin"  # the tensor in which a file says of which run, step and worker it is
+_READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)  # of TensorFlow's checkpoint reader, for damaged files
+_DIGEST_BYTES = 1 << 22  # read at a time
 _ADVICE = "remove this folder to resume from the checkpoint before it"
 
 
@@ -61,6 +72,7 @@ class CheckpointFolder:
     def __init__(self, folder: str | os.PathLike, model, board: MessageBoard, strategy: CompressedStrategy, keep: int):
         self._folder, self._model, self._board = pathlib.Path(folder), model, board
         self._strategy, self._keep = strategy, keep
+        self._run = ""  # random name of the run, equal on all workers
 
     def settings(self) -> dict:
         raise NotImplementedError
@@ -77,21 +89,29 @@ class CheckpointFolder:
         Raises:
           TrainingError: on every worker, with the reason, if one could not write.
         """
-        folder = self._folder / f"step_{step:08d}"
+        folder = self._folder / _name_of(step)
+        self._run = self._run or self._board.exchange("name of the run", uuid.uuid4().hex)[0]
         self._attempt(f"prepare {step}", lambda: self._prepare(folder))
-        self._attempt(f"write {step}", lambda: self._write(folder))
-        self._attempt(f"commit {step}", lambda: self._commit(folder, step))
+        digests = self._attempt(f"write {step}", lambda: self._write(folder, step))
+        files = {name: digest for digests_of_worker in digests for name, digest in digests_of_worker.items()}
+        self._attempt(f"commit {step}", lambda: self._commit(folder, step, files))
         return folder
 
+    def close(self) -> None:
+        """Unlocks the folder for other jobs."""
+        folder_lock.release(self._folder)
+
     def restore(self) -> Restored:
-        """Loads the newest complete checkpoint, if there is one. Every worker must call it.
+        """Locks the folder and loads the newest complete checkpoint, if there is one. Every worker must call it.
 
         If the number of replicas has changed, every replica starts from the mean of the old replicas' vectors. This
         keeps mean(e) and mean(u), hence the virtual iterate and the mean half-step point.
 
         Raises:
-          CheckpointError: it does not fit this run, or is damaged; the model is unchanged.
+          CheckpointError: it does not fit this run, or is damaged, or another job writes into the folder; the model is
+            unchanged.
         """
+        self._lock()
         folder = newest(self._folder)
         seen = self._board.exchange("resume from", folder.name if folder else "nothing")
         if len(set(seen)) > 1:
@@ -101,49 +121,71 @@ class CheckpointFolder:
         if folder is None:
             return Restored(0, self._strategy.num_replicas_in_sync)
         commit = check_files(folder)
+        _check_same_run(self._folder, commit["run"])
         self.check_settings(folder, commit["config"])
         replicas = self._read_replicas(folder, commit)
         restore_shared(folder, self._model)
         self._restore_replicas(replicas, commit)
+        self._run = commit["run"]
         return Restored(commit["step"], commit["num_replicas"])
 
+    def _lock(self):
+        """The chief locks the folder; if it cannot, all workers raise."""
+        refusal = ""
+        if self._strategy.is_chief:
+            try:
+                folder_lock.acquire(self._folder)
+            except UsageError as error:
+                refusal = str(error)
+            except OSError as error:
+                refusal = f"{self._folder} cannot be written: {error.strerror}"
+        refusal = self._board.exchange("lock", refusal)[0]  # the chief is worker 0
+        if refusal:
+            raise CheckpointError(refusal)
+
     def _attempt(self, what, action):
-        """Runs `action` and waits for all workers to do so. Raises TrainingError if it failed on one of them."""
-        reason = ""
+        """Runs `action` on all workers and returns their results. Raises TrainingError if it failed on one of them."""
+        result, reason = None, ""
         try:
-            action()
+            result = action()
         except (OSError, tf.errors.OpError) as error:
             reason = first_line(error)
-        for index, other in enumerate(self._board.exchange(what, reason)):
+        answers = [json.loads(text) for text in self._board.exchange(what, json.dumps([result, reason]))]
+        for index, (_, other) in enumerate(answers):
             if other:
                 raise TrainingError(
                     f"Worker {index} could not {what.split()[0]} a checkpoint in {self._folder}: {other}. "
                     "The last complete checkpoint is intact."
                 )
+        return [other_result for other_result, _ in answers]
 
     def _prepare(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
         if self._strategy.is_chief:
             (folder / "COMMIT").unlink(missing_ok=True)
 
-    def _write(self, folder):
-        if self._strategy.is_chief:
-            write_tensors(folder / "replicated", self._model.shared_values())
+    def _write(self, folder, step):
+        """Writes this worker's files. Returns their digests by name, for the chief."""
         # Names end in the global replica id, so that another worker can load the replica.
         values = {
             f"{name}/{replica}": value
             for index, replica in enumerate(self._strategy.local_replica_ids)
             for name, value in self._model.replica_values(index).items()
         }
-        write_tensors(folder / f"worker_{self._strategy.worker_index}", values)
+        files = {f"worker_{self._strategy.worker_index}": values}
+        if self._strategy.is_chief:
+            files["replicated"] = self._model.shared_values()
+        for name, tensors in files.items():
+            write_tensors(folder / name, tensors | {_ORIGIN: tf.constant(json.dumps(_origin(self._run, step, name)))})
+        return {f"{name}.{end}": _digest(folder / f"{name}.{end}") for name in files for end in _ENDS}
 
-    def _commit(self, folder, step):
+    def _commit(self, folder, step, files):
         if not self._strategy.is_chief:
             return
-        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.suffix != ".tmp"}
         commit = {
             "format": FORMAT,
             "version": dqgan_tf.__version__,
+            "run": self._run,
             "step": step,
             "num_workers": self._strategy.num_workers,
             "num_replicas": self._strategy.num_replicas_in_sync,
@@ -220,38 +262,117 @@ def newest(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def check_files(folder: pathlib.Path) -> dict:
-    """Returns the contents of COMMIT after comparing every file's size with it.
+    """Returns the contents of COMMIT after comparing every file with the digest in it.
 
     Raises:
-      CheckpointError: COMMIT is unreadable or of another format, or a file is missing or has another size.
+      CheckpointError: COMMIT is unreadable or of another format, or a file is missing or is not the one that was saved.
     """
+    commit = _read_commit(folder)
+    prefixes = ["replicated", *(f"worker_{worker}" for worker in range(commit["num_workers"]))]
+    expected = {f"{prefix}.{end}" for prefix in prefixes for end in _ENDS}
+    if set(commit["files"]) != expected:
+        name = min(set(commit["files"]) ^ expected)
+        raise CheckpointError(f"{folder / 'COMMIT'} does not list the files of its workers: see {name!r}; {_ADVICE}")
+    for name, saved in commit["files"].items():
+        path = folder / name
+        try:
+            found = _digest(path)
+        except FileNotFoundError:
+            raise CheckpointError(f"Checkpoint file {path} is missing; {_ADVICE}") from None
+        except OSError as error:
+            raise CheckpointError(f"Checkpoint file {path} cannot be read: {error.strerror}; {_ADVICE}") from None
+        if found != saved:
+            raise CheckpointError(f"Checkpoint file {path} {_difference(path, found, saved, commit)}; {_ADVICE}")
+    return commit
+
+
+def _difference(path, found, saved, commit):
+    """Says why a file is not the one that was saved."""
+    prefix = path.name.partition(".")[0]
+    origin, due = _found_origin(path.with_name(prefix)), _origin(commit["run"], commit["step"], prefix)
+    other = [f"{key} {origin[key]} and not of {due[key]}" for key in due if origin.get(key, due[key]) != due[key]]
+    if other:
+        return f"does not belong there: it is of {', '.join(other)}"
+    if found["bytes"] != saved.get("bytes"):
+        return f"has {found['bytes']} bytes instead of {saved.get('bytes')}"
+    return "is not the one that was saved: its sha256 differs"
+
+
+_COMMIT_TYPES = {"run": str, "step": int, "num_workers": int, "num_replicas": int, "config": dict, "files": dict}
+
+
+def _read_commit(folder):
+    """Returns the contents of COMMIT after a check of its format and types."""
+    path = folder / "COMMIT"
     try:
-        commit = json.loads((folder / "COMMIT").read_text())
-        files, version = dict(commit["files"]), commit["format"]
+        commit = json.loads(path.read_text())
+        version = commit["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'COMMIT'} cannot be read ({error}); {_ADVICE}") from None
+        raise CheckpointError(f"{path} cannot be read ({error}); {_ADVICE}") from None
     if version != FORMAT:
-        writer = f"dqgan-tf {_WRITERS[version]}" if version in _WRITERS else "an unknown version of dqgan-tf"
+        known = isinstance(version, int) and version in _WRITERS
+        writer = f"dqgan-tf {_WRITERS[version]}" if known else "an unknown version of dqgan-tf"
         raise CheckpointError(
             f"{folder} was written by {writer} (checkpoint format {version}); this is dqgan-tf {dqgan_tf.__version__}, "
             f"which reads format {FORMAT}. Finish the run with the version that began it, or use another --model_dir."
         )
-    missing = sorted({"step", "num_workers", "num_replicas", "config"} - set(commit))
-    if missing:
-        raise CheckpointError(f"{folder / 'COMMIT'} has no {missing[0]!r}; {_ADVICE}")
-    for name, size in files.items():
-        path = folder / name
-        found = path.stat().st_size if path.exists() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise CheckpointError(f"Checkpoint file {path} {state}; {_ADVICE}")
+    for key, kind in _COMMIT_TYPES.items():
+        if key not in commit:
+            raise CheckpointError(f"{path} has no {key!r}; {_ADVICE}")
+        if type(commit[key]) is not kind:
+            raise CheckpointError(f"{path} has {key} = {commit[key]!r}, which is no {kind.__name__}; {_ADVICE}")
+    if not all(isinstance(digest, dict) for digest in commit["files"].values()):
+        raise CheckpointError(f"{path} holds no digests of its files; {_ADVICE}")
+    if folder.name != _name_of(commit["step"]) or commit["num_workers"] < 1 or commit["num_replicas"] < 1:
+        counts = ", ".join(f"{key} {commit[key]}" for key in ("step", "num_workers", "num_replicas"))
+        raise CheckpointError(f"{path} does not belong there: it is of {counts}; {_ADVICE}")
     return commit
+
+
+def _check_same_run(folder, run):
+    """Raises CheckpointError if the folder also holds complete checkpoints of another run."""
+    for path in committed(folder):
+        try:
+            other = _read_commit(path)["run"]
+        except CheckpointError:  # an older one that is damaged does no harm
+            continue
+        if other != run:
+            raise CheckpointError(
+                f"{folder} holds checkpoints of two runs: {path.name} is of run {other}, the newest of run {run}. "
+                "Remove those of one run."
+            )
+
+
+def _name_of(step):
+    return f"step_{step:08d}"
+
+
+def _origin(run, step, prefix):
+    return {"run": run, "step": step, "file": prefix}
+
+
+def _found_origin(prefix):
+    """Returns what a file says of its origin, {} if it says nothing."""
+    try:
+        return dict(json.loads(tf.train.load_checkpoint(os.fspath(prefix)).get_tensor(_ORIGIN)))
+    except (*_READ_ERRORS, TypeError):
+        return {}
+
+
+def _digest(path):
+    """Returns size and sha256 of a file, as COMMIT holds them."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while piece := file.read(_DIGEST_BYTES):
+            digest.update(piece)
+            size += len(piece)
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
     """Raises CheckpointError if a setting differs from the checkpoint's and is not one of `FREE_FIELDS`.
 
-    A setting that the checkpoint lacks, because it is younger, had its default.
+    A setting that the checkpoint does not have, because a version without it wrote the checkpoint, had its default.
     """
     before, now = RunConfig().flat() | flatten(saved), config.flat()
     free = set(FREE_FIELDS)
@@ -284,7 +405,7 @@ def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, tf.Tensor]) -
     """
     prefix, names, values = os.fspath(prefix), list(tensors), list(tensors.values())
     tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)
-    for end in ("index", "data-00000-of-00001"):
+    for end in _ENDS:
         with open(f"{prefix}.{end}", "rb") as file:
             os.fsync(file.fileno())
 
@@ -297,6 +418,6 @@ def read_tensors(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     try:
         reader = tf.train.load_checkpoint(os.fspath(prefix))
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError) as error:
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name != _ORIGIN}
+    except _READ_ERRORS as error:
         raise CheckpointError(f"Checkpoint file {prefix} cannot be read: {first_line(error)}") from None

@@ -60,7 +60,10 @@ def parse(arguments: Sequence[str], has_dashes: bool = False) -> list[str]:
 
 
 class PathParser(flags.ArgumentParser):
-    """Reads a path and expands `~`, which a shell does not expand after `=`. All flags that are paths use it."""
+    """Reads a path and expands `~`, which a shell does not expand after `=`. All flags that are paths use it.
+
+    A URL such as gs://bucket/run is refused: Python's own file functions would make a folder of that name.
+    """
 
     syntactic_help = "a path; ~ is your home folder"
 
@@ -68,6 +71,8 @@ class PathParser(flags.ArgumentParser):
         path = os.path.expanduser(argument)
         if path.startswith("~"):
             raise ValueError(f"there is no such user; for a folder of that name write ./{argument}")
+        if "://" in path:
+            raise ValueError("it is a URL; mount that storage and give the path of the folder, such as /mnt/bucket/run")
         return path
 
 

@@ -22,14 +22,14 @@ class EvaluationConfig:
 
     num_samples: number of generated images and, if the data set has as many, of real images to compare.
     inception_weights: frozen graph of the Inception network of 2015-12-05, or None.
-    resnet_weights: npz of a CIFAR-10 ResNet, or None.
+    feature_network: npz of a CIFAR-10 ResNet, its folder, or a frozen graph; or None.
     cache_dir: folder of the small classifier that is trained if there are no weights.
     use_ema: evaluate the averaged generator rather than the raw one.
     """
 
     num_samples: int = 10000
     inception_weights: str | None = None
-    resnet_weights: str | None = None
+    feature_network: str | None = None
     cache_dir: str = os.path.join(os.path.expanduser("~"), ".cache", "dqgan_tf")
     use_ema: bool = True
 
@@ -42,22 +42,28 @@ def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
         there are too few samples.
     """
     spec = run.data_spec
-    weights = [path for path in (config.inception_weights, config.resnet_weights) if path]
+    weights = [path for path in (config.inception_weights, config.feature_network) if path]
     if weights and spec.kind == "points":
         raise UsageError(f"{spec.name!r} has points, which need no network; omit the weights. Received: {weights[0]!r}")
     if len(weights) > 1:
-        raise UsageError(f"Give either Inception or ResNet weights. Received: {weights[0]!r} and {weights[1]!r}")
+        raise UsageError(
+            f"Give either Inception weights or a feature network. Received: {weights[0]!r} and {weights[1]!r}"
+        )
     if (
         spec.modes is not None and spec.high_quality_radius is not None and spec.standard_deviation is not None
     ):  # points
-        points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema)
+        labels = samples.class_labels(spec, config.num_samples)
+        points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels)
         figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
     else:
         real = images.load(run.config.data)
         network = feature_network(run, config, real)
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(config.num_samples, len(real))).astype(int)
-        fake = to_uint8(samples.draw(run.model, config.num_samples, use_ema=config.use_ema))
+        labels = None if spec.num_classes is None else images.load_labels(run.config.data)
+        if labels is not None:  # the shares of the classes are those of the data
+            labels = labels[np.linspace(0, len(labels) - 1, config.num_samples).astype(int)]
+        fake = to_uint8(samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels))
         figures = report.evaluate_images(network, real[rows], fake, seed=run.config.train.seed)
     return figures | {"generator": "averaged" if config.use_ema else "raw"}
 
@@ -66,12 +72,12 @@ def feature_network(run: TrainedRun, config: EvaluationConfig, real: np.ndarray)
     """Returns the network of the given weights, or a small classifier trained on the data set and cached."""
     if config.inception_weights:
         return features.load_inception(config.inception_weights)
-    if config.resnet_weights:
-        return features.load_resnet(config.resnet_weights)
+    if config.feature_network:
+        return features.load(config.feature_network)
     labels = images.load_labels(run.config.data)
     if labels is None:
         name = run.data_spec.name
-        raise UsageError(f"{name!r} has no labels to train a classifier with: give --inception_weights.")
+        raise UsageError(f"{name!r} has no labels to train a classifier with: give --feature_network.")
     return small_classifier.train_or_load(config.cache_dir, run.data_spec.name, real, labels)
 
 

@@ -34,22 +34,21 @@ class Job(NamedTuple):
     data_spec: data.DataSpec
     model: DQGAN
 
-    def iterator(self, start_step: int):
-        """Returns a distributed iterator over the batches from `start_step` on."""
+    def dataset(self, start_step: int) -> tf.data.Dataset:
+        """Returns the batches of the local replicas from `start_step` on; see `data.build`."""
         replicas = self.strategy.num_replicas_in_sync
+        return data.build(
+            self.config.data,
+            per_replica_batch_size=self.config.train.batch_size // replicas,
+            num_replicas=replicas,
+            replica_ids=self.strategy.local_replica_ids,
+            seed=self.config.train.seed,
+            start_step=start_step,
+        )
 
-        def dataset(context):
-            del context
-            return data.build(
-                self.config.data,
-                per_replica_batch_size=self.config.train.batch_size // replicas,
-                num_replicas=replicas,
-                replica_ids=self.strategy.local_replica_ids,
-                seed=self.config.train.seed,
-                start_step=start_step,
-            )
-
-        return iter(self.strategy.distribute_datasets_from_function(dataset))
+    def iterator(self, dataset: tf.data.Dataset):
+        """Returns a distributed iterator over `dataset`."""
+        return iter(self.strategy.distribute_datasets_from_function(lambda context: dataset))
 
 
 def check(config: RunConfig) -> None:
@@ -127,6 +126,8 @@ def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, 
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     model = build_model(config, spec, strategy)
+    if config.train.warm_start:
+        model.set_warm()
     model.compile(
         config.optimizer,
         config.compression,
@@ -143,7 +144,7 @@ def build_model(config: RunConfig, spec: data.DataSpec, strategy: CompressedStra
       UsageError: a setting does not fit the data.
     """
     with strategy.scope():
-        players = networks.build(config.network, spec.shape, seed=config.train.seed)
+        players = networks.build(config.network, spec.shape, config.train.seed, spec.num_classes)
         return DQGAN(
             players.generator,
             players.discriminator,

@@ -1,10 +1,14 @@
-"""Starts the workers of one machine, watches them and stops all if one fails. Imports no TensorFlow."""
+"""Starts the workers of one machine, watches them and stops all if one fails. Imports no TensorFlow.
+
+Without TF_CONFIG these are all workers of a job. If TF_CONFIG names a cluster, it is this machine's worker alone.
+"""
 
 import ctypes
 import dataclasses
 import json
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.errors import EXIT_FAULT, EXIT_PEER_LOST, EXIT_USAGE, UsageError
 from dqgan_tf.tensorflow_texts import START_UP_NOISE
 from dqgan_tf.training import command
@@ -34,12 +39,15 @@ class LaunchConfig:
     num_workers: number of workers.
     log_dir: folder of `worker_<i>.log`.
     max_restarts: number of times that all workers start again after one failed.
+    index_in_cluster: index of the only worker in the cluster of TF_CONFIG; None: the launcher makes a cluster of its
+      own.
     """
 
     command: tuple[str, ...]
     num_workers: int
     log_dir: pathlib.Path
     max_restarts: int = 0
+    index_in_cluster: int | None = None
 
 
 class Launcher:
@@ -52,6 +60,8 @@ class Launcher:
 
     def __init__(self, config: LaunchConfig):
         self._config = config
+        self._first_index = config.index_in_cluster or 0
+        self._secret = secrets.token_hex(32)
         self._processes: list[subprocess.Popen] = []
         self._signal: int | None = None
         self._hurried = False
@@ -59,7 +69,9 @@ class Launcher:
     def run(self) -> int:
         """Returns 0, 128 + the signal that stopped all workers, or the exit code of the first worker that failed.
 
-        All workers start again after any failure but `EXIT_USAGE`, up to `max_restarts` times.
+        All workers start again after any failure but `EXIT_USAGE`, up to `max_restarts` times. In a cluster of
+        TF_CONFIG every machine's launcher does so for its worker: the workers that lost another one exit, start again
+        and wait for each other.
 
         Raises:
           UsageError: the folder of the logs cannot be made.
@@ -79,7 +91,8 @@ class Launcher:
             self._config.log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--log_dir={self._config.log_dir} cannot be made: {error.strerror}") from None
-        ports = free_ports(self._config.num_workers)
+        in_cluster = self._config.index_in_cluster is not None
+        ports = [] if in_cluster else free_ports(self._config.num_workers)
         shown = self._log(0).stat().st_size if attempt else 0
         self._processes = [self._start(index, ports, attempt) for index in range(self._config.num_workers)]
         follower = Follower(self._log(0), shown)
@@ -95,7 +108,7 @@ class Launcher:
         return code if code > 0 else 128 - code
 
     def _start(self, index, ports, attempt):
-        environment = worker_environment(ports, index)
+        environment = worker_environment(ports, index, self._secret)
         with open(self._log(index), "ab" if attempt else "wb") as log:
             return subprocess.Popen(
                 self._config.command,
@@ -165,12 +178,12 @@ class Launcher:
     def _report(self, index):
         code = self._processes[index].returncode
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        _say(f"Worker {index} {how}. The end of {self._log(index)}:")
+        _say(f"Worker {self._first_index + index} {how}. The end of {self._log(index)}:")
         for line in last_lines(self._log(index), _TRACEBACK_LINES if code == EXIT_FAULT else _TAIL_LINES):
             _say(f"  {line}")
 
     def _log(self, index):
-        return self._config.log_dir / f"worker_{index}.log"
+        return self._config.log_dir / f"worker_{self._first_index + index}.log"
 
 
 class Follower:
@@ -210,24 +223,46 @@ class Follower:
             print(line, flush=True)
 
 
-def worker_environment(ports: Sequence[int], index: int) -> dict[str, str]:
-    """Returns this process' environment, with TF_CONFIG for worker `index` and with thread counts.
+def worker_environment(ports: Sequence[int], index: int, secret: str = "") -> dict[str, str]:
+    """Returns this process' environment, with TF_CONFIG for worker `index`, thread counts and the workers' secret.
 
     Thread counts that the environment has are not changed; others are a worker's share of the cores. A single worker
-    gets no TF_CONFIG and starts no cluster.
+    gets no TF_CONFIG and starts no cluster. Without `ports`, TF_CONFIG stays as it is.
     """
     environment = dict(os.environ)
-    environment.pop("TF_CONFIG", None)
+    if ports:
+        environment.pop("TF_CONFIG", None)
     if len(ports) > 1:
         workers = [f"127.0.0.1:{port}" for port in ports]
         task = {"type": "worker", "index": index}
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
-    threads = max(1, len(os.sched_getaffinity(0)) // len(ports))
+    threads = max(1, len(os.sched_getaffinity(0)) // max(1, len(ports)))
     environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one can wait in a collective while the other computes
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONUNBUFFERED", "1")
+    if ports:
+        environment.setdefault(tf_config.SECRET, secret)
     return environment
+
+
+def index_in_cluster(num_workers: int | None) -> int | None:
+    """Returns this machine's worker of the cluster that TF_CONFIG names, or None if it names no cluster.
+
+    Args:
+      num_workers: --num_workers, None if it was not given.
+
+    Raises:
+      UsageError: TF_CONFIG cannot be used, or names a cluster while `num_workers` asks for another one.
+    """
+    place = tf_config.read(os.environ)
+    if place is not None and num_workers is not None:
+        raise UsageError(
+            f"--num_workers={num_workers} asks for a cluster on this machine, and TF_CONFIG names one of "
+            f"{place.num_workers} workers. Leave out --num_workers to run worker {place.worker_index} of it, or unset "
+            "TF_CONFIG."
+        )
+    return place.worker_index if place else None
 
 
 def free_ports(count: int) -> list[int]:

@@ -120,7 +120,7 @@ class Loop:
         if due(step, config.log_every) or last:
             figures = self._model.drain_metrics()
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
-            figures["sent_bytes_per_step"] = float(self._model.channel.sent_bytes)
+            figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
             self._clock.add_phases(figures)
             self._reporter.log(step, figures)
         if due(step, config.checkpoint_every):
@@ -161,16 +161,13 @@ class Loop:
         return next((number for _, number in answers if number), None)
 
     def _summary(self):
-        config, channel = self._job.config, self._model.channel
+        config, volume = self._job.config, self._model.bytes_per_step()
         figures = summary.quality(self._job.data_spec, self._model) | self._clock.figures()
         return figures | {
             "steps": self._step,
             "skipped": int(self._model.local_value(self._model.skipped)),
             "weights_sha256": summary.weights_sha256(self._model),
-            "wire_bytes_per_step": channel.wire_bytes,
-            "dense_bytes_per_step": channel.dense_bytes,
-            "sent_bytes_per_step": channel.sent_bytes,
-            "dense_sent_bytes_per_step": channel.dense_sent_bytes,
+            **{f"{name}_per_step": number for name, number in volume.items()},
             "num_workers": self._job.strategy.num_workers,
             "num_replicas": self._job.strategy.num_replicas_in_sync,
             "compressor": config.compression.compressor,
@@ -224,11 +221,11 @@ def next_stop(step: int, config) -> int:
 
 def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
     """Returns the first line of a run: steps, workers, compressor, topology and bytes."""
-    channel = job.model.channel
+    channel, volume = job.model.channel, job.model.bytes_per_step()
     verb = f"Resuming from step {start_step} of" if start_step else "Training"
     workers = f"{job.strategy.num_workers} worker(s), {job.strategy.num_replicas_in_sync} replica(s)"
     reason = f" ({channel.reason})" if channel.reason else ""
     return (
         f"{verb} {config.train.steps} steps in {config.model_dir} on {workers}: {config.compression.compressor} by "
-        f"{channel.topology}{reason}, {channel.wire_bytes:,} bytes per update instead of {channel.dense_bytes:,}."
+        f"{channel.topology}{reason}, {volume['wire_bytes']:,} bytes per update instead of {volume['dense_bytes']:,}."
     )

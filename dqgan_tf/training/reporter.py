@@ -50,6 +50,7 @@ class Reporter:
             self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
             self._metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step)
             write_atomically(self._folder / "config.json", job.config.to_json() + "\n")
+            write_atomically(self._folder / "data.json", job.data_spec.to_json() + "\n")
             rows = [f"| {key} | {value} |" for key, value in job.config.flat().items()]
             with self._tensorboard.as_default(start_step):
                 tf.summary.text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
@@ -64,11 +65,11 @@ class Reporter:
         """Reports the figures of the steps since the last call, with throughput and break-even rate added."""
         if not self._active:
             return
-        config, channel = self._job.config.train, self._job.model.channel
+        config, volume = self._job.config.train, self._job.model.bytes_per_step()
         rate = self._throughput.mark(step)
         codec_seconds = 1e-3 * (figures["milliseconds/encode"] + figures["milliseconds/decode"])
         known = not math.isnan(codec_seconds)  # a step was accepted
-        sent = channel.dense_sent_bytes, channel.sent_bytes
+        sent = volume["dense_sent_bytes"], volume["sent_bytes"]
         break_even = break_even_bandwidth(*sent, codec_seconds) if known else math.nan
         figures = figures | {
             "steps_per_second": rate,
@@ -81,21 +82,24 @@ class Reporter:
             for name, value in figures.items():
                 tf.summary.scalar(_TAGS.get(name, name), value)
         left = format_duration(self._throughput.remaining_seconds(config.steps))
-        self.say(
-            f"step {step}/{config.steps}  {rate:.1f} steps/s  {left} left  "
+        self.say(  # one line of a terminal: about 80 characters
+            f"step {step}/{config.steps}  {rate:.1f}/s  {left} left  "
             f"loss G {figures['generator_loss']:.3f} D {figures['discriminator_loss']:.3f}  "
-            f"|e|/|p| G {figures['residual_ratio/generator']:.2f} D {figures['residual_ratio/discriminator']:.2f}"
+            f"|e|/|p| {figures['residual_ratio/generator']:.2f} {figures['residual_ratio/discriminator']:.2f}"
             + (f"  skipped {int(figures['skipped'])}" if figures.get("skipped") else "")
         )
 
-    def sample(self, step: int) -> None:
-        """Writes pictures of the raw and the averaged generator. The first failure is printed, later ones are not."""
+    def sample(self, step: int, dataset: tf.data.Dataset | None = None) -> None:
+        """Writes pictures of the raw and the averaged generator, and of real samples if there is a data set of batches.
+
+        The first failure is printed, later ones are not.
+        """
         if not self._active:
             return
         try:
-            samples.write_pictures(
-                self._folder / "samples", step, self._job.data_spec, self._job.model, self._tensorboard
-            )
+            real = None if dataset is None else samples.take(dataset, self._job.data_spec)
+            folder = self._folder / "samples"
+            samples.write_pictures(folder, step, self._job.data_spec, self._job.model, self._tensorboard, real)
         except Exception as error:  # any kind: a failed picture must not stop the run
             if not self._pictures_failed:
                 full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))

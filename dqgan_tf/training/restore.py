@@ -12,6 +12,32 @@ from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint, job
 
 
+def warm_start(model: DQGAN, path: str) -> None:
+    """Loads networks and averaged generator of another run's newest checkpoint, or of a file; see `DQGAN.warm_start`.
+
+    Args:
+      model: without steps.
+      path: model_dir of a run, X.weights.h5 or X.keras.
+
+    Raises:
+      UsageError: there is nothing to load, or it is of other networks.
+    """
+    if not (pathlib.Path(path) / "checkpoints").is_dir():
+        if pathlib.Path(path).is_dir():
+            raise UsageError(f"--warm_start={path} holds no complete checkpoint of a run.")
+        model.warm_start(path)
+        return
+    folder = checkpoint.newest(pathlib.Path(path) / "checkpoints")
+    if folder is None:
+        raise UsageError(f"--warm_start={path} holds no complete checkpoint yet.")
+    checkpoint.check_files(folder)
+    counters = {name: value for name, value in model.shared_values().items() if "/" not in name}
+    saved = {name: value for name, value in checkpoint.read_tensors(folder / "replicated").items() if "/" in name}
+    expected = {name: tuple(value.shape) for name, value in model.shared_values().items() if "/" in name}
+    checkpoint.check_tensors(folder, expected, saved)
+    model.set_shared_values(counters | saved)
+
+
 class TrainedRun(NamedTuple):
     """Configuration, data description, model and step of a run."""
 
@@ -22,11 +48,11 @@ class TrainedRun(NamedTuple):
 
 
 def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
-    """Returns the model of the newest complete checkpoint in `model_dir`.
+    """Returns the model of the newest complete checkpoint in `model_dir`. Reads no training data.
 
     Args:
       model_dir: folder of a run.
-      data_dir: folder of prepared data sets on this machine. None takes that of the run.
+      data_dir: folder of prepared data sets on this machine, for an evaluation. None takes that of the run.
 
     Raises:
       UsageError: the folder holds no run or no complete checkpoint yet.
@@ -45,7 +71,17 @@ def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
     commit = checkpoint.check_files(folder)
     if data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
-    spec = data.describe(config.data)
+    spec = _saved_spec(pathlib.Path(model_dir) / "data.json") or data.describe(config.data)
     model = job.build_model(config, spec, CompressedStrategy(job.no_cluster()))
     checkpoint.restore_shared(folder, model)
     return TrainedRun(config, spec, model, commit["step"])
+
+
+def _saved_spec(path):
+    """Returns the description of the data in data.json; None for a run of version 0.2 or older, which has none."""
+    if not path.exists():
+        return None
+    try:
+        return data.DataSpec.from_json(path.read_text())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None

@@ -1,5 +1,6 @@
 """Runs one worker: checks that all workers agree, builds the job, restores a checkpoint, trains."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -21,7 +22,7 @@ from dqgan_tf.errors import (
 )
 from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
 from dqgan_tf.training import job as job_lib
-from dqgan_tf.training import summary
+from dqgan_tf.training import restore, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
@@ -71,12 +72,19 @@ def _run(config, strategy, board, stop):
     spec = run_on_all_workers(board, lambda: job_lib.describe(config, strategy))
     _check_equal_data(board, spec)
     job = job_lib.build(config, spec, strategy, board)
-    checkpoints = Checkpoints(job)
+    with contextlib.closing(Checkpoints(job)) as checkpoints:
+        return _train(job, checkpoints, stop)
+
+
+def _train(job, checkpoints, stop):
+    config, strategy, board = job.config, job.strategy, job.board
     restored = run_on_all_workers(board, checkpoints.restore)
+    if config.train.warm_start and not restored.step:
+        run_on_all_workers(board, lambda: restore.warm_start(job.model, config.train.warm_start))
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
+    dataset = run_on_all_workers(board, lambda: job.dataset(restored.step))  # faulty data leave no files
     reporter = run_on_all_workers(board, lambda: Reporter(job, restored.step))
-    iterator = run_on_all_workers(board, lambda: job.iterator(restored.step))
     reporter.say(describe_start(config, restored.step, job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
         reporter.say(
@@ -86,7 +94,9 @@ def _run(config, strategy, board, stop):
     if restored.step == 0:
         reporter.say("The first call traces and compiles the step, which takes about half a minute.")
     loop = Loop(job, checkpoints, reporter, stop, restored.step)
-    received = loop.run(iterator)
+    if restored.step == 0 and config.train.sample_every:
+        reporter.sample(0, dataset)
+    received = loop.run(job.iterator(dataset))
     if not received:
         loop.finish()
         return 0
@@ -163,10 +173,10 @@ def find_differences(identities: list[dict]) -> list[str]:
 
 
 def code_hash() -> str:
-    """Returns the sha256 (hex, first 16 digits) of the library's Python files."""
+    """Returns the sha256 (hex, first 16 digits) of the library's Python files, without the binaries of a wheel."""
     root = pathlib.Path(dqgan_tf.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(set(root.rglob("*.py")) - set((root / "_commands").rglob("*.py"))):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -14,12 +14,29 @@ from dqgan_tf.telemetry.json_lines import write_atomically
 from dqgan_tf.training.restore import TrainedRun
 
 IMAGES_PER_PICTURE = 64
+CLASSES_PER_PICTURE = 16
 POINTS_PER_PICTURE = 2048
 _BATCH = 500
 
 
-def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
-    """Returns `count` generated samples, float32 [count, *shape]. Every call uses the same latents.
+def draw(
+    model,
+    count: int,
+    *,
+    use_ema: bool,
+    seed: int | None = None,
+    interpolate: int | None = None,
+    labels: np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns `count` generated samples, float32 [count, *shape]. Equal arguments give equal latents.
+
+    Args:
+      model: a `DQGAN`.
+      count: number of samples.
+      use_ema: draw from the averaged generator, not the raw one.
+      seed: of the latents. None takes the model's, as the pictures of a run do.
+      interpolate: see `latents`.
+      labels: int [count], the classes of the samples of a conditional GAN; see `class_labels`.
 
     Raises:
       UsageError: `count` is below 1.
@@ -28,47 +45,171 @@ def draw(model, count: int, *, use_ema: bool) -> np.ndarray:
         raise UsageError(f"The number of samples must be 1 or more, such as 64. Received: {count}")
     batches = []
     for first in range(0, count, _BATCH):
-        seed = steps.stream_seed(model.seed, steps.SAMPLE, tf.constant(first), tf.constant(0), 1)
-        latent = tf.random.stateless_normal([_BATCH, model.latent_dim], seed)
-        batches.append(model.generate(latent, use_ema=use_ema).numpy())
+        latent = latents(model, first, first + _BATCH, seed=seed, interpolate=interpolate)
+        if labels is not None:
+            latent = latent[: count - first]
+            drawn = model.generate(latent, labels[first : first + _BATCH].astype(np.int32), use_ema=use_ema)
+        else:
+            drawn = model.generate(latent, use_ema=use_ema)
+        batches.append(drawn.numpy())
     return np.concatenate(batches)[:count]
 
 
-def picture(spec: data.DataSpec, samples: np.ndarray) -> np.ndarray:
-    """Returns samples as one picture, uint8 [H, W, 1 or 3]: a scatter plot with the modes, or a grid of images."""
-    return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples)
+def class_labels(spec: data.DataSpec, count: int, *, label: int | None = None, repeat: int = 1) -> np.ndarray | None:
+    """Returns the classes of `count` samples of a conditional run, int64 [count]; None for any other run.
 
+    Args:
+      spec: of the run's data.
+      count: number of samples.
+      label: class of all samples. None takes the classes in turn.
+      repeat: number of samples of a class before the next class.
 
-def write_pictures(folder, step: int, spec: data.DataSpec, model, tensorboard: tf.summary.SummaryWriter) -> None:
-    """Writes pictures of the raw and the averaged generator, drawn from the same latents.
-
-    The files are `raw_<step>.png` and `ema_<step>.png` in `folder`. TensorBoard shows `samples/raw` and `samples/ema`.
+    Raises:
+      UsageError: there is no such class.
     """
-    count = POINTS_PER_PICTURE if spec.kind == "points" else IMAGES_PER_PICTURE
+    if spec.num_classes is None:
+        if label is not None:
+            raise UsageError(f"The run is not conditional, so its samples have no class. Received: label={label}")
+        return None
+    if label is None:
+        return np.arange(count) // repeat % spec.num_classes
+    if not 0 <= label < spec.num_classes:
+        raise UsageError(f"`label` must be 0 to {spec.num_classes - 1}. Received: label={label}")
+    return np.full(count, label)
+
+
+def latents(model, first: int, last: int, *, seed: int | None, interpolate: int | None) -> tf.Tensor:
+    """Returns the latents of samples `first` to `last - 1` of an endless sequence, float32 [last - first, latent_dim].
+
+    They are standard normal. With `interpolate` = K >= 2, each K samples lie on a great circle from one normal latent a
+    to another one b (White 2016, arXiv:1609.04468): sin((1 - t) w) / sin w a + sin(t w) / sin w b with t = 0, 1/(K-1),
+    ..., 1 and w the angle between a and b.
+    """
+    if interpolate is None:
+        return _normal(model, first, last, seed)
+    rows, places = np.divmod(np.arange(first, last), interpolate)
+    ends = _normal(model, 2 * rows[0], 2 * rows[-1] + 2, seed)
+    a, b = (tf.gather(ends, 2 * (rows - rows[0]) + end) for end in (0, 1))
+    t = tf.constant(places / (interpolate - 1), tf.float32)[:, tf.newaxis]
+    cosine = tf.reduce_sum(tf.nn.l2_normalize(a, 1) * tf.nn.l2_normalize(b, 1), 1, keepdims=True)
+    w = tf.acos(tf.clip_by_value(cosine, -1.0, 1.0))
+    is_arc = tf.sin(w) > 1e-4  # a straight line between latents of one direction, as a latent of one value has
+    arc = (tf.sin((1 - t) * w) * a + tf.sin(t * w) * b) / tf.where(is_arc, tf.sin(w), 1.0)
+    return tf.where(is_arc, arc, (1 - t) * a + t * b)
+
+
+def _normal(model, first, last, seed):
+    """Returns elements `first` to `last - 1` of an endless sequence of normal latents, drawn in batches of _BATCH."""
+    batches = []
+    for start in range(first - first % _BATCH, last, _BATCH):
+        key = model.seed if seed is None else seed
+        stream = steps.stream_seed(key, steps.SAMPLE, tf.constant(start), tf.constant(0), 1)
+        batches.append(tf.random.stateless_normal([_BATCH, model.latent_dim], stream))
+    return tf.concat(batches, 0)[first % _BATCH :][: last - first]
+
+
+def picture(spec: data.DataSpec, samples: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Returns samples as one picture, uint8 [H, W, 1 or 3]: a scatter plot with the modes, or a grid of images."""
+    return pictures.scatter(samples, spec.modes) if spec.kind == "points" else pictures.image_grid(samples, columns)
+
+
+def take(dataset: tf.data.Dataset, spec: data.DataSpec) -> np.ndarray:
+    """Returns the first samples of a data set of batches, as many as a picture shows.
+
+    Of a conditional run, the classes are in turn, as in the pictures; a class that is rare has black images.
+    """
+    labels = _picture_labels(spec)
+    count = _count(spec) * (1 if labels is None else 8)
+    batch = next(iter(dataset.unbatch().batch(count)))
+    if labels is None:
+        return batch.numpy()
+    samples, classes = batch[0].numpy(), batch[1].numpy()
+    taken = np.full([len(labels), *spec.shape], -1.0, np.float32)
+    for label in np.unique(labels):
+        places, found = np.flatnonzero(labels == label), samples[classes == label]
+        taken[places[: len(found)]] = found[: len(places)]
+    return taken
+
+
+def write_pictures(
+    folder,
+    step: int,
+    spec: data.DataSpec,
+    model,
+    tensorboard: tf.summary.SummaryWriter,
+    real: np.ndarray | None = None,
+) -> None:
+    """Writes pictures of the raw and the averaged generator, drawn from the same latents, and of real samples.
+
+    The files are `raw_<step>.png`, `ema_<step>.png` and, if there are real samples, `real_<step>.png` in `folder`.
+    TensorBoard shows them as `samples/raw`, `samples/ema` and `samples/real`. Of a conditional run, a column of images
+    is a class: the first `CLASSES_PER_PICTURE` are shown.
+    """
+    labels, sets = _picture_labels(spec), {} if real is None else {"real": real}
     for name, use_ema in (("raw", False), ("ema", True)):
-        image = picture(spec, draw(model, count, use_ema=use_ema))
+        sets[name] = draw(model, _count(spec), use_ema=use_ema, labels=labels)
+    for name, values in sets.items():
+        image = picture(spec, values, _columns(spec))
         pictures.write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
         with tensorboard.as_default(step):
             tf.summary.image(f"samples/{name}", image[np.newaxis])
 
 
-def write_file(path: str, run: TrainedRun, count: int, *, use_ema: bool) -> None:
+def _columns(spec):
+    """Returns the images in a row of a picture: the classes that are shown; None without classes."""
+    return min(spec.num_classes, CLASSES_PER_PICTURE) if spec.num_classes and spec.kind == "images" else None
+
+
+def _count(spec):
+    if spec.kind == "points":
+        return POINTS_PER_PICTURE
+    columns = _columns(spec)
+    return IMAGES_PER_PICTURE if columns is None else columns * max(IMAGES_PER_PICTURE // columns, 4)
+
+
+def _picture_labels(spec):
+    """Returns the classes of the samples in a picture, int64; None without classes."""
+    columns = _columns(spec)
+    return class_labels(spec, _count(spec)) if columns is None else np.arange(_count(spec)) % columns
+
+
+def write_file(
+    path: str,
+    run: TrainedRun,
+    count: int,
+    *,
+    use_ema: bool,
+    seed: int | None = None,
+    interpolate: int | None = None,
+    columns: int | None = None,
+    label: int | None = None,
+) -> None:
     """Writes `count` samples of a run's generator to a file.
 
-    X.png is one picture. X.npz holds `samples`, uint8 images or float32 points, and `step`.
+    X.png is one picture, of images with `columns` in a row. X.npz holds `samples`, uint8 images or float32 points,
+    `step`, and `labels` of a conditional run, whose samples are of the class `label`, or of the classes in turn: a row
+    of the interpolation is of one class. The other arguments are those of `draw`.
 
     Raises:
-      UsageError: the path ends in neither .npz nor .png, or `count` is below 1.
+      UsageError: the path ends in neither .npz nor .png, `count` is below 1, there is no grid for `columns`, or there
+        is no class `label`.
       OSError: the file cannot be written.
     """
     if not path.endswith((".npz", ".png")):
         raise UsageError(f"The output must be a file such as samples.npz or samples.png. Received: {path!r}")
-    samples = draw(run.model, count, use_ema=use_ema)
+    if columns is not None and (path.endswith(".npz") or run.data_spec.kind == "points"):
+        raise UsageError(
+            f"`columns` is for a grid of images in a .png file. Received: {path!r} of {run.data_spec.kind}"
+        )
+    labels = class_labels(run.data_spec, count, label=label, repeat=interpolate or 1)
+    samples = draw(run.model, count, use_ema=use_ema, seed=seed, interpolate=interpolate, labels=labels)
     if path.endswith(".png"):
-        pictures.write_png(path, picture(run.data_spec, samples))
+        in_turn = None if label is not None else _columns(run.data_spec)
+        pictures.write_png(path, picture(run.data_spec, samples, columns or interpolate or in_turn))
         return
     if run.data_spec.kind == "images":
         samples = pictures.to_uint8(samples)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, samples=samples, step=np.int64(run.step))
+    arrays = {"samples": samples, "step": np.int64(run.step)} | ({} if labels is None else {"labels": labels})
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy 2 annotates all keywords as allow_pickle
     write_atomically(path, buffer.getvalue())

@@ -33,7 +33,8 @@ def quality(spec: data.DataSpec, model) -> report.Figures:
         return {}
     figures: report.Figures = {"num_modes": len(spec.modes), "num_samples": EVALUATED_POINTS}
     for prefix, use_ema in (("raw_", False), ("", True)):
-        points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema)
+        labels = samples.class_labels(spec, EVALUATED_POINTS)
+        points = samples.draw(model, EVALUATED_POINTS, use_ema=use_ema, labels=labels)
         coverage = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
         for end in ("", "_3_sd"):
             figures[f"{prefix}modes{end}"] = coverage[f"modes_found{end}"]

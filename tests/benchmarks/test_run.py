@@ -53,7 +53,7 @@ def test_an_unknown_checkout_is_refused_before_workers_start(monkeypatch):
 
 def test_sigterm_unwinds_so_that_namespaces_worktrees_and_workers_end():
     before, unwound = signal.getsignal(signal.SIGTERM), False
-    with pytest.raises(KeyboardInterrupt) as interrupt, run._trees(None):
+    with pytest.raises(KeyboardInterrupt) as interrupt, run.checkouts(None):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)

@@ -220,7 +220,7 @@ class TestNames:
         with pytest.raises(data.DatasetError, match="'cifar10_corrupted/fog': .*Its configurations are .*fog_1, fog_2"):
             data.describe(DataConfig(dataset="cifar10_corrupted/fog", data_dir=str(tmp_path)))
 
-    @pytest.mark.parametrize("name", ["", ":", "own/", "../own", "own/small/x=1", "own:1.0", "a b", "x:y:z"])
+    @pytest.mark.parametrize("name", ["", ":", "own/small/x=1", "own:1.0", "a b", "x:y:z"])
     def test_other_forms_are_refused(self, folder, name):
         with pytest.raises(data.DatasetError, match=r"A name is written NAME, .* such as cifar10:3.0.2"):
             data.describe(DataConfig(dataset=name, data_dir=str(folder)))

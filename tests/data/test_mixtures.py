@@ -1,5 +1,7 @@
 """Modes as published, draws with the announced mean, spread and shares, and independent of each other."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -99,12 +101,6 @@ def test_a_mixture_has_no_samples_to_deal_out():
         draw("gaussian_ring", shards="dirichlet:0.3")
 
 
-@pytest.mark.parametrize("shards", ["by_class", "dirichlet:0.3"])
-def test_images_refuse_shards_before_they_are_read(shards):
-    with pytest.raises(data.DatasetError, match=f"'mnist' can .* by --shards=iid. Received: shards={shards}"):
-        data.describe(DataConfig(dataset="mnist", shards=shards))
-
-
 def test_no_two_draws_share_a_seed():
     """Two seeds (mode, noise) for each of 3 seeds x 4 steps x 5 replicas."""
     keys = [
@@ -114,3 +110,19 @@ def test_no_two_draws_share_a_seed():
         for replica in range(5)
     ]
     assert len({tuple(row) for key in keys for row in key}) == 2 * 3 * 4 * 5
+
+
+def test_labels_are_the_modes_of_the_points():
+    """A conditional data set has the points of the other one, each with the nearest mode's number."""
+    options = {"per_replica_batch_size": 300, "num_replicas": 2, "replica_ids": [0, 1], "seed": 5}
+    for name in mixtures.MIXTURES:
+        for shards in ("iid", "by_class"):
+            config = DataConfig(dataset=name, shards=shards, conditional=True)
+            spec = data.describe(config)
+            assert spec.num_classes == len(spec.modes)
+            plain = iter(data.build(dataclasses.replace(config, conditional=False), **options))
+            for points, labels in data.build(config, **options).take(3):
+                assert labels.dtype == tf.int32
+                np.testing.assert_array_equal(points, next(plain))
+                distances = np.linalg.norm(points.numpy()[:, None] - spec.modes, axis=2)
+                np.testing.assert_array_equal(labels, np.argmin(distances, 1))

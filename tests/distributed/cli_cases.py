@@ -12,7 +12,8 @@ class Case:
     """A command and what must come of it.
 
     arguments: behind `python -m`; `{new}` is a fresh folder's name, `{file}` a file, `{empty}` an empty folder,
-      `{run}`, `{damaged}` and `{truncated}` runs of 10 steps, `{sets}` data sets: `own` of images, `flat` of vectors.
+      `{run}`, `{damaged}` and `{truncated}` runs of 10 steps, `{sets}` data sets: `own` of images, `flat` of vectors;
+      `{own}` a folder of arrays, most of them faulty.
       The home folder is the one in which they lie.
     message: pattern of the one line on stderr; None where the command succeeds.
     code: exit code.
@@ -53,6 +54,24 @@ CASES = {
     ),
     "empty_split": Case(
         TRAIN + "--dataset=own --data_dir={sets} --split=train[:0]", "'train\\[:0\\]' of 'own' is empty"
+    ),
+    "dataset_no_folder": Case(TRAIN + "--dataset={new}_pictures/", "_pictures' does not exist"),
+    "dataset_empty_folder": Case(TRAIN + "--dataset={empty}/", "The folder '.*empty/' holds no images"),
+    "dataset_text": Case(TRAIN + "--dataset={file}", "file' is neither a folder nor an .npz"),
+    "dataset_one_image": Case(TRAIN + "--dataset={own}/one.npy", "one.npy' holds 1 image; .* 2 or more"),
+    "dataset_objects": Case(TRAIN + "--dataset={own}/objects.npy", "Received: an array of objects"),
+    "dataset_truncated": Case(TRAIN + "--dataset={own}/truncated.npz", "truncated.npz' cannot be read: "),
+    "dataset_nan": Case(TRAIN + "--batch_size=2 --dataset={own}/nan.npy", "Image 1 of '.*nan.npy' holds a NaN"),
+    "dataset_size": Case(TRAIN + "--dataset={own}/good.npy --network=dcgan", "`dcgan` draws images of 28, 32 or 64"),
+    "dataset_no_module": Case(TRAIN + "--dataset=no_such:images", "Python finds no module 'no_such'"),
+    "shards_without_labels": Case(
+        TRAIN + "--dataset={own}/good.npy --shards=by_class", "has no labels, .*shards=by_cl"
+    ),
+    "export_of_nothing": Case("trainers.export --model_dir={empty} --output={new}.keras", "holds no run"),
+    "export_format": Case("trainers.export --model_dir={run} --output={new}.h5", "must be X.keras"),
+    "export_over_a_file": Case("trainers.export --model_dir={run} --output={file}", "file', which exists"),
+    "generate_columns_of_points": Case(
+        "trainers.generate --model_dir={run} --output={new}.png --columns=3", "`columns` is for a grid of images"
     ),
     "wrong_shape": Case(
         TRAIN + "--dataset=flat --data_dir={sets}",
@@ -102,7 +121,7 @@ CASES = {
     ),
     "prepare_no_flag": Case("trainers.prepare", "--dataset must have a value"),
 }
-PLACES = ("new", "file", "empty", "run", "damaged", "truncated", "sets", "idx")
+PLACES = ("new", "file", "empty", "run", "damaged", "truncated", "sets", "idx", "own")
 
 
 def make_files(folder):
@@ -129,6 +148,14 @@ def make_files(folder):
     os.truncate(folder / "truncated" / "checkpoints" / "step_00000010" / "replicated.data-00000-of-00001", 1000)
     (folder / "empty").mkdir()
     (folder / "file").write_text("kept")
+    (folder / "own").mkdir()
+    images = np.zeros([4, 6, 6, 1], np.float32)
+    np.save(folder / "own" / "good.npy", images)
+    np.save(folder / "own" / "one.npy", images[:1])
+    np.save(folder / "own" / "objects.npy", np.array([images, None], object))
+    np.save(folder / "own" / "nan.npy", np.where(np.arange(4)[:, None, None, None] == 1, np.nan, images))
+    np.savez(folder / "own" / "truncated.npz", images)
+    os.truncate(folder / "own" / "truncated.npz", 300)
     (folder / "sets").mkdir()
     features = {
         "own": tfds.features.Image(shape=(28, 28, 1)),

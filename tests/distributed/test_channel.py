@@ -7,6 +7,7 @@ import tensorflow as tf
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.errors import UsageError
 from tests.gan.local_strategy import local_strategy
 
 REPLICAS, N = 2, 96
@@ -67,6 +68,12 @@ def residuals(channel):
     return [[np.asarray(e) for e in channel.residuals(replica)] for replica in range(REPLICAS)]
 
 
+def remembered(channel):
+    """Residuals, shifts and their means of all replicas and weights."""
+    states = [channel.state(replica) for replica in range(REPLICAS)]
+    return [np.asarray(value) for state in states for per_weight in state.values() for value in per_weight]
+
+
 class TestStreams:
     """Random numbers are a function of (seed, stream, number of calls): one stream for each replica that encodes."""
 
@@ -106,22 +113,23 @@ class TestStreams:
 
 
 class TestRefusal:
-    def test_one_packet_of_one_replica_refuses_all(self, strategy, opened):
-        """Residuals of all packets stay, in those that write in place too; the next call continues."""
+    @pytest.mark.parametrize("shift", [0.0, 0.5])
+    def test_one_packet_of_one_replica_refuses_all(self, strategy, opened, shift):
+        """State of all packets stays, in those that write in place too; the next call continues."""
         vectors = [vector("sign:bucket=32", (N,)), vector("topk:fraction=0.1", (N,), first=1, order=1)]
-        channel = opened(*vectors, packet_mb=4 * N / 2**20, topology="all_gather")
+        channel = opened(*vectors, packet_mb=4 * N / 2**20, topology="all_gather", shift=shift)
         assert len(channel.packets) == 2
         mean = reduction(strategy, channel)
         rows = [[update(replica, N), update(2 + replica, N)] for replica in range(REPLICAS)]
         mean(rows)
-        before = residuals(channel)
-        assert all(np.any(e) for row in before for e in row)
+        before, state = residuals(channel), remembered(channel)
+        assert all(np.any(value) for value in state) and len(state) == REPLICAS * 2 * (3 if shift else 1)
         for weight in range(2):
             poisoned = [[own.copy() for own in row] for row in rows]
             poisoned[1][weight][5] = np.inf
             mean(poisoned)
             assert [bool(variable.numpy()) for variable in channel.accepted.variables] == [False] * REPLICAS
-            np.testing.assert_array_equal(residuals(channel), before)
+            np.testing.assert_array_equal(remembered(channel), state)
         received, kept = mean(rows), residuals(channel)
         assert all(bool(variable.numpy()) for variable in channel.accepted.variables)
         for weight in range(2):
@@ -149,7 +157,7 @@ class TestState:
     def test_what_is_set_is_what_is_read(self, channel):
         values = [[update(replica, 8, 16), None, update(9 + replica, 128)] for replica in range(REPLICAS)]
         for replica, row in enumerate(values):
-            channel.set_residuals(replica, row)
+            channel.set_state(replica, {"residual": row})
         for replica, row in enumerate(values):
             np.testing.assert_array_equal(channel.residuals(replica)[0], row[0])
             np.testing.assert_array_equal(channel.residuals(replica)[2], row[2])
@@ -157,6 +165,30 @@ class TestState:
             for packet in channel.packets:
                 for (index, start, size), residual in zip(packet.slices, packet.residuals, strict=True):
                     assert index or np.array_equal(residual.variables[replica], flat[start : start + size])
+
+    def test_shifts_are_set_by_weight(self, opened):
+        cut = Vector("cut", compressors.get("sign:bucket=32"), ((8, 16), (128,)), (0, 2))
+        channel = opened(cut, vector("none", (3,), first=1), packet_mb=4 * 96 / 2**20, shift=0.1)
+        kinds = "residual", "shift", "mean_shift"
+        rows = {kind: [update(i, 8, 16), None, update(9 + i, 128)] for i, kind in enumerate(kinds)}
+        channel.set_state(1, rows)
+        assert list(channel.state(1)) == list(kinds)
+        for kind, (first, exact, second) in channel.state(1).items():
+            np.testing.assert_array_equal(first, rows[kind][0])
+            np.testing.assert_array_equal(second, rows[kind][2])
+            assert exact is None and not np.any(channel.state(0)[kind][0])
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"shift": 0.1, "error_feedback": False}, "Turn error feedback on, or set shift=0. Received: shift=0.1"),
+            ({"shift": -0.1}, "`shift` must be a number of at least 0 and at most 1. Received: shift=-0.1"),
+            ({"shift": 1.1}, "Received: shift=1.1. A value that works is shift=0.1"),
+        ],
+    )
+    def test_a_shift_that_makes_no_sense_is_refused(self, opened, settings, message):
+        with pytest.raises(UsageError, match=message):
+            opened(vector("sign:bucket=32", (N,)), **settings)
 
     def test_without_error_feedback_there_is_none(self, opened):
         channel = opened(vector("sign:bucket=32", (N,)), error_feedback=False)

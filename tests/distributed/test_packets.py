@@ -53,15 +53,13 @@ class TestSmall:
                 Seeds(tf.constant(exchange_cases.stream(m, number)), tf.constant(exchange_cases.common_stream(number)))
                 for m in range(REPLICAS)
             ]
-            outcomes = [
-                lockstep.reduce(packet, [[window(own, part) for part in packet.slices] for own in values], seeds)
-                for packet in packets
-            ]
+            updates = [[[window(own, part) for part in packet.slices] for own in values] for packet in packets]
+            outcomes = [lockstep.reduce(*pair, seeds) for pair in zip(packets, updates, strict=True)]
             histograms = [[] for _ in vectors]
-            for packet, of_packet in zip(packets, outcomes, strict=True):
+            for packet, of_packet, inputs in zip(packets, outcomes, updates, strict=True):
                 for replica, outcome in enumerate(of_packet):
                     assert bool(outcome.acceptable)
-                    packet.keep(outcome, replica)
+                    packet.keep(outcome, replica, inputs[replica])
                     for part, histogram in zip(packet.slices, outcome.histograms, strict=True):
                         histograms[part.vector] += [] if histogram is None else [histogram]
             for vector, state, counts in zip(vectors, learned, histograms, strict=True):

@@ -55,8 +55,8 @@ def answer_to(address, report):
             assert time.monotonic() < end
             time.sleep(0.02)
     with connection:
-        rendezvous._read(connection)
-        rendezvous._tell(connection, report)
+        proof = rendezvous._proof(rendezvous._read(connection)["token"], report["worker"])
+        rendezvous._tell(connection, {"proof": proof} | report)
         return rendezvous._read(connection)
 
 
@@ -160,6 +160,20 @@ class TestRefusals:
         )
         with pytest.raises(PeerLostError):
             chief.result(10)
+
+    @pytest.mark.parametrize("proof", ["", "00" * 32, 7, None])
+    def test_a_worker_that_does_not_know_the_secret(self, addresses, workers, monkeypatch, proof):
+        monkeypatch.setenv("DQGAN_SECRET", "of this cluster")
+        chief = workers.start(addresses, 0, seconds=1.0)
+        report = {"worker": 1, "token": "t", "cluster": list(addresses), "proof": proof}
+        assert "its DQGAN_SECRET is not that of worker 0" in answer_to(addresses[0], report)["refused"]
+        with pytest.raises(PeerLostError, match="worker 1 at"):
+            chief.result(10)
+
+    def test_with_a_secret_that_all_know(self, addresses, workers, monkeypatch):
+        monkeypatch.setenv("DQGAN_SECRET", "of this cluster")
+        for call in [workers.start(addresses, worker) for worker in (0, 1, 2)]:
+            call.result(10)
 
     def test_two_processes_of_one_index(self, addresses, workers):
         chief, first = (workers.start(addresses, index, seconds=2.0) for index in (0, 1))

@@ -158,7 +158,7 @@ def assert_follows_oracle(case, replicas, *, error_feedback=True, block=None):
         if call == POISONED:
             continue
         for replica, outcome in enumerate(outcomes):
-            packet.keep(outcome, replica)
+            packet.keep(outcome, replica, updates[replica])
         learn(packet, learned, outcomes)
         for place, part in enumerate(packet.slices):
             energies = np.stack([outcome.energies[place] for outcome in outcomes])

@@ -34,7 +34,7 @@ def summary(model_dir):
 
 def checkpoint_tensors(model_dir, step, name):
     reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / f"step_{step:08d}" / name))
-    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key != "origin"}
 
 
 TWO_STEP = ["--compressor=sign:bucket=32", "--topology=two_step"]
@@ -165,3 +165,24 @@ def test_a_frozen_peer_ends_the_others(tmp_path):
     finally:
         both.kill()
     assert "lost another worker" in both.output(0)
+
+
+@pytest.mark.slow
+def test_a_conditional_run_and_a_warm_start_from_it(tmp_path):
+    """The second run begins with the averaged generator of the first; other networks are refused in one line."""
+    labels = ["--conditional", "--dataset=gaussian_ring", "--sample_every=10"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    cluster.run(command(first, 20, *labels), tmp_path / "logs_first")
+    names = {path.name for path in (first / "samples").iterdir()}
+    assert {"real_00000000.png", "raw_00000000.png", "ema_00000010.png"} <= names
+    warm = [*labels, f"--warm_start={first}", "--learning_rate_g=1e-6", "--learning_rate_d=1e-6"]
+    cluster.run(command(second, 10, *warm), tmp_path / "logs_second")
+    averages = [checkpoint_tensors(folder, step, "replicated") for folder, step in ((first, 20), (second, 10))]
+    assert averages[1]["step"] == 10
+    for name in (name for name in averages[0] if name.startswith("ema/")):
+        # d = 0.999 from the first step: 1 % of the way to the weights, which hardly move
+        expected = averages[0][name] + (1 - 0.999**10) * (averages[0][name.removeprefix("ema/")] - averages[0][name])
+        np.testing.assert_allclose(averages[1][name], expected, atol=1e-4)
+    other = cluster.Cluster(command(tmp_path / "other", 10, f"--warm_start={first}"), tmp_path / "logs_other")
+    assert other.wait() == [2, 2]
+    assert f"ERROR: {first / 'checkpoints' / 'step_00000020'} does not fit: " in other.output(0)

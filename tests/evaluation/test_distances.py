@@ -165,33 +165,47 @@ def test_shapes_of_features_must_agree():
         distances.kernel_distance(np.zeros((5, 2)), np.zeros((5, 3)), subset_size=5)
 
 
+def neighbours_loop(real, fake, k):
+    """Precision and recall by their definition: one pair at a time, distances by differences, radii by sorting."""
+
+    def radius(members, i):
+        others = [np.sqrt(np.sum((members[i] - member) ** 2)) for j, member in enumerate(members) if j != i]
+        return sorted(others)[k - 1]
+
+    def share_near(points, members):
+        radii = [radius(members, i) for i in range(len(members))]
+        near = [
+            any(np.sqrt(np.sum((point - s) ** 2)) <= r for s, r in zip(members, radii, strict=True)) for point in points
+        ]
+        return sum(near) / len(near)
+
+    return share_near(fake, real), share_near(real, fake)
+
+
+@pytest.mark.parametrize(("n", "m", "shift", "k"), [(30, 30, 0.5, 3), (25, 40, 1.5, 1), (40, 21, 1.3, 5)])
+def test_precision_and_recall_agree_with_a_loop(n, m, shift, k, monkeypatch):
+    monkeypatch.setattr(distances, "_ROWS", 7)  # several blocks, the last one shorter
+    real, fake = features(n, 3, 10), 0.7 * features(m, 3, 11, shift=shift)
+    precision, recall = distances.precision_recall(real, fake, k)
+    assert (precision, recall) == neighbours_loop(real.astype(float), fake.astype(float), k)
+    assert 0 < precision < 1 and 0 < recall < 1 and precision != recall
+
+
 def test_precision_and_recall_by_hand():
-    """k = 1 on a line. Real balls: radius 1 at 0 and 1, 3 at 4; fake: 1 at 2 and 3, 27 at 30.
+    """k = 1. Real 0, 1, 10 have radii 1, 1, 9; fakes 1.5 and 30 have radii 28.5 each.
 
-    2 and 3 lie in the ball of the real 4, [1, 7], and 30 in none: 2/3. Of the reals 0, 1, 4 the fake balls [1, 3],
-    [2, 4] and [3, 57] hold 1 and 4: 2/3. Without the far 30 the fake balls hold 1 and 4 still, and precision is 1.
+    1.5 lies within 1 of 1, 30 within nothing: precision 1/2. Each real lies within 28.5 of 1.5: recall 1.
     """
-    real, fake = np.array([[0.0], [1.0], [4.0]]), np.array([[2.0], [3.0], [30.0]])
-    assert distances.precision_and_recall(real, fake, 1) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert distances.precision_and_recall(real, fake[:2], 1) == (1.0, pytest.approx(2 / 3))
+    assert distances.precision_recall([[0.0], [1.0], [10.0]], [[1.5], [30.0]], k=1) == (0.5, 1.0)
 
 
-def test_precision_and_recall_against_all_pairs(monkeypatch):
-    """Rows at a time or at once; the oracle measures every pair."""
-    monkeypatch.setattr(distances, "_ROWS", 7)
-    draw = np.random.default_rng(3)
-    real, fake = draw.standard_normal((40, 3)) + 5, 0.7 * draw.standard_normal((33, 3)) + 6.5
-
-    def share(points, centres):
-        own = np.sort(np.linalg.norm(centres[:, None] - centres, axis=-1), axis=1)[:, 3]
-        return np.mean(np.any(np.linalg.norm(points[:, None] - centres, axis=-1) <= own, axis=1))
-
-    assert distances.precision_and_recall(real, fake) == (share(fake, real), share(real, fake))
-    assert 0 < share(real, fake) < share(fake, real) < 1
-    assert distances.precision_and_recall(real, real) == (1.0, 1.0)
+def test_a_large_mean_does_not_blur_the_neighbours():
+    real, fake = features(40, 4, 12).astype(float), features(40, 4, 13, shift=0.7).astype(float)
+    moved = distances.precision_recall(real + 2.0**20, fake + 2.0**20)
+    assert moved == distances.precision_recall(real, fake)
 
 
-@pytest.mark.parametrize("rows", [3, 1])
-def test_precision_needs_more_rows_than_neighbours(rows):
-    with pytest.raises(ValueError, match=f"rows=9, {rows}, neighbours=3"):
-        distances.precision_and_recall(np.zeros((9, 2)), np.zeros((rows, 2)))
+@pytest.mark.parametrize(("k", "columns", "message"), [(5, 2, "Received: k=5"), (0, 2, "k=0"), (1, 3, "shapes")])
+def test_precision_needs_neighbours(k, columns, message):
+    with pytest.raises(ValueError, match=message):
+        distances.precision_recall(np.zeros((9, 2)), np.zeros((5, columns)), k)

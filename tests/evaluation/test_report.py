@@ -29,23 +29,32 @@ def images(count, seed):
 def test_only_inception_gives_fid_is_and_kid():
     inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
     figures = report.evaluate_images(inception, images(20, 0), images(20, 1))
-    names = {"FID", "KID", "KID_std", "IS", "IS_std", "precision", "recall"}
-    assert {f"{name}(20)" for name in names} <= set(figures)
+    assert {"FID(n=20)", "KID(n=20)", "KID_std(n=20)", "IS(n=20)", "IS_std(n=20)"} <= set(figures)
+    assert {"precision(inception-2015-12-05,n=20)", "recall(inception-2015-12-05,n=20)"} <= set(figures)
     assert not [name for name in figures if "distance" in name or "score" in name]
-    assert report.figure_name("frechet_distance", inception, 49_999) == "FID(49999)"
-    assert report.figure_name("kernel_distance_std", inception, 50_000) == "KID_std"
+
+
+def test_fid_alone_means_the_number_of_the_literature(monkeypatch):
+    """Here 20 stands for 50,000."""
+    assert report.CONVENTIONAL_NUMBER == 50_000
+    monkeypatch.setattr(report, "CONVENTIONAL_NUMBER", 20)
+    inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
+    equal = report.evaluate_images(inception, images(20, 0), images(20, 1))
+    assert {"FID", "KID", "KID_std", "IS", "IS_std"} <= set(equal)
+    fewer = report.evaluate_images(inception, images(10, 0), images(20, 1))
+    assert {"FID(real=10,fake=20)", "KID(real=10,fake=20)", "IS"} <= set(fewer) and "FID" not in fewer
 
 
 def test_any_other_network_is_named_in_the_figure():
     figures = report.evaluate_images(NETWORK, images(20, 0), images(20, 1))
     assert set(figures) == {
-        "frechet_distance(linear, 20)",
-        "kernel_distance(linear, 20)",
-        "kernel_distance_std(linear, 20)",
-        "classifier_score(linear, 20)",
-        "classifier_score_std(linear, 20)",
-        "precision(linear, 20)",
-        "recall(linear, 20)",
+        "frechet_distance(linear,n=20)",
+        "kernel_distance(linear,n=20)",
+        "kernel_distance_std(linear,n=20)",
+        "precision(linear,n=20)",
+        "recall(linear,n=20)",
+        "classifier_score(linear,n=20)",
+        "classifier_score_std(linear,n=20)",
         "feature_network",
         "feature_network_sha256",
         "num_real",
@@ -53,6 +62,8 @@ def test_any_other_network_is_named_in_the_figure():
         "kernel_subset_size",
     }
     assert (figures["feature_network"], figures["feature_network_sha256"]) == ("linear", "f" * 64)
+    known = report.evaluate_images(dataclasses.replace(NETWORK, accuracy=0.75), images(20, 0), images(20, 1))
+    assert known == figures | {"feature_network_accuracy": 0.75}
 
 
 def test_figures_are_those_of_the_images(monkeypatch):
@@ -63,12 +74,16 @@ def test_figures_are_those_of_the_images(monkeypatch):
     distance = distances.frechet_distance(
         *(pool_real.mean(0), np.cov(pool_real, rowvar=False)), *(pool_fake.mean(0), np.cov(pool_fake, rowvar=False))
     )
-    assert figures["frechet_distance(linear, 24)"] == pytest.approx(distance, rel=1e-5)
+    numbers = "real=30,fake=24"
+    assert figures[f"frechet_distance(linear,{numbers})"] == pytest.approx(distance, rel=1e-5)
     expected = distances.kernel_distance(pool_real, pool_fake, subset_size=24, seed=5)
-    assert (figures["kernel_distance(linear, 24)"], figures["kernel_distance_std(linear, 24)"]) == expected
+    kernel = figures[f"kernel_distance(linear,{numbers})"], figures[f"kernel_distance_std(linear,{numbers})"]
+    assert kernel == expected
+    expected = distances.precision_recall(pool_real, pool_fake, 3)
+    assert (figures[f"precision(linear,{numbers})"], figures[f"recall(linear,{numbers})"]) == expected
     # Scores are of the generated images.
     expected = scores.classifier_score(linear(fake).logits)
-    assert (figures["classifier_score(linear, 24)"], figures["classifier_score_std(linear, 24)"]) == expected
+    assert (figures["classifier_score(linear,n=24)"], figures["classifier_score_std(linear,n=24)"]) == expected
     assert (figures["num_real"], figures["num_fake"], figures["kernel_subset_size"]) == (30, 24, 24)
 
 
@@ -82,7 +97,7 @@ def test_a_network_without_logits_gives_no_score():
     silent = dataclasses.replace(NETWORK, function=lambda batch: Features(linear(batch).pool, None))
     figures = report.evaluate_images(silent, images(20, 0), images(20, 1))
     assert not [name for name in figures if "score" in name]
-    assert "frechet_distance(linear, 20)" in figures
+    assert "frechet_distance(linear,n=20)" in figures
 
 
 @pytest.mark.parametrize("real, fake", [(images(1, 0), images(20, 0)), (images(20, 0), images(2, 1))])

@@ -60,6 +60,29 @@ def test_real_images_score_as_known(weights, cifar_images):
     assert score == pytest.approx(9.26, abs=0.006)
 
 
+def test_fashion_mnist_by_its_folder(weights, tmp_path):
+    """28 x 28 grey images are those of 32 x 32 and three equal channels, resized by the bilinear kernel of numpy."""
+    grey = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    (tmp_path / "resnet.npz").symlink_to(weights / f"{RESNET20}.npz")
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(64))
+    network = features.load(str(tmp_path))
+    assert (network.name, network.image_size, network.channels) == ("resnet20", None, (1, 3))
+    # Half-pixel centres: pixel i of 32 lies at (i + .5) 28 / 32 - .5, between two of 28.
+    place = np.clip((np.arange(32) + 0.5) * 28 / 32 - 0.5, 0, 27)
+    low = np.minimum(place.astype(int), 26)
+    kernel = np.zeros((32, 28))
+    kernel[np.arange(32), low], kernel[np.arange(32), low + 1] = 1 - (place - low), place - low
+    resized = np.einsum("ih,nhwc,jw->nijc", kernel, grey.astype(float), kernel)
+    whole = features._resnet(features.read_npz(str(weights / f"{RESNET20}.npz")), np.float32(resized.repeat(3, 3)), 3)
+    np.testing.assert_allclose(network(grey).pool, whole[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(network(grey.repeat(3, 3)).logits, whole[1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_folder_of_several_networks(weights):
+    with pytest.raises(UsageError, match="must hold one CIFAR ResNet; name one. It holds: .*resnet20.*resnet56"):
+        features.load(str(weights))
+
+
 def test_an_incomplete_archive_names_the_array(weights, tmp_path):
     with np.load(weights / f"{RESNET20}.npz") as file:
         arrays = {name: file[name] for name in file.files if name != "layer2.1.bn2.bias"}

@@ -52,6 +52,8 @@ def test_the_second_call_reads_the_first_ones_file(tmp_path, monkeypatch):
     second = small_classifier.train_or_load(str(tmp_path), "stripes", images, labels, epochs=1)
     assert first.fingerprint == second.fingerprint
     np.testing.assert_array_equal(first(images).pool, second(images).pool)
+    hits = np.argmax(first(images[-40:]).logits, axis=1) == labels[-40:]  # a twelfth of 480 images is held out
+    assert first.accuracy == second.accuracy == pytest.approx(np.mean(hits))
 
 
 def test_equal_seeds_give_equal_weights(tmp_path):

@@ -28,7 +28,7 @@ def answer(binary, *arguments):
 
 
 def test_all_binaries_are_there():
-    assert BINARIES == ["benchmark", "compare", "evaluate", "generate", "launch", "prepare", "train"]
+    assert BINARIES == ["benchmark", "compare", "evaluate", "export", "generate", "launch", "prepare", "train"]
 
 
 @pytest.mark.parametrize("binary", BINARIES)
@@ -80,12 +80,15 @@ def test_a_wrong_setting(argument):
         ("launch", "--num_workers=0"),
         ("generate", "--num_samples=0"),
         ("generate", "--output=picture.jpg"),
+        ("generate", "--interpolate=1"),
+        ("generate", "--columns=0"),
+        ("generate", "--seed=-1"),
         ("evaluate", "--num_samples=x"),
         ("prepare", "--data_dir=~nobody_of_that_name"),
     ],
 )
 def test_a_wrong_flag_of_another_binary(binary, argument):
-    required = {"generate": ["--model_dir=m"], "evaluate": ["--model_dir=m"]}
+    required = {"generate": ["--model_dir=m", "--output=x.npz"], "evaluate": ["--model_dir=m"]}
     code, out, err = answer(binary, *required.get(binary, []), argument)
     assert (code, out) == (EXIT_USAGE, "") and err.startswith("ERROR: ") and err.count("\n") == 1
     assert argument.partition("=")[2] in err
@@ -94,9 +97,10 @@ def test_a_wrong_flag_of_another_binary(binary, argument):
 @pytest.mark.parametrize(
     ("binary", "paths"),
     [
-        ("train", {"model_dir", "data_dir"}),
+        ("train", {"model_dir", "data_dir", "warm_start"}),
         ("launch", {"log_dir"}),
-        ("evaluate", {"model_dir", "data_dir", "inception_weights", "resnet_weights", "cache_dir"}),
+        ("evaluate", {"model_dir", "data_dir", "inception_weights", "feature_network", "cache_dir"}),
+        ("export", {"model_dir", "data_dir", "output"}),
         ("generate", {"model_dir", "data_dir", "output"}),
         ("prepare", {"data_dir", "source_dir"}),
         ("compare", {"results", "document"}),

@@ -1,5 +1,6 @@
 """The real system, three replicas in one process, against the float64 simulator: variable by variable, step by step."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -119,6 +120,16 @@ def decided_by_a_hair(state, settings):
     return np.max(np.abs(moved)) > 10 * scale
 
 
+def clipped(game, largest):
+    """F with the gradient of each player scaled down to the norm `largest`."""
+
+    def gradient(w, step, worker):
+        parts = np.split(game(w, step, worker), [tiny_gan.SIZES[0][1]])
+        return np.concatenate([part * min(1.0, largest / np.linalg.norm(part)) for part in parts])
+
+    return gradient
+
+
 def assert_follows_oracle(strategy, optimizer, compression, schedule=lambda t: 1.0, **compile_options):
     """Follows both for `STEPS` steps of equal data and returns the oracle's last state."""
     optimizer, compression = OptimizerConfig(**optimizer), CompressionConfig(**compression)
@@ -126,7 +137,12 @@ def assert_follows_oracle(strategy, optimizer, compression, schedule=lambda t: 1
     batches = tiny_gan.real_batches(STEPS)
     iterator = tiny_gan.distributed_iterator(strategy, batches)
     settings = oracle_settings(optimizer, compression, schedule)
-    for state in oracle.run(gan_game(batches), tiny_gan.weights(model)[0], tiny_gan.REPLICAS, settings, STEPS):
+    game = (
+        gan_game(batches)
+        if optimizer.global_clipnorm is None
+        else clipped(gan_game(batches), optimizer.global_clipnorm)
+    )
+    for state in oracle.run(game, tiny_gan.weights(model)[0], tiny_gan.REPLICAS, settings, STEPS):
         model.train_steps(iterator, 1)
         weights, found = tiny_gan.weights(model), deviations(model, state)
         assert not decided_by_a_hair(state, settings), f"choose other inputs: step {state.t}"
@@ -168,6 +184,30 @@ def test_averaged_second_moments_follow_the_oracle(strategy, second_moment):
 )
 def test_ablations_follow_the_oracle(strategy, optimizer, compression):
     assert_follows_oracle(strategy, SGD | optimizer, {"compressor": SIGN} | compression)
+
+
+@pytest.mark.slow
+def test_micro_batches_and_clipping_follow_the_oracle(strategy):
+    """16 samples in parts of 5, 5 and 6 at one point; gradients begin at norms of 0.3 and more."""
+    optimizer = ADAM | {"micro_batches": 3, "global_clipnorm": 0.2}
+    assert_follows_oracle(strategy, optimizer, {"compressor": LINEAR})
+
+
+@pytest.mark.slow
+def test_schedules_of_keras_follow_the_oracle(strategy):
+    decay = keras.optimizers.schedules
+    schedules = decay.ExponentialDecay(0.2, 10, 0.5), decay.ExponentialDecay(0.1, 10, 0.5)
+    base = OptimizerConfig(**SGD)
+    batches = tiny_gan.real_batches(STEPS)
+    model = tiny_gan.build(
+        strategy, OptimizerConfig(direction="sgd"), CompressionConfig(SIGN), learning_rates=schedules
+    )
+    settings = oracle_settings(base, CompressionConfig(SIGN), lambda t: 0.5 ** ((t - 1) / 10))
+    first, iterator = tiny_gan.weights(model)[0], tiny_gan.distributed_iterator(strategy, batches)
+    for state in oracle.run(gan_game(batches), first, tiny_gan.REPLICAS, settings, STEPS):
+        model.train_steps(iterator, 1)
+        assert all(value < TOLERANCE for value in deviations(model, state).values()), state.t
+    assert model.optimizer.generator.learning_rate == pytest.approx(0.2 * 0.5**1.9)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dqgan_tf.config import LossConfig, NetworkConfig
 from dqgan_tf.gan import losses, networks
-from dqgan_tf.gan.gradients import simultaneous_gradients
+from dqgan_tf.gan.gradients import in_micro_batches, simultaneous_gradients
 
 BATCH, LATENT_DIM = 6, 5
 SEED = tf.constant([3, 4], tf.int64)
@@ -109,3 +109,77 @@ def test_state_is_updated_by_the_real_samples_then_by_the_fake_ones(name):
 
     for value, expected in zip(evaluation.non_trainable[1], in_a_row(state), strict=True):
         np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize(("count", "fixed"), [(2, True), (4, True), (4, False), (50, False)])
+def test_micro_batches_equal_the_whole_batch(count, fixed):
+    """6 samples in parts of 3; of 1, 2, 1, 2; and of 1 each. Means of means would weigh samples unequally.
+
+    With R1, which looks at every sample alone; float32 sums run in another order.
+    """
+    generator, discriminator, _ = networks.build(NetworkConfig(width=8, latent_dim=LATENT_DIM), (2,), 0)
+    game, (real, latent) = losses.get(LossConfig(r1_gamma=10.0)), batch((2,))
+    weights = tuple([v.value for v in model.trainable_variables] for model in (generator, discriminator))
+
+    def evaluate_part(states, tensors, seed):
+        assert tensors[0].shape[0] == (3 if fixed and count == 2 else None)
+        real, latent, labels = tensors
+        assert labels is None
+        return simultaneous_gradients(generator, discriminator, game, weights, states, real, latent, seed)
+
+    @tf.function(autograph=False)
+    def in_parts(real, latent):
+        return in_micro_batches(evaluate_part, count, weights, ([], []), [real, latent, None], SEED)
+
+    length = BATCH if fixed else None
+    compiled = in_parts.get_concrete_function(tf.TensorSpec([length, 2]), tf.TensorSpec([length, LATENT_DIM]))
+    whole = evaluate(generator, discriminator, game, real, latent)
+    for part, expected in zip(*(tf.nest.flatten(r) for r in (compiled(real, latent), whole)), strict=True):
+        assert np.abs(part - expected).max() <= 2e-6 * max(np.abs(expected).max(), 1e-30)
+
+
+def test_micro_batches_pass_on_their_statistics_and_own_losses():
+    """A counter grows by one for each part; a regularizer counts once, not once for each part."""
+
+    class Counter(keras.layers.Layer):
+        def build(self, shape):
+            self.count = self.add_weight(name="count", shape=[], initializer="zeros", trainable=False)
+
+        def call(self, inputs):
+            self.count.assign(self.count + 1.0)
+            self.add_loss(7.0 + 0.0 * tf.reduce_mean(inputs))
+            return inputs
+
+    generator = keras.Sequential([keras.Input([LATENT_DIM]), keras.layers.Dense(2), Counter()])
+    discriminator = networks.build(NetworkConfig(width=8), (2,), 0).discriminator
+    game, (real, latent) = losses.get(LossConfig(r1_gamma=0.0)), batch((2,))
+    weights = tuple([v.value for v in model.trainable_variables] for model in (generator, discriminator))
+
+    def evaluate_part(states, tensors, seed):
+        return simultaneous_gradients(generator, discriminator, game, weights, states, *tensors, seed)
+
+    states = [generator.layers[-1].count.value], []
+    found = in_micro_batches(evaluate_part, 3, weights, states, [real, latent], SEED)
+    assert found.non_trainable[0][0].numpy() == 3.0
+    np.testing.assert_allclose(
+        found.generator_loss, evaluate(generator, discriminator, game, real, latent)[2], rtol=1e-6
+    )
+    assert found.generator_loss > 7.0
+
+
+def test_labels_reach_both_networks_and_their_embeddings():
+    """Rows of an embedding that no label names have no gradient; losses are those of the networks called by Keras."""
+    generator, discriminator, _ = networks.build(NetworkConfig(width=8, latent_dim=LATENT_DIM), (2,), 0, num_classes=4)
+    game, (real, latent) = losses.get(LossConfig(r1_gamma=0.0)), batch((2,))
+    weights = tuple([v.value for v in model.trainable_variables] for model in (generator, discriminator))
+    labels = tf.constant([0, 2, 2, 0, 0, 2])
+    found = simultaneous_gradients(generator, discriminator, game, weights, ([], []), real, latent, SEED, labels=labels)
+    logits = [discriminator([x, labels]).numpy() for x in (real, generator([latent, labels]))]
+    np.testing.assert_allclose(found.generator_loss, np.mean(np.log1p(np.exp(-logits[1]))), rtol=1e-5)
+    expected = np.mean(np.log1p(np.exp(-logits[0]))) + np.mean(np.log1p(np.exp(logits[1])))
+    np.testing.assert_allclose(found.discriminator_loss, expected, rtol=1e-5)
+    for model, gradients in zip((generator, discriminator), found.gradients, strict=True):
+        rows = [
+            np.abs(g).sum(1) for v, g in zip(model.trainable_variables, gradients, strict=True) if "embed" in v.path
+        ]
+        assert len(rows) == 1 and np.all(rows[0][[0, 2]] > 0) and not np.any(rows[0][[1, 3]])

@@ -138,16 +138,25 @@ QUICK = ("sign:bucket=32", "adaptive:bits=3,bucket=32")
 SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for spec in ALL]
 
 
+@pytest.mark.parametrize("topology", ["all_gather", pytest.param("two_step", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shift", [0.0, 0.1])
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_channel_loses_nothing(strategy, spec):
-    """sum_t q_t + mean_m e_T = sum_t mean_m x_t, and every replica receives the same bits."""
+def test_a_channel_loses_nothing(strategy, spec, shift, topology):
+    """sum_t q_t + mean_m e_T = sum_t mean_m x_t, every replica receives the same bits, and sbar is the mean of s."""
     vector = Vector("w", compressors.get(spec), ((6, 10), (10,)), (0, 1))
-    channel = strategy.open_channel("kept", [vector])
+    channel = strategy.open_channel("kept", [vector], shift=shift, topology=topology)
     values = np.random.default_rng(4).standard_normal((10, 3, 70)).astype(np.float32)
     mean = mean_over_replicas(strategy, channel.options, vector.shapes)
     received = np.array([mean(x) for x in values])
     kept = np.mean([flat(channel.residuals(replica)) for replica in range(3)], axis=0)
     assert np.max(np.abs(kept)) > 0.05
+    states = [channel.state(replica) for replica in range(3)]
+    if shift:
+        shifts, means = (np.array([flat(state[kind]) for state in states]) for kind in ("shift", "mean_shift"))
+        assert np.array_equal(means[0], means[1]) and np.array_equal(means[0], means[2])
+        np.testing.assert_allclose(shifts.mean(0), means[0], atol=1e-6)
+        assert np.max(np.abs(shifts - means)) > 0.05
+    assert len(states[0]) == (3 if shift else 1)
     learned = [v.numpy() for state in channel.learned.values() for v in state.variables]
     assert len(learned) == (0 if vector.initial_state() is None else 3)
     assert all(np.array_equal(one, learned[0]) for one in learned)

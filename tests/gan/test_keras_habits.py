@@ -1,14 +1,17 @@
 """What Keras users take for granted of a model works for `DQGAN`, or is refused by a sentence."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.config import CompressionConfig, OptimizerConfig
+from dqgan_tf.config import CompressionConfig, NetworkConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import first_local_value
 from dqgan_tf.errors import TrainingError, UsageError
-from dqgan_tf.gan import losses
+from dqgan_tf.gan import losses, networks, steps
+from dqgan_tf.gan.fit import Optimizers
 from dqgan_tf.gan.model import DQGAN
 from tests.gan.local_strategy import local_strategy
 
@@ -22,7 +25,7 @@ def strategy():
     return local_strategy(2)
 
 
-def networks(*, generator=(), discriminator=(), **dense):
+def players(*, generator=(), discriminator=(), **dense):
     return (
         keras.Sequential([keras.Input([3]), L.Dense(6, "tanh"), *generator, L.Dense(2, **dense)]),
         keras.Sequential([keras.Input([2]), L.Dense(8, "tanh"), *discriminator, L.Dense(1)]),
@@ -32,7 +35,7 @@ def networks(*, generator=(), discriminator=(), **dense):
 def build(strategy, *, compiled=True, direction="adam", loss="non_saturating", settings=None, **layers):
     with strategy.scope():
         keras.utils.set_random_seed(3)
-        model = DQGAN(*networks(**layers), loss=loss, seed=4)
+        model = DQGAN(*players(**layers), loss=loss, seed=4)
     if compiled:
         model.compile(
             OptimizerConfig(direction=direction, learning_rate_g=1e-2, learning_rate_d=1e-2),
@@ -219,10 +222,287 @@ class TestLayers:
                 build(strategy, generator=[L.Dense(4, dtype=keras.mixed_precision.DTypePolicy(name))])
 
     def test_a_sigmoid_at_the_end_is_said(self, strategy, caplog):
-        generator, discriminator = networks()
+        generator, discriminator = players()
         with strategy.scope(), caplog.at_level("WARNING"):
             DQGAN(generator, keras.Sequential([discriminator, L.Activation("sigmoid")]))
         assert "ends in a sigmoid" in caplog.text
+
+
+class TestFreezing:
+    @pytest.mark.slow
+    def test_takes_effect_at_compile(self, strategy, tmp_path):
+        """Three replicas: the mean of three equal values is not always that value."""
+        model = build(local_strategy(3), generator=[L.BatchNormalization()])
+        train(model, epochs=1)
+        bytes_before = model.channel.dense_bytes
+        frozen = [model.generator.layers[0], model.generator.layers[1]]  # a kernel, and statistics
+        for layer in frozen:
+            layer.trainable = False
+        with pytest.raises(UsageError, match="has changed since compile, .* 6 weights were trainable then, 2 are now"):
+            model.train_on_batch(REAL[:15])
+        model.compile(model.optimizer_config, model.compression_config)
+        assert bytes_before - model.channel.dense_bytes == 4 * sum(np.size(w) for w in frozen[0].get_weights()) + 4 * 12
+        before = [layer.get_weights() for layer in model.generator.layers]
+        drawn = model.generate(LATENT).numpy()
+        train(model, epochs=3)
+        for layer, old in zip(model.generator.layers, before, strict=True):
+            same = [np.array_equal(a, b) for a, b in zip(layer.get_weights(), old, strict=True)]
+            assert same == [layer in frozen] * len(same)
+        assert not np.array_equal(model.generate(LATENT), drawn)
+        drawn = model.generate(LATENT)
+        model.save_weights(tmp_path / "x.weights.h5")
+        train(model, epochs=1)
+        model.load_weights(tmp_path / "x.weights.h5")
+        assert np.array_equal(model.generate(LATENT), drawn)
+        for layer in frozen:
+            layer.trainable = True
+        model.compile(model.optimizer_config, model.compression_config)
+        assert model.channel.dense_bytes == bytes_before
+        train(model, epochs=1)
+        assert not np.array_equal(frozen[0].get_weights()[0], before[0][0])
+
+    def test_a_whole_network(self, strategy):
+        model = build(strategy, compiled=False)
+        model.discriminator.trainable = False
+        with pytest.raises(UsageError, match="The discriminator has no trainable weight"):
+            model.compile()
+
+    @pytest.mark.slow
+    def test_a_second_model_after_clear_session(self, strategy):
+        """Keras then numbers layers and models from the beginning."""
+        keras.backend.clear_session()
+        model = build(strategy)
+        first = train(model).history["generator_loss"]
+        keras.backend.clear_session()
+        other = build(strategy)
+        assert other.name == model.name and train(other).history["generator_loss"] == first
+
+
+class TestLearningRates:
+    def optimizers(self, schedules=None, **config):
+        return Optimizers(OptimizerConfig(**config), schedules, ["CPU:0", "CPU:0"], keras.Variable(3, dtype="int64"))
+
+    def test_both_are_read_and_set(self):
+        both = self.optimizers(learning_rate_g=0.5, learning_rate_d=0.25)
+        assert [optimizer.learning_rate for optimizer in both.optimizers] == [0.5, 0.25]
+        with pytest.raises(UsageError, match="different learning rates: .* They are 0.5 and 0.25"):
+            float(both.learning_rate)
+        both.learning_rate = 0.125
+        assert both.learning_rate == both.generator.learning_rate == both.discriminator.learning_rate == 0.125
+        both.generator.learning_rate = np.float32(2.0)
+        assert [float(o.rate(tf.constant(7))) for o in both.optimizers] == [2.0, 0.125]
+        for value in (0.0, float("nan"), -1.0):
+            with pytest.raises(UsageError, match="`learning_rate_d` must be a number above 0. Received"):
+                both.discriminator.learning_rate = value
+
+    def test_schedules_of_keras(self):
+        """Step 3 has the rate of 2 steps done: (1 - 2/4) of 0.5."""
+        decay = keras.optimizers.schedules.PolynomialDecay(0.5, 4, end_learning_rate=0.0)
+        both = self.optimizers(decay)
+        assert both.learning_rate == 0.25 and float(both.generator.rate(tf.constant(1))) == 0.5
+        with pytest.raises(UsageError, match="is a Keras schedule and cannot be set: .* omit the callback"):
+            both.learning_rate = 0.1
+        again = self.optimizers(both.serialized)
+        assert again.learning_rate == 0.25
+
+    @pytest.mark.parametrize(
+        ("schedules", "config", "message"),
+        [
+            (0.1, {}, "must be a keras.optimizers.schedules.LearningRateSchedule"),
+            ([keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)] * 3, {}, "or a pair"),
+            (keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5), {"warmup_steps": 3}, "leave warmup_steps"),
+            (
+                keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5),
+                {"learning_rate_d": 3.0},
+                "leave learning_rate_d",
+            ),
+        ],
+    )
+    def test_refused(self, schedules, config, message):
+        with pytest.raises(UsageError, match=message):
+            self.optimizers(schedules, **config)
+
+    @pytest.mark.slow
+    def test_callbacks(self, strategy, tmp_path, capsys):
+        """Halved from epoch to epoch; after a plateau; and the file holds the rate. As with a schedule of Keras."""
+        callbacks = [
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.5 * rate if epoch else rate),
+            keras.callbacks.TensorBoard(tmp_path),
+            keras.callbacks.EarlyStopping("val_generator_loss", patience=9, mode="min"),
+        ]
+        model = build(strategy)
+        data = batches()
+        history = model.fit(data, epochs=3, validation_data=data, callbacks=callbacks, shuffle=False, verbose=1).history
+        assert history["learning_rate/generator"] == history["learning_rate_discriminator"]
+        np.testing.assert_allclose(history["learning_rate_generator"], [1e-2, 5e-3, 2.5e-3], rtol=1e-6)
+        other = build(strategy, compiled=False)
+        steps_ = keras.optimizers.schedules.PiecewiseConstantDecay([3, 7], [1e-2, 5e-3, 2.5e-3])  # 4 steps an epoch
+        other.compile(OptimizerConfig(), model.compression_config, learning_rates=steps_)
+        train(other, epochs=3)
+        assert np.array_equal(weights(model), weights(other))
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+        lines = [part.strip("\b") for part in re.split(r"[\r\n]", shown) if "loss G" in part]
+        ends = [line for line in lines if "val" in line]
+        assert len(ends) == 3 and all(
+            re.search(r"loss D: \S+ - val loss G: \S+ - val loss D: \S+ *$", end) for end in ends
+        )
+        assert len(lines) > 3 and all(len(line) < 80 for line in lines if "val" not in line)
+
+        model.save_weights(tmp_path / "x.weights.h5")
+        loaded = build(strategy)
+        loaded.load_weights(tmp_path / "x.weights.h5")
+        assert loaded.optimizer.generator.learning_rate == model.optimizer.generator.learning_rate
+        plateau = keras.callbacks.ReduceLROnPlateau("wire_bytes", factor=0.1, patience=1, mode="min")
+        history = loaded.fit(data, epochs=2, callbacks=[plateau], shuffle=False, verbose=0).history
+        np.testing.assert_allclose(loaded.optimizer.learning_rate, 2.5e-4, rtol=1e-6)
+
+    @pytest.mark.slow
+    def test_a_schedule_is_saved(self, strategy, tmp_path):
+        model = build(strategy, compiled=False)
+        model.compile(learning_rates=keras.optimizers.schedules.ExponentialDecay(1e-2, 10, 0.5))
+        train(model)
+        model.save(tmp_path / "x.keras")
+        with strategy.scope():
+            other = keras.saving.load_model(tmp_path / "x.keras")
+        assert other.optimizer.learning_rate == model.optimizer.learning_rate < 1e-2
+
+
+class TestWarmStart:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
+    def test_networks_and_average_alone(self, strategy, tmp_path, name):
+        model = build(strategy)
+        train(model)
+        (model.save_weights if "weights" in name else model.save)(tmp_path / name)
+        other = build(strategy)
+        other.warm_start(tmp_path / name)
+        for use_ema in (True, False):
+            drawn = model.generate(LATENT, use_ema=use_ema)
+            assert np.array_equal(other.generate(LATENT, use_ema=use_ema), drawn)
+        assert not int(other.step.numpy())
+        state = [v for replica in range(2) for v in other.replica_values(replica).values()]
+        assert state and not any(np.any(value) for value in state)
+        # w_ema <- d w_ema + (1 - d) w from the first step on, with d = ema_decay = 0.999
+        averages = other.shared_values()["ema/generator/000_kernel"].numpy()
+        other.train_on_batch(REAL[:16])
+        raw = other.generator.trainable_variables[0].value.values[0].numpy()
+        expected = 0.999 * averages + 0.001 * raw
+        np.testing.assert_allclose(other.shared_values()["ema/generator/000_kernel"], expected, rtol=1e-6, atol=1e-7)
+        with pytest.raises(UsageError, match="comes before the first step. Received: a model after 1 steps"):
+            other.warm_start(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("layers", "message"),
+        [
+            ({"generator": [L.Dense(2)]}, "this model has no|it has no"),
+            ({"discriminator": [L.Dense(2)]}, "it has 8 variables, and this model has 10"),
+            ({"units": 7}, "of other networks than this model: "),
+        ],
+    )
+    def test_other_networks(self, strategy, tmp_path, layers, message):
+        units = layers.pop("units", None)
+        build(strategy, compiled=False).save_weights(tmp_path / "x.weights.h5")
+        model = build(strategy, compiled=False, **layers)
+        if units:
+            with strategy.scope():
+                generator, discriminator = players()
+                wide = keras.Sequential([keras.Input([2]), L.Dense(units), L.Dense(1)])
+                model = DQGAN(generator, wide)
+        with pytest.raises(UsageError, match=message):
+            model.warm_start(tmp_path / "x.weights.h5")
+
+    def test_other_files(self, strategy, tmp_path):
+        model = build(strategy, compiled=False)
+        model.generator.save_weights(tmp_path / "g.weights.h5")
+        (tmp_path / "x.keras").write_text("no archive")
+        for name, message in {
+            "g.weights.h5": "was not written by DQGAN.save_weights",
+            "x.keras": "cannot be read",
+            "none.weights.h5": "cannot be read",
+            "x.npz": "takes a file X.weights.h5 or X.keras",
+        }.items():
+            with pytest.raises(UsageError, match=message):
+                model.warm_start(tmp_path / name)
+
+
+class TestLabels:
+    LABELS = np.arange(64, dtype=np.int64) % 4
+
+    def build(self, strategy):
+        with strategy.scope():
+            made = networks.build(NetworkConfig(width=8, latent_dim=3), (2,), 3, num_classes=4)
+            model = DQGAN(made.generator, made.discriminator, loss="hinge", seed=4)
+        model.compile(OptimizerConfig(learning_rate_g=1e-2), CompressionConfig("sign:bucket=32"))
+        return model
+
+    def test_losses_are_those_of_labelled_samples(self):
+        """Against the networks called by Keras, with the latents of the stream; R1 is left out by its own figure."""
+        model = self.build(local_strategy(1))
+        x, y = tf.constant(REAL[:16]), tf.constant(self.LABELS[:16])
+        loss_g, loss_d = model.test_on_batch(x, y)
+        seed = steps.stream_seed(4, steps.LATENT, tf.constant(0), tf.constant(0), 1)
+        fake = model.generator([tf.random.stateless_normal([16, 3], seed), y])
+        logits = [np.ravel(model.discriminator([values, y])) for values in (x, fake)]
+        assert loss_g == pytest.approx(-np.mean(logits[1]), rel=1e-4)
+        hinge = np.mean(np.maximum(0, 1 - logits[0])) + np.mean(np.maximum(0, 1 + logits[1]))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = model.discriminator([x, y])
+        penalty = 0.05 * np.mean(np.sum(np.square(tape.gradient(value, x)), 1))
+        assert loss_d == pytest.approx(hinge + penalty, rel=1e-4)
+        with pytest.raises(UsageError, match=r"needs labels: generate\(latent, labels\)"):
+            model.generate(LATENT)
+        with pytest.raises(UsageError, match=r"must be \(samples, labels\), or a dict .* Received: "):
+            model.test_on_batch(x)
+
+    @pytest.mark.slow
+    def test_fit_generate_and_files(self, strategy, tmp_path):
+        model, other = self.build(strategy), self.build(strategy)
+        history = model.fit(REAL, self.LABELS, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+        named = {"image": REAL, "label": self.LABELS}
+        again = train(other, named).history
+        assert history["generator_loss"] == again["generator_loss"] and np.array_equal(weights(model), weights(other))
+        drawn = [model.generate(LATENT, np.full(32, label)) for label in range(4)]
+        assert all(np.abs(drawn[0] - values).max() > 1e-3 for values in drawn[1:])
+        model.save(tmp_path / "x.keras")
+        with strategy.scope():
+            loaded = keras.saving.load_model(tmp_path / "x.keras")
+        assert np.array_equal(loaded.generate(LATENT, np.full(32, 2)), drawn[2])
+        averaged = model.averaged_generator()
+        np.testing.assert_allclose(averaged([LATENT, np.full(32, 2)]), drawn[2], rtol=1e-5, atol=1e-6)
+        # A last batch of one sample: a replica without samples and labels skips the step with all others.
+        model.train_on_batch(REAL[:1], self.LABELS[:1])
+        assert int(model.skipped.numpy()) == 1
+
+    @pytest.mark.slow
+    def test_each_class_is_learned(self):
+        """Four points, one a class: the mean of the samples of each class comes near its point."""
+        points = np.array([[1, 1], [-1, 1], [1, -1], [-1, -1]], np.float32)
+        strategy = local_strategy(1)
+        model = self.build(strategy)
+        model.compile(OptimizerConfig(learning_rate_g=5e-3, learning_rate_d=5e-3), CompressionConfig())
+        x = points[self.LABELS] + np.random.default_rng(0).normal(0, 0.05, (64, 2)).astype(np.float32)
+        data = tf.data.Dataset.from_tensors((x, self.LABELS)).repeat()
+        model.train_steps(iter(strategy.distribute_datasets_from_function(lambda _: data)), 600)
+        for label in range(4):
+            mean = np.mean(model.generate(LATENT, np.full(32, label)), 0)
+            assert np.linalg.norm(mean - points[label]) < 0.5, (label, mean)
+
+
+class TestRangeOfSamples:
+    @pytest.mark.slow
+    def test_is_looked_at_once_on_all_replicas(self, strategy, caplog):
+        model = build(strategy, activation="tanh")
+        values = np.abs(REAL[:32])
+        values[15] = 200.0  # on the second replica alone
+        with pytest.raises(
+            UsageError, match=r"draws values in \[-1, 1\], but the first batch has values from .* to 200"
+        ):
+            train(model, values)
+        with caplog.at_level("WARNING"):
+            train(build(strategy, activation="tanh"), np.abs(REAL[:32]))
+        assert caplog.text.count("none of them negative") == 1
+        train(build(strategy), 100.0 * REAL[:32])  # a linear end draws anything
 
 
 class TestBatches:
@@ -265,8 +545,11 @@ class TestBatches:
         )
         assert np.array_equal(weights(model), before)
         for refused in ({"y": np.zeros(16)}, {"sample_weight": np.ones(16)}):
-            with pytest.raises(UsageError, match="DQGAN has no use for"):
-                model.train_on_batch(REAL[:16], **refused)
+            for method in (model.train_on_batch, model.fit):
+                with pytest.raises(UsageError, match="DQGAN has no use for"):
+                    method(REAL[:16], **refused)
+        with pytest.raises(UsageError, match="has no labels: generate"):
+            model.generate(LATENT, np.zeros(32))
 
 
 class TestFigures:

@@ -150,3 +150,105 @@ class TestErrors:
     def test_size_below_one(self, field):
         with pytest.raises(UsageError, match=f"`{field}` must be a whole number of at least 1. Received: {field}=0"):
             networks.build(NetworkConfig(**{field: 0}), (2,), 0)
+
+
+def model(*layers):
+    return keras.Sequential([keras.Input([4]), *layers])
+
+
+def functional(end):
+    x = keras.Input([4])
+    return keras.Model(x, end(keras.layers.Dense(2)(x)))
+
+
+L = keras.layers
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (model(L.Dense(2, "sigmoid")), "sigmoid"),
+        (model(L.Dense(2), L.Activation("sigmoid")), "sigmoid"),
+        (model(L.Dense(2, "tanh"), L.Reshape([2, 1]), L.Flatten()), "tanh"),
+        (model(L.Dense(2), L.Softmax()), "softmax"),
+        (model(model(L.Dense(4, "sigmoid")), L.Flatten()), "sigmoid"),
+        (functional(keras.ops.sigmoid), "sigmoid"),
+        (functional(lambda x: keras.ops.expand_dims(keras.ops.tanh(x), 1)), "tanh"),
+        (functional(lambda x: L.Flatten()(functional(L.Activation("sigmoid"))(L.Dense(4)(x)))), "sigmoid"),
+        (model(L.Dense(2, "sigmoid"), L.Dense(2)), "linear"),
+        (functional(lambda x: 2.0 * keras.ops.tanh(x)), "Multiply"),
+    ],
+)
+def test_last_activation(network, expected):
+    assert networks.last_activation(network) == expected
+
+
+class TestRange:
+    @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
+    def test_images_of_the_networks_fit(self, shape, caplog):
+        networks.check_range(small("dcgan", shape).generator, np.array([[-1.0, 1.0], [-1.04, 0.3]]))
+        networks.check_range(small("mlp", (2,)).generator, np.array([[-100.0, 100.0]]))  # linear
+        assert not caplog.text
+
+    @pytest.mark.parametrize(
+        ("end", "ranges", "message"),
+        [
+            ("tanh", [[-1, 1], [0, 255]], r"draws values in \[-1, 1\], .* from -1 to 255. .* or give bytes"),
+            ("tanh", [[-2.1, 2.6]], "from -2.1 to 2.6"),
+            ("sigmoid", [[-1, 1]], r"draws values in \[0, 1\], .* from -1 to 1. .* or end it in tanh"),
+        ],
+    )
+    def test_samples_that_it_cannot_draw(self, end, ranges, message):
+        with pytest.raises(UsageError, match=message):
+            networks.check_range(model(L.Dense(2, end)), np.array(ranges, np.float32))
+
+    @pytest.mark.parametrize(("end", "warned"), [("tanh", True), ("sigmoid", False)])
+    def test_samples_without_a_negative_value(self, end, warned, caplog):
+        with caplog.at_level("WARNING"):
+            networks.check_range(model(L.Dense(2, end)), np.array([[0.0, 1.0]]))
+        assert ("scale them by 2 x - 1" in caplog.text) == warned
+
+    def test_ranges_that_say_nothing(self, caplog):
+        networks.check_range(model(L.Dense(2, "tanh")), np.array([[np.nan, np.nan], [0.0, 0.0], [-np.inf, 300.0]]))
+        assert not caplog.text
+
+
+class TestLabels:
+    @pytest.mark.parametrize(("network", "shape"), [("mlp", (2,)), ("mlp", (28, 28, 1)), ("dcgan", (28, 28, 1))])
+    def test_the_logit_has_a_projection(self, network, shape):
+        """D(x, y) - D(x, z) = <v_y - v_z, phi(x)>, and D(x, y) = psi(phi(x)) where v_y = 0."""
+        config = NetworkConfig(network=network, width=8, latent_dim=5)
+        discriminator = networks.build(config, shape, 3, num_classes=4).discriminator
+        plain = networks.build(config, shape, 3).discriminator
+        last = "leaky_relu_2" if network == "mlp" else "leaky_relu_1"
+        hidden = keras.Model(discriminator.inputs[0], discriminator.get_layer(last).output)
+        samples = np.random.default_rng(0).uniform(-1, 1, (4, *shape)).astype(np.float32)
+        features = hidden(samples).numpy()
+        features = features.sum((1, 2)) if features.ndim == 4 else features
+        vectors = discriminator.get_layer("projection").embeddings.numpy()
+        assert vectors.shape == (4, features.shape[1])
+        logits = discriminator([samples, np.array([2, 0, 1, 3])]).numpy()[:, 0]
+        expected = plain(samples).numpy()[:, 0] + np.sum(vectors[[2, 0, 1, 3]] * features, 1)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+        assert np.std(np.sum(vectors[[2, 0, 1, 3]] * features, 1)) > 1e-4
+
+    @pytest.mark.parametrize(("network", "shape"), [("mlp", (2,)), ("dcgan", (28, 28, 1))])
+    def test_the_generator_draws_another_sample_for_another_label(self, network, shape):
+        config = NetworkConfig(network=network, width=8, latent_dim=5)
+        generator = networks.build(config, shape, 3, num_classes=4).generator
+        latent = np.ones([3, 5], np.float32)
+        drawn = generator([latent, np.array([0, 1, 0])]).numpy()
+        assert drawn.shape == (3, *shape)
+        np.testing.assert_allclose(drawn[0], drawn[2], rtol=1e-5, atol=1e-6)
+        assert np.abs(drawn[0] - drawn[1]).max() > 1e-4
+
+    def test_both_networks_take_labels_or_none(self):
+        config = NetworkConfig(width=8)
+        labelled, plain = (networks.build(config, (2,), 0, num_classes=count) for count in (4, None))
+        assert networks.takes_labels(*labelled[:2]) and not networks.takes_labels(*plain[:2])
+        with pytest.raises(UsageError, match="Received: 2 and 1 inputs"):
+            networks.takes_labels(labelled.generator, plain.discriminator)
+        x, y = keras.Input([2]), keras.Input([3])
+        named = keras.Model({"x": x, "label": y}, L.Concatenate()([x, y]))
+        with pytest.raises(UsageError, match=r"must take one tensor, or a list \[latents, labels\]"):
+            networks.takes_labels(named, labelled.discriminator)

@@ -17,13 +17,13 @@ from tests.gan.local_strategy import local_strategy
 
 VECTORS = ("generator.1", "generator", "discriminator")
 REPLICAS = 2
-# Two steps of two replicas: losses, penalty and logits; squared gradients of both players; (|p|^2, |e|^2, |error|^2) of
-# the vectors; seconds of compute, encode, exchange, decode and reduction.
+# Two steps of two replicas: losses, penalty and logits; squared gradients of both players; (|p|^2, |e|^2, |error|^2,
+# |s|^2) of the vectors; seconds of compute, encode, exchange, decode and reduction.
 SCALARS = [[(1, 2, 0.5, 3, -1), (3, 6, 1.5, 5, -3)], [(5, 0, 0.5, 1, 1), (7, 4, 1.5, 3, 3)]]
 GRADIENTS = [[(16, 1), (4, 9)], [(8, 3), (8, 3)]]
 STEP_ENERGIES = [
-    [[(4, 1, 0.5), (12, 3, 1.5), (25, 9, 5)], [(8, 5, 1.5), (8, 7, 4.5), (75, 7, 15)]],
-    [[(16, 16, 1), (16, 0, 1), (30, 1, 1)], [(0, 0, 0), (64, 32, 6), (70, 3, 19)]],
+    [[(4, 1, 0.5, 1), (12, 3, 1.5, 2), (25, 9, 5, 1)], [(8, 5, 1.5, 0), (8, 7, 4.5, 3), (75, 7, 15, 2)]],
+    [[(16, 16, 1, 0), (16, 0, 1, 1), (30, 1, 1, 4)], [(0, 0, 0, 1), (64, 32, 6, 0), (70, 3, 19, 1)]],
 ]
 SECONDS = [[(0.5, 0.125, 0.25, 0.0625, 1)] * 2, [(1.5, 0.375, 0.75, 0.1875, 3)] * 2]
 
@@ -36,8 +36,6 @@ class Steps:
         self.channel = types.SimpleNamespace(
             energies=ReplicaLocal(devices, [len(VECTORS), len(ENERGIES)], "energies"),
             seconds=ReplicaLocal(devices, [len(TIMES)], "seconds", tf.float64),
-            wire_bytes=250,
-            dense_bytes=4000,
         )
         self.metrics = StepMetrics(devices, VECTORS)
         self._add = tf.function(lambda *rows: strategy.run(self._add_on_replica, args=rows), autograph=False)
@@ -55,7 +53,7 @@ class Steps:
         return [value.numpy() for value in self.strategy.experimental_local_results(self._drain())]
 
     def figures(self):
-        return self.metrics.figures(np.mean(self.drained(), 0), self.channel)
+        return self.metrics.figures(np.mean(self.drained(), 0), 250, 4000)
 
     def _add_on_replica(self, scalars, gradients, seconds):
         replica = local_replica_index()
@@ -64,7 +62,7 @@ class Steps:
         evaluation = types.SimpleNamespace(**dict(zip(names, own, strict=True)))
         energies = tf.unstack(tf.cast(gradients[replica], tf.float32))
         proposals = [types.SimpleNamespace(gradient_energy=energy) for energy in energies]
-        self.metrics.add(evaluation, proposals, self.channel, seconds[replica][0])
+        self.metrics.add(evaluation, proposals, [self.channel], seconds[replica][0])
 
 
 class TestByHand:
@@ -100,6 +98,11 @@ class TestByHand:
         """|e|^2: (4 + 12 + 16 + 32) / 4 = 16 of 32; (9 + 7 + 1 + 3) / 4 = 5 of 50."""
         assert figures["residual_ratio/generator"] == pytest.approx(0.5**0.5)
         assert figures["residual_ratio/discriminator"] == pytest.approx(0.1**0.5)
+
+    def test_shift_ratio_is_s_over_p(self, figures):
+        """|s|^2: (3 + 3 + 1 + 1) / 4 = 2 of 32; (1 + 2 + 4 + 1) / 4 = 2 of 50."""
+        assert figures["shift_ratio/generator"] == pytest.approx(0.25)
+        assert figures["shift_ratio/discriminator"] == pytest.approx(0.2)
 
     def test_compression_error_is_a_share_of_the_energy(self, figures):
         """(2 + 6 + 2 + 6) / 4 = 4 of 32; (5 + 15 + 1 + 19) / 4 = 10 of 50."""

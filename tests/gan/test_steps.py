@@ -1,6 +1,8 @@
 """How a number of steps is cut into calls."""
 
-from dqgan_tf.gan.steps import StepKind, group_steps
+from dqgan_tf.config import OptimizerConfig
+from dqgan_tf.gan.steps import StepKind, group_steps, kind_of
+from dqgan_tf.optimizers import Adam, Sgd
 
 EXACT, PLAIN, AVERAGE = StepKind(False, True), StepKind(False, False), StepKind(True, False)
 
@@ -17,3 +19,25 @@ def test_averaging_steps_stand_alone_even_one_after_the_other():
 
 def test_no_step_is_no_call():
     assert list(group_steps(7, 0, lambda t: PLAIN)) == []
+
+
+def kinds(optimizer, direction, start_step=0, last=8):
+    return [kind_of(step, optimizer, direction, start_step) for step in range(1, last + 1)]
+
+
+def test_kinds_of_dqgan():
+    found = kinds(OptimizerConfig(), Adam(second_moment="guarded", second_moment_period=6), start_step=3)
+    assert found == [StepKind(t in (1, 2, 4, 6, 8), t < 3) for t in range(1, 9)]
+
+
+def test_the_generator_moves_at_multiples_and_averaging_steps_are_counted_in_its_moves():
+    direction = Adam(second_moment="averaged", second_moment_period=3)
+    found = kinds(OptimizerConfig(discriminator_steps=3), direction, last=15)
+    assert [t for t, kind in enumerate(found, 1) if kind.generator] == [3, 6, 9, 12, 15]
+    assert [t for t, kind in enumerate(found, 1) if kind.average] == [3, 6, 9, 12]  # its moves 1, 2, 3 and 4
+
+
+def test_odd_steps_of_extragradient_look_ahead():
+    found = kinds(OptimizerConfig(step_rule="extragradient"), Sgd())
+    assert [t for t, kind in enumerate(found, 1) if kind.looks_ahead] == [1, 3, 5, 7]
+    assert not any(kind.looks_ahead for kind in kinds(OptimizerConfig(), Sgd()))

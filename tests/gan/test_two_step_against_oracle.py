@@ -51,7 +51,7 @@ def exchanged(spec, sizes, values, error_feedback=True):
         outcomes = lockstep.reduce(packet, updates, seeds)
         assert all(outcome.acceptable for outcome in outcomes)
         for rank, outcome in enumerate(outcomes):
-            packet.keep(outcome, rank)
+            packet.keep(outcome, rank, updates[rank])
         received = [np.concatenate([lockstep.mean(o.means, i, n) for i, n in enumerate(sizes)]) for o in outcomes]
         yield np.array(received, np.float64), by_replica([residuals[i] for i in range(len(sizes))])
 

@@ -5,6 +5,7 @@ Arguments of the program: output folder, replicas per worker, then cases `optimi
 
 import hashlib
 import json
+import math
 import pathlib
 import sys
 
@@ -69,6 +70,43 @@ def fit(strategy, make, *, policy="float32", epochs=1, **options):
     x, y = small_models.batches(STEPS, 2)
     history = model.fit(small_models.dataset(x, y), shuffle=False, epochs=epochs, verbose=0).history
     return model, history, *state(strategy, model)
+
+
+def apply(strategy, make, gradients):
+    """Returns (optimizer, weights [M, n], its state [M, k]) after `optimizer.apply` alone, which `fit` calls.
+
+    Args:
+      make: a function that returns an optimizer.
+      gradients: float32 [T, M, n]; Keras' optimizers add up the replicas' gradients.
+    """
+    random = np.random.default_rng(5)
+    with strategy.scope():
+        weights = [
+            keras.Variable(0.3 * random.standard_normal(shape), dtype="float32", name=name)
+            for name, shape in zip(("kernel", "bias", "last_kernel", "last_bias"), small_models.SHAPES, strict=True)
+        ]
+        optimizer = make()
+        optimizer.build(weights)
+
+    def replica_step(flat):
+        sizes = [math.prod(shape) for shape in small_models.SHAPES]
+        parts = zip(tf.split(flat, sizes), small_models.SHAPES, strict=True)
+        optimizer.apply([tf.reshape(part, shape) for part, shape in parts], weights)
+
+    step = tf.function(lambda flat: strategy.run(replica_step, args=(flat,)), autograph=False)
+    for rows in gradients:
+        step(
+            strategy.experimental_distribute_values_from_function(
+                lambda context, rows=rows: tf.constant(rows[context.replica_id_in_sync_group])
+            )
+        )
+    return optimizer, *[small_models.values(strategy, group) for group in (weights, optimizer.variables)]
+
+
+def random_gradients(steps=STEPS):
+    """float32 [T, 2, 44], a mean and a scale of its own for each replica."""
+    random = np.random.default_rng(6)
+    return (random.standard_normal((steps, 2, 44)) * [[[1.0], [0.3]]] + [[[0.2], [-0.5]]]).astype(np.float32)
 
 
 def state(strategy, model):

@@ -1,5 +1,7 @@
 """`fit` with replicas in one process against the float64 simulator: weights, slots and residuals, step by step."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -28,10 +30,11 @@ OPTIMIZERS = {
 TOLERANCE = {"gradient": 1e-5, "update": 1e-4}
 
 
-def follow(strategy, name, compressor, where, **settings):
+@functools.cache
+def follow(replicas, name, compressor, where, **settings):
     """Returns what `fit` computed after every step, and the simulator's states."""
     make, rule = OPTIMIZERS[name]
-    replicas = len(strategy.local_devices)
+    strategy = local_strategy(replicas)
     model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(make(), compressor, where=where, **settings))
     x, y = small_models.batches(STEPS, replicas)
     start = small_models.values(strategy, model.trainable_variables)[0]
@@ -59,23 +62,32 @@ def follow(strategy, name, compressor, where, **settings):
     return recorder.seen, list(states)
 
 
-@pytest.mark.parametrize("replicas", [2, 3])
-@pytest.mark.parametrize(
-    "name, compressor, where",
-    [
+CASES = [
+    (replicas, name, compressor, where)
+    for replicas in (2, 3)
+    for name, compressor, where in [
         ("sgd", LINEAR, "gradient"),
         ("sgd", SIGN, "update"),
         ("adam", LINEAR, "update"),
-        pytest.param("sgd", SIGN, "gradient", marks=pytest.mark.slow),
-        pytest.param("sgd", TOPK, "gradient", marks=pytest.mark.slow),
-        pytest.param("sgd", TOPK, "update", marks=pytest.mark.slow),
-        pytest.param("sgd", "none", "update", marks=pytest.mark.slow),
-        pytest.param("adam", SIGN, "update", marks=pytest.mark.slow),
-        pytest.param("adam", LINEAR, "gradient", marks=pytest.mark.slow),
-    ],
+        ("sgd", SIGN, "gradient"),
+        ("sgd", TOPK, "gradient"),
+        ("sgd", TOPK, "update"),
+        ("sgd", "none", "update"),
+        ("adam", SIGN, "update"),
+        ("adam", LINEAR, "gradient"),
+    ]
+]
+# Each place with two replicas and with three, each rule, each of two compressors.
+QUICK = [(2, "adam", LINEAR, "update"), (2, "adam", LINEAR, "gradient"), (3, "sgd", LINEAR, "gradient")]
+QUICK += [(3, "sgd", SIGN, "update")]
+
+
+@pytest.mark.parametrize(
+    "replicas, name, compressor, where",
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
 )
 def test_every_variable_follows_the_oracle(replicas, name, compressor, where):
-    seen, states = follow(local_strategy(replicas), name, compressor, where)
+    seen, states = follow(replicas, name, compressor, where)
     assert len(seen) == STEPS
     for found, state in zip(seen, states, strict=True):
         assert np.all(found["w"] == found["w"][0]), f"replicas differ after step {state.t}"
@@ -88,12 +100,12 @@ def test_every_variable_follows_the_oracle(replicas, name, compressor, where):
 
 
 def test_without_error_feedback_the_oracle_keeps_no_residual():
-    seen, states = follow(local_strategy(2), "sgd", SIGN, "gradient", error_feedback=False)
+    seen, states = follow(2, "sgd", SIGN, "gradient", error_feedback=False)
     np.testing.assert_allclose(seen[-1]["w"][0], states[-1].w, rtol=0, atol=1e-5)
     assert not np.any(seen[-1]["residual"])
 
 
 def test_slots_differ_between_replicas_only_where_updates_are_compressed():
     for where in ("gradient", "update"):
-        seen, _ = follow(local_strategy(2), "adam", LINEAR, where)
+        seen, _ = follow(2, "adam", LINEAR, where)
         assert np.array_equal(*seen[-1]["velocity"]) == (where == "gradient")

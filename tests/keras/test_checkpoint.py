@@ -11,7 +11,7 @@ from tests.gan import model_state, tiny_gan
 from tests.gan.local_strategy import local_strategy
 from tests.keras import small_models
 
-EPOCHS, STEPS = 4, 5
+EPOCHS, STEPS = 3, 5
 SIGN, ADAPTIVE = "sign:bucket=32", "adaptive:bits=3,bucket=32"
 STOCHASTIC = "linear:bits=4,bucket=32,rounding=stochastic"  # its random numbers depend on the number of calls
 opt = keras.optimizers
@@ -46,10 +46,11 @@ def build(strategy, make, seed, **options):
 
 
 def fit(model, folder=None, epochs=EPOCHS, cut=None, **options):
+    """`fit` with one iterator over all epochs: to make one takes longer than an epoch."""
     callbacks = [dqgan_tf.callbacks.Checkpoint(folder, **options)] if folder else []
     callbacks += [Cut(*cut)] if cut else []
-    data = small_models.dataset(*small_models.batches(STEPS, 2))
-    return model.fit(data, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0)
+    data = small_models.dataset(*small_models.batches(STEPS, 2)).repeat()
+    return model.fit(data, epochs=epochs, steps_per_epoch=STEPS, callbacks=callbacks, shuffle=False, verbose=0)
 
 
 def state(strategy, model):
@@ -77,7 +78,7 @@ def assert_same(first, second):
 CASES = {
     "gradient": lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), SIGN),
     "update": lambda: dqgan_tf.compressed(opt.Adam(0.01), SIGN, where="update"),
-    # 20 steps, so that the checkpoint lies inside an accumulation of 3.
+    # The checkpoint after 5 steps lies inside an accumulation of 3.
     "accumulation": lambda: dqgan_tf.compressed(opt.SGD(0.01, momentum=0.9, gradient_accumulation_steps=3), STOCHASTIC),
     "loss_scale": lambda: opt.LossScaleOptimizer(
         dqgan_tf.compressed(opt.Adam(0.01), SIGN), initial_scale=2.0**10, dynamic_growth_steps=4
@@ -95,11 +96,11 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(strategy, tmp_path, name):
     losses = fit(whole).history["loss"]
     cut = build(strategy, CASES[name], seed=3)
     with pytest.raises(InterruptedError):
-        fit(cut, tmp_path, cut=(2, 1))
+        fit(cut, tmp_path, cut=(1, 1))
     resumed = build(strategy, CASES[name], seed=4)  # another start: all must come from the files
     history = fit(resumed, tmp_path)
-    assert history.epoch == [2, 3]
-    assert history.history["loss"] == losses[2:]
+    assert history.epoch == [1, 2]
+    assert history.history["loss"] == losses[1:]
     assert_same(state(strategy, whole), state(strategy, resumed))
 
 
@@ -114,10 +115,16 @@ def test_a_run_that_is_complete_trains_no_further(strategy, tmp_path):
     assert fit(model, epochs=1).epoch == [0]  # without the callback, fit begins where its caller says
 
 
-def test_every_and_keep(strategy, tmp_path):
-    model = build(strategy, CASES["gradient"], seed=3)
-    fit(model, tmp_path, epochs=7, every=2, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004", "step_00000006"]
+@pytest.fixture(scope="module")
+def saved(strategy, tmp_path_factory):
+    """The folder of `fit`, in which refused runs change nothing."""
+    folder = tmp_path_factory.mktemp("saved")
+    fit(build(strategy, CASES["gradient"], seed=3), folder, epochs=7, every=2, keep=2)
+    return folder
+
+
+def test_every_and_keep(saved, tmp_path):
+    assert sorted(path.name for path in saved.iterdir()) == ["step_00000004", "step_00000006"]
     for options in ({"every": 0}, {"keep": 0}, {"every": 1.5}):
         with pytest.raises(UsageError, match="whole number of at least 1"):
             dqgan_tf.callbacks.Checkpoint(tmp_path, **options)
@@ -133,20 +140,18 @@ def test_every_and_keep(strategy, tmp_path):
     ],
     ids=["compressor", "place", "optimizer", "uncompressed"],
 )
-def test_a_checkpoint_of_other_settings_is_refused(strategy, tmp_path, make, match):
-    fit(build(strategy, CASES["gradient"], seed=3), tmp_path, epochs=1)
+def test_a_checkpoint_of_other_settings_is_refused(strategy, saved, make, match):
     other = build(strategy, make, seed=3)
     before = small_models.values(strategy, other.variables)
     with pytest.raises(CheckpointError, match=match):
-        fit(other, tmp_path)
+        fit(other, saved)
     np.testing.assert_array_equal(before, small_models.values(strategy, other.variables))
 
 
-def test_a_checkpoint_of_another_model_is_refused(strategy, tmp_path):
-    fit(build(strategy, CASES["gradient"], seed=3), tmp_path, epochs=1)
+def test_a_checkpoint_of_another_model_is_refused(strategy, saved):
     other = small_models.mlp(strategy, CASES["gradient"])
     with pytest.raises(CheckpointError, match="its variable 2 is gamma.*, this model's is kernel"):
-        fit(other, tmp_path)
+        fit(other, saved)
 
 
 def test_another_number_of_replicas_starts_from_the_means(strategy, tmp_path):
@@ -217,7 +222,7 @@ def test_several_optimizers_of_a_train_step_of_ones_own(strategy, tmp_path):
         fit(cut, tmp_path, cut=(1, 2))
     keras.utils.set_random_seed(2)
     resumed = build()
-    assert fit(resumed, tmp_path).epoch == [1, 2, 3]
+    assert fit(resumed, tmp_path).epoch == [1, 2]
     assert_same(state(whole), state(resumed))
 
 

@@ -12,7 +12,6 @@ from tests.keras import matrix, small_models
 from tests.keras.matrix import LINEAR, MATRIX, OPTIMIZERS, POLICIES, RATE, SIGN, STEPS, fit, state
 
 opt = keras.optimizers
-QUICK = ("adam", "lion")
 OPTIONS = {
     "clipnorm": {"clipnorm": 0.05},
     "global_clipnorm": {"global_clipnorm": 0.05},
@@ -32,8 +31,23 @@ def strategy():
     return local_strategy(2)
 
 
-@pytest.mark.parametrize("name", marked(OPTIMIZERS, QUICK))
-def test_without_a_compressor_it_is_the_stock_optimizer_bit_for_bit(strategy, name):
+def assert_stock(strategy, make, compress=None, gradients=None):
+    """`apply` of the compressed optimizer gives the bits of the stock one. Returns the weights.
+
+    Args:
+      make: takes a function that is called with each optimizer.
+    """
+    gradients = matrix.random_gradients() if gradients is None else gradients
+    compress = compress or (lambda optimizer: dqgan_tf.compressed(optimizer, "none"))
+    _, *compressed = matrix.apply(strategy, lambda: make(compress), gradients)
+    _, *stock = matrix.apply(strategy, lambda: make(lambda optimizer: optimizer), gradients)
+    for ours, theirs in zip(compressed, stock, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    return stock[0]
+
+
+@pytest.mark.parametrize("name", marked(OPTIMIZERS, ("adam",)))
+def test_fit_without_a_compressor_is_the_stock_optimizers_bit_for_bit(strategy, name):
     """Two replicas: multiplying by M = 2 and dividing by it is exact."""
     make = OPTIMIZERS[name]
     _, history, weights, slots = fit(strategy, lambda: dqgan_tf.compressed(make(), "none"))
@@ -43,22 +57,28 @@ def test_without_a_compressor_it_is_the_stock_optimizer_bit_for_bit(strategy, na
     assert history == stock_history
 
 
-@pytest.mark.parametrize("option", marked(OPTIONS, ("global_clipnorm",)))
-def test_options_are_the_stock_optimizers_bit_for_bit(strategy, option):
-    make = lambda: OPTIMIZERS["adam"](**OPTIONS[option])  # noqa: E731
-    *_, weights, slots = fit(strategy, lambda: dqgan_tf.compressed(make(), "none"))
-    *_, stock_weights, stock_slots = fit(strategy, make)
-    np.testing.assert_array_equal(weights, stock_weights)
-    np.testing.assert_array_equal(slots, stock_slots)
-    *_, plain_weights, _ = fit(strategy, OPTIMIZERS["adam"])
-    assert option == "loss_scale_factor" or not np.array_equal(weights, plain_weights)
+@pytest.mark.parametrize("name", marked(OPTIMIZERS, ("sgd", "lion")))
+def test_apply_without_a_compressor_is_the_stock_optimizers_bit_for_bit(strategy, name):
+    assert_stock(strategy, lambda compress: compress(OPTIMIZERS[name]()))
 
 
-def test_learning_rate_schedules_are_the_stock_optimizers_bit_for_bit(strategy):
-    make = lambda: opt.Adam(opt.schedules.ExponentialDecay(RATE, 2, 0.5))  # noqa: E731
-    *_, weights, _ = fit(strategy, lambda: dqgan_tf.compressed(make(), "none"))
-    *_, stock_weights, _ = fit(strategy, make)
-    np.testing.assert_array_equal(weights, stock_weights)
+@pytest.fixture(scope="module")
+def plain_weights(strategy):
+    """Weights of Adam without an option."""
+    return matrix.apply(strategy, OPTIMIZERS["adam"], matrix.random_gradients())[1]
+
+
+@pytest.mark.parametrize("option", marked(OPTIONS, ("global_clipnorm", "clipvalue", "weight_decay")))
+def test_options_are_the_stock_optimizers_bit_for_bit(strategy, plain_weights, option):
+    weights = assert_stock(strategy, lambda compress: compress(OPTIMIZERS["adam"](**OPTIONS[option])))
+    # An average is a slot: it changes no weight.
+    assert option == "average" or not np.array_equal(weights, plain_weights)
+
+
+def test_learning_rate_schedules_are_the_stock_optimizers_bit_for_bit(strategy, plain_weights):
+    schedule = opt.schedules.ExponentialDecay(RATE, 2, 0.5)
+    weights = assert_stock(strategy, lambda compress: compress(opt.Adam(schedule, amsgrad=True)))
+    assert not np.array_equal(weights, plain_weights)
 
 
 def assert_trained(strategy, model, history, where):
@@ -70,9 +90,15 @@ def assert_trained(strategy, model, history, where):
     assert int(model.optimizer.iterations.numpy()) > 0
 
 
-@pytest.mark.parametrize("loop", matrix.LOOPS)
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("name", marked(MATRIX, QUICK))
+# Each policy, each loop, and each place in which is compressed.
+QUICK = [("adam", "float32", "fit"), ("lion", "mixed_bfloat16", "custom"), ("adam", "mixed_float16", "fit")]
+CASES = [(name, policy, loop) for name in MATRIX for policy in POLICIES for loop in matrix.LOOPS]
+
+
+@pytest.mark.parametrize(
+    "name, policy, loop",
+    [pytest.param(*case, id="-".join(case), marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 def test_matrix(strategy, name, policy, loop):
     model, history = matrix.train(strategy, name, policy, loop)
     assert_trained(strategy, model, history, matrix.place(name, policy, loop))
@@ -95,7 +121,7 @@ def test_other_optimizers(strategy, name, where):
 @pytest.mark.parametrize("policy", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_weights_of_half_precision(strategy, policy):
     make = lambda: dqgan_tf.compressed(opt.SGD(RATE), LINEAR)  # noqa: E731
-    model, history, *_ = fit(strategy, make, policy=policy, epochs=4)
+    model, history, *_ = fit(strategy, make, policy=policy, epochs=2)
     assert model.trainable_variables[0].dtype == policy
     assert_trained(strategy, model, history, "gradient")
 
@@ -119,70 +145,51 @@ def test_an_average_that_overwrites_the_weights(strategy):
 def test_accumulation_is_one_step_of_the_mean(strategy, where):
     """Three calls add up; 6 calls are 2 exchanges, and equal 2 steps with the mean of three gradients."""
     make = lambda **options: dqgan_tf.compressed(opt.SGD(RATE, momentum=0.9, **options), "none", where=where)  # noqa: E731
-    model, _, weights, _ = fit(strategy, lambda: make(gradient_accumulation_steps=3))
-    assert int(model.optimizer.iterations.numpy()) == 2
-    (channel,) = model.optimizer.compression.channels.values()
+    gradients = matrix.random_gradients(6)
+    optimizer, weights, _ = matrix.apply(strategy, lambda: make(gradient_accumulation_steps=3), gradients)
+    assert int(optimizer.iterations.numpy()) == 2
+    (channel,) = optimizer.compression.channels.values()
     assert [int(calls.numpy()) for calls in channel.calls.variables] == [2, 2]
-
-    stock = small_models.mlp(strategy, make)
-    x, y = small_models.batches(STEPS, 2)
-    rows = x.shape[1] // 2
-    joined = [
-        np.concatenate([a[3 * t : 3 * t + 3, m * rows : (m + 1) * rows].reshape(-1, a.shape[2]) for m in range(2)])
-        for a in (x, y)
-        for t in range(2)
-    ]
-    data = small_models.dataset(np.stack(joined[:2]), np.stack(joined[2:]))
-    stock.fit(data, shuffle=False, verbose=0)
-    np.testing.assert_allclose(weights, small_models.values(strategy, stock.trainable_variables), atol=1e-6)
+    _, expected, _ = matrix.apply(strategy, make, gradients.reshape(2, 3, 2, -1).mean(1))
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
 
 
 def test_several_optimizers_by_weight_are_the_stock_ones_bit_for_bit(strategy):
-    def make(compress):
-        return lambda: opt.MultiOptimizer(
-            opt.OptimizerMap(compress(opt.Adam(RATE)), {".*bias": compress(opt.SGD(RATE, momentum=0.9))})
-        )
+    leaves = []
 
-    several, history, weights, slots = fit(strategy, make(lambda o: dqgan_tf.compressed(o, "none")))
-    _, stock_history, stock_weights, stock_slots = fit(strategy, make(lambda o: o))
-    np.testing.assert_array_equal(weights, stock_weights)
-    np.testing.assert_array_equal(slots, stock_slots)
-    assert history == stock_history
-    sizes = [next(iter(o.compression.channels.values())).dense_bytes for o in several.optimizer.optimizers]
+    def compress(optimizer):
+        leaves.append(dqgan_tf.compressed(optimizer, "none"))
+        return leaves[-1]
+
+    def make(compress):
+        others = {".*bias": compress(opt.SGD(RATE, momentum=0.9))}
+        return opt.MultiOptimizer(opt.OptimizerMap(compress(opt.Adam(RATE)), others))
+
+    assert_stock(strategy, make, compress)
+    sizes = [next(iter(leaf.compression.channels.values())).dense_bytes for leaf in leaves]
     assert sorted(sizes) == [4 * 8, 4 * 36]
 
 
-@pytest.mark.parametrize("where", ["gradient", "update"])
-def test_constraints_and_regularizers(strategy, where):
-    """With the stock optimizer as the reference where gradients are sent; the constraint holds in both places."""
-    with_layers = lambda: {  # noqa: E731
-        "layers": [
-            keras.layers.Dense(
-                small_models.HIDDEN,
-                kernel_constraint=keras.constraints.UnitNorm(),
-                kernel_regularizer=keras.regularizers.L2(0.1),
-            )
-        ]
-    }
-
-    def trained(make):
-        keras.utils.set_random_seed(5)
-        with strategy.scope():
-            layers = with_layers()
-        return fit(strategy, make, epochs=2, **layers)
-
-    model, history, weights, _ = trained(
-        lambda: dqgan_tf.compressed(opt.SGD(RATE), "none" if where == "gradient" else LINEAR, where=where)
-    )
-    _, stock_history, stock_weights, _ = trained(lambda: opt.SGD(RATE))
+def constrained(strategy, make):
+    """Returns `fit` of a model with a constraint and a regularizer of its layer 1."""
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        norm, decay = keras.constraints.UnitNorm(), keras.regularizers.L2(0.1)
+        layer = keras.layers.Dense(small_models.HIDDEN, kernel_constraint=norm, kernel_regularizer=decay)
+    model, *results = fit(strategy, make, layers=[layer])
     norms = np.linalg.norm(model.layers[1].kernel.numpy(), axis=0)
     np.testing.assert_allclose(norms, 1, atol=1e-6)
+    return results
+
+
+def test_constraints_and_regularizers(strategy):
+    """With the stock optimizer as the reference where gradients are sent; the constraint holds in both places."""
+    history, weights, _ = constrained(strategy, lambda: dqgan_tf.compressed(opt.SGD(RATE), "none"))
+    stock_history, stock_weights, _ = constrained(strategy, lambda: opt.SGD(RATE))
+    np.testing.assert_array_equal(weights, stock_weights)
+    assert history == stock_history
+    _, weights, _ = constrained(strategy, lambda: dqgan_tf.compressed(opt.SGD(RATE), LINEAR, where="update"))
     np.testing.assert_array_equal(weights[0], weights[1])
-    if where == "gradient":
-        np.testing.assert_array_equal(weights, stock_weights)
-        assert history == stock_history
-    plain, *_ = fit(strategy, lambda: opt.SGD(RATE), epochs=2, layers=[])
-    assert len(plain.trainable_variables) == len(model.trainable_variables) - 2
 
 
 def eager_loop(strategy):
@@ -273,8 +280,8 @@ def test_an_optimizer_keeps_its_class_and_configuration(strategy):
 
 def test_rules_name_weights(strategy):
     make = lambda: dqgan_tf.compressed(opt.SGD(RATE), SIGN, compressor_rules="bias=none")  # noqa: E731
-    model, *_ = fit(strategy, make)
-    (channel,) = model.optimizer.compression.channels.values()
+    optimizer, *_ = matrix.apply(strategy, make, matrix.random_gradients(1))
+    (channel,) = optimizer.compression.channels.values()
     assert [(vector.compressor.spec, vector.size) for vector in channel.vectors] == [("none", 8), (SIGN, 36)]
     residuals = channel.residuals(0)
     assert [residual is None for residual in residuals] == [False, True, False, True]

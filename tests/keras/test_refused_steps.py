@@ -48,9 +48,18 @@ def test_a_refused_step_changes_nothing(strategy, make, where):
     assert int(model.optimizer.iterations.numpy()) == STEPS - 1
 
 
-@pytest.mark.parametrize("options", [{}, {"clipvalue": 0.1}, {"clipnorm": 0.1}])
-@pytest.mark.parametrize("where", ["gradient", "update"])
-def test_all_replicas_halve_the_loss_scale_when_one_overflows(strategy, options, where):
+@pytest.mark.parametrize(
+    "where, options",
+    [
+        ("gradient", {"clipvalue": 0.1}),
+        ("update", {}),
+        pytest.param("gradient", {}, marks=pytest.mark.slow),
+        pytest.param("gradient", {"clipnorm": 0.1}, marks=pytest.mark.slow),
+        pytest.param("update", {"clipvalue": 0.1}, marks=pytest.mark.slow),
+        pytest.param("update", {"clipnorm": 0.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_all_replicas_halve_the_loss_scale_when_one_overflows(strategy, where, options):
     """Clipping by value would make the infinite gradient finite."""
 
     def make():
@@ -103,6 +112,18 @@ def test_an_accumulation_with_an_overflow_is_dropped_whole(strategy):
     assert tf.math.is_finite(recorder.seen[5]).numpy().all()
 
 
+def test_an_epoch_without_a_step_is_said(strategy, caplog):
+    """Epochs of 2 steps of which 2, 1 and 0 are refused: one warning, without `logs`, and none for the evaluation."""
+    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(keras.optimizers.SGD(0.01), SPEC))
+    x, y = small_models.batches(STEPS, 2)
+    y[[0, 1, 2]] = np.nan
+    data = small_models.dataset(x, y)
+    with caplog.at_level("WARNING"):
+        model.fit(data, validation_data=data, shuffle=False, epochs=3, steps_per_epoch=2, verbose=0)
+    said = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith("All 2 steps of 'sgd")
+
+
 def test_a_loss_scale_of_several_optimizers_is_refused_when_it_is_made(strategy):
     """Keras makes one itself at `compile` under mixed_float16."""
     opt = keras.optimizers
@@ -129,5 +150,5 @@ def test_a_loss_scale_without_compression_is_refused_before_the_first_step(strat
         model.fit(small_models.dataset(*small_models.batches(2, 2)), verbose=0)
     alone = local_strategy(1)
     model = small_models.mlp(alone, make)
-    losses = model.fit(small_models.dataset(*small_models.batches(2, 1)), epochs=3, verbose=0).history["loss"]
+    losses = model.fit(small_models.dataset(*small_models.batches(2, 1)), epochs=2, verbose=0).history["loss"]
     assert losses[-1] < losses[0]

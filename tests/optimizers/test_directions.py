@@ -9,7 +9,7 @@ import tensorflow as tf
 from dqgan_tf import optimizers
 from dqgan_tf.config import OptimizerConfig
 from dqgan_tf.errors import UsageError
-from dqgan_tf.optimizers import Adam, Sgd
+from dqgan_tf.optimizers import Adam, Momentum, Sgd
 from tests.contracts.direction_contract import DirectionContract
 
 # Directions are of order 1 and a step of Adam rounds some ten times in float32, whose unit is 6e-8.
@@ -18,6 +18,10 @@ TOLERANCE = 2e-6
 
 class TestSgd(DirectionContract):
     direction = Sgd()
+
+
+class TestMomentum(DirectionContract):
+    direction = Momentum()
 
 
 class TestAdam(DirectionContract):
@@ -79,6 +83,16 @@ def test_the_second_direction_by_hand():
     # g = 1, 3 at betas .5: m = .5, 1.75, m hat = 7/3; v = .5, 4.75, v hat = 19/3.
     directions = run(Adam(0.5, 0.5, 1e-8), np.array([[1.0], [3.0]], np.float32))
     np.testing.assert_allclose(directions[1], [7 / 3 / np.sqrt(19 / 3)], rtol=TOLERANCE)
+
+
+def test_momentum_is_the_weighted_mean_of_the_gradients():
+    # Weights 1, b, b^2, ... back from the last gradient, divided by their sum: g = 1, 3 at b = .5 gives (3 + .5) / 1.5.
+    assert run(Momentum(0.5), np.array([[1.0], [3.0]], np.float32)).ravel() == pytest.approx([1.0, 3.5 / 1.5])
+    sequence = gradients()
+    means = [np.average(sequence[: t + 1], axis=0, weights=0.7 ** np.arange(t, -1, -1.0)) for t in range(len(sequence))]
+    np.testing.assert_allclose(run(Momentum(0.7), sequence), means, rtol=TOLERANCE, atol=TOLERANCE * 1e3)
+    with pytest.raises(UsageError, match="`beta_1` must be a number of at least 0 and below 1. Received: beta_1=1"):
+        Momentum(1)
 
 
 def test_late_steps_have_no_correction_left():
@@ -153,6 +167,7 @@ def test_get_hands_every_setting_on():
     )
     assert optimizers.get(config) == Adam(0.1, 0.2, 0.3, "guarded", 4)
     assert optimizers.get(dataclasses.replace(config, direction="sgd")) == Sgd()
+    assert optimizers.get(dataclasses.replace(config, direction="momentum")) == Momentum(0.1)
 
 
 @pytest.mark.parametrize(
@@ -174,5 +189,5 @@ def test_a_bad_setting_is_refused(setting, value):
 
 
 def test_an_unknown_direction_is_refused():
-    with pytest.raises(UsageError, match="one of sgd, adam. Received: direction='lion'"):
+    with pytest.raises(UsageError, match="one of sgd, momentum, adam. Received: direction='lion'"):
         optimizers.get(OptimizerConfig(direction="lion"))

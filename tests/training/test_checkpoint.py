@@ -31,8 +31,9 @@ class TestRestore:
         assert bits(two) == before
 
     def test_the_newest_by_number(self, two, tmp_path):
+        run = checkpoints(tmp_path, two)
         for step in (9, 100000000, 99999999):
-            checkpoints(tmp_path, two).save(step)
+            run.save(step)
         assert checkpoints(tmp_path, two).restore().step == 100000000
 
     def test_names_are_those_of_weights(self, two):
@@ -47,7 +48,7 @@ class TestRestore:
         trainable = by_kind["m"]
         assert trainable < weights and len(trainable) == sum(len(p.trainable_variables) for p in players(model))
         assert "generator/000_kernel" in trainable and "discriminator/000_kernel" in trainable
-        for kind in ("m", "v", "averaged", "previous_direction", "residual"):
+        for kind in ("m", "v", "averaged", "previous_direction", "residual", "shift", "mean_shift"):
             assert by_kind.pop(kind) == trainable, kind
         assert by_kind.pop("ema") == {name for name in trainable if name.startswith("generator/")}
         assert set(by_kind) == {"generator", "discriminator"}
@@ -74,8 +75,9 @@ def players(model):
 
 class TestPrune:
     def test_keeps_the_newest(self, two, tmp_path):
+        run = checkpoints(tmp_path, two, keep=2)
         for step in (1, 2, 3, 10):
-            checkpoints(tmp_path, two, keep=2).save(step)
+            run.save(step)
         assert steps(tmp_path) == [3, 10]
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000003", "step_00000010"]
 
@@ -98,7 +100,11 @@ class TestOtherRuns:
         [
             ("network", {"width": 4}, "--width=2, this run asks for --width=4"),
             ("compression", {"compressor": "none"}, "--compressor=sign:bucket=32, this run asks for --compressor=none"),
-            ("compression", {"error_feedback": False}, "--error_feedback=True, .* --error_feedback=False"),
+            (
+                "compression",
+                {"error_feedback": False, "shift": 0.0},
+                "--error_feedback=True, .* --error_feedback=False",
+            ),
             ("train", {"seed": 1}, "--seed=0, this run asks for --seed=1"),
             ("train", {"batch_size": 128}, "--batch_size=256, .* --batch_size=128"),
             ("data", {"dataset": "mnist"}, "--dataset=fashion_mnist, .* --dataset=mnist"),
@@ -122,6 +128,14 @@ class TestOtherRuns:
         other = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, shards="by_class"))
         with pytest.raises(CheckpointError, match="--shards=iid, this run asks for --shards=by_class"):
             checkpoint.check_config(pathlib.Path("step_00000007"), saved, other)
+
+    def test_a_setting_that_an_older_version_did_not_have_had_its_default(self, tmp_path):
+        saved = dataclasses.asdict(CONFIG)
+        del saved["algorithm"], saved["optimizer"]["half_step"]
+        checkpoint.check_config(tmp_path, saved, CONFIG)
+        without = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(half_step=False))
+        with pytest.raises(CheckpointError, match="--half_step=True, this run asks for --half_step=False"):
+            checkpoint.check_config(tmp_path, saved, without)
 
     def test_the_length_of_a_schedule_is_a_setting(self, two, tmp_path):
         linear = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate_schedule="linear"))
@@ -152,7 +166,7 @@ class TestOtherRuns:
 class TestOtherNumberOfReplicas:
     @pytest.mark.parametrize("replicas", [1, 3])
     def test_the_mean_over_replicas_is_conserved(self, two, tmp_path, replicas):
-        """The virtual iterate w - (1/M) sum_m e^m and the mean half step go on where they were."""
+        """The virtual iterate w - (1/M) sum_m e^m and the mean half step go on; so does sbar, the mean of s."""
         fill(two, 1)
         for replica, calls in enumerate((3, 5)):
             two[1].set_replica_values(replica, two[1].replica_values(replica) | {"calls": calls})

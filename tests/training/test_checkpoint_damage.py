@@ -19,27 +19,28 @@ class TestTornWrites:
     def test_a_kill_leaves_the_last_complete_one(self, two, tmp_path, monkeypatch, place, name):
         """Before the tensors are complete, and between them and COMMIT."""
         fill(two, 1)
-        saved = bits(two)
-        checkpoints(tmp_path, two).save(7)
+        saved, run = bits(two), checkpoints(tmp_path, two)
+        run.save(7)
         fill(two, 2, step=8)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(place, name, _die)
-            checkpoints(tmp_path, two).save(8)
+            run.save(8)
         assert (tmp_path / "checkpoints" / "step_00000008").exists() and steps(tmp_path) == [7]
         assert checkpoints(tmp_path, two).restore().step == 7
         assert bits(two) == saved
 
         fill(two, 3, step=8)  # the run comes by again and this time completes
         saved = bits(two)
-        checkpoints(tmp_path, two).save(8)
+        run.save(8)
         fill(two, 4)
         assert checkpoints(tmp_path, two).restore().step == 8
         assert bits(two) == saved
 
     def test_a_kill_while_writing_a_step_again(self, two, tmp_path, monkeypatch):
         """A run that resumed from step 7, since step 8 was of no use, writes step 8 again."""
+        run = checkpoints(tmp_path, two)
         for step in (7, 8):
-            checkpoints(tmp_path, two).save(step)
+            run.save(step)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(checkpoint, "write_tensors", _die)
             checkpoints(tmp_path, two).save(8)
@@ -81,7 +82,8 @@ class TestFullDisk:
     def test_the_others_learn_of_it(self, two, tmp_path):
         class Board(MessageBoard):
             def exchange(self, topic, text, timeout_seconds=0.0):
-                return [text, "disk full" if topic.startswith("write") else ""]
+                other = json.dumps([None, "disk full" if topic.startswith("write") else ""])
+                return [text, text if topic.startswith("name") else other]
 
         with pytest.raises(TrainingError, match="Worker 1 could not write .*disk full"):
             checkpoints(tmp_path, two, board=Board(0, 2)).save(8)
@@ -90,9 +92,13 @@ class TestFullDisk:
 
 class TestDamage:
     @pytest.fixture
-    def saved(self, two, tmp_path):
+    def run(self, two, tmp_path):
+        return checkpoints(tmp_path, two)
+
+    @pytest.fixture
+    def saved(self, two, tmp_path, run):
         fill(two, 1)
-        checkpoints(tmp_path, two).save(7)
+        run.save(7)
         fill(two, 2)
         return tmp_path / "checkpoints" / "step_00000007"
 
@@ -119,37 +125,87 @@ class TestDamage:
 
     @pytest.mark.parametrize("name", FILES)
     def test_one_bit_flipped(self, two, saved, name):
-        """The size is right; TensorFlow's checksum is not."""
+        """The size is right; the digest is not."""
         content = bytearray((saved / name).read_bytes())
         content[len(content) // 2] ^= 1
         (saved / name).write_bytes(content)
-        self.assert_refused(two, saved, f"{name.split('.')[0]} cannot be read")
+        self.assert_refused(two, saved, f"{name} is not the one that was saved: its sha256 differs; remove")
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 2}', '{"format": 2, "files": 3}'])
+    @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
     def test_unreadable_commit(self, two, saved, text):
         (saved / "COMMIT").write_text(text)
         self.assert_refused(two, saved, "COMMIT cannot be read .*remove this folder")
 
-    @pytest.mark.parametrize("key", ["step", "num_workers", "num_replicas", "config"])
+    @pytest.mark.parametrize("key", ["run", "step", "num_workers", "num_replicas", "config", "files"])
     def test_commit_without_a_key(self, two, saved, key):
         commit = json.loads((saved / "COMMIT").read_text())
         del commit[key]
         (saved / "COMMIT").write_text(json.dumps(commit))
         self.assert_refused(two, saved, f"COMMIT has no '{key}'; remove this folder")
 
-    @pytest.mark.parametrize(("number", "writer"), [(1, "dqgan-tf 0.1"), (99, "an unknown version of dqgan-tf")])
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("run", 3, "COMMIT has run = 3, which is no str"),
+            ("step", "7", "COMMIT has step = '7', which is no int"),
+            ("step", 8, "COMMIT does not belong there: it is of step 8"),
+            ("step", True, "COMMIT has step = True, which is no int"),
+            ("num_workers", 0, "COMMIT does not belong there: .*num_workers 0"),
+            ("num_workers", 2, "COMMIT does not list the files of its workers: see 'worker_1"),
+            ("num_replicas", [], r"COMMIT has num_replicas = \[\], which is no int"),
+            ("config", "x", "COMMIT has config = 'x', which is no dict"),
+            ("files", {}, "COMMIT does not list the files of its workers: see 'replicated"),
+            ("files", dict.fromkeys(FILES, 3), "COMMIT holds no digests"),
+            ("files", dict.fromkeys(FILES, {}), "has .* bytes instead of None"),
+            ("format", "3", "was written by an unknown version of dqgan-tf"),
+            ("format", [], "was written by an unknown version of dqgan-tf"),
+        ],
+    )
+    def test_commit_with_a_value_of_another_kind(self, two, saved, key, value, message):
+        commit = json.loads((saved / "COMMIT").read_text())
+        (saved / "COMMIT").write_text(json.dumps(commit | {key: value}))
+        self.assert_refused(two, saved, f"{message}.*(remove this folder|Finish the run)")
+
+    @pytest.mark.parametrize("name", ["replicated", "worker_0"])
+    def test_an_older_file_in_the_newest_checkpoint(self, two, saved, run, name):
+        """Both files are intact and have the right names, shapes and sizes."""
+        run.save(8)
+        newest = saved.parent / "step_00000008"
+        for path in saved.glob(f"{name}.*"):
+            (newest / path.name).write_bytes(path.read_bytes())
+        message = rf"{name}\.\S+ does not belong there: it is of step 7 and not of 8; remove"
+        self.assert_refused(two, newest, message)
+
+    def test_the_file_of_another_worker(self, two, saved):
+        for path in saved.glob("replicated.*"):
+            path.with_name(path.name.replace("replicated", "worker_0")).write_bytes(path.read_bytes())
+        self.assert_refused(
+            two, saved, r"worker_0\S+ does not belong there: it is of file replicated and not of worker_0"
+        )
+
+    def test_a_checkpoint_of_another_run(self, two, saved, tmp_path_factory):
+        """The same configuration, another start: its residuals belong to other weights."""
+        elsewhere = tmp_path_factory.mktemp("other")
+        checkpoints(elsewhere, two).save(9)
+        (elsewhere / "checkpoints" / "step_00000009").rename(saved.parent / "step_00000009")
+        self.assert_refused(two, saved, "checkpoints of two runs: step_00000007 is of run .*, the newest of run")
+
+    @pytest.mark.parametrize(
+        ("number", "writer"),
+        [(1, "dqgan-tf 0.1"), (2, "dqgan-tf 0.2 before its release"), (99, "an unknown version of dqgan-tf")],
+    )
     def test_another_format(self, two, saved, number, writer):
         """Format 1 named state by groups of weights, in an order that a constant of the library determined."""
         (saved / "COMMIT").write_text(f'{{"format": {number}, "files": {{}}}}')
         message = rf"step_00000007 was written by {writer} \(checkpoint format {number}\); this is dqgan-tf .*, which "
-        self.assert_refused(two, saved, message + "reads format 2. Finish the run with the version that began it, or")
+        self.assert_refused(two, saved, message + "reads format 3. Finish the run with the version that began it, or")
 
     def test_without_commit_a_folder_counts_for_nothing(self, two, saved):
         (saved / "COMMIT").unlink()
         assert checkpoints(saved.parent.parent, two).restore().step == 0
 
-    def test_after_removal_the_one_before_is_taken(self, two, saved):
-        checkpoints(saved.parent.parent, two).save(8)
+    def test_after_removal_the_one_before_is_taken(self, two, saved, run):
+        run.save(8)
         newest = saved.parent / "step_00000008"
         (newest / "replicated.index").unlink()
         self.assert_refused(two, newest, "is missing")

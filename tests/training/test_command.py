@@ -165,7 +165,6 @@ class TestPaths:
             ("~root/x", os.path.expanduser("~root/x")),
             ("runs/~x", "runs/~x"),
             ("./~x", "./~x"),
-            ("gs://bucket/~", "gs://bucket/~"),
         ],
     )
     def test_a_tilde_is_the_home_folder(self, values, argument, path):
@@ -175,6 +174,11 @@ class TestPaths:
     def test_a_tilde_of_nobody_is_refused(self, values):
         with pytest.raises(absl_flags.Error, match="~nobody_of_that_name: there is no such user; .*write ./~nobody_of"):
             values(["binary", "--folder=~nobody_of_that_name"])
+
+    def test_a_url_is_refused(self, values):
+        """Python's own file functions would make a folder `gs:`."""
+        with pytest.raises(absl_flags.Error, match="--folder=gs://bucket/x: it is a URL; mount that storage"):
+            values(["binary", "--folder=gs://bucket/x"])
 
     def test_none_stays(self, values):
         values(["binary"])

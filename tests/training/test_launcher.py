@@ -75,6 +75,21 @@ def test_who_lost_another_is_named_where_the_other_hangs(launch):
     assert "Worker 0 exited with code 4" in run.err
 
 
+def test_a_worker_of_a_cluster(monkeypatch):
+    """TF_CONFIG of another tool names the cluster; it was ignored once."""
+    hosts = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": hosts, "task": {"type": "worker", "index": 1}}))
+    assert launcher.index_in_cluster(None) == 2
+    assert launcher.worker_environment([], 0)["TF_CONFIG"] == os.environ["TF_CONFIG"]
+    with pytest.raises(UsageError, match="--num_workers=2 asks .* 3 workers. Leave out .* to run worker 2 of it"):
+        launcher.index_in_cluster(2)
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}')
+    with pytest.raises(UsageError, match="task.type"):
+        launcher.index_in_cluster(None)
+    monkeypatch.delenv("TF_CONFIG")
+    assert launcher.index_in_cluster(None) is None and launcher.index_in_cluster(2) is None
+
+
 def test_restarts_until_it_works(launch, tmp_path):
     notes = str(tmp_path / "notes")
     run = launch(f"append('start')\nsys.exit(open({notes!r}).read() != 'start\\n' * 3)", workers=1, restarts=5)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig, RunConfig
 from dqgan_tf.gan.model import DQGAN
-from dqgan_tf.telemetry import json_lines
+from dqgan_tf.telemetry import json_lines, pictures
 from dqgan_tf.training.reporter import Reporter
 
 FIGURES = {
@@ -42,7 +42,7 @@ class Model:
     """Draws one point again and again."""
 
     seed, latent_dim, local_value = 0, 2, staticmethod(DQGAN.local_value)
-    channel = types.SimpleNamespace(dense_sent_bytes=80, sent_bytes=10)
+    bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10})
 
     def generate(self, latent, use_ema=True):
         return np.ones((500, 2), np.float32) * latent[:1]
@@ -157,6 +157,31 @@ def test_the_documents_name_every_figure_and_its_place_in_tensorboard(tmp_path, 
     tags = [v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) if e.step == 10 for v in e.summary.value]
     assert sorted(tags) == sorted(documented.values())
     assert set(json_lines.read(tmp_path / "metrics.jsonl")[0]) == {"step", *documented}
+
+
+def test_the_first_picture_is_next_to_real_samples(tmp_path):
+    reporter = make_reporter(tmp_path)
+    points = np.random.default_rng(0).standard_normal((4000, 2)).astype(np.float32)
+    reporter.sample(0, tf.data.Dataset.from_tensor_slices(points).batch(48))
+    reporter.sample(10)
+    reporter.close()
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {
+        *("raw_00000000.png", "ema_00000000.png", "real_00000000.png", "raw_00000010.png", "ema_00000010.png")
+    }
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    tags = [v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) for v in e.summary.value]
+    assert [tag for tag in tags if "real" in tag] == ["samples/real"]
+    drawn = tf.io.decode_png((tmp_path / "samples" / "real_00000000.png").read_bytes())
+    spec = data.describe(DataConfig("gaussian_ring"))
+    np.testing.assert_array_equal(drawn, pictures.scatter(points[:2048], spec.modes))
+
+
+def test_the_progress_line_is_one_line_of_a_terminal(tmp_path, capsys):
+    reporter = make_reporter(tmp_path)
+    reporter.log(1000, FIGURES)
+    line = capsys.readouterr().err
+    assert len(line) < 82 and line.count("\n") == 1
+    assert "loss G 0.500 D 0.500  |e|/|p| 0.10 0.10" in line and line.startswith("step 1000/4000  ")
 
 
 def test_only_the_chief_writes(tmp_path, capsys):

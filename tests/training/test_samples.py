@@ -85,6 +85,49 @@ def test_write_pictures(tmp_path, spec, shape):
     assert np.any(shown[7, "samples/raw"] != shown[7, "samples/ema"])
 
 
+class Labelled(Model):
+    """Draws images whose value is their class, from -1 for class 0 by steps of 1/4."""
+
+    def generate(self, latent, labels, use_ema=True):
+        assert len(latent) == len(labels)
+        return tf.ones([len(labels), 4, 4, 1]) * (tf.cast(labels, tf.float32)[:, None, None, None] / 4.0 - 1.0)
+
+
+class TestLabels:
+    SPEC = data.DataSpec("images", (4, 4, 1), 10, "images", num_classes=5)
+
+    def test_a_class_is_a_column(self, tmp_path):
+        board = tf.summary.create_file_writer(str(tmp_path / "tb"))
+        x = np.repeat(np.arange(5), 100)[np.random.default_rng(0).permutation(500)]
+        images = np.ones((500, 4, 4, 1), np.float32) * (x[:, None, None, None] / 4 - 1)
+        batches = tf.data.Dataset.from_tensor_slices((images, x)).batch(30)
+        samples.write_pictures(tmp_path, 0, self.SPEC, Labelled(), board, samples.take(batches, self.SPEC))
+        for name in ("raw", "ema", "real"):
+            grid = tf.io.decode_png((tmp_path / f"{name}_00000000.png").read_bytes()).numpy()[..., 0]
+            assert grid.shape == (12 * 6 - 2, 5 * 6 - 2)
+            for row in range(12):
+                tops = grid[6 * row : 6 * row + 4].reshape(4, -1)[:, [0, 6, 12, 18, 24]]
+                np.testing.assert_array_equal(tops, np.tile([0, 32, 64, 96, 128], (4, 1)))
+
+    def test_a_rare_class_has_black_images(self):
+        batches = tf.data.Dataset.from_tensor_slices((np.ones((30, 4, 4, 1), np.float32), np.full(30, 2))).batch(3)
+        taken = samples.take(batches, self.SPEC).reshape(60, 16)
+        assert np.all(taken[2::5] == 1.0) and np.all(np.delete(taken, np.s_[2::5], 0) == -1.0)
+
+    def test_files_hold_the_labels(self, tmp_path):
+        run = types.SimpleNamespace(data_spec=self.SPEC, model=Labelled(), step=70)
+        for options, expected in (({}, [0, 1, 2, 3, 4, 0, 1]), ({"label": 3}, [3] * 7)):
+            samples.write_file(str(tmp_path / "x.npz"), run, 7, use_ema=True, **options)
+            with np.load(tmp_path / "x.npz") as file:
+                np.testing.assert_array_equal(file["labels"], expected)
+                np.testing.assert_array_equal(file["samples"][:, 0, 0, 0], np.rint(31.875 * np.array(expected)))
+        np.testing.assert_array_equal(samples.class_labels(self.SPEC, 7, repeat=3), [0, 0, 0, 1, 1, 1, 2])
+        with pytest.raises(UsageError, match="`label` must be 0 to 4. Received: label=5"):
+            samples.write_file(str(tmp_path / "x.npz"), run, 7, use_ema=True, label=5)
+        with pytest.raises(UsageError, match="not conditional"):
+            samples.class_labels(IMAGES, 7, label=0)
+
+
 class TestWriteFile:
     """Files of samples; trainers.generate writes them."""
 

@@ -19,7 +19,7 @@ CONFIG = RunConfig(
     model_dir="here",
     data=DataConfig("fashion_mnist"),
     network=NetworkConfig("dcgan", width=2, latent_dim=3),
-    compression=CompressionConfig("sign:bucket=32"),
+    compression=CompressionConfig("sign:bucket=32", shift=0.1),
 )
 
 

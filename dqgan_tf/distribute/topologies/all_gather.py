@@ -24,7 +24,7 @@ class AllGather(Packet):
         return Volume(payload, (group_size - 1) * payload)
 
     def reduce(self, updates, replica, rank, seeds):
-        bindings, residuals = self._bindings(replica, seeds), self._read(self.residuals, replica)
+        bindings, residuals = self._bindings(replica, seeds), self._carried(replica)
         spares = [None if spare is None else spare.variables[replica] for spare in self._spare_residuals]
         # One call per slice: TensorFlow runs them on as many threads as it has.
         encoded = [

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from dqgan_tf import error_feedback
 from dqgan_tf.compressors import Compressor, blocks, float_bits
 from dqgan_tf.distribute.layout import Slice, Vector
 from dqgan_tf.distribute.replica_local import ReplicaLocal
@@ -59,6 +60,7 @@ class PacketContext:
 
     group_size: M, the number of replicas that encode.
     error_feedback: whether residuals are kept.
+    shift: a, the learning rate of the shifts; 0: no shifts.
     block: values that are encoded at a time; None: all. See `error_feedback.encode`.
     devices: devices of the local replicas.
     """
@@ -67,6 +69,7 @@ class PacketContext:
     error_feedback: bool
     block: int | None
     devices: tuple[str, ...]
+    shift: float = 0.0
 
 
 class Coding(NamedTuple):
@@ -95,7 +98,11 @@ class Volume(NamedTuple):
 
 
 class Packet(abc.ABC):
-    """Slices that are sent together. It owns their residuals, one variable per slice and local replica.
+    """Slices that are sent together. It owns their residuals e and shifts s, one variable per slice and local replica.
+
+    What is encoded is p = x + (e - s) for the update x. With e' the new residual, which contains the error of the
+    second encoding at the owner in the two-step exchange, s' = s + a (p - e'): the shift follows what has left the
+    replica, so its mean over the replicas moves by a times the mean that all receive, with every topology.
 
     Args:
       slices: what is sent.
@@ -118,14 +125,19 @@ class Packet(abc.ABC):
         self.slices, self.context = tuple(slices), context
         self.vectors = [vectors[slice_.vector] for slice_ in slices]
         self.codings = tuple(coding(vector, slice_.size) for slice_, vector in zip(slices, self.vectors, strict=True))
-        self.residuals, self._spare_residuals = [], []
+        self.residuals: list[ReplicaLocal | None] = []
+        self.shifts: list[ReplicaLocal | None] = []
+        self._spare_residuals: list[ReplicaLocal | None] = []
         for vector, one in zip(self.vectors, self.codings, strict=True):
-            residual = spare = None
+            residual = shift = spare = None
             if context.error_feedback and not vector.is_exact:
                 residual = ReplicaLocal(context.devices, [one.size], f"residual_{vector.name}")
+                if context.shift:
+                    shift = ReplicaLocal(context.devices, [one.size], f"shift_{vector.name}")
                 if self.double_buffered and blocks.effective_block(one.compressor, context.block):
                     spare = ReplicaLocal(context.devices, [one.size], f"spare_residual_{vector.name}")
             self.residuals.append(residual)
+            self.shifts.append(shift)
             self._spare_residuals.append(spare)
         self._learned = [learned[slice_.vector] for slice_ in slices]
 
@@ -154,16 +166,38 @@ class Packet(abc.ABC):
           seeds: seeds of this call.
         """
 
-    def keep(self, outcome: Outcome, replica: int) -> None:
-        """Stores the new residuals. Called if the step is accepted, inside `tf.cond`."""
-        for residual, spare, value in zip(self.residuals, self._spare_residuals, outcome.residuals, strict=True):
-            if residual is not None and spare is not None:
-                variable, other = residual.variables[replica], spare.variables[replica]
-                old, new = variable.read_value(), other.read_value()
-                variable.assign(new)
-                other.assign(old)
-            elif residual is not None and value is not None:
-                residual.variables[replica].assign(value)
+    def keep(self, outcome: Outcome, replica: int, updates: Sequence[tf.Tensor | blocks.Window]) -> None:
+        """Stores the new residuals and shifts. Called if the step is accepted, inside `tf.cond`.
+
+        Args:
+          outcome: result of `reduce`.
+          replica, updates: its arguments.
+        """
+        for residual, spare, shift, value, update in zip(
+            self.residuals, self._spare_residuals, self.shifts, outcome.residuals, updates, strict=True
+        ):
+            if residual is None:
+                continue
+            variable, spare = residual.variables[replica], None if spare is None else spare.variables[replica]
+            old, new = variable.read_value(), value if spare is None else spare.read_value()
+            if shift is not None:
+                s = shift.variables[replica]
+                s.assign(_next_shift(update, old, s.read_value(), new, rate=self.context.shift))
+            variable.assign(new)
+            if spare is not None:
+                spare.assign(old)
+
+    def state_energies(self, replica: int) -> list[tf.Tensor]:
+        """Returns (||e||^2, ||s||^2) of one replica's state, float32 [2] per slice."""
+        pairs = zip(self._read(self.residuals, replica), self._read(self.shifts, replica), strict=True)
+        return [
+            tf.stack([tf.zeros([]) if x is None else error_feedback.energy(x, None) for x in pair]) for pair in pairs
+        ]
+
+    def _carried(self, replica: int) -> list[tf.Tensor | None]:
+        """Returns what is added to the update of each slice: e, or e - s; None for a slice without a residual."""
+        pairs = zip(self._read(self.residuals, replica), self._read(self.shifts, replica), strict=True)
+        return [residual if shift is None else residual - shift for residual, shift in pairs]
 
     def _read(self, variables: Sequence[ReplicaLocal | None], replica: int) -> list:
         """Returns one replica's value of each, None for None."""
@@ -211,6 +245,12 @@ def compiled(function: Callable) -> Callable:
 def bound(compressor: Compressor, binding: tf.Tensor | None) -> Compressor:
     """Returns the compressor that encodes and decodes by `binding`; see `Packet._bindings`."""
     return compressor if binding is None else compressor.bind(binding)
+
+
+@compiled
+def _next_shift(update, residual, shift, new_residual, *, rate):
+    """s + a (p - e') with p = x + (e - s)."""
+    return shift + rate * (blocks.whole(update) + (residual - shift) - new_residual)
 
 
 class Exact(Packet):

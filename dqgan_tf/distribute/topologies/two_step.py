@@ -37,7 +37,7 @@ class TwoStep(Packet):
 
     def reduce(self, updates, replica, rank, seeds):
         size, block, rank = self.context.group_size, self.context.block, tf.constant(rank)
-        bindings, residuals = self._bindings(replica, seeds), self._read(self.residuals, replica)
+        bindings, residuals = self._bindings(replica, seeds), self._carried(replica)
         encoded = [
             _encode_shards(update, residual, binding, seed, coding=coding, block=block, group_size=size)
             for coding, update, residual, binding, seed in zip(

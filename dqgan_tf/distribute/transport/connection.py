@@ -8,7 +8,9 @@ import hmac
 import ipaddress
 import json
 import math
+import os
 import secrets
+import selectors
 import socket
 import struct
 import threading
@@ -17,12 +19,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import LostConnectionError
 
 _TOKEN_BYTES = 32
 _INDEX = struct.Struct("<I")
-_GREETING_BYTES = _TOKEN_BYTES + _INDEX.size  # the listener's token, then the caller's index
+_GREETING_BYTES = 32 + _INDEX.size  # `_proof` for the listener, then the caller's index
 _GREETING_SECONDS = 5.0
 _CLOSING_SECONDS = 3.0
 _HEADER = struct.Struct("<QQ")  # tag, number of bytes that follow
@@ -41,7 +44,8 @@ def connect(
     """Connects all workers with each other. All workers must call it at the same time.
 
     Each worker listens on a port that the system chooses and posts it together with a random token. A worker calls the
-    workers with a lower index and sends each the token that it has posted. Returns the connections by worker index.
+    workers with a lower index and sends each an HMAC of the token that it has posted, under the secret of
+    `tf_config.proof`. Returns the connections by worker index.
 
     Args:
       board: where workers post their ports.
@@ -53,18 +57,18 @@ def connect(
       LostConnectionError: a connection could not be opened; raised on all workers and names both ends.
       tf.errors.OpError: a worker is gone.
     """
-    token = secrets.token_bytes(_TOKEN_BYTES)
+    token = secrets.token_hex(_TOKEN_BYTES)
     host = addresses[worker_index].rpartition(":")[0].strip("[]") or "localhost"
     with contextlib.closing(_listen(host)) as listening, contextlib.ExitStack() as opened:
-        own = {"host": host, "port": listening.getsockname()[1], "token": token.hex()}
+        own = {"host": host, "port": listening.getsockname()[1], "token": token}
         listeners = [json.loads(text) for text in board.exchange("address", json.dumps(own))]
         deadline = time.monotonic() + timeout_seconds
         sockets, problem = {}, ""
         try:
             for worker in range(worker_index):
                 sockets[worker] = opened.enter_context(_call(listeners[worker], worker_index, deadline))
-            while len(sockets) < len(addresses) - 1:
-                worker, connected = _answer(listening, token, deadline)
+            callers = set(range(worker_index + 1, len(addresses)))
+            for worker, connected in _answer(listening, token, callers, deadline):
                 sockets[worker] = opened.enter_context(connected)
         except OSError as error:
             missing = [worker for worker in range(len(addresses)) if worker not in (worker_index, *sockets)]
@@ -101,31 +105,75 @@ def _listen(host):
 
 
 def _call(listener, worker_index, deadline):
-    """Returns a socket connected to another worker, after sending it the token that it has posted."""
+    """Returns a socket connected to another worker, after sending it the proof for the token that it has posted."""
     connected = socket.create_connection((listener["host"], listener["port"]), _seconds_left(deadline))
     try:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connected.sendall(bytes.fromhex(listener["token"]) + _INDEX.pack(worker_index))
+        connected.sendall(_proof(listener["token"], worker_index) + _INDEX.pack(worker_index))
     except OSError:
         connected.close()
         raise
     return connected
 
 
-def _answer(listener, token, deadline):
-    """Returns (index, socket) of the next caller that sends the token. Closes the sockets of all other callers."""
-    while True:
-        listener.settimeout(_seconds_left(deadline))
-        connected, _ = listener.accept()
-        greeting = b""
-        with contextlib.suppress(OSError):
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected.settimeout(min(_GREETING_SECONDS, _seconds_left(deadline)))
-            while len(greeting) < _GREETING_BYTES and (piece := connected.recv(_GREETING_BYTES - len(greeting))):
-                greeting += piece
-        if len(greeting) == _GREETING_BYTES and hmac.compare_digest(greeting[:_TOKEN_BYTES], token):
-            return _INDEX.unpack(greeting[_TOKEN_BYTES:])[0], connected
-        connected.close()
+def _proof(token, caller):
+    return bytes.fromhex(tf_config.proof(os.environ, "packets", token, str(caller)))
+
+
+def _answer(listener, token, callers, deadline):
+    """Yields (index, socket) of each worker in the set `callers` as it calls, until all have called.
+
+    All greetings are read at the same time, each for a few seconds, so that a stranger delays nobody. Sockets of other
+    callers are closed.
+    """
+    missing, greetings = set(callers), {}  # greetings: socket -> [bytes so far, end of its time]
+    listener.setblocking(False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        try:
+            while missing:
+                for key, _ in selector.select(min(_TICK_SECONDS, _seconds_left(deadline))):
+                    if key.fileobj is listener:
+                        with contextlib.suppress(OSError):  # the caller has left again
+                            connected, _ = listener.accept()
+                            connected.setblocking(False)
+                            selector.register(connected, selectors.EVENT_READ)
+                            greetings[connected] = [b"", time.monotonic() + _GREETING_SECONDS]
+                        continue
+                    if (worker := _greeting(key.fileobj, greetings[key.fileobj], token)) is None:
+                        continue
+                    selector.unregister(key.fileobj)
+                    del greetings[key.fileobj]
+                    if worker in missing:
+                        missing.remove(worker)
+                        key.fileobj.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        yield worker, key.fileobj
+                    else:
+                        key.fileobj.close()
+                for connected in [c for c, (_, end) in greetings.items() if time.monotonic() > end]:
+                    selector.unregister(connected)
+                    del greetings[connected]
+                    connected.close()
+        finally:
+            for connected in greetings:
+                connected.close()
+
+
+def _greeting(connected, received, token):
+    """Reads what a caller has sent. Returns its index, -1 for a stranger, None while the greeting is incomplete."""
+    try:
+        piece = connected.recv(_GREETING_BYTES - len(received[0]))
+    except BlockingIOError:
+        return None
+    except OSError:
+        return -1
+    received[0] += piece
+    if piece and len(received[0]) < _GREETING_BYTES:
+        return None
+    if len(received[0]) < _GREETING_BYTES:
+        return -1
+    worker = _INDEX.unpack(received[0][-_INDEX.size :])[0]
+    return worker if hmac.compare_digest(received[0][: -_INDEX.size], _proof(token, worker)) else -1
 
 
 def _seconds_left(deadline):

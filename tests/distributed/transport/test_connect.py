@@ -76,9 +76,11 @@ def test_callers_without_the_token_are_hung_up_on(closing):
     def disturb(worker, topic, text):
         if topic == "address" and worker == 0:  # worker 0 listens by now and answers later
             place = json.loads(text)
-            token = bytes.fromhex(place["token"])
-            almost = token[:-1] + bytes([token[-1] ^ 1])
-            for shown in (b"", b"x" * 36, almost + b"\1\0\0\0"):
+            proof = connection._proof(place["token"], 1)
+            almost = proof[:-1] + bytes([proof[-1] ^ 1])
+            # The last two: the proof of a worker that does not exist, and that of worker 1 with another index.
+            unknown = connection._proof(place["token"], 7) + b"\7\0\0\0"
+            for shown in (b"", b"x" * 36, almost + b"\1\0\0\0", unknown, proof + b"\2\0\0\0"):
                 stranger = socket.create_connection((place["host"], place["port"]), 5)
                 stranger.sendall(shown)
                 stranger.shutdown(socket.SHUT_WR)
@@ -88,7 +90,56 @@ def test_callers_without_the_token_are_hung_up_on(closing):
     ends = closing(connect(Boards(2, disturb), 2))
     ends[1][0].send(0, np.ones(1, np.float32))
     assert ends[0][1].receive(0, 4, 20.0).view(np.float32)[0] == 1.0
-    assert len(answers) == 3 and all(stranger.recv(1) == b"" for stranger in answers)
+    assert len(answers) == 5 and all(stranger.recv(1) == b"" for stranger in answers)
+
+
+def test_strangers_that_say_nothing_or_little_delay_nobody(closing):
+    """Sixty idle connections and one that sends a byte now and then: each alone once held all others for 5 s."""
+    strangers, stop = [], threading.Event()
+
+    def drip(stranger):
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.2):
+                stranger.sendall(b"x")
+
+    def disturb(worker, topic, text):
+        if topic == "address" and worker == 0:
+            place = json.loads(text)
+            strangers.extend(socket.create_connection((place["host"], place["port"]), 5) for _ in range(61))
+            threading.Thread(target=drip, args=[strangers[0]], daemon=True).start()
+        return text
+
+    start = time.monotonic()
+    try:
+        ends = closing(connect(Boards(2, disturb), 2))
+        assert time.monotonic() - start < 3.0
+        ends[1][0].send(0, np.ones(1, np.float32))
+        assert ends[0][1].receive(0, 4, 20.0).view(np.float32)[0] == 1.0
+    finally:
+        stop.set()
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_the_token_alone_opens_nothing(closing, monkeypatch):
+    """Whoever can read TensorFlow's key-value store knows the token, but not the secret of the workers."""
+    monkeypatch.setenv("DQGAN_SECRET", "of this cluster")
+    answers = []
+
+    def disturb(worker, topic, text):
+        if topic == "address" and worker == 0:
+            place = json.loads(text)
+            with monkeypatch.context() as stranger_environment:
+                stranger_environment.delenv("DQGAN_SECRET")
+                forged = connection._proof(place["token"], 1)
+            answers.append(socket.create_connection((place["host"], place["port"]), 5))
+            answers[0].sendall(forged + b"\1\0\0\0")
+        return text
+
+    ends = closing(connect(Boards(2, disturb), 2))
+    assert answers[0].recv(1) == b""
+    ends[1][0].send(0, np.ones(1, np.float32))
+    assert ends[0][1].receive(0, 4, 20.0).view(np.float32)[0] == 1.0
 
 
 def test_a_worker_that_cannot_be_reached_is_named_by_all():

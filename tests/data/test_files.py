@@ -1,0 +1,342 @@
+"""Image sets of one's own (folders, files of arrays, functions) against the pixels that were written; their faults."""
+
+import os
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from dqgan_tf import data
+from dqgan_tf.config import DataConfig
+from dqgan_tf.data import files, images
+
+BYTES = np.random.default_rng(0).integers(0, 256, [12, 8, 8, 3], dtype=np.uint8)
+
+
+def save(path, pixels, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels.squeeze(), mode).save(path)
+
+
+def config(path, **options):
+    return DataConfig(dataset=str(path), **options)
+
+
+def refusal(path, **options):
+    """The sentence with which the set is refused, by `describe` or, as late as possible, by `load`."""
+    with pytest.raises(data.DatasetError) as error:
+        data.describe(config(path, **options))
+        images.load(config(path, **options))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+class TestFolder:
+    def test_images_in_the_order_of_their_names(self, tmp_path):
+        for i in (3, 0, 2, 1):
+            save(tmp_path / f"{i}.png", BYTES[i])
+        (tmp_path / ".DS_Store").write_text("hidden")
+        spec = data.describe(config(tmp_path))
+        assert (spec.kind, spec.shape, spec.num_examples, spec.name) == ("images", (8, 8, 3), 4, str(tmp_path))
+        np.testing.assert_array_equal(images.load(config(tmp_path)), BYTES[:4])
+        assert images.load_labels(config(tmp_path)) is None
+
+    def test_class_folders_are_numbered_by_name(self, tmp_path):
+        for i, name in enumerate(("cat", "ant", "cat", "bee")):
+            save(tmp_path / name / f"{i}.bmp", BYTES[i])
+        np.testing.assert_array_equal(images.load(config(tmp_path)), BYTES[[1, 3, 0, 2]])
+        np.testing.assert_array_equal(images.load_labels(config(tmp_path)), [0, 1, 2, 2])
+
+    @pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "jpg", "webp"])
+    def test_formats(self, tmp_path, suffix):
+        """Flat colours survive a palette and every lossy codec to within a few levels."""
+        for i in (10, 200):
+            save(tmp_path / f"{i}.{suffix}", np.full([16, 16, 3], (i, 50, 90), np.uint8))
+        loaded = images.load(config(tmp_path)).astype(int)
+        assert np.abs(loaded - np.array([[10, 50, 90], [200, 50, 90]])[:, None, None]).max() <= 4
+
+    def test_mixed_sizes_are_framed(self, tmp_path):
+        wide, tall = np.tile(BYTES[0], (1, 2, 1)), np.tile(BYTES[1], (3, 1, 1))
+        save(tmp_path / "a.png", wide)
+        save(tmp_path / "b.png", tall)
+        assert "`image_size` must be given" in refusal(tmp_path)
+        loaded = images.load(config(tmp_path, image_size=8))
+        np.testing.assert_array_equal(loaded, [wide[:, 4:12], tall[8:16]])
+
+    @pytest.mark.parametrize(
+        ("modes", "channels"),
+        [(("L", "L"), 1), (("L", "RGB"), 3), (("RGBA", "RGBA"), 4), (("RGBA", "L"), 3), (("P", "1"), 3)],
+    )
+    def test_channels_are_those_that_all_images_have(self, tmp_path, modes, channels):
+        for i, mode in enumerate(modes):
+            PIL.Image.fromarray(BYTES[i]).convert(mode).save(tmp_path / f"{i}.png")
+        loaded = images.load(config(tmp_path))
+        expected = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+        for i, mode in enumerate(modes):
+            pixels = np.asarray(PIL.Image.fromarray(BYTES[i]).convert(mode).convert(expected))
+            np.testing.assert_array_equal(loaded[i], pixels.reshape(8, 8, channels))
+
+    def test_16_bits_lose_their_lower_half(self, tmp_path):
+        for i in range(2):
+            PIL.Image.fromarray((BYTES[i, ..., 0].astype(np.uint16) << 8) + 77).save(tmp_path / f"{i}.png")
+        np.testing.assert_array_equal(images.load(config(tmp_path)), BYTES[:2, ..., :1])
+
+    def test_a_subfolder_of_the_splits_name(self, tmp_path):
+        for split, count in (("train", 3), ("test", 2)):
+            for i in range(count):
+                save(tmp_path / split / f"{i}.png", BYTES[i])
+        assert data.describe(config(tmp_path)).num_examples == 3
+        assert data.describe(config(tmp_path, split="test")).num_examples == 2
+        assert data.describe(config(tmp_path, split="train[1:]")).num_examples == 2
+
+    def test_a_name_of_tfds_wins_over_a_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for i in range(2):
+            save(tmp_path / "mnist" / f"{i}.png", BYTES[i])
+            save(tmp_path / "my" / "own" / f"{i}.png", BYTES[i])
+        here = {"data_dir": str(tmp_path / "none")}
+        assert "The folder 'mnist' is --dataset=./mnist" in refusal("mnist", **here)
+        for name in ("./mnist", "my/own", "mnist/"):
+            assert data.describe(config(name, **here)).shape == (8, 8, 3)
+
+    def test_home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for i in range(2):
+            save(tmp_path / "pictures" / f"{i}.png", BYTES[i])
+        assert data.describe(config("~/pictures")).num_examples == 2
+
+    def test_faults(self, tmp_path):
+        assert "'own' does not exist" in refusal("own/") and "'../own' does not exist" in refusal("../own")
+        assert f"'{tmp_path}/nothing' does not exist" in refusal(tmp_path / "nothing")
+        (tmp_path / "text").write_text("hello")
+        assert f"'{tmp_path}/text' is neither a folder nor an .npz" in refusal(tmp_path / "text")
+        (tmp_path / "empty").mkdir()
+        assert "holds no images" in refusal(tmp_path / "empty")
+        save(tmp_path / "one" / "a.png", BYTES[0])
+        assert "holds 1 image; a data set needs 2 or more" in refusal(tmp_path / "one")
+        save(tmp_path / "mixed" / "class" / "a.png", BYTES[0])
+        save(tmp_path / "mixed" / "a.png", BYTES[0])
+        assert "the file 'a.png' beside the folder 'class'" in refusal(tmp_path / "mixed")
+        save(tmp_path / "deep" / "a" / "b" / "c.png", BYTES[0])
+        assert "must hold images only. Received: the folder 'b'" in refusal(tmp_path / "deep")
+        (tmp_path / "gap" / "bare").mkdir(parents=True)
+        assert "must hold images only. Received: no file" in refusal(tmp_path / "gap")
+
+    @pytest.mark.parametrize("damage", ["text", "zero", "truncated.png", "truncated.jpg", "truncated.bmp"])
+    def test_a_file_that_is_no_image_is_named(self, tmp_path, damage):
+        for i in range(2):
+            save(tmp_path / f"{i}.png", BYTES[i])
+        kind, _, suffix = damage.partition(".")
+        path = tmp_path / f"bad.{suffix or 'txt'}"
+        if kind == "truncated":
+            save(path, BYTES[2])
+            path.write_bytes(path.read_bytes()[:-40])
+        else:
+            path.write_bytes(b"hello" if kind == "text" else b"")
+        assert f"The file '{path}' cannot be read: " in refusal(tmp_path)
+
+    @pytest.mark.parametrize("split", ["test", "train[", "train[:0]", "", "train[a]"])
+    def test_splits_that_do_not_exist(self, tmp_path, split):
+        for i in range(2):
+            save(tmp_path / f"{i}.png", BYTES[i])
+        assert f"{split!r}" in refusal(tmp_path, split=split)
+
+
+class TestArrays:
+    @pytest.mark.parametrize("grey", [False, True])
+    def test_bytes(self, tmp_path, grey):
+        array = BYTES[..., 0] if grey else BYTES
+        np.save(tmp_path / "x.npy", array)
+        np.savez(tmp_path / "x.npz", array)
+        np.savez_compressed(tmp_path / "y.npz", pictures=np.asfortranarray(array), about=np.array("text"))
+        for name in ("x.npy", "x.npz", "y.npz", "y.npz:pictures"):
+            loaded = images.load(config(tmp_path / name))
+            np.testing.assert_array_equal(loaded, array.reshape(12, 8, 8, -1))
+            assert data.describe(config(tmp_path / name)).shape == loaded.shape[1:]
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_floats(self, tmp_path, dtype):
+        """0 to 255 in steps of 1/255, or of 2/255: every byte is met exactly. float16 keeps them apart, too."""
+        for low in (0, -1):
+            floats = BYTES / 255 if low == 0 else BYTES / 127.5 - 1
+            np.save(tmp_path / "x.npy", floats.astype(dtype))
+            np.testing.assert_array_equal(images.load(config(tmp_path / "x.npy")), BYTES)
+
+    def test_keys(self, tmp_path):
+        labels = np.arange(12) % 3
+        np.savez(tmp_path / "x.npz", x_train=BYTES, y_train=labels[:, None], x_test=BYTES[:5], y_test=labels[:5])
+        assert "such as" in refusal(tmp_path / "x.npz") and "x_test (5, 8, 8, 3)" in refusal(tmp_path / "x.npz")
+        for name, count in (("x_train", 12), ("x_test", 5), ("x_test,y_test", 5)):
+            chosen = config(tmp_path / f"x.npz:{name}")
+            assert len(images.load(chosen)) == count
+            np.testing.assert_array_equal(images.load_labels(chosen), labels[:count])
+        assert "Received: dataset=" in refusal(tmp_path / "x.npz:nothing")
+        with pytest.raises(data.DatasetError, match="labels of .* one for each of 5 images"):
+            images.load_labels(config(tmp_path / "x.npz:x_test,y_train"))
+
+    def test_slices(self, tmp_path):
+        np.savez(tmp_path / "x.npz", x=BYTES, y=np.arange(12))
+        chosen = config(tmp_path / "x.npz", split="train[25%:50%]+train[-1:]")
+        np.testing.assert_array_equal(images.load(chosen), BYTES[[3, 4, 5, 11]])
+        np.testing.assert_array_equal(images.load_labels(chosen), [3, 4, 5, 11])
+
+    def test_resized(self, tmp_path):
+        np.save(tmp_path / "x.npy", BYTES[:, :, :6])
+        assert "`image_size` must be given" in refusal(tmp_path / "x.npy")
+        loaded = images.load(config(tmp_path / "x.npy", image_size=6))
+        np.testing.assert_array_equal(loaded, BYTES[:, 1:7, :6])
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            (np.array([{}, None], object), "array of objects"),
+            (BYTES.astype(np.int64), "uint8, or floats .* Received: dtype=int64"),
+            (BYTES.astype(np.float32), "values from 0 to 255"),
+            (np.where(np.arange(12) == 7, np.nan, 0.5)[:, None, None] * np.ones([8, 8]), "Image 7 of .* holds a NaN"),
+            (np.where(np.arange(12) == 2, np.inf, 0.5)[:, None, None] * np.ones([8, 8]), "Image 2 of .* infinity"),
+            (BYTES[0, 0], r"must be \[n, h, w\].* Received: shape=\(8, 3\)"),
+            (BYTES[:1], "holds 1 image"),
+            (BYTES[:0], "holds 0 image"),
+            (BYTES.transpose(0, 3, 1, 2), r"must come last: store images.transpose\(0, 2, 3, 1\)"),
+        ],
+    )
+    def test_faults(self, tmp_path, array, message):
+        np.save(tmp_path / "x.npy", array)
+        np.savez(tmp_path / "x.npz", array)
+        for name in ("x.npy", "x.npz"):
+            with pytest.raises(data.DatasetError, match=message):
+                data.describe(config(tmp_path / name))
+                images.load(config(tmp_path / name))
+
+    @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+    def test_damaged_files(self, tmp_path, name):
+        path = tmp_path / name
+        assert f"There is no file '{path}'" in refusal(path)
+        np.save(path, BYTES) if name == "x.npy" else np.savez(path, BYTES)
+        whole = path.read_bytes()
+        for content in (whole[:-100], whole[:60], b"", b"no arrays"):
+            path.write_bytes(content)
+            assert f"The file '{path}' cannot be read: " in refusal(path)
+
+    def test_no_arrays(self, tmp_path):
+        np.savez(tmp_path / "x.npz")
+        assert "must hold one array of images" in refusal(tmp_path / "x.npz")
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module of data sets into the working folder, which is not in `sys.path`, and returns its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", os.getcwd())])
+    np.save(tmp_path / "bytes.npy", BYTES)
+    name = f"sets_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(
+        """
+import numpy as np, tensorflow as tf
+X = np.load("bytes.npy"); Y = np.arange(12)
+def of(*parts): return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0])
+def bare(): return of(X)
+def pairs(): return of(X, Y).shuffle(12)
+def named(): return tf.data.Dataset.from_tensor_slices({"image": X / 255, "label": Y}).shuffle(12).batch(5)
+def grey(): return of(X[..., 0])
+def endless(): return bare().repeat()
+def empty(): return bare().take(0)
+def nothing(): return None
+def words(): return of(np.array(["a", "b"]))
+def targets(): return of(X, X)
+def broken(): raise RuntimeError("no such disk")
+def late(): return bare().map(lambda x: tf.ensure_shape(tf.io.decode_png("x"), [8, 8, 3]))
+def needs(argument): return bare()
+def sizes():
+    parts = [X[0], X[1, :6]]
+    return tf.data.Dataset.from_generator(lambda: parts, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
+value = 3
+"""
+    )
+    yield name
+    sys.modules.pop(name, None)
+
+
+class TestFunction:
+    @pytest.mark.parametrize(("function", "has_labels"), [("bare", False), ("pairs", True), ("named", True)])
+    def test_images_have_the_order_of_their_bytes(self, module, function, has_labels):
+        """`pairs` and `named` shuffle without a seed, so that only a canonical order makes two calls equal."""
+        chosen = config(f"{module}:{function}")
+        first, labels = images.load(chosen), images.load_labels(chosen)
+        np.testing.assert_array_equal(first, images.load(chosen))
+        assert {image.tobytes() for image in first} == {image.tobytes() for image in BYTES}
+        assert (labels is not None) == has_labels
+        if has_labels:
+            np.testing.assert_array_equal(first, BYTES[labels])
+
+    def test_shapes(self, module):
+        assert data.describe(config(f"{module}:grey")).shape == (8, 8, 1)
+        assert "`image_size` must be given" in refusal(f"{module}:sizes")
+        assert data.describe(config(f"{module}:sizes", image_size=6)).shape == (6, 6, 3)
+        assert data.describe(config(f"{module}:bare", split="train[:5]")).num_examples == 5
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            ("endless", "that ends: leave out its repeat"),
+            ("empty", "holds 0 image"),
+            ("nothing", "must return a tf.data.Dataset. Received: NoneType"),
+            ("words", "must be .* Received: shape="),
+            ("targets", "labels of .* must be whole numbers"),
+            ("broken", r"failed in .*sets_\d+.py, line \d+: RuntimeError: no such disk"),
+            ("late", "failed"),
+            ("needs", "failed.*argument"),
+            ("value", "has no function 'value'"),
+            ("missing", "has no function 'missing'"),
+        ],
+    )
+    def test_faults(self, module, function, message):
+        with pytest.raises(data.DatasetError, match=message):
+            data.describe(config(f"{module}:{function}"))
+
+    def test_no_module(self):
+        assert "There is no data set 'no_such.module:f': Python finds no module 'no_such'" in refusal(
+            "no_such.module:f"
+        )
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "function"])
+def test_the_batch_of_a_replica_depends_on_seed_step_and_replica_alone(kind, tmp_path, request):
+    """One whole run of two replicas against one that stops after 5 steps and goes on as two workers of one replica."""
+    if kind == "function":
+        chosen = config(f"{request.getfixturevalue('module')}:pairs")
+    elif kind == "npz":
+        np.savez(tmp_path / "x.npz", BYTES)
+        chosen = config(tmp_path / "x.npz")
+    else:
+        for i, image in enumerate(BYTES):
+            save(tmp_path / f"{i}.png", image)
+        chosen = config(tmp_path)
+
+    def batches(ids, start, count):
+        options = {"per_replica_batch_size": 5, "num_replicas": 2, "seed": 3}
+        dataset = data.build(chosen, replica_ids=ids, start_step=start, **options)
+        return np.stack(list(dataset.take(count).as_numpy_iterator()))
+
+    whole = batches([0, 1], 0, 16).reshape(8, 2, 5, 8, 8, 3)
+    np.testing.assert_array_equal(whole[:5].reshape(10, 5, 8, 8, 3), batches([0, 1], 0, 10))
+    for replica in (0, 1):
+        np.testing.assert_array_equal(whole[5:, replica], batches([replica], 5, 3))
+    assert len({batch.tobytes() for batch in whole.reshape(16, -1)}) == 16
+
+
+def test_limits_are_one():
+    assert images.MEMORY_LIMIT_BYTES == files.MEMORY_LIMIT_BYTES == 6 * 10**9
+
+
+def test_a_function_that_does_not_end_is_stopped(module, monkeypatch):
+    monkeypatch.setattr(files, "MEMORY_LIMIT_BYTES", 5 * 8 * 8 * 3)
+    assert "exceeds the limit of 0.0 GB after 6 images" in refusal(f"{module}:bare")
+
+
+def test_paths_are_told_from_names():
+    """Only what is written as a path, or exists, is one; see docs/data.md."""
+    known = {"cifar10", "own"}
+    for name in ("cifar10", "cifar10:3.0.2", "own/small", "own/small:1.0.0", "nothing", "a b", "x:y:z", ""):
+        assert files.find(name, "train", lambda name: name.split("/")[0].split(":")[0] in known) is None

@@ -1,0 +1,76 @@
+"""Which network judges a run of images, and what its figures are called."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dqgan_tf import data
+from dqgan_tf.config import DataConfig, RunConfig
+from dqgan_tf.errors import UsageError
+from dqgan_tf.evaluation import features
+from dqgan_tf.training import evaluation
+from dqgan_tf.training.restore import TrainedRun
+
+
+class Model:
+    """Draws grey images whose pixels are the signs of the latents, negated for the averaged generator."""
+
+    seed, latent_dim = 0, 36
+
+    def generate(self, latent, use_ema=True):
+        return tf.reshape(tf.sign(-latent if use_ema else latent), [-1, 6, 6, 1])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Returns `run(with_labels)`: a run on 80 random images."""
+
+    def make(with_labels=True):
+        images = np.random.default_rng(0).integers(0, 256, (80, 6, 6, 1), np.uint8)
+        arrays = {"images": images, "labels": np.arange(80) % 2} if with_labels else {"images": images}
+        np.savez(tmp_path / "own.npz", **arrays)
+        config = RunConfig(data=DataConfig(dataset=str(tmp_path / "own.npz")))
+        return TrainedRun(config, data.describe(config.data), Model(), 3)
+
+    return make
+
+
+def settings(tmp_path, **options):
+    return evaluation.EvaluationConfig(num_samples=70, cache_dir=str(tmp_path / "cache"), **options)
+
+
+def test_a_small_classifier_judges_by_default(run, tmp_path):
+    trained = run()
+    figures = evaluation.evaluate(trained, settings(tmp_path))
+    name = f"small_classifier({trained.data_spec.name})"
+    assert {f"frechet_distance({name},n=70)", f"precision({name},n=70)", f"recall({name},n=70)"} <= set(figures)
+    assert (figures["num_real"], figures["num_fake"], figures["generator"]) == (70, 70, "averaged")
+    assert 0 <= figures["feature_network_accuracy"] <= 1
+    assert evaluation.evaluate(trained, settings(tmp_path)) == figures  # the cached network
+    raw = evaluation.evaluate(trained, settings(tmp_path, use_ema=False))
+    assert raw["generator"] == "raw" and raw["feature_network_sha256"] == figures["feature_network_sha256"]
+    assert raw[f"frechet_distance({name},n=70)"] != figures[f"frechet_distance({name},n=70)"]
+
+
+def resnet(folder):
+    generator = np.random.default_rng(1)
+    arrays = {name: np.abs(generator.standard_normal(s)) / 9 for name, s in features._resnet_shapes(1).items()}
+    np.savez(folder / "resnet.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
+    return str(folder / "resnet.npz")
+
+
+def test_a_resnet_needs_no_labels(run, tmp_path):
+    figures = evaluation.evaluate(run(with_labels=False), settings(tmp_path, feature_network=resnet(tmp_path)))
+    assert {"frechet_distance(resnet8,n=70)", "classifier_score(resnet8,n=70)"} <= set(figures)
+    assert "feature_network_accuracy" not in figures and not (tmp_path / "cache").exists()
+
+
+def test_refusals(run, tmp_path):
+    with pytest.raises(UsageError, match="has no labels to train a classifier with: give --feature_network"):
+        evaluation.evaluate(run(with_labels=False), settings(tmp_path))
+    with pytest.raises(UsageError, match="Inception weights or a feature network. Received: 'a.pb' and 'b.npz'"):
+        evaluation.evaluate(run(), settings(tmp_path, inception_weights="a.pb", feature_network="b.npz"))
+    ring = RunConfig()
+    points = TrainedRun(ring, data.describe(ring.data), Model(), 3)
+    with pytest.raises(UsageError, match="has points, which need no network; omit the weights. Received: 'b.npz'"):
+        evaluation.evaluate(points, settings(tmp_path, feature_network="b.npz"))
