@@ -46,9 +46,14 @@ _SPLIT = config_lib.ALGORITHMS["dqgan_adam_guarded"] | {"optimizer.beta_2": 0.99
 METHODS: dict[str, Method] = {
     **{name: Method(settings, _REFERENCES.get(name)) for name, settings in config_lib.ALGORITHMS.items()},
     "dqgan_adam_split": Method(_SPLIT),
-    "dqgan_adam_split_no_half_step": Method(_SPLIT | {"optimizer.half_step": False}),
+    "dqgan_shift": Method(config_lib.ALGORITHMS["dqgan"] | {"compression.shift": 0.1}, "dqgan"),
+    "dqgan_adam_split_no_half_step": Method(_SPLIT | {"optimizer.half_step": "none"}),
+    "dqgan_adam_split_common": Method(
+        _SPLIT | {"optimizer.half_step": "common", "compression.residual_in_half_step": False}
+    ),
+    "dqgan_adam_split_corrected": Method(_SPLIT | {"optimizer.half_step": "corrected", "compression.shift": 0.3}),
 }
-"""The methods of `--algorithm`, and two for split data."""
+"""The methods of `--algorithm`, and others for workers with different data."""
 
 
 class Figure(NamedTuple):
@@ -141,7 +146,7 @@ _NONLINEAR = [
     *_rows(["sgda", "cpoadam", "extra_adam"], (NONE,)),
     *_rows(["cpoadam_gq", "cpoadam_ef"], _SHARP),
 ]
-_AVERAGED = _rows(["dqgan_adam_averaged"], (NONE, *_SHARP))
+_AVERAGED = [*_rows(["dqgan_adam_averaged"], (NONE, *_SHARP)), *_rows(["dqgan_shift"], (NONE, *_SHARP))]
 _AFFINE = [
     *_rows(["dqgan"], (NONE, *_SHARP)),
     *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], _SHARP),
@@ -166,6 +171,8 @@ _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
     *_rows(["dqgan_adam_split"], (NONE, FOUR_BIT, SIGN, TOP_1)),
     *_rows(["dqgan_adam_split_no_half_step"], (NONE, SIGN)),
+    *_rows(["dqgan_adam_split_common"], (NONE, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_split_corrected"], (NONE, SIGN)),
 ]
 _COVERAGE = (
     Figure("high_quality_fraction_3_sd", "samples within 3 sd of a mode, %", 100.0, 1, "points"),

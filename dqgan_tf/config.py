@@ -272,10 +272,14 @@ class OptimizerConfig(Settings):
         "and averaged, in the memory of one part.",
         lower=1,
     )
-    half_step: bool = setting(
-        True,
-        "Evaluate gradients at the half-step point of DQGAN. False: at the current weights (simultaneous gradient "
-        "descent, a baseline).",
+    half_step: str = setting(
+        "own",
+        "Point at which a worker evaluates its gradient, which looks ahead from the current weights: by its own last "
+        "direction (own: DQGAN), by the last update of all workers (common), by its own last direction less its drift, "
+        "the difference of its shift from the mean shift (corrected; its local steps are corrected too), or not at all "
+        "(none: simultaneous gradient descent; the point has no residual either). Try common or corrected if workers "
+        "have different data.",
+        choices=("own", "common", "corrected", "none"),
     )
     exchange: str = setting(
         "update",
@@ -298,6 +302,15 @@ class OptimizerConfig(Settings):
         lower=1,
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "half_step", _text_of_half_step(self.half_step))
+        super().__post_init__()
+
+
+def _text_of_half_step(value: Any) -> Any:
+    """Returns the value of `half_step`; before it had four values, it was true or false."""
+    return ("own" if value else "none") if isinstance(value, bool) else value
+
 
 @dataclasses.dataclass(frozen=True)
 class CompressionConfig(Settings):
@@ -313,6 +326,13 @@ class CompressionConfig(Settings):
         "Compressors by weight name, PATTERN=SPEC;PATTERN=SPEC, for example "
         "'bias|gamma|beta=none;discriminator/=sign:bucket=512'. The first pattern that occurs in a name applies; other "
         "weights use --compressor. Names begin with generator/ or discriminator/.",
+    )
+    local_steps: int = setting(
+        1,
+        "Gradient steps K of each worker between two exchanges: bytes fall by K. Steps are gradient steps everywhere; "
+        "logs, pictures, checkpoints and checks wait for the next exchange, and the last round is shorter if steps is "
+        "no multiple of K. With 1 every step is exchanged.",
+        lower=1,
     )
     start_step: int = setting(
         0, "First step that is compressed; earlier steps are not. 0 and 1 compress every step.", lower=0
@@ -424,8 +444,8 @@ class TrainConfig(Settings):
     )
     max_skipped_in_row: int = setting(
         10,
-        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite); 0: "
-        "never stop.",
+        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite), or "
+        "exchanges with local_steps; 0: never stop.",
         lower=0,
         may_change=True,
     )
@@ -447,21 +467,21 @@ _METHOD = {  # the settings that make a method what it is
     "optimizer.direction": "adam",
     "optimizer.exchange": "update",
     "optimizer.step_rule": "plain",
-    "optimizer.half_step": True,
+    "optimizer.half_step": "own",
     "compression.error_feedback": True,
     "compression.error_feedback_form": "ef14",
 }
 _DQGAN = _METHOD | {"compression.residual_in_half_step": True}
 _DQGAN_OMD = _DQGAN | {"optimizer.direction": "sgd"}
 _DQGAN_ADAM = _DQGAN | {"optimizer.second_moment": "local"}
-_ABLATIONS = {
+_ABLATIONS: dict[str, dict[str, Any]] = {
     "residual_out": {"compression.residual_in_half_step": False},
-    "no_half_step": {"optimizer.half_step": False},
+    "no_half_step": {"optimizer.half_step": "none"},
     "no_error_feedback": {"compression.error_feedback": False},
 }
 _CENTRAL = _METHOD | {  # one optimizer after the average
     "optimizer.exchange": "gradient",
-    "optimizer.half_step": False,
+    "optimizer.half_step": "none",
     "optimizer.second_moment": "local",
     "compression.error_feedback": False,
 }
@@ -478,7 +498,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "ef21_sgdm": _METHOD
     | {
         "optimizer.direction": "momentum",
-        "optimizer.half_step": False,
+        "optimizer.half_step": "none",
         "compression.error_feedback_form": "ef21",
     },
     "dqgan": _DQGAN_OMD,
@@ -497,11 +517,12 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
     Raises:
       UsageError: names the settings, and values that work.
     """
-    has_residual_in_half_step = optimizer.half_step and compression.error_feedback and compression.residual_in_half_step
+    looks_ahead = optimizer.half_step != "none"
+    has_residual_in_half_step = looks_ahead and compression.error_feedback and compression.residual_in_half_step
     extragradient, gradients = optimizer.step_rule == "extragradient", optimizer.exchange == "gradient"
     ef21 = compression.error_feedback_form == "ef21"
     own_moment = optimizer.direction == "adam" and optimizer.second_moment != "local"
-    residual_out = "half_step=False or residual_in_half_step=False"
+    residual_out = "half_step='none' or residual_in_half_step=False"
     reasons = [
         (
             gradients and has_residual_in_half_step,
@@ -513,8 +534,8 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             "second_moment='local'",
         ),
         (
-            optimizer.step_rule != "plain" and optimizer.half_step,
-            "An optimistic or extragradient step looks ahead without the half step: set half_step=False",
+            optimizer.step_rule != "plain" and looks_ahead,
+            "An optimistic or extragradient step looks ahead without the half step: set half_step='none'",
         ),
         (
             extragradient and not gradients,
@@ -539,12 +560,29 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             "With error_feedback_form='ef21' the weights lack no residual, so the half-step point must not contain it: "
             f"set {residual_out}",
         ),
+        (
+            ef21 and compression.shift > 0,
+            "error_feedback_form='ef21' sends changes of updates, which need no shift: set shift=0 or "
+            "error_feedback_form='ef14'",
+        ),
+        (
+            compression.local_steps > 1
+            and (gradients or ef21 or optimizer.step_rule != "plain" or optimizer.discriminator_steps > 1),
+            "Between two exchanges each worker takes plain steps of both players: with local_steps above 1 set "
+            "exchange='update', step_rule='plain', discriminator_steps=1 and error_feedback_form='ef14'",
+        ),
+        (
+            optimizer.half_step == "corrected" and (not compression.shift or gradients),
+            "half_step='corrected' needs the drift of every worker's updates, which a shift learns: set shift=0.1 and "
+            "exchange='update', or half_step='own'",
+        ),
     ]
     received = ", ".join(
         f"{name}={getattr(group, name)!r}"
         for group, names in (
             (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
             (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
+            (compression, ("shift", "local_steps")),
         )
         for name in names
     )
@@ -666,11 +704,12 @@ _RENAMED = {"compression.bucket_mb": "compression.packet_mb", "compression.commu
 
 
 def flatten(groups: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or of 0.1.0."""
+    """Returns the result of `RunConfig.flat` for a configuration parsed from JSON, of this version or an older one."""
     flat: dict[str, Any] = {}
     for name, value in groups.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return {_RENAMED.get(key, key): value for key, value in flat.items()}
+    flat = {_RENAMED.get(key, key): value for key, value in flat.items()}
+    return {key: _text_of_half_step(value) if key == "optimizer.half_step" else value for key, value in flat.items()}
 
 
 def from_json(text: str) -> RunConfig:

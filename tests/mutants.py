@@ -458,6 +458,43 @@ MUTANTS = (
         "steps are not rounded up, so products are not exact",
         "compressors/test_linear.py",
     ),
+    # Local steps and shifts.
+    _mutant(
+        "distribute/topologies/packet.py",
+        "(blocks.whole(update) + (residual - shift) - new_residual)",
+        "(blocks.whole(update) - new_residual)",
+        "the shift learns the updates instead of what has left the replica",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "distribute/channel.py",
+        "return [mean if old is None else old + mean for",
+        "return [mean for",
+        "the mean shift is not added to the mean",
+        "gan/test_local_steps.py",
+        "gan/test_identities.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "residuals = [m if e is None else e + m for",
+        "residuals = [e for",
+        "every local step starts from the point of the first",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "gan/rounds.py",
+        "tf.cond(accepted, accept, refuse)",
+        "tf.cond(accepted, accept, lambda: accepted)",
+        "a refused round keeps its moments",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "gan/step_metrics.py",
+        "tf.nn.relu(b - a * a)",
+        "tf.nn.relu(b)",
+        "the spread is the size of the residuals",
+        "gan/test_local_steps.py",
+    ),
     # Runs.
     _mutant(
         "training/checkpoint.py",

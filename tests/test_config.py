@@ -41,12 +41,13 @@ DEFAULTS = {
     "optimizer.second_moment_period": 100,
     "optimizer.global_clipnorm": None,
     "optimizer.micro_batches": 1,
-    "optimizer.half_step": True,
+    "optimizer.half_step": "own",
     "optimizer.exchange": "update",
     "optimizer.step_rule": "plain",
     "optimizer.discriminator_steps": 1,
     "compression.compressor": "linear:bits=4,bucket=512",
     "compression.compressor_rules": "",
+    "compression.local_steps": 1,
     "compression.start_step": 0,
     "compression.error_feedback": True,
     "compression.error_feedback_form": "ef14",
@@ -96,6 +97,30 @@ def test_defaults():
     assert all(type(flat[key]) is type(DEFAULTS[key]) for key in DEFAULTS)
 
 
+@pytest.mark.parametrize(("old", "now"), [(True, "own"), (False, "none")])
+def test_half_step_was_true_or_false(old, now):
+    assert OptimizerConfig(half_step=old).half_step == now
+    assert saved("optimizer.half_step", old).optimizer.half_step == now
+    assert config.flatten({"optimizer": {"half_step": old}}) == {"optimizer.half_step": now}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "compression", "message"),
+    [
+        ({"half_step": "corrected"}, {}, "half_step='corrected' needs the drift .* set shift=0.1"),
+        ({"discriminator_steps": 2}, {"local_steps": 4}, "local_steps above 1 set .* Received: .* local_steps=4"),
+        (
+            {"half_step": "none"},
+            {"shift": 0.1, "error_feedback_form": "ef21"},
+            "set shift=0 or error_feedback_form='ef14'. Received: .* shift=0.1",
+        ),
+    ],
+)
+def test_half_steps_and_shifts_that_make_no_sense_are_refused(optimizer, compression, message):
+    with pytest.raises(UsageError, match=message):
+        RunConfig(optimizer=OptimizerConfig(**optimizer), compression=CompressionConfig(**compression))
+
+
 @pytest.mark.parametrize("key", [key for key, value in DEFAULTS.items() if value is not None and key != "model_dir"])
 def test_a_default_is_a_value_that_works(key):
     assert getattr(make(key, DEFAULTS[key]), key.rpartition(".")[2]) == DEFAULTS[key]
@@ -120,6 +145,7 @@ def test_a_default_is_a_value_that_works(key):
         ("optimizer.global_clipnorm", 0, 1e-9, None),
         ("optimizer.micro_batches", 0, 1, None),
         ("optimizer.discriminator_steps", 0, 1, None),
+        ("compression.local_steps", 0, 1, None),
         ("compression.start_step", -1, 0, None),
         ("compression.shift", -1e-9, 1, 1.0001),
         ("compression.packet_mb", -1e-9, 0, None),

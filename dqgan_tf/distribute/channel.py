@@ -247,6 +247,11 @@ class Channel:
         """Returns sbar, equal on all replicas, one tensor per weight; None for weights without a shift."""
         return [None if shift is None else shift.variables[replica].read_value() for shift in self._mean_shifts]
 
+    def drifts(self, replica: int) -> list[tf.Tensor | None]:
+        """Returns s - sbar of one local replica, one tensor per weight; None for weights without a shift."""
+        pairs = zip(self.shifts(replica), self.mean_shifts(replica), strict=True)
+        return [None if shift is None else shift - mean for shift, mean in pairs]
+
     def state(self, replica: int) -> dict[str, list[tf.Tensor | None]]:
         """Returns what one local replica remembers of each weight, by kind: `residual`, `shift` and `mean_shift`.
 

@@ -48,6 +48,11 @@ class KerasFit(LoopModel):
           [generator_loss, discriminator_loss], or a dict of all figures.
         """
         self._refuse(y=y, sample_weight=sample_weight, class_weight=class_weight)
+        if (local_steps := self.compression_config.local_steps) > 1:
+            raise UsageError(
+                "train_on_batch takes one step, but an exchange ends several: call fit, or compile with local_steps=1. "
+                f"Received: local_steps={local_steps}"
+            )
         self.reset_metrics()
         return _losses(self.train_on(self._iterator_of(x, y)), return_dict)
 
@@ -76,9 +81,10 @@ class KerasFit(LoopModel):
 
     def _check_skipped_in_row(self):
         in_row = int(self.skipped_in_row.numpy())
+        noun = "steps" if self.compression_config.local_steps == 1 else "exchanges"
         if self.max_skipped_in_row and in_row >= self.max_skipped_in_row:
             raise TrainingError(
-                f"The last {in_row} steps up to step {int(self.step.numpy())} were skipped, because an update was not "
+                f"The last {in_row} {noun} up to step {int(self.step.numpy())} were skipped, because an update was not "
                 "finite on some replica. Lower the learning rates, or raise max_skipped_in_row of `compile`."
             )
 

@@ -24,6 +24,7 @@ from dqgan_tf.gan.files import KerasFiles
 from dqgan_tf.gan.fit import KerasFit, Optimizers
 from dqgan_tf.gan.gradients import check_keeps_weights, in_micro_batches, network_inputs, simultaneous_gradients
 from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
+from dqgan_tf.gan.rounds import LocalRounds
 from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
 
@@ -33,7 +34,7 @@ _serial = itertools.count()  # of models; all workers make theirs in one order
 
 
 @keras.saving.register_keras_serializable("dqgan_tf")
-class DQGAN(KerasFiles, KerasFit):
+class DQGAN(KerasFiles, KerasFit, LocalRounds):
     """Trains any two Keras models against each other by DQGAN, inside `CompressedStrategy`.
 
     One step t on replica m of M, for both players at once (Chen et al. 2020, arXiv 2010.13359):
@@ -144,7 +145,7 @@ class DQGAN(KerasFiles, KerasFit):
         compression: CompressionConfig | None = None,
         *,
         total_steps: int = 0,
-        steps_per_execution: int = 1,
+        steps_per_execution: int | None = None,
         max_skipped_in_row: int = TrainConfig.max_skipped_in_row,
         learning_rates: Any = None,
     ) -> None:
@@ -156,7 +157,7 @@ class DQGAN(KerasFiles, KerasFit):
           optimizer: see `OptimizerConfig`. Keras optimizers do not apply: DQGAN has its own update rule.
           compression: see `CompressionConfig`.
           total_steps: length of the run, for schedules that need it.
-          steps_per_execution: steps of `fit` in one call of the compiled function.
+          steps_per_execution: steps of `fit` in one call of the compiled function; None: those between two exchanges.
           max_skipped_in_row: `fit` raises TrainingError after so many skipped steps without an accepted one; 0: never.
           learning_rates: a `keras.optimizers.schedules.LearningRateSchedule` for both players, or a pair (generator's,
             discriminator's), in place of those of `optimizer`: step t has the rate schedule(t - 1). Without schedules,
@@ -180,6 +181,13 @@ class DQGAN(KerasFiles, KerasFit):
             player.take_weights()
         self._averaged.take_weights()
         vectors = self._vectors(compression)
+        local_steps = compression.local_steps
+        steps_per_execution = local_steps if steps_per_execution is None else steps_per_execution
+        if steps_per_execution % local_steps:
+            raise UsageError(
+                "A call of `fit` ends with an exchange, so steps_per_execution must be a multiple of local_steps, such "
+                f"as {local_steps}. Received: steps_per_execution={steps_per_execution}, local_steps={local_steps}"
+            )
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer = rates
         self.max_skipped_in_row = max_skipped_in_row
@@ -215,6 +223,9 @@ class DQGAN(KerasFiles, KerasFit):
         Steps at which the direction averages its second moment, and those before compression starts, are separate calls
         of the compiled function, because a collective cannot stand inside tf.cond.
 
+        With local steps, every call begins and ends with an exchange: the last round is shorter if `num_steps` is no
+        multiple of their number.
+
         Returns:
           The number of steps taken: fewer than `num_steps` if the data ended.
         """
@@ -225,7 +236,13 @@ class DQGAN(KerasFiles, KerasFit):
             self.reset_copies()  # nothing has moved yet, and the networks may have got other weights meanwhile
         elif self.anchors_are_stale:
             self._reset_anchors()
-        for length, kind in steps.group_steps(step, num_steps, self._kind):
+        local_steps = self.compression_config.local_steps
+        groups = (
+            steps.group_steps(step, num_steps, self._kind)
+            if local_steps == 1
+            else steps.group_rounds(step, num_steps, local_steps, self._kind)
+        )
+        for length, kind in groups:
             done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
             if not self._range_is_checked and done:
@@ -235,6 +252,9 @@ class DQGAN(KerasFiles, KerasFit):
         return taken
 
     def _take_steps(self, iterator, num_steps, kind):
+        if self.compression_config.local_steps > 1:
+            return self._take_rounds(iterator, num_steps, kind)
+
         def step(batch, state):
             self._strategy.run(self.train_step, args=(batch, kind))
             return state
@@ -266,8 +286,10 @@ class DQGAN(KerasFiles, KerasFit):
         moves = self._moves(step)  # of each player, this step included
         started = pipeline.now([real])
         points = tuple(
-            player.evaluation_points(residuals, eta) if player in players else player.values()
-            for player, residuals, eta in zip(self._players, self._residuals(), rates, strict=True)
+            player.evaluation_points(residuals, eta, drifts) if player in players else player.values()
+            for player, residuals, eta, drifts in zip(
+                self._players, self._residuals(), rates, self._drifts(), strict=True
+            )
         )
         evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
         self._note_range(real)
@@ -337,7 +359,8 @@ class DQGAN(KerasFiles, KerasFit):
 
     def bytes_per_step(self, exact: bool = False) -> dict[str, float]:
         """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), mean over
-        steps of which every n-th moves the generator.
+        steps of which every n-th moves the generator or, with local steps, is exchanged. The dense ones are those of
+        float32 at every step.
 
         Args:
           exact: before compression starts.
@@ -346,6 +369,8 @@ class DQGAN(KerasFiles, KerasFit):
         for name in _VOLUMES:
             *generator, always = [getattr(channel, name) for channel in channels]
             volume[name] = always + sum(generator) / self.optimizer_config.discriminator_steps if generator else always
+        if (local_steps := self.compression_config.local_steps) > 1:
+            volume |= {name: volume[name] / local_steps for name in ("wire_bytes", "sent_bytes")}
         return volume
 
     def weight_digests(self) -> np.ndarray:
@@ -522,11 +547,12 @@ class DQGAN(KerasFiles, KerasFit):
 
     def _checked(self, kind):
         """Returns the kind of a step, also for a training loop of the user's own, which has none."""
-        config = self.optimizer_config
-        if kind is None and (config.discriminator_steps > 1 or config.step_rule == "extragradient"):
+        config, local_steps = self.optimizer_config, self.compression_config.local_steps
+        if kind is None and (config.discriminator_steps > 1 or config.step_rule == "extragradient" or local_steps > 1):
             raise UsageError(
-                "Steps differ in what moves: call fit or train_steps instead of train_step. Received: "
-                f"discriminator_steps={config.discriminator_steps}, step_rule={config.step_rule!r}"
+                "Steps differ in what moves and what is sent: call fit or train_steps instead of train_step. Received: "
+                f"discriminator_steps={config.discriminator_steps}, step_rule={config.step_rule!r}, "
+                f"local_steps={local_steps}"
             )
         return kind or _PLAIN_STEP
 
@@ -541,6 +567,13 @@ class DQGAN(KerasFiles, KerasFit):
         """Returns e_{t-1} of this replica, one list per player. Replica context."""
         replica = local_replica_index()
         return self._by_player([e for channel in self._channels for e in channel.residuals(replica)])
+
+    def _drifts(self):
+        """Returns s - sbar of this replica if half steps are corrected, one list per player. Replica context."""
+        if self.optimizer_config.half_step != "corrected":
+            return [[None] * len(player.shapes) for player in self._players]
+        replica = local_replica_index()
+        return self._by_player([drift for channel in self._channels for drift in channel.drifts(replica)])
 
     def _exchange(self, updates, kind):
         """Returns the means over the replicas of each moving player's updates, and whether all may be used.
@@ -594,15 +627,14 @@ class DQGAN(KerasFiles, KerasFit):
         self._range_is_checked = True
         networks.check_range(self.generator, self._first_local(self._ranges()).numpy())
 
-    def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True):
+    def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True, states=None):
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
         latent = tf.random.stateless_normal([tf.shape(real)[0], self.latent_dim], latent_seed)
         penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
-        states = tuple(
-            p.shift_seeds([v.value for v in p.network.non_trainable_variables], replica) for p in self._players
-        )
+        states = states or [[v.value for v in p.network.non_trainable_variables] for p in self._players]
+        states = tuple(p.shift_seeds(values, replica) for p, values in zip(self._players, states, strict=True))
         check_keeps_weights(self.generator, weights[0], states[0], network_inputs(latent, labels))
 
         def evaluate(states, batch, seed):
@@ -641,7 +673,7 @@ class DQGAN(KerasFiles, KerasFit):
         return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
 
     def _replica_drain(self):
-        return tf.distribute.get_replica_context().all_reduce("mean", self._step_metrics.drain())
+        return self._step_metrics.mean(self._residuals())
 
     def _replica_range(self):
         return tf.distribute.get_replica_context().all_gather(

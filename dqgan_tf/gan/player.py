@@ -142,6 +142,20 @@ class Player:
         self._slots = {slot: self._per_weight(slot) for slot in direction.slots}
         if self._is_ef21:
             self._slots |= {slot: self._per_weight(slot) for slot in _EF21_SLOTS}
+        # The last update of all replicas, equal on all of them.
+        self._look_ahead = self._per_weight("look_ahead") if self._half_step == "common" else []
+        # With local steps: the sum of the updates since the last exchange; what a refused round restores, by variable;
+        # and the network's non-trainable values.
+        rounds = compression.local_steps > 1
+        self._moved = self._per_weight("moved") if rounds else []
+        changing = [self._previous, *self._slots.values()] if rounds else []
+        self._kept = [
+            (one, kept) for group in changing for one, kept in zip(group, self._per_weight("kept"), strict=True)
+        ]
+        self._statistics = [
+            ReplicaLocal(self._devices, variable.shape, f"{self.name}_statistics", tf.as_dtype(variable.dtype))
+            for variable in (self.network.non_trainable_variables if rounds else [])
+        ]
         self._anchors = self._per_weight("anchor") if optimizer.step_rule == "extragradient" else []
         self.reset_anchors()
         self._evaluation_points_compiled = tf.function(self._evaluation_points, jit_compile=True, autograph=False)
@@ -154,6 +168,8 @@ class Player:
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the per-replica state by its name in checkpoints, e.g. `m/generator/002_kernel`."""
         kinds = {"previous_direction": self._previous} | self._slots
+        if self._look_ahead:
+            kinds["look_ahead"] = self._look_ahead
         if self._anchors:
             kinds["anchor"] = self._anchors
         return {
@@ -172,21 +188,36 @@ class Player:
         """Returns w_{t-1}. Replica context."""
         return [tf.convert_to_tensor(variable.value) for variable in self.weights]
 
-    def evaluation_points(self, residuals: list[tf.Tensor | None], learning_rate: tf.Tensor) -> list[tf.Tensor]:
+    def evaluation_points(
+        self,
+        residuals: list[tf.Tensor | None],
+        learning_rate: tf.Tensor,
+        drifts: list[tf.Tensor | None],
+    ) -> list[tf.Tensor]:
         """Returns the weights at which this replica evaluates its gradient; see `half_step_point`. Replica context.
 
         Args:
           residuals: e_{t-1} per weight; None for a weight that has no residual.
           learning_rate: eta_t, float32 scalar.
+          drifts: what a corrected half step leaves out: s - sbar per weight, or the share of it that local steps have
+            taken, the next one included; None for a weight that has no shift.
         """
-        if not self._half_step:
-            return self.values()
+        moved = read_local(self._moved)
+        if self._half_step == "none":
+            return [w - m for w, m in zip(self.values(), moved, strict=True)] if moved else self.values()
         if not self._residual_in_half_step:
             residuals = [None] * len(residuals)
         else:
             # Zeros as an argument: XLA would remove a constant zero and round eta u once less than with a residual.
             residuals = [tf.zeros(w) if e is None else e for w, e in zip(self.shapes, residuals, strict=True)]
-        return self._evaluation_points_compiled(self.values(), read_local(self._previous), residuals, learning_rate)
+        if self._half_step == "corrected":
+            residuals = [e if d is None else -d if e is None else e - d for e, d in zip(residuals, drifts, strict=True)]
+        if moved:
+            residuals = [m if e is None else e + m for e, m in zip(residuals, moved, strict=True)]
+        directions, rate = self._previous, learning_rate
+        if self._half_step == "common":
+            directions, rate = self._look_ahead, tf.ones([])  # in units of parameters
+        return self._evaluation_points_compiled(self.values(), read_local(directions), residuals, rate)
 
     def propose(
         self,
@@ -267,9 +298,76 @@ class Player:
             self._previous[index].local().assign(proposal.directions[index])
             for name, slot in self._slots.items():
                 slot[index].local().assign(proposal.slots[index][name])
+            if self._look_ahead:
+                self._look_ahead[index].local().assign(subtracted[index])
             if self._anchors and not keeps_anchors:
                 self._anchors[index].local().assign(weights[index])
         return weights
+
+    def begin_round(self) -> None:
+        """Starts a round of local steps. Replica context."""
+        for variable, kept in self._kept:
+            kept.local().assign(variable.local().read_value())
+        for moved in self._moved:
+            moved.local().assign(tf.zeros(moved.local().shape))
+        for statistic, variable in zip(self._statistics, self.network.non_trainable_variables, strict=True):
+            statistic.local().assign(tf.convert_to_tensor(variable.value))
+
+    def move(self, proposal: Proposal, statistics: Sequence[tf.Tensor]) -> None:
+        """Takes a local step: stores the proposal's state and adds its updates to those of the round. Replica context.
+
+        Args:
+          proposal: of this replica; NaN in a proposal makes all replicas refuse the round.
+          statistics: new non-trainable values of the network.
+        """
+        for index, moved in enumerate(self._moved):
+            moved.local().assign_add(proposal.updates[index])
+            self._previous[index].local().assign(proposal.directions[index])
+            for name, slot in self._slots.items():
+                slot[index].local().assign(proposal.slots[index][name])
+        for variable, value in zip(self._statistics, statistics, strict=True):
+            variable.local().assign(value)
+
+    def round_updates(self) -> list[tf.Tensor]:
+        """Returns the sum of the round's updates per weight. Replica context."""
+        return read_local(self._moved)
+
+    def round_statistics(self) -> list[tf.Tensor]:
+        """Returns this replica's non-trainable values of the network inside a round. Replica context."""
+        return read_local(self._statistics)
+
+    def mean_moments(self, t: tf.Tensor, average: Callable) -> list[tf.Tensor]:
+        """Returns the exact mean over the replicas of the second moments after a round; one collective.
+
+        Args:
+          t, average: as of `propose`.
+        """
+        slots = self._read(list(self._direction.slots), False)
+        corrected = [tf.reshape(self._direction.corrected(slot, t), [-1]) for slot in slots]
+        return self._by_weight(average(tf.concat(corrected, 0)))
+
+    def accept_round(self, subtracted: list[tf.Tensor], count: tf.Tensor, moments: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Assigns w - q, projected by constraints, and returns it. Replica context.
+
+        Args:
+          subtracted: q per weight, equal on all replicas.
+          count: number of steps of the round, float32 scalar.
+          moments: result of `mean_moments`; empty: no average is due.
+        """
+        weights = self._subtract_compiled(self.values(), subtracted)
+        averaged = self._slots.get(self._direction.averaged_slot or "", [])
+        for index, variable in enumerate(self.weights):
+            variable.assign(weights[index])
+            if self._look_ahead:
+                self._look_ahead[index].local().assign(subtracted[index] / count)
+            if moments:
+                averaged[index].local().assign(moments[index])
+        return weights
+
+    def refuse_round(self) -> None:
+        """Restores the state before the round. Replica context."""
+        for variable, kept in self._kept:
+            variable.local().assign(kept.local().read_value())
 
     def shift_seeds(self, values: Sequence[tf.Tensor], offset: tf.Tensor) -> list[tf.Tensor]:
         """Returns non-trainable values of the network; the seeds of its random layers are shifted by `offset`.
@@ -315,10 +413,13 @@ class Player:
 
     def _with_averaged_slot(self, gradients, slots, t, average):
         """Returns the slots; the averaged one holds the exact mean over the replicas. One collective."""
-        flat = average(self._flat_moments_compiled(gradients, slots, t))
-        parts = tf.split(flat, [math.prod(shape) for shape in self.shapes])
-        means = [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        means = self._by_weight(average(self._flat_moments_compiled(gradients, slots, t)))
         return [slot | {self._direction.averaged_slot: mean} for slot, mean in zip(slots, means, strict=True)]
+
+    def _by_weight(self, flat):
+        """Cuts a flat vector into tensors of the shapes of the weights."""
+        parts = tf.split(flat, [math.prod(shape) for shape in self.shapes])
+        return [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def _flat_moments(self, gradients, slots, t):
         after = [self._direction.accumulate(g, slot) for g, slot in zip(gradients, slots, strict=True)]
@@ -407,6 +508,7 @@ class AveragedWeights:
         self._player, self._devices, self._decay, self.is_warm = player, devices, decay, False
         self._weights, self._variables = list(player.weights), [self._new(weight) for weight in player.weights]
         self._updated_compiled = tf.function(self._updated, jit_compile=True, autograph=False)
+        self._mixed_compiled = tf.function(self._mixed, jit_compile=True, autograph=False)
         self.reset()
 
     def take_weights(self) -> None:
@@ -428,14 +530,19 @@ class AveragedWeights:
         for average, weight in zip(self._variables, self._weights, strict=True):
             _assign_everywhere(average, first_local_value(weight))
 
-    def update(self, weights: list[tf.Tensor], t: tf.Tensor) -> None:
-        """Assigns w_ema after an accepted step. Replica context.
+    def update(self, weights: list[tf.Tensor], t: tf.Tensor, count: tf.Tensor | None = None) -> None:
+        """Assigns w_ema after an accepted step, or round of steps. Replica context.
 
         Args:
           weights: w_t.
           t: number of accepted steps including this one, float32 scalar.
+          count: number of steps of a round, float32 scalar: d is the product of their decays. None: one step.
         """
-        averages = self._updated_compiled(read_local(self._variables), weights, t)
+        if count is None:
+            averages = self._updated_compiled(read_local(self._variables), weights, t)
+        else:
+            decay = tf.reduce_prod(self._decay_at(tf.range(t - count, t) + 1.0))
+            averages = self._mixed_compiled(read_local(self._variables), weights, decay)
         for variable, value in zip(self._variables, averages, strict=True):
             variable.local().assign(value)
 
@@ -447,8 +554,13 @@ class AveragedWeights:
     def _new(self, weight):
         return ReplicaLocal(self._devices, tuple(weight.shape), f"{self._player.name}_ema")
 
+    def _decay_at(self, t):
+        return tf.minimum(self._decay, tf.ones_like(t) if self.is_warm else (1.0 + t) / (10.0 + t))
+
     def _updated(self, averages, weights, t):
-        decay = tf.minimum(self._decay, 1.0 if self.is_warm else (1.0 + t) / (10.0 + t))
+        return self._mixed(averages, weights, self._decay_at(t))
+
+    def _mixed(self, averages, weights, decay):
         return [decay * average + (1.0 - decay) * w for average, w in zip(averages, weights, strict=True)]
 
 

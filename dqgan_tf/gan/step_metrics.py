@@ -11,6 +11,7 @@ from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.gan.player import PLAYERS
 
 _SCALARS = ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit")
+_SAMPLED = 512
 
 
 class StepMetrics:
@@ -25,12 +26,15 @@ class StepMetrics:
         self._names = (
             *("accepted", *_SCALARS),
             *(f"moves/{player}" for player in PLAYERS),
+            *(f"exchanges/{player}" for player in PLAYERS),
             *(f"gradient_energy/{player}" for player in PLAYERS),
             *(f"{energy}/{vector}" for vector in vectors for energy in ENERGIES),
             *(f"seconds/{phase}" for phase in ("compute", *TIMES)),
+            *(f"spread/{player}" for player in PLAYERS),
         )
         self._vectors = tuple(vectors)
         self._sums = ReplicaLocal(devices, [len(self._names)], "step_metrics")
+        self._round = ReplicaLocal(devices, [len(self._names)], "round_metrics")
 
     def add(self, evaluation, proposals, channels: Sequence[Channel], compute_seconds: tf.Tensor) -> None:
         """Adds one accepted step. Replica context.
@@ -41,15 +45,38 @@ class StepMetrics:
           channels: the channels that reduced their updates, in the order of their vectors.
           compute_seconds: time from the batch to the last update, float64 scalar.
         """
-        resting = [0.0] * (len(PLAYERS) - len(proposals))
-        scalars = [1.0, *(getattr(evaluation, name) for name in _SCALARS)]
-        scalars += [*resting, *(1.0 for _ in proposals), *resting]
-        scalars += [proposal.gradient_energy for proposal in proposals]
+        self._sums.local().assign_add(
+            self._of_step(evaluation, proposals, compute_seconds) + self._of_exchange(channels, len(proposals))
+        )
+
+    def begin_round(self) -> None:
+        """Starts a round of local steps. Replica context."""
+        self._round.local().assign(tf.zeros([len(self._names)]))
+
+    def add_local_step(self, evaluation, proposals, compute_seconds: tf.Tensor) -> None:
+        """As `add`, for a step of the round, before its exchange."""
+        self._round.local().assign_add(self._of_step(evaluation, proposals, compute_seconds))
+
+    def add_round(self, channels: Sequence[Channel]) -> None:
+        """Adds the round, which was accepted, and its exchange. Replica context."""
+        self._sums.local().assign_add(self._round.local().read_value() + self._of_exchange(channels, len(PLAYERS)))
+
+    def _of_step(self, evaluation, proposals, compute_seconds):
+        values = {"accepted": 1.0, "seconds/compute": tf.cast(compute_seconds, tf.float32)}
+        values |= {name: getattr(evaluation, name) for name in _SCALARS}
+        for player, proposal in zip(PLAYERS[-len(proposals) :], proposals, strict=True):
+            values |= {f"moves/{player}": 1.0, f"gradient_energy/{player}": proposal.gradient_energy}
+        return tf.stack([values.get(name, 0.0) for name in self._names])
+
+    def _of_exchange(self, channels, players):
+        """players: number of players that moved, the last of `PLAYERS`."""
         energies = tf.concat([tf.reshape(channel.energies.local().read_value(), [-1]) for channel in channels], 0)
-        energies = tf.pad(energies, [[len(self._vectors) * len(ENERGIES) - energies.shape[0], 0]])
-        seconds = tf.add_n([channel.seconds.local().read_value() for channel in channels])
-        seconds = tf.concat([[compute_seconds], seconds], 0)
-        self._sums.local().assign_add(tf.concat([tf.stack(scalars), energies, tf.cast(seconds, tf.float32)], 0))
+        names = [f"{energy}/{vector}" for vector in self._vectors for energy in ENERGIES][-energies.shape[0] :]
+        values = dict(zip(names, tf.unstack(energies), strict=True))
+        seconds = tf.cast(tf.add_n([channel.seconds.local().read_value() for channel in channels]), tf.float32)
+        values |= dict(zip([f"seconds/{phase}" for phase in TIMES], tf.unstack(seconds), strict=True))
+        values |= {f"exchanges/{player}": 1.0 for player in PLAYERS[-players:]}
+        return tf.stack([values.get(name, 0.0) for name in self._names])
 
     def drain(self) -> tf.Tensor:
         """Returns the sums, float32 [k], and resets them. Replica context."""
@@ -57,6 +84,24 @@ class StepMetrics:
         value = sums.read_value()
         sums.assign(tf.zeros_like(value))
         return value
+
+    def mean(self, residuals: Sequence[Sequence[tf.Tensor | None]]) -> tf.Tensor:
+        """Returns the mean of `drain()` over the replicas, with the spread of their starting points. One collective.
+
+        The squared spread mean_m ||e^m - ebar||^2 is estimated from about `_SAMPLED` values of a player. It counts for
+        all accepted steps since the last call.
+
+        Args:
+          residuals: e of this replica, one list per player in the order of `PLAYERS`, one tensor or None per weight.
+        """
+        samples = [_sample(of_player) for of_player in residuals]
+        parts = [self.drain(), *samples, *(sample * sample for sample in samples)]
+        means = tf.distribute.get_replica_context().all_reduce("mean", tf.concat(parts, 0))
+        sums, *moments = tf.split(means, [part.shape[0] for part in parts])
+        first, second = moments[: len(PLAYERS)], moments[len(PLAYERS) :]
+        spreads = [tf.reduce_sum(tf.nn.relu(b - a * a)) for a, b in zip(first, second, strict=True)]
+        accepted = sums[self._names.index("accepted")]
+        return tf.concat([sums[: -len(PLAYERS)], accepted * tf.stack(spreads)], 0)
 
     def figures(self, sums, wire_bytes: float, dense_bytes: float) -> dict[str, float]:
         """Returns the metrics per accepted step by name; docs/operations.md defines them.
@@ -76,16 +121,25 @@ class StepMetrics:
         for phase in ("compute", *TIMES):
             figures[f"milliseconds/{phase}"] = 1e3 * total[f"seconds/{phase}"] / accepted
         for player in PLAYERS:
-            moves = total[f"moves/{player}"] or math.nan
+            moves, exchanges = (total[f"{name}/{player}"] or math.nan for name in ("moves", "exchanges"))
             vectors = [vector for vector in self._vectors if vector.split(".")[0] == player]
             update, residual, error, shift = (
-                sum(total[f"{energy}/{vector}"] for vector in vectors) / moves for energy in ENERGIES
+                sum(total[f"{energy}/{vector}"] for vector in vectors) / exchanges for energy in ENERGIES
             )
             figures[f"gradient_norm/{player}"] = math.sqrt(total[f"gradient_energy/{player}"] / moves)
             figures[f"update_norm/{player}"] = math.sqrt(update)
             figures[f"residual_ratio/{player}"] = math.sqrt(residual / max(update, 1e-38))
             figures[f"shift_ratio/{player}"] = math.sqrt(shift / max(update, 1e-38))
             figures[f"compression_error/{player}"] = error / max(update, 1e-38)
+            figures[f"spread/{player}"] = math.sqrt(total[f"spread/{player}"] / accepted)
         figures["wire_bytes"] = float(wire_bytes)
         figures["compression_ratio"] = dense_bytes / wire_bytes
         return figures
+
+
+def _sample(tensors):
+    """Returns some values of each tensor, float32 [k], scaled so that their sum of squares estimates that of all."""
+    flats = [tf.reshape(tensor, [-1]) for tensor in tensors if tensor is not None]
+    stride = sum(flat.shape[0] for flat in flats) // _SAMPLED | 1  # odd: no channel of an image is missed
+    samples = [flat[::stride] * (flat.shape[0] / -(-flat.shape[0] // stride)) ** 0.5 for flat in flats]
+    return tf.concat([tf.zeros([0]), *samples], 0)

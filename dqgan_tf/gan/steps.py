@@ -61,6 +61,21 @@ def group_steps(step: int, num_steps: int, kind_at: Callable[[int], StepKind]) -
         yield length, kind
 
 
+def group_rounds(
+    step: int, num_steps: int, local_steps: int, kind_at: Callable[[int], StepKind]
+) -> Iterable[tuple[int, StepKind]]:
+    """As `group_steps`, for rounds of several steps and one exchange.
+
+    A round averages the second moment, once, if one of its steps does; it is uncompressed if its first step is.
+    """
+    last = step + num_steps
+    rounds = [range(first, min(first + local_steps, last + 1)) for first in range(step + 1, last + 1, local_steps)]
+    kinds = [StepKind(average=any(kind_at(t).average for t in one), exact=kind_at(one[0]).exact) for one in rounds]
+    for length, kind in group_steps(0, len(rounds), lambda number: kinds[number - 1]):
+        yield sum(len(one) for one in rounds[:length]), kind
+        rounds = rounds[length:]
+
+
 def real_samples(data) -> tf.Tensor:
     """Returns the real samples of a data set's element, float32.
 

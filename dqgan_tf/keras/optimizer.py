@@ -485,7 +485,9 @@ def _check(optimizer, config, where):
             "bits cause. Take where='update', which compresses afterwards, or the compressor 'none'. Received: "
             f"where={where!r} with {config.compressor!r}"
         )
-    dqgan = {name: getattr(config, name) for name in ("start_step", "residual_in_half_step", "error_feedback_form")}
-    if config.start_step > 1 or not config.residual_in_half_step or config.error_feedback_form != "ef14":
+    names = ("start_step", "residual_in_half_step", "error_feedback_form", "local_steps")
+    dqgan = {name: getattr(config, name) for name in names}
+    uses_feedback_of_dqgan = not config.residual_in_half_step or config.error_feedback_form != "ef14"
+    if config.start_step > 1 or config.local_steps > 1 or uses_feedback_of_dqgan:
         received = ", ".join(f"{name}={value!r}" for name, value in dqgan.items())
         raise UsageError(f"{', '.join(dqgan)} are settings of DQGAN. Received: {received}")

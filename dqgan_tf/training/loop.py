@@ -75,12 +75,14 @@ class Loop:
           tf.errors.OpError: a collective failed, usually because another worker is lost.
         """
         config = self._job.config.train
+        local_steps = self._job.config.compression.local_steps
         while self._step < config.steps:
-            count = next_stop(self._step, config) - self._step
+            before = self._step
+            count = next_stop(before, config, local_steps) - before
             with self._clock.measure(count):
                 self._model.train_steps(iterator, count)
             self._step += count
-            self._do_periodic_work(config)
+            self._do_periodic_work(config, before)
             signal_number = self._exchange_reasons_to_stop()
             if signal_number:
                 self._save()
@@ -107,25 +109,26 @@ class Loop:
         self._reporter.close()
         self._exchange_reasons_to_stop()
 
-    def _do_periodic_work(self, config):
+    def _do_periodic_work(self, config, before):
         step, last = self._step, self._step >= config.steps
         in_row = int(self._model.local_value(self._model.skipped_in_row))
+        noun = "steps" if self._job.config.compression.local_steps == 1 else "exchanges"
         if config.max_skipped_in_row and in_row >= config.max_skipped_in_row:
             raise TrainingError(
-                f"The last {in_row} steps up to step {step} were skipped, because an update was not finite on some "
+                f"The last {in_row} {noun} up to step {step} were skipped, because an update was not finite on some "
                 "replica. They changed no weight or residual. Lower the learning rates, or raise --max_skipped_in_row."
             )
-        if due(step, config.weight_check_every) or last:
+        if due(before, step, config.weight_check_every) or last:
             self._check_weights()
-        if due(step, config.log_every) or last:
+        if due(before, step, config.log_every) or last:
             figures = self._model.drain_metrics()
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
             figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
             self._clock.add_phases(figures)
             self._reporter.log(step, figures)
-        if due(step, config.checkpoint_every):
+        if due(before, step, config.checkpoint_every):
             self._save()
-        if due(step, config.sample_every) or last:
+        if due(before, step, config.sample_every) or last:
             self._reporter.sample(step)
 
     def _save(self):
@@ -207,16 +210,18 @@ class StepClock:
         return figures
 
 
-def due(step: int, period: int) -> bool:
-    """Returns whether work with this period is due after `step` steps. Period 0 means never."""
-    return period > 0 and step % period == 0
+def due(before: int, step: int, period: int) -> bool:
+    """Returns whether work with this period became due after step `before` and up to `step`. Period 0 means never."""
+    return period > 0 and step // period > before // period
 
 
-def next_stop(step: int, config) -> int:
-    """Returns the last step of the next call of `train_steps`: at most that of the next periodic work."""
+def next_stop(step: int, config, local_steps: int = 1) -> int:
+    """Returns the last step of the next call of `train_steps`: at most that of the next periodic work, or the first
+    exchange after it."""
     periods = (config.log_every, config.sample_every, config.checkpoint_every, config.weight_check_every)
     ends = [step - step % period + period for period in periods if period > 0]
-    return min([step + config.steps_per_call, config.steps, *ends])
+    stop = min([step + config.steps_per_call, config.steps, *ends])
+    return min(-(-stop // local_steps) * local_steps, config.steps)
 
 
 def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
@@ -225,7 +230,10 @@ def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
     verb = f"Resuming from step {start_step} of" if start_step else "Training"
     workers = f"{job.strategy.num_workers} worker(s), {job.strategy.num_replicas_in_sync} replica(s)"
     reason = f" ({channel.reason})" if channel.reason else ""
+    local_steps = config.compression.local_steps
+    every = f" every {local_steps} steps" if local_steps > 1 else ""
+    wire, dense = local_steps * volume["wire_bytes"], volume["dense_bytes"]
     return (
         f"{verb} {config.train.steps} steps in {config.model_dir} on {workers}: {config.compression.compressor} by "
-        f"{channel.topology}{reason}, {volume['wire_bytes']:,} bytes per update instead of {volume['dense_bytes']:,}."
+        f"{channel.topology}{reason}{every}, {wire:,} bytes per update instead of {dense:,}."
     )

@@ -47,14 +47,17 @@ class TestCells:
 
     def test_a_preset_is_what_the_flags_say(self):
         """Text, whole number, number, switch."""
-        preset = suites.preset("ring") | suites.preset("no_half_step")
+        preset = suites.preset("ring") | suites.preset("no_half_step") | suites.preset("no_error_feedback")
         assert preset["data.dataset"] == "gaussian_ring" and preset["train.steps"] == 5000
-        assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] is False
+        assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] == "none"
+        assert preset["compression.error_feedback"] is False
 
     def test_a_train_command_has_what_differs_from_the_defaults(self):
-        config = suites.config_lib.from_flat({"optimizer.half_step": False, "train.seed": 3, "data.dataset": "mnist"})
+        config = suites.config_lib.from_flat(
+            {"compression.error_feedback": False, "train.seed": 3, "data.dataset": "mnist"}
+        )
         assert suites.train_command(config) == (
-            "python -m trainers.train --model_dir=FOLDER --dataset=mnist --nohalf_step --seed=3"
+            "python -m trainers.train --model_dir=FOLDER --dataset=mnist --noerror_feedback --seed=3"
         )
 
     def test_a_cell_is_settings(self):

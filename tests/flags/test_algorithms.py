@@ -114,15 +114,15 @@ def test_the_document_lists_the_settings_of_every_method():
 
 # What no step computes, and the settings that the sentence names. Each differs from a method that works by one setting.
 REFUSED = [
-    ("cpoadam_ef", {"half_step": True, "step_rule": "plain"}, {}, "Residuals of exchange='gradient' are gradients"),
+    ("cpoadam_ef", {"half_step": "own", "step_rule": "plain"}, {}, "Residuals of exchange='gradient' are gradients"),
     ("cpoadam", {"second_moment": "averaged"}, {}, "set second_moment='local'"),
-    ("cpoadam", {"half_step": True}, {}, "set half_step=False"),
-    ("extra_adam", {"half_step": True}, {}, "set half_step=False"),
+    ("cpoadam", {"half_step": "own"}, {}, "set half_step='none'"),
+    ("extra_adam", {"half_step": "own"}, {}, "set half_step='none'"),
     ("extra_adam", {"exchange": "update"}, {}, "set exchange='gradient'"),
     ("extra_adam", {}, {"error_feedback": True}, "set error_feedback=False"),
     ("extra_adam", {"discriminator_steps": 2}, {}, "set discriminator_steps=1"),
     ("ef21_sgdm", {}, {"error_feedback": False}, "set error_feedback=True or error_feedback_form='ef14'"),
-    ("ef21_sgdm", {"half_step": True}, {}, "the half-step point must not contain it: set half_step=False or"),
+    ("ef21_sgdm", {"half_step": "own"}, {}, "the half-step point must not contain it: set half_step='none' or"),
 ]
 
 
@@ -143,4 +143,4 @@ def test_a_half_step_without_the_residual_goes_with_exchanged_gradients_and_with
     out = CompressionConfig(residual_in_half_step=False)
     config.check_method(OptimizerConfig(exchange="gradient"), out)
     config.check_method(OptimizerConfig(), dataclasses.replace(out, error_feedback_form="ef21"))
-    config.check_method(OptimizerConfig(half_step=False, step_rule="optimistic"), CompressionConfig())
+    config.check_method(OptimizerConfig(half_step="none", step_rule="optimistic"), CompressionConfig())

@@ -90,7 +90,7 @@ def test_every_number_is_refused_with_one_that_works(capsys):
 
 
 def test_every_kind_of_value_arrives():
-    arguments = "--dataset=mnist --image_size=32 --nobatch_norm --half_step=false --gradient_penalty=5 --steps=0x10"
+    arguments = "--dataset=mnist --image_size=32 --nobatch_norm --half_step=none --gradient_penalty=5 --steps=0x10"
     described = parsed("--model_dir=m", "--transport", "ring", *arguments.split())
     changed = {key: value for key, value in described.flat().items() if value != RunConfig().flat()[key]}
     assert changed == {
@@ -99,7 +99,7 @@ def test_every_kind_of_value_arrives():
         "data.image_size": 32,
         "network.batch_norm": False,
         "loss.gradient_penalty": 5.0,
-        "optimizer.half_step": False,
+        "optimizer.half_step": "none",
         "compression.transport": "ring",
         "train.steps": 16,
     }
@@ -119,7 +119,7 @@ def test_every_kind_of_value_arrives():
         ("--packet_mb=-1", ("packet_mb", "-1", "A value that works is packet_mb=4.0")),
         ("--start_step=x", ("start_step", "'x'", "A value that works is start_step=0")),
         ("--width=wide", ("width", "'wide'", "A value that works is width=64")),
-        ("--half_step=maybe", ("`half_step` must be true or false", "'maybe'")),
+        ("--half_step=maybe", ("`half_step` must be one of own, common, corrected, none", "'maybe'")),
         ("--compresor=none", ("Unknown command line flag 'compresor'", "compressor")),
         ("--bucket_mb=4", ("Unknown command line flag 'bucket_mb'",)),
         ("--flagfile=no_such_file.flags", ("no_such_file.flags",)),

@@ -15,7 +15,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[2] / "flags" / "experiments"
 PRESETS = sorted(path.stem for path in FOLDER.glob("*.flags"))
 ABLATIONS = {
     "no_compression": {"compression.compressor": "none", "compression.error_feedback": False},
-    "no_half_step": {"optimizer.half_step": False},
+    "no_half_step": {"optimizer.half_step": "none"},
     "no_error_feedback": {"compression.error_feedback": False},
     "residual_out_of_half_step": {"compression.residual_in_half_step": False},
 }

@@ -1,10 +1,14 @@
-"""Learned shifts through the real system, three replicas in one process, against the float64 simulator."""
+"""Local steps, shifts and half steps: the real system, three replicas in one process, against the float64 simulator."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
-from tests.gan import tiny_gan
+from dqgan_tf.errors import UsageError
+from dqgan_tf.gan.model import DQGAN
+from tests.gan import model_state, tiny_gan
 from tests.gan.local_strategy import local_strategy
 from tests.gan.test_against_oracle import ADAM, HAIR, QUANTIZERS, SGD, SIGN, STEPS, TOLERANCE, TOPK, gan_game
 from tests.oracles import dqgan_numpy as dqgan
@@ -19,6 +23,7 @@ KINDS = {
     "m": "first",
     "v": "second",
     "averaged": "averaged",
+    "look_ahead": "look_ahead",
 }
 PLAYERS = dqgan.players(*tiny_gan.SIZES)
 # 38 and 33 values are two buckets, or two shards, of 32 of the two-step exchange: the second is padded with zeros.
@@ -51,7 +56,9 @@ def oracle_settings(optimizer, compression):
         rates,
         quantizers_numpy.for_all_players((TWO_STEP if two_step else QUANTIZERS)[compression.compressor]),
         adam=adam if optimizer.direction == "adam" else None,
+        local_steps=compression.local_steps,
         shift=compression.shift,
+        half_step=optimizer.half_step,
         residual_in_half_step=compression.residual_in_half_step,
         two_step=two_step,
     )
@@ -83,9 +90,10 @@ def decided_by_a_hair(state, settings):
     return False
 
 
-def assert_follows_oracle(strategy, optimizer, compression, steps=STEPS):
-    """Follows both for `steps` steps of equal data and returns the oracle's last state."""
+def assert_follows_oracle(strategy, optimizer, compression):
+    """Follows both for 20 exchanges, the last one after a shorter round, and returns the oracle's last state."""
     optimizer, compression = OptimizerConfig(**optimizer), CompressionConfig(**compression)
+    steps = STEPS * compression.local_steps - (compression.local_steps > 1)
     model = tiny_gan.build(strategy, optimizer, compression)
     batches = tiny_gan.real_batches(steps)
     iterator = tiny_gan.distributed_iterator(strategy, batches)
@@ -93,6 +101,8 @@ def assert_follows_oracle(strategy, optimizer, compression, steps=STEPS):
     states = oracle.run(gan_game(batches), tiny_gan.weights(model)[0], tiny_gan.REPLICAS, settings, steps)
     before = oracle.start(tiny_gan.weights(model)[0], tiny_gan.REPLICAS)
     for state in states:
+        moved = state.moved.mean(0)
+        np.testing.assert_allclose(oracle.virtual_iterate(state), oracle.virtual_iterate(before) - moved, atol=1e-12)
         assert model.train_steps(iterator, state.t - before.t) == state.t - before.t
         weights, found = tiny_gan.weights(model), deviations(model, state)
         assert not decided_by_a_hair(state, settings), f"choose other inputs: step {state.t}"
@@ -114,3 +124,178 @@ def assert_follows_oracle(strategy, optimizer, compression, steps=STEPS):
 def test_a_shift_follows_the_oracle(strategy, optimizer, compression):
     state = assert_follows_oracle(strategy, optimizer, compression | {"shift": 0.1})
     assert np.max(np.abs(state.shift - state.mean_shift)) > 1000 * TOLERANCE * np.max(np.abs(state.update))
+
+
+@pytest.mark.parametrize(
+    ("half_step", "compression"),
+    [
+        ("corrected", {"shift": 0.3}),
+        pytest.param("common", {}, marks=pytest.mark.slow),
+        pytest.param("common", {"residual_in_half_step": False, "shift": 0.1}, marks=pytest.mark.slow),
+        pytest.param("none", {"shift": 0.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_half_steps_follow_the_oracle(strategy, half_step, compression):
+    assert_follows_oracle(strategy, SGD | {"half_step": half_step}, {"compressor": SIGN} | compression)
+
+
+AVERAGED = ADAM | {"second_moment": "averaged", "second_moment_period": 5}
+SHIFTED = {"shift": 0.1, "topology": "two_step"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "compression"),
+    [
+        (ADAM | {"half_step": "corrected"}, {"compressor": SIGN} | SHIFTED),
+        pytest.param(SGD, {"compressor": SIGN}, marks=pytest.mark.slow),
+        pytest.param(SGD | {"half_step": "corrected"}, {"compressor": TOPK, "shift": 0.1}, marks=pytest.mark.slow),
+        pytest.param(SGD, {"compressor": TOPK} | SHIFTED, marks=pytest.mark.slow),
+        pytest.param(AVERAGED, {"compressor": SIGN}, marks=pytest.mark.slow),
+        pytest.param(AVERAGED, {"compressor": SIGN} | SHIFTED, marks=pytest.mark.slow),
+        pytest.param(SGD, {"compressor": "none"}, marks=pytest.mark.slow),
+        pytest.param(SGD, {"compressor": SIGN, "residual_in_half_step": False}, marks=pytest.mark.slow),
+        pytest.param(SGD | {"half_step": "common"}, {"compressor": SIGN, "shift": 0.1}, marks=pytest.mark.slow),
+        pytest.param(SGD | {"half_step": "none"}, {"compressor": SIGN}, marks=pytest.mark.slow),
+    ],
+)
+def test_three_local_steps_follow_the_oracle(strategy, optimizer, compression):
+    state = assert_follows_oracle(strategy, optimizer, compression | {"local_steps": 3})
+    assert len(state.points) == 2 and state.t == 59
+
+
+class TestRounds:
+    """One model of rounds of three steps."""
+
+    COMPRESSION = CompressionConfig(SIGN, local_steps=3, shift=0.1)
+    OPTIMIZER = OptimizerConfig(**ADAM)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, strategy):
+        return tiny_gan.build(strategy, cls.OPTIMIZER, cls.COMPRESSION)
+
+    @pytest.fixture
+    def run(self, strategy, model):
+        """Returns a function: (batches, lengths of calls) -> bits of all state after each call, from equal starts."""
+        start = snapshot(model)
+
+        def train(batches, *lengths):
+            restore(model, start)
+            iterator, states = tiny_gan.distributed_iterator(strategy, batches), []
+            for length in lengths:
+                taken = model.train_steps(iterator, length)
+                states.append((taken, model_state.bits(model)))
+            return states
+
+        yield train
+        restore(model, start)
+
+    def test_rounds_of_one_call_are_those_of_several(self, run):
+        batches = tiny_gan.real_batches(6)
+        [(taken, together)], [_, (_, apart)] = run(batches, 6), run(batches, 3, 3)
+        assert taken == 6 and together == apart
+
+    def test_a_resumed_run_has_the_same_bits(self, strategy, model, run):
+        batches = tiny_gan.real_batches(6)
+        [_, (_, expected)] = run(batches, 3, 3)
+        run(batches[:3], 3)
+        saved = snapshot(model)
+        run(batches[::-1], 6)
+        restore(model, saved)
+        model.train_steps(tiny_gan.distributed_iterator(strategy, batches[3:]), 3)
+        assert model_state.bits(model) == expected
+
+    def test_a_round_with_a_nan_on_one_replica_changes_nothing_on_any(self, model, run):
+        batches = tiny_gan.real_batches(9)
+        batches[4, 1, 0, 0] = np.nan  # replica 1, the second step of the second round
+        (_, first), (_, second), (_, third) = run(batches, 3, 3, 3)
+        changed = {name for name in first if second[name] != first[name]}
+        assert changed == {"step", "skipped", "skipped_in_row", "calls"}
+        values = model_state.values(model)
+        assert [int(values[name][0]) for name in ("step", "skipped", "skipped_in_row")] == [9, 3, 0]
+        assert all(third[name] != second[name] for name in third if name.startswith(("m/", "ema/")))
+
+    def test_data_that_end_shorten_a_round(self, model, run):
+        [(taken, _)] = run(tiny_gan.real_batches(5), 9)
+        assert taken == 5 and int(model_state.values(model)["step"][0]) == 5
+        assert [int(calls) for calls in model_state.values(model)["calls"]] == [2, 2, 2]
+
+    def test_the_average_moves_once_by_the_decay_of_all_steps(self, model, run):
+        before = model_state.values(model)
+        run(tiny_gan.real_batches(3), 3)
+        after, decay = model_state.values(model), (2 / 11) * (3 / 12) * (4 / 13)
+        for name in before:
+            if name.startswith("ema/"):
+                expected = decay * before[name][0] + (1 - decay) * after[name.removeprefix("ema/")][0]
+                np.testing.assert_allclose(after[name][0], expected, rtol=1e-6, atol=1e-7)
+
+    def test_figures_are_per_gradient_step(self, model, run):
+        model.drain_metrics()
+        run(tiny_gan.real_batches(6), 6)
+        figures, channel = model.drain_metrics(), model.channel
+        assert figures["wire_bytes"] == channel.wire_bytes / 3
+        assert figures["compression_ratio"] == pytest.approx(3 * channel.dense_bytes / channel.wire_bytes)
+        assert model.bytes_per_step()["sent_bytes"] == channel.sent_bytes / 3
+        sizes = np.cumsum([0] + [size for _, size in tiny_gan.SIZES])
+        residual = tiny_gan.replica_state(model, "residual")
+        for (player, _), start, stop in zip(tiny_gan.SIZES, sizes[:-1], sizes[1:], strict=True):
+            e = residual[:, start:stop]
+            spread = np.sqrt(np.mean(np.sum((e - e.mean(0)) ** 2, 1)))
+            assert figures[f"spread/{player}"] == pytest.approx(spread, rel=1e-4)
+            assert 0 < figures[f"shift_ratio/{player}"] < figures[f"residual_ratio/{player}"] < 3
+            # |u| of Adam is about 1 for each value; p has three such steps of eta, of either sign.
+            rate = {"generator": 0.02, "discriminator": 0.01}[player]
+            assert 0.3 < figures[f"update_norm/{player}"] / (3 * rate * (stop - start) ** 0.5) < 3
+
+    def test_calls_that_are_not_rounds_are_refused(self, model):
+        batch = np.zeros((3, 2), np.float32)
+        with pytest.raises(UsageError, match="steps_per_execution must be a multiple of local_steps, such as 3"):
+            model.compile(self.OPTIMIZER, self.COMPRESSION, steps_per_execution=4)
+        with pytest.raises(UsageError, match="call fit, or compile with local_steps=1. Received: local_steps=3"):
+            model.train_on_batch(batch)
+        with pytest.raises(UsageError, match="call fit or train_steps instead of train_step. .*local_steps=3"):
+            model.train_step(batch)
+
+
+def snapshot(model):
+    """All state of a model, to `restore`."""
+    return model.shared_values(), [model.replica_values(replica) for replica in range(tiny_gan.REPLICAS)]
+
+
+def restore(model, state):
+    model.set_shared_values(state[0])
+    for replica, values in enumerate(state[1]):
+        model.set_replica_values(replica, values)
+
+
+@pytest.mark.slow
+def test_fit_exchanges_at_the_end_of_every_epoch(strategy):
+    model = tiny_gan.build(strategy, OptimizerConfig(**ADAM), CompressionConfig(SIGN, local_steps=3))
+    dataset = tf.data.Dataset.from_tensor_slices(tiny_gan.real_batches(7).reshape(7, -1, 2))
+    history = model.fit(dataset, epochs=2, verbose=0).history
+    values = model_state.values(model)
+    assert int(values["step"][0]) == 14 and int(values["calls"][0]) == 6  # 3, 3 and 1 steps, twice
+    assert all(np.isfinite(loss) for loss in history["generator_loss"])
+    assert all(len(set(one)) == 1 for name, one in model_state.bits(model).items() if name.startswith("generator/"))
+
+
+@pytest.mark.slow
+def test_batch_statistics_are_averaged_once_a_round(strategy):
+    """The first layer normalises the latents, so that its statistics depend on nothing else."""
+    keras.utils.set_random_seed(8)
+    with strategy.scope():
+        layers = [keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dense(2)]
+        generator = keras.Sequential([keras.Input((tiny_gan.LATENT,)), *layers])
+        discriminator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model = DQGAN(generator, discriminator, seed=tiny_gan.SEED)
+    model.compile(OptimizerConfig(**SGD), CompressionConfig(SIGN, local_steps=3))
+    model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(6)), 6)
+    moving = np.zeros((tiny_gan.REPLICAS, tiny_gan.LATENT))
+    for step, replica in np.ndindex(6, tiny_gan.REPLICAS):
+        stream = [8 * tiny_gan.SEED, (step + 1) * tiny_gan.REPLICAS + replica]
+        latent = tf.random.stateless_normal([tiny_gan.BATCH, tiny_gan.LATENT], stream).numpy()
+        moving[replica] = 0.5 * moving[replica] + 0.5 * latent.mean(0)
+        if step % 3 == 2 and replica == tiny_gan.REPLICAS - 1:
+            moving[:] = moving.mean(0)
+    for values in layers[0].moving_mean.value.values:
+        np.testing.assert_allclose(values, moving[0], atol=1e-6)

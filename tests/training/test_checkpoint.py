@@ -133,8 +133,8 @@ class TestOtherRuns:
         saved = dataclasses.asdict(CONFIG)
         del saved["algorithm"], saved["optimizer"]["half_step"]
         checkpoint.check_config(tmp_path, saved, CONFIG)
-        without = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(half_step=False))
-        with pytest.raises(CheckpointError, match="--half_step=True, this run asks for --half_step=False"):
+        without = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(half_step="none"))
+        with pytest.raises(CheckpointError, match="--half_step=own, this run asks for --half_step=none"):
             checkpoint.check_config(tmp_path, saved, without)
 
     def test_the_length_of_a_schedule_is_a_setting(self, two, tmp_path):

@@ -199,15 +199,26 @@ class TestNextStop:
             end = loop.next_stop(step, config)
             assert step < end <= min(step + config.steps_per_call, config.steps)
             passed = range(step + 1, end)
-            assert not [t for t in passed for p in (log, sample, check, weights) if loop.due(t, p)]
+            assert not [t for t in passed for p in (log, sample, check, weights) if loop.due(t - 1, t, p)]
             full = end in (step + config.steps_per_call, config.steps)
-            assert full or any(loop.due(end, p) for p in (log, sample, check, weights))
+            assert full or any(loop.due(step, end, p) for p in (log, sample, check, weights))
+
+    def test_with_local_steps_calls_end_with_exchanges(self):
+        """Period 10 and rounds of 4: work due at 10, 20, 30 waits for 12, 20, 32; the last round has 2 steps."""
+        config = TrainConfig(
+            steps=34, steps_per_call=6, log_every=10, sample_every=0, checkpoint_every=0, weight_check_every=0
+        )
+        ends, logged = [0], []
+        while ends[-1] < 34:
+            ends.append(loop.next_stop(ends[-1], config, 4))
+            logged += [ends[-1]] * loop.due(ends[-2], ends[-1], 10)
+        assert ends == [0, 8, 12, 20, 28, 32, 34] and logged == [12, 20, 32]
 
     @pytest.mark.parametrize(
         ("step", "period", "expected"), [(10, 5, True), (11, 5, False), (10, 0, False), (3, 1, True)]
     )
     def test_due(self, step, period, expected):
-        assert loop.due(step, period) is expected
+        assert loop.due(step - 1, step, period) is expected
 
 
 class TestStepClock:

@@ -1,0 +1,102 @@
+"""Rounds of several local steps between two exchanges."""
+
+import tensorflow as tf
+
+from dqgan_tf.distribute import loop, pipeline
+
+
+class LocalRounds:
+    """Implements `local_steps` above 1 for `DQGAN`, the only subclass. One round of K steps on replica m:
+
+        x_0 = w - e^m
+        for k = 1..K:  g = F(x_{k-1} - eta u_{k-1}; xi_k);  u_k = direction(g);  x_k = x_{k-1} - eta u_k
+        p^m = w - x_K = e^m + sum_k eta u_k;   c^m = encode(p^m);   e^m <- p^m - decode(c^m)
+        w <- w - 1/M sum_m decode(c^m)     bit-identical on every replica
+
+    docs/algorithm.md derives it. A replica keeps sum_k eta u_k and not x_k, whose rounding would be that of weights. If
+    any value of any replica is not finite, all replicas refuse the round and restore their state before it.
+    """
+
+    def _take_rounds(self, iterator, num_steps, kind):
+        """Takes rounds of equal kind inside a compiled function, and returns the number of steps."""
+
+        def begin():
+            self._strategy.run(self._begin_round)
+
+        def step(batch, k):
+            self._strategy.run(self._local_step, args=(batch, k))
+
+        def end(count):
+            self._strategy.run(self._end_round, args=(count, kind))
+
+        return loop.fold_rounds(begin, step, end, iterator, num_steps, self.compression_config.local_steps)
+
+    def _begin_round(self):
+        for player in self._players:
+            player.begin_round()
+        self._step_metrics.begin_round()
+        return {}
+
+    def _local_step(self, data, k):
+        """Takes step k of a round, int32 scalar from 1, on this replica alone."""
+        for player in self._players:
+            player.check_trainable()
+        real, labels = self._samples_and_labels(data)
+        step = self.step.value + tf.cast(k, tf.int64)
+        rates, t = self._rates(step), tf.cast(step - self.skipped.value, tf.float32)
+        started = pipeline.now([real])
+        taken = tf.cast(k, tf.float32) / self.compression_config.local_steps
+        points = tuple(
+            player.evaluation_points(residuals, eta, [None if d is None else taken * d for d in drifts])
+            for player, residuals, eta, drifts in zip(
+                self._players, self._residuals(), rates, self._drifts(), strict=True
+            )
+        )
+        states = [player.round_statistics() for player in self._players]
+        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, states=states)
+        self._note_range(real)
+        proposals = [
+            player.propose(gradients, statistics, eta, t, None)
+            for player, gradients, statistics, eta in zip(
+                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            )
+        ]
+        for player, proposal, statistics in zip(self._players, proposals, evaluation.non_trainable, strict=True):
+            player.move(proposal, statistics)
+        computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
+        self._step_metrics.add_local_step(evaluation, proposals, computed - started)
+        return {}
+
+    def _end_round(self, count, kind):
+        """Exchanges the updates of the last `count` steps, int32 scalar; all replicas accept or refuse them."""
+        context, number = tf.distribute.get_replica_context(), tf.cast(count, tf.int64)
+        t = tf.cast(self.step.value + number - self.skipped.value, tf.float32)
+        means, accepted = self._exchange([player.round_updates() for player in self._players], kind)
+        moments = [[] for _ in self._players]
+        if kind.average:
+            average = lambda value: context.all_reduce("mean", [value])[0]  # noqa: E731
+            moments = [player.mean_moments(t, average) for player in self._players]
+        statistics = [player.mean_statistics(player.round_statistics()) for player in self._players]
+        length = tf.cast(count, tf.float32)
+
+        def accept():
+            triples = zip(self._players, means, moments, strict=True)
+            weights = [player.accept_round(of_player, length, averages) for player, of_player, averages in triples]
+            self._averaged.update(weights[0], t, length)
+            for player, values in zip(self._players, statistics, strict=True):
+                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
+                    variable.assign(value)
+            self._step_metrics.add_round(self._open(kind))
+            return accepted
+
+        def refuse():
+            for player in self._players:
+                player.refuse_round()
+            return accepted
+
+        tf.cond(accepted, accept, refuse)
+        missed = tf.cast(tf.logical_not(accepted), tf.int64)
+        self.step.assign(self.step.value + number)
+        self.skipped.assign(self.skipped.value + missed * number)
+        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
+        return {}
