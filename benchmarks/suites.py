@@ -303,7 +303,9 @@ def run(
                 writer.write(row["steps"], row)
             spent, left = spent + cell.workers, left - cell.workers
             rest = format_duration((time.monotonic() - started) * left / spent)
-            tell(f"[{number}/{len(missing)}] {cell.name}  {figure.title} {row[figure.key]}  {rest} left")
+            value = row[figure.key]
+            text = "diverged" if value is None else f"{figure.title} {figure.scale * value:.{figure.digits}f}"
+            tell(f"[{number}/{len(missing)}] {cell.name}  {text}  {rest} left")
 
 
 def picture(cell: Cell) -> str:

@@ -99,7 +99,7 @@ class TestRun:
             assert made == more
             made.clear()
         assert lines[0] == f"games: 0 of {len(expected)} runs are in {tmp_path}/runs.jsonl."
-        assert "norm of the field 0.25" in lines[1] and lines[1].endswith("left")
+        assert "norm of the field 0.2500" in lines[1] and lines[1].endswith("left")
 
     @pytest.mark.parametrize("suite", ["games", "mixture", "cifar10"])
     def test_pictures_are_those_of_seed_0_of_data(self, suite):
