@@ -275,6 +275,7 @@ def run(
     small: bool,
     tell: Callable[[str], None],
     options: Sequence[str] = (),
+    only: str = "",
 ) -> None:
     """Runs the cells of a suite that `folder`/runs.jsonl does not hold, and appends a row for each.
 
@@ -285,15 +286,18 @@ def run(
       small: see `get`.
       tell: takes lines of progress.
       options: flags of `benchmarks.suites_run` that name files of this machine.
+      only: regular expression; cells whose name it does not match anywhere are left for another call.
 
     Raises:
       TrainingError: a run failed; its own output has the reason. Later calls continue with it.
+      UsageError: `only` is no regular expression, or matches no cell.
     """
     suite, path = get(name, small), pathlib.Path(folder) / "runs.jsonl"
+    cells = select(suite, only)
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {row["cell"] for row in json_lines.read(path)}
-    missing = [cell for cell in suite.cells() if cell.name not in recorded]
-    tell(f"{name}: {len(suite.cells()) - len(missing)} of {len(suite.cells())} runs are in {path}.")
+    missing = [cell for cell in cells if cell.name not in recorded]
+    tell(f"{name}: {len(cells) - len(missing)} of {len(cells)} runs are in {path}.")
     figure = suite.figures[0]
     started, spent, left = time.monotonic(), 0, sum(cell.workers for cell in missing)
     with tempfile.TemporaryDirectory() as cache:
@@ -306,6 +310,22 @@ def run(
             value = row[figure.key]
             text = "diverged" if value is None else f"{figure.title} {figure.scale * value:.{figure.digits}f}"
             tell(f"[{number}/{len(missing)}] {cell.name}  {text}  {rest} left")
+
+
+def select(suite: Suite, only: str) -> list[Cell]:
+    """Returns the cells of a suite whose name the regular expression `only` matches anywhere.
+
+    Raises:
+      UsageError: `only` is no regular expression, or matches no cell.
+    """
+    try:
+        pattern = re.compile(only)
+    except re.error as error:
+        raise UsageError(f"--only must be a regular expression, such as M=4. Received: {only!r} ({error})") from None
+    cells = [cell for cell in suite.cells() if pattern.search(cell.name)]
+    if not cells:
+        raise UsageError(f"--only must match a cell, such as {suite.cells()[0].name}. Received: {only!r}")
+    return cells
 
 
 def picture(cell: Cell) -> str:

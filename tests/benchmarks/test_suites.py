@@ -101,6 +101,16 @@ class TestRun:
         assert lines[0] == f"games: 0 of {len(expected)} runs are in {tmp_path}/runs.jsonl."
         assert "norm of the field 0.2500" in lines[1] and lines[1].endswith("left")
 
+    def test_only_the_cells_that_a_pattern_matches_run(self, made, tmp_path):
+        suites.run("games", tmp_path, threads=1, small=True, tell=print, only="sign.*seed=[0-1]$")
+        expected = [cell.name for cell in suites.get("games", small=True).cells() if cell.compressor == suites.SIGN]
+        assert made == expected and len(expected) == 2
+
+    @pytest.mark.parametrize("only", ["M=9999", "("])
+    def test_a_pattern_without_a_cell_is_refused(self, only):
+        with pytest.raises(UsageError, match=r"--only must .*Received: '.*"):
+            suites.select(suites.SUITES["games"], only)
+
     @pytest.mark.parametrize("suite", ["games", "mixture", "cifar10"])
     def test_pictures_are_those_of_seed_0_of_data(self, suite):
         """The child's flag names the file that the page looks for."""
