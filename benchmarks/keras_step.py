@@ -63,6 +63,7 @@ def measure(
         connected = [item for item in series if item.program.connected]
         entries = run.make_entries(plan, connected, {"kind": KIND, **fields}, seeds=[0])
     for entry, item in zip(entries, connected, strict=True):
+        entry["interface_bytes"] = round(entry["interface_bytes"] / steps_per_call)  # the counter is read once a call
         same = {other.name: other for other in series if other.program.threads == item.program.threads}
         entry["alone_milliseconds_median"] = run.statistic(np.median, same[ALONE], "total")
         if "float32" in same:

@@ -8,6 +8,7 @@ process of its own, in which all replicas live. This file imports no TensorFlow.
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from dqgan_tf.telemetry import json_lines
 from dqgan_tf.telemetry.throughput import format_duration
 
 GAMES, DATA = "games", "data"
+IMAGES = 10_000
+"""Generated images of an evaluation."""
 
 
 class Method(NamedTuple):
@@ -33,19 +36,24 @@ class Method(NamedTuple):
     reference: str | None = None
 
 
-_SGD, _ADAM = {"optimizer.direction": "sgd"}, {"optimizer.direction": "adam"}
-_ABLATIONS = {
-    "residual_out": {"compression.residual_in_half_step": False},
-    "no_feedback": {"compression.error_feedback": False},
-    "no_half_step": {"optimizer.half_step": "none"},
+_REFERENCES = {"cpoadam_gq": "cpoadam", "cpoadam_ef": "cpoadam"} | {
+    f"{method}_{ablation}": method
+    for method in ("dqgan", "dqgan_adam")
+    for ablation in ("residual_out", "no_error_feedback", "no_half_step")
 }
+# For workers with different data: a second moment of more steps, never below the worker's own.
+_SPLIT = config_lib.ALGORITHMS["dqgan_adam_guarded"] | {"optimizer.beta_2": 0.999}
 METHODS: dict[str, Method] = {
-    "dqgan": Method(_SGD),
-    **{f"dqgan_{name}": Method(_SGD | settings, "dqgan") for name, settings in _ABLATIONS.items()},
-    "dqgan_adam": Method(_ADAM),
-    **{f"dqgan_adam_{name}": Method(_ADAM | settings, "dqgan_adam") for name, settings in _ABLATIONS.items()},
-    **{f"dqgan_adam_{name}": Method(_ADAM | {"optimizer.second_moment": name}) for name in ("averaged", "guarded")},
+    **{name: Method(settings, _REFERENCES.get(name)) for name, settings in config_lib.ALGORITHMS.items()},
+    "dqgan_adam_split": Method(_SPLIT),
+    "dqgan_shift": Method(config_lib.ALGORITHMS["dqgan"] | {"compression.shift": 0.1}, "dqgan"),
+    "dqgan_adam_split_no_half_step": Method(_SPLIT | {"optimizer.half_step": "none"}),
+    "dqgan_adam_split_common": Method(
+        _SPLIT | {"optimizer.half_step": "common", "compression.residual_in_half_step": False}
+    ),
+    "dqgan_adam_split_corrected": Method(_SPLIT | {"optimizer.half_step": "corrected", "compression.shift": 0.3}),
 }
+"""The methods of `--algorithm`, and others for workers with different data."""
 
 
 class Figure(NamedTuple):
@@ -129,19 +137,80 @@ TOP_5, TOP_1 = "topk:fraction=0.05", "topk:fraction=0.01"
 _SHARP = (TERNARY, SIGN, TOP_5)
 _NONLINEAR = [
     *_rows(["dqgan", "dqgan_adam"], (NONE, FOUR_BIT, *_SHARP)),
-    *_rows(["dqgan_residual_out", "dqgan_adam_residual_out", "dqgan_no_feedback", "dqgan_adam_no_feedback"], _SHARP),
+    *_rows(
+        ["dqgan_residual_out", "dqgan_adam_residual_out", "dqgan_no_error_feedback", "dqgan_adam_no_error_feedback"],
+        _SHARP,
+    ),
     *_rows(["dqgan_no_half_step"], (NONE, SIGN)),
     *_rows(["dqgan"], (f"{SIGN}@two_step", f"{TOP_5}@two_step")),
+    *_rows(["sgda", "cpoadam", "extra_adam"], (NONE,)),
+    *_rows(["cpoadam_gq", "cpoadam_ef"], _SHARP),
 ]
-_AVERAGED = _rows(["dqgan_adam_averaged"], (NONE, *_SHARP))
+_AVERAGED = [*_rows(["dqgan_adam_averaged"], (NONE, *_SHARP)), *_rows(["dqgan_shift"], (NONE, *_SHARP))]
 _AFFINE = [
     *_rows(["dqgan"], (NONE, *_SHARP)),
-    *_rows(["dqgan_residual_out", "dqgan_no_feedback"], _SHARP),
+    *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], _SHARP),
     *_rows(["dqgan_no_half_step"], (NONE,)),
 ]
 _LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
 _FIELD = (Figure("field", "norm of the field", 1.0, 4, "percent"),)
 _SPEEDUP = _rows(["dqgan"], (NONE, SIGN, TOP_5))
+_BASELINES = [
+    *_rows(["sim_adam", "extra_adam", "cpoadam"], (NONE,)),
+    *_rows(["cpoadam_gq"], (FOUR_BIT, SIGN, TOP_1)),
+    *_rows(["cpoadam_ef"], (SIGN, TOP_1)),
+]
+_MIXTURE = [
+    *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
+    *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
+    *_BASELINES,
+]
+_MIXTURE_SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
+_SPLIT_ROWS = [
+    *_rows(["dqgan_adam"], (NONE, SIGN)),
+    *_rows(["dqgan_adam_split"], (NONE, FOUR_BIT, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_split_no_half_step"], (NONE, SIGN)),
+    *_rows(["dqgan_adam_split_common"], (NONE, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_split_corrected"], (NONE, SIGN)),
+]
+_COVERAGE = (
+    Figure("high_quality_fraction_3_sd", "samples within 3 sd of a mode, %", 100.0, 1, "points"),
+    Figure("modes_3_sd", "modes at 3 sd", 1.0, 1),
+    Figure("high_quality_fraction", "samples within the wide radius, %", 100.0, 1, "points"),
+    Figure("mode_distance", "distance of the modes' shares", 1.0, 3),
+    Figure("raw_high_quality_fraction_3_sd", "raw generator within 3 sd, %", 100.0, 1),
+)
+_IMAGE_ROWS = [
+    *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
+    *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
+    *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
+    *_BASELINES,
+]
+_DISTANCES = (
+    Figure("frechet_distance", "Frechet distance, 10,000 samples", 1.0, 1, "percent"),
+    Figure("raw_frechet_distance", "raw generator: Frechet distance, 10,000 samples", 1.0, 1),
+    Figure("precision", "precision, 10,000 samples", 1.0, 3),
+    Figure("recall", "recall, 10,000 samples", 1.0, 3),
+)
+# A quarter of the published width and few steps, so that a run on one thread takes about five minutes.
+_SHORT_IMAGES = {
+    "network.width": 16,
+    "loss.loss": "non_saturating",
+    "loss.r1_gamma": 1.0,
+    "optimizer.learning_rate_g": 2e-4,
+    "optimizer.learning_rate_d": 2e-4,
+    "train.steps": 2000,
+    "train.ema_decay": 0.99,
+}
+
+
+def _images(name):
+    rows = [(name, 2, "iid", _IMAGE_ROWS), (name, 4, "iid", _IMAGE_ROWS)]
+    question = f"What does compression cost on {name}?"
+    return Suite(DATA, question, rows, range(3), _DISTANCES, _SHORT_IMAGES, worker_batch=32, marks=4)
+
+
 SUITES = {
     "games": Suite(
         GAMES,
@@ -159,6 +228,23 @@ SUITES = {
         _FIELD,
         {},
     ),
+    "mixture": Suite(
+        DATA,
+        "Do few bits cost modes or quality on mixtures of Gaussians?",
+        [
+            ("mixture_ring", 4, "iid", _MIXTURE),
+            ("mixture_grid", 4, "iid", _MIXTURE),
+            ("mixture_ring", 4, "by_class", _SPLIT_ROWS),
+            ("mixture_ring", 8, "iid", _MIXTURE_SHORT),
+        ],
+        range(5),
+        _COVERAGE,
+        {},
+        worker_batch=64,
+        marks=15,
+    ),
+    "fashion_mnist": _images("fashion_mnist"),
+    "cifar10": _images("cifar10"),
     "speedup": Suite(
         GAMES,
         "Does the error fall with the square root of the number of workers?",
@@ -171,42 +257,87 @@ SUITES = {
 
 
 def get(name: str, small: bool) -> Suite:
-    """Returns a suite; the small form has two seeds, few rows and few steps, and is a test of the whole way."""
+    """Returns a suite; the small form has few rows, steps and seeds, and is a test of the whole way."""
     suite = SUITES[name]
     if not small:
         return suite
     problem, workers, shards, rows = suite.groups[0]
-    return suite._replace(
-        groups=[(problem, min(workers, 2), shards, [rows[0], *[row for row in rows if SIGN in row[1]][:2]])],
-        seeds=range(2),
-        settings=suite.settings | {"train.steps": 64},
-    )
+    rows = [rows[0], next(row for row in rows if row[1] == SIGN)]
+    settings, seeds = suite.settings | {"train.steps": 32}, range(2 if suite.kind == GAMES else 1)
+    return suite._replace(groups=[(problem, min(workers, 2), shards, rows)], seeds=seeds, settings=settings, marks=2)
 
 
-def run(name: str, folder: str | os.PathLike, *, threads: int, small: bool, tell: Callable[[str], None]) -> None:
+def run(
+    name: str,
+    folder: str | os.PathLike,
+    *,
+    threads: int,
+    small: bool,
+    tell: Callable[[str], None],
+    options: Sequence[str] = (),
+    only: str = "",
+) -> None:
     """Runs the cells of a suite that `folder`/runs.jsonl does not hold, and appends a row for each.
+
+    Args:
+      name: of the suite.
+      folder: of runs.jsonl, and of samples/ with the pictures of seed 0.
+      threads: of each run.
+      small: see `get`.
+      tell: takes lines of progress.
+      options: flags of `benchmarks.suites_run` that name files of this machine.
+      only: regular expression; cells whose name it does not match anywhere are left for another call.
 
     Raises:
       TrainingError: a run failed; its own output has the reason. Later calls continue with it.
+      UsageError: `only` is no regular expression, or matches no cell.
     """
     suite, path = get(name, small), pathlib.Path(folder) / "runs.jsonl"
+    cells = select(suite, only)
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {row["cell"] for row in json_lines.read(path)}
-    missing = [cell for cell in suite.cells() if cell.name not in recorded]
-    tell(f"{name}: {len(suite.cells()) - len(missing)} of {len(suite.cells())} runs are in {path}.")
+    missing = [cell for cell in cells if cell.name not in recorded]
+    tell(f"{name}: {len(cells) - len(missing)} of {len(cells)} runs are in {path}.")
     figure = suite.figures[0]
     started, spent, left = time.monotonic(), 0, sum(cell.workers for cell in missing)
     with tempfile.TemporaryDirectory() as cache:
         for number, cell in enumerate(missing, 1):
-            row = _run_cell(name, cell, threads, small, cache)
+            row = _run_cell(name, cell, threads, small, cache, [*options, *_picture(suite, cell, path.parent)])
             with json_lines.JsonLinesWriter(path, resume_step=None) as writer:
                 writer.write(row["steps"], row)
             spent, left = spent + cell.workers, left - cell.workers
             rest = format_duration((time.monotonic() - started) * left / spent)
-            tell(f"[{number}/{len(missing)}] {cell.name}  {figure.title} {row[figure.key]}  {rest} left")
+            value = row[figure.key]
+            text = "diverged" if value is None else f"{figure.title} {figure.scale * value:.{figure.digits}f}"
+            tell(f"[{number}/{len(missing)}] {cell.name}  {text}  {rest} left")
 
 
-def _run_cell(name, cell, threads, small, cache):
+def select(suite: Suite, only: str) -> list[Cell]:
+    """Returns the cells of a suite whose name the regular expression `only` matches anywhere.
+
+    Raises:
+      UsageError: `only` is no regular expression, or matches no cell.
+    """
+    try:
+        pattern = re.compile(only)
+    except re.error as error:
+        raise UsageError(f"--only must be a regular expression, such as M=4. Received: {only!r} ({error})") from None
+    cells = [cell for cell in suite.cells() if pattern.search(cell.name)]
+    if not cells:
+        raise UsageError(f"--only must match a cell, such as {suite.cells()[0].name}. Received: {only!r}")
+    return cells
+
+
+def picture(cell: Cell) -> str:
+    """Returns the name of the picture of a cell in the folder of its suite."""
+    return "samples/" + re.sub("[^A-Za-z0-9=.]+", "_", cell.name) + ".png"
+
+
+def _picture(suite, cell, folder):
+    return [f"--picture={folder / picture(cell)}"] if suite.kind == DATA and cell.seed == 0 else []
+
+
+def _run_cell(name, cell, threads, small, cache, options):
     """Returns the row of a run, made by a process of its own: XLA keeps what it has compiled as long as one lives.
 
     The folder `cache` keeps it for the next runs and for the other replicas of this one: XLA compiles for each logical
@@ -214,24 +345,29 @@ def _run_cell(name, cell, threads, small, cache):
     """
     started = time.monotonic()
     arguments = ["-m", "benchmarks.suites_run", f"--suite={name}", f"--cell={cell.name}", *["--small"] * small]
-    environment = os.environ | {
+    flags = f"--tf_xla_persistent_cache_directory={cache} --tf_xla_persistent_cache_device_types=CPU"
+    environment = {"TF_XLA_FLAGS": flags} | os.environ
+    environment |= {
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "TF_NUM_INTEROP_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "CUDA_VISIBLE_DEVICES": "",
-        "TF_XLA_FLAGS": f"--tf_xla_persistent_cache_directory={cache} --tf_xla_persistent_cache_device_types=CPU",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     environment.pop("TF_CONFIG", None)
     lines = [""]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            [sys.executable, *arguments, *options], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         )
-        for line in process.stdout or ():
-            lines.append(line)
-            if sys.stderr.isatty():
-                print(f"\r{cell.name}  {line.strip()[:20]:20}", end="\r", file=sys.stderr, flush=True)
+        try:
+            for line in process.stdout or ():
+                lines.append(line)
+                if sys.stderr.isatty():
+                    print(f"\r{cell.name}  {line.strip()[:20]:20}", end="\r", file=sys.stderr, flush=True)
+        except BaseException:
+            process.kill()
+            raise
         if process.wait():
             errors.seek(0)
             last = " ".join(errors.read().splitlines()[-5:])

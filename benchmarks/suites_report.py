@@ -41,6 +41,7 @@ def write(name: str, folder: str | os.PathLike) -> str:
     for (problem, workers, shards), of_group in groups.items():
         parts.append(f"## {problem}, M = {workers}, {shards}")
         parts.append(table(suite, of_group))
+        parts += _pictures(of_group, folder)
         for reference in dict.fromkeys(_reference(row) for row in of_group):
             lines = [row for row in of_group if _reference(row) == reference]
             path = folder / f"{problem}_{workers}_{shards}_{reference}.png"
@@ -131,6 +132,22 @@ def _speedup(rows, folder):
     )
 
 
+def _pictures(rows, folder, columns=4):
+    """Tables of the pictures that the runs of seed 0 have drawn from equal latents, side by side."""
+    drawn = {
+        f"{row['method']}, {_NAMES.get(row['compressor'], row['compressor'])}": suites.picture(
+            suites.parse(row["cell"])
+        )
+        for row in rows
+        if row["seed"] == 0 and (folder / suites.picture(suites.parse(row["cell"]))).exists()
+    }
+    names, tables = list(drawn), []
+    for first in range(0, len(names), columns):
+        chosen = names[first : first + columns]
+        tables.append(markdown(chosen, [[f"![{name}]({drawn[name]})" for name in chosen]]))
+    return tables
+
+
 def _mean(figure, rows):
     values = [row[figure.key] for row in rows]
     lost = values.count(None)
@@ -186,8 +203,10 @@ def _source(rows):
     """Where the runs come from."""
     texts = {key: ", ".join(sorted({str(row[key]) for row in rows})) for key in ("commit", "hardware", "threads")}
     seeds = sorted({row["seed"] for row in rows})
+    judges = sorted({row["feature_network"] for row in rows if "feature_network" in row})
+    judged = f" The judge of images is {', '.join(judges)}." if judges else ""
     hours = sum(row.get("wall_seconds", 0.0) for row in rows) / 3600
     return (
         f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {hours:.1f} hours; {texts['hardware']}, threads of a "
-        f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command."
+        f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command.{judged}"
     )

@@ -15,6 +15,10 @@ from dqgan_tf.training import command
 
 _SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite.", required=True)
 _CELL = flags.DEFINE_string("cell", None, "The run; see `suites.parse`.", required=True)
+_PICTURE = command.define_path("picture", "PNG file for samples of the averaged generator at the end.")
+_DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory.")
+_NETWORK = command.define_path("feature_network", "npz of the ResNet that judges images; see `evaluation.features`.")
+_CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier that judges without --feature_network.")
 _SMALL = flags.DEFINE_bool("small", False, "As in the small form of the suite.")
 
 
@@ -30,10 +34,12 @@ def _game(suite, cell):
     from dqgan_tf.training import job as job_lib
 
     game = games.GAMES[cell.problem]
-    rate = game.rates[suites.METHODS[cell.method].settings["optimizer.direction"]]
+    # Momentum has the size of a gradient.
+    direction = "adam" if suites.METHODS[cell.method].settings["optimizer.direction"] == "adam" else "sgd"
+    rate = game.rates[direction]
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
     config = suites.run_config(suite, cell, settings)
-    instance = games.Instance(game, cell.workers, cell.shards, cell.seed)
+    instance = games.Instance(game, direction, cell.workers, cell.shards, cell.seed)
     return games.train(instance, config, job_lib.start_strategy(config), suite.marks, _tell)
 
 
@@ -43,11 +49,12 @@ def _training(suite, cell):
     from dqgan_tf.training import job as job_lib
     from dqgan_tf.training import summary
 
-    config = suites.run_config(suite, cell, suites.preset(cell.problem))
+    config = suites.run_config(suite, cell, suites.preset(cell.problem) | {"data.data_dir": _DATA_DIR.value})
     strategy = job_lib.start_strategy(config)
     spec = job_lib.describe(config, strategy)
     job = job_lib.build(config, spec, strategy, MessageBoard(strategy.worker_index, strategy.num_workers))
-    model, steps, iterator = job.model, config.train.steps, job.iterator(0)
+    model, steps, iterator = job.model, config.train.steps, job.iterator(job.dataset(0))
+    judge = _points_judge(spec, model) if spec.kind == "points" else _image_judge(config, spec, model)
     curve, seconds, done = collections.defaultdict(list), 0.0, 0
     for mark in range(1, suite.marks + 1):
         count = steps * mark // suite.marks - done
@@ -55,10 +62,12 @@ def _training(suite, cell):
         model.train_steps(iterator, count)
         seconds += (time.perf_counter() - started) * (mark > 1)
         done += count
-        figures = summary.quality(spec, model)
+        figures = judge()
         for name, value in ({"step": done, "seconds": round(seconds, 3)} | figures).items():
             curve[name].append(value)
         _tell(done, steps)
+    if _PICTURE.value:
+        _draw(spec, model)
     return figures | {
         "steps": done,
         "skipped": int(model.local_value(model.skipped)),
@@ -67,6 +76,55 @@ def _training(suite, cell):
         "train_command": suites.train_command(config),
         "curve": curve,
     }
+
+
+def _points_judge(spec, model):
+    """Returns a function () -> figures of the modes of points."""
+    from dqgan_tf.training import summary
+
+    return lambda: summary.quality(spec, model)
+
+
+def _image_judge(config, spec, model):
+    """Returns a function () -> figures of images, averaged generator and raw one, by a network no run has seen."""
+    import numpy as np
+
+    from dqgan_tf.data import images
+    from dqgan_tf.evaluation import distances, report
+    from dqgan_tf.telemetry.pictures import to_uint8
+    from dqgan_tf.training import evaluation, restore, samples
+
+    count = 200 if _SMALL.value else suites.IMAGES
+    real = images.load(config.data)
+    paths = {"feature_network": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
+    settings = evaluation.EvaluationConfig(**{name: path for name, path in paths.items() if path})
+    network = evaluation.feature_network(restore.TrainedRun(config, spec, model, 0), settings, real)
+    rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
+    pool = report.extract_features(network, real[rows]).pool
+    moments = distances.moments(pool)
+
+    def judge():
+        figures = {"feature_network": network.name, "feature_network_sha256": network.fingerprint, "num_samples": count}
+        for prefix, use_ema in (("raw_", False), ("", True)):
+            fake = report.extract_features(network, to_uint8(samples.draw(model, count, use_ema=use_ema))).pool
+            figures[f"{prefix}frechet_distance"] = distances.frechet_distance(*moments, *distances.moments(fake))
+            precision, recall = distances.precision_recall(pool, fake, report.NUM_NEIGHBOURS)
+            figures |= {f"{prefix}precision": precision, f"{prefix}recall": recall}
+        return figures
+
+    return judge
+
+
+def _draw(spec, model):
+    """Writes the picture; all runs of a suite draw from equal latents."""
+    import pathlib
+
+    from dqgan_tf.telemetry import pictures
+    from dqgan_tf.training import samples
+
+    count = samples.POINTS_PER_PICTURE if spec.kind == "points" else samples.IMAGES_PER_PICTURE
+    pathlib.Path(_PICTURE.value).parent.mkdir(parents=True, exist_ok=True)
+    pictures.write_png(_PICTURE.value, samples.picture(spec, samples.draw(model, count, use_ema=True)))
 
 
 def _tell(done, steps):

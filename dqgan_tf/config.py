@@ -352,7 +352,7 @@ class CompressionConfig(Settings):
         0.0,
         "Learning rate a of a learned shift, for workers with different data; 0: no shift. Each worker learns the mean "
         "of its own updates and sends the difference to it; all add the mean of the shifts, which costs no byte. 0.1 "
-        "suits 1 bit and more; top-k of a share f needs f/2 or less, or residuals grow without bound.",
+        "suits 1 bit and more. Top-k of a share f needs less: f/4 keeps its residuals bounded.",
         lower=0,
         upper=1,
         example=0.1,

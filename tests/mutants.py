@@ -234,7 +234,7 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/topologies/packet.py",
-        "                variable.assign(new)\n",
+        "            variable.assign(new)\n",
         "",
         "the new residual is not stored",
         "distributed/test_packets.py",
@@ -317,8 +317,8 @@ MUTANTS = (
     ),
     _mutant(
         "gan/player.py",
-        "self._previous[index].local().assign(proposal.directions[index])",
-        "pass",
+        "variable.assign(weights[index])\n            self._previous[index].local().assign(proposal.directions[index])",
+        "variable.assign(weights[index])",
         "the last direction is not kept",
         "gan/test_against_oracle.py",
     ),
@@ -416,8 +416,8 @@ MUTANTS = (
     ),
     _mutant(
         "gan/gradients.py",
-        "discriminator.stateless_call(weights_d, state_d, fake, training=True)",
-        "discriminator.stateless_call(weights_d, non_trainable[1], fake, training=True)",
+        "_call(discriminator, weights_d, state_d, fake, labels)",
+        "_call(discriminator, weights_d, non_trainable[1], fake, labels)",
         "statistics of the real samples are dropped",
         "gan/test_gradients.py",
     ),
@@ -429,9 +429,9 @@ MUTANTS = (
         "gan/test_losses.py",
     ),
     _mutant(
-        "gan/model.py",
-        "exact = step < self.compression_config.start_step",
-        "exact = step <= self.compression_config.start_step",
+        "gan/steps.py",
+        "exact=step < start_step",
+        "exact=step <= start_step",
         "compression starts a step late",
         "gan/test_compression_settings.py",
         "gan/test_model.py",
@@ -498,9 +498,9 @@ MUTANTS = (
     # Runs.
     _mutant(
         "training/checkpoint.py",
-        "        if found != size:",
-        "        if found is None:",
-        "a truncated file is not noticed by its size",
+        "        if found != saved:",
+        "        if found['bytes'] != saved.get('bytes'):",
+        "a file is not compared by its sha256",
         "training/test_checkpoint_damage.py",
         "training/test_checkpoint.py",
     ),
@@ -601,8 +601,8 @@ MUTANTS = (
     ),
     _mutant(
         "keras/state.py",
-        "                if residual is not None:\n                    values",
-        "                if False:\n                    values",
+        "                    if value is not None:\n                        values",
+        "                    if False:\n                        values",
         "residuals are not saved",
         "keras/test_checkpoint.py",
     ),

@@ -1,8 +1,12 @@
-"""System: the checks of `make lint`, of the pre-commit hooks and of the hosted workflow are one list."""
+"""System: the checks of lint, hooks and hosted workflow are one list; mutants name lines that exist."""
 
 import pathlib
 import re
 import tomllib
+
+import pytest
+
+from tests import mutants
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -44,3 +48,10 @@ def test_the_hosted_workflow_has_the_supported_versions():
 def test_the_checker_reads_the_lowest_python_that_is_supported():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     assert settings["mypy"]["python_version"].replace("3.", "py3") == settings["ruff"]["target-version"]
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.fault)
+def test_a_mutant_names_a_line_that_exists(mutant):
+    """`python -m tests.mutants` takes an hour, so a change of that line would be noticed late."""
+    assert (ROOT / mutant.path).read_text(encoding="utf-8").count(mutant.old) == 1
+    assert mutant.tests and all((ROOT / test).exists() for test in mutant.tests)

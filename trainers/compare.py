@@ -1,6 +1,6 @@
 """Runs a suite of experiments: methods x compressors x numbers of workers x shards x seeds, and renders its page.
 
-    python -m trainers.compare --suite=games [--small] [--results=results/games] [--threads=1]
+    python -m trainers.compare --suite=games [--small] [--only=M=8] [--results=results/games] [--threads=1]
     python -m trainers.compare --suite=games --report
 
 A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was stopped.
@@ -20,8 +20,15 @@ from dqgan_tf.training import command
 
 _SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite to run or to render.")
 _SMALL = flags.DEFINE_bool("small", False, "Run a small form of the suite: two seeds, few rows, few steps.")
+_ONLY = flags.DEFINE_string("only", "", "Regular expression: run the cells whose name it matches, such as 'M=4/iid'.")
 _REPORT = flags.DEFINE_bool("report", False, "Render the recorded runs of the suite; run nothing.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of each run of the suite.", lower_bound=1)
+_DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory, for suites of images.")
+_NETWORK = command.define_path(
+    "feature_network",
+    "npz of a CIFAR-10 ResNet that judges images. Default: a small classifier, trained once and cached.",
+)
+_CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier. Default: ~/.cache/dqgan_tf.")
 _RESULTS = command.define_path(
     "results", "Folder of the runs. Default with --suite: results/SUITE, or runs/small_SUITE."
 )
@@ -42,8 +49,11 @@ def main(arguments):
     default = f"runs/small_{_SUITE.value}" if _SMALL.value else f"results/{_SUITE.value}"
     folder = _RESULTS.value or default
     if not _REPORT.value:
-        suites.run(_SUITE.value, folder, threads=_THREADS.value, small=_SMALL.value, tell=_tell)
-        _tell(f"All runs are in {folder}. The same command with --report makes their tables and figures.")
+        local = {"data_dir": _DATA_DIR.value, "feature_network": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
+        options = [f"--{name}={path}" for name, path in local.items() if path]
+        how = {"threads": _THREADS.value, "small": _SMALL.value, "only": _ONLY.value}
+        suites.run(_SUITE.value, folder, tell=_tell, options=options, **how)
+        _tell(f"The runs are in {folder}. The same command with --report makes their tables and figures.")
         return
     from benchmarks import suites_report
 

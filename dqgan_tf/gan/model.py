@@ -232,8 +232,10 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         for player in self._players:
             player.check_trainable()
         step, taken = int(self.step.numpy()), 0
-        if step == int(self.skipped.numpy()) and not self._averaged.is_warm:
-            self.reset_copies()  # nothing has moved yet, and the networks may have got other weights meanwhile
+        if step == int(self.skipped.numpy()):  # nothing has moved yet, and the networks may have got other weights
+            if not self._averaged.is_warm:
+                self.reset_ema()
+            self._reset_anchors()
         elif self.anchors_are_stale:
             self._reset_anchors()
         local_steps = self.compression_config.local_steps

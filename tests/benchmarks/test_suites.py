@@ -1,6 +1,7 @@
 """Suites: their order and their file by hand, tables and intervals by hand, gradients of the games against fields."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -45,15 +46,18 @@ class TestCells:
             assert (cell.problem, cell.workers, cell.shards, reference) in compared
 
     def test_a_preset_is_what_the_flags_say(self):
-        """Text, whole number, number, switch."""
-        preset = suites.preset("ring") | suites.preset("no_half_step")
+        """Text, whole number, number, choice, switch."""
+        preset = suites.preset("ring") | suites.preset("no_half_step") | suites.preset("no_error_feedback")
         assert preset["data.dataset"] == "gaussian_ring" and preset["train.steps"] == 5000
         assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] == "none"
+        assert preset["compression.error_feedback"] is False
 
     def test_a_train_command_has_what_differs_from_the_defaults(self):
-        config = suites.config_lib.from_flat({"optimizer.half_step": "none", "train.seed": 3, "data.dataset": "mnist"})
+        config = suites.config_lib.from_flat(
+            {"compression.error_feedback": False, "train.seed": 3, "data.dataset": "mnist"}
+        )
         assert suites.train_command(config) == (
-            "python -m trainers.train --model_dir=FOLDER --dataset=mnist --half_step=none --seed=3"
+            "python -m trainers.train --model_dir=FOLDER --dataset=mnist --noerror_feedback --seed=3"
         )
 
     def test_a_cell_is_settings(self):
@@ -72,7 +76,7 @@ class TestRun:
     def made(self, monkeypatch):
         made = []
 
-        def run_cell(name, cell, threads, small, cache):
+        def run_cell(name, cell, threads, small, cache, options):
             if len(made) == 2:
                 raise TrainingError("stopped")
             made.append(cell.name)
@@ -87,27 +91,68 @@ class TestRun:
             suites.run("games", tmp_path, threads=1, small=True, tell=lines.append)
         first = list(made)
         assert [row["cell"] for row in json_lines.read(tmp_path / "runs.jsonl")] == first and len(first) == 2
-        made.clear()
-        with pytest.raises(TrainingError, match="stopped"):
-            suites.run("games", tmp_path, threads=1, small=True, tell=lines.append)
         expected = [cell.name for cell in suites.get("games", small=True).cells()]
-        assert first + made == expected[:4]
+        assert first == expected[:2] and len(expected) == 4
+        made.clear()
+        for more in (expected[2:], []):
+            suites.run("games", tmp_path, threads=1, small=True, tell=lines.append)
+            assert made == more
+            made.clear()
         assert lines[0] == f"games: 0 of {len(expected)} runs are in {tmp_path}/runs.jsonl."
-        assert "norm of the field 0.25" in lines[1] and lines[1].endswith("left")
+        assert "norm of the field 0.2500" in lines[1] and lines[1].endswith("left")
 
-    @pytest.mark.slow
-    def test_the_small_games(self, tmp_path):
-        """Processes, compiled steps, rows and page; half the bits of nothing but sums of means can differ."""
-        suites.run("games", tmp_path, threads=1, small=True, tell=print)
+    def test_only_the_cells_that_a_pattern_matches_run(self, made, tmp_path):
+        suites.run("games", tmp_path, threads=1, small=True, tell=print, only="sign.*seed=[0-1]$")
+        expected = [cell.name for cell in suites.get("games", small=True).cells() if cell.compressor == suites.SIGN]
+        assert made == expected and len(expected) == 2
+
+    @pytest.mark.parametrize("only", ["M=9999", "("])
+    def test_a_pattern_without_a_cell_is_refused(self, only):
+        with pytest.raises(UsageError, match=r"--only must .*Received: '.*"):
+            suites.select(suites.SUITES["games"], only)
+
+    @pytest.mark.parametrize("suite", ["games", "mixture", "cifar10"])
+    def test_pictures_are_those_of_seed_0_of_data(self, suite):
+        """The child's flag names the file that the page looks for."""
+        cell = suites.SUITES[suite].cells()[0]
+        drawn = suites._picture(suites.SUITES[suite], cell, pathlib.Path("f"))
+        assert drawn == ([] if suite == "games" else [f"--picture=f/{suites.picture(cell)}"])
+        assert suites._picture(suites.SUITES[suite], cell._replace(seed=1), pathlib.Path("f")) == []
+
+
+@pytest.mark.slow
+class TestSmall:
+    """Processes, compiled steps, rows and page of the small form of a suite."""
+
+    def rows(self, name, tmp_path, *options):
+        suites.run(name, tmp_path, threads=1, small=True, tell=print, options=options)
         rows = json_lines.read(tmp_path / "runs.jsonl")
-        assert [row["cell"] for row in rows] == [cell.name for cell in suites.get("games", small=True).cells()]
-        fields = {row["cell"]: row["field"] for row in rows}
-        dense, sign = (fields[f"nonlinear/dqgan/{spec}/M=2/homogeneous/seed=0"] for spec in ("none", "sign:bucket=512"))
-        assert sign == pytest.approx(dense, rel=0.05) and 0.01 < dense < 0.2
+        assert [row["cell"] for row in rows] == [cell.name for cell in suites.get(name, small=True).cells()]
         assert {"commit", "hardware", "command", "threads", "seeds", "wall_seconds"} <= rows[0].keys()
-        assert len(rows[0]["curve"]["field"]) == 64 and rows[0]["steps"] == 64
         pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
-        assert "| dqgan | float32 | 800 | 2 |" in suites_report.write("games", tmp_path)
+        assert f"| {rows[0]['method']} | float32 | " in suites_report.write(name, tmp_path)
+        return rows
+
+    def test_games(self, tmp_path):
+        """After 32 of 2048 steps sign still follows float32 within the noise of one residual, 5 %."""
+        rows = self.rows("games", tmp_path)
+        dense, sign = rows[0]["field"], rows[1]["field"]
+        assert sign == pytest.approx(dense, rel=0.05) and 0.1 < dense < 2
+        assert (len(rows[0]["curve"]["field"]), rows[0]["steps"], rows[0]["sent_bytes_per_step"]) == (2, 32, 800)
+
+    def test_mixture(self, tmp_path):
+        rows = self.rows("mixture", tmp_path)
+        assert "--learning_rate_schedule=linear" in rows[0]["train_command"]
+        assert rows[0]["curve"]["step"] == [16, 32]
+        assert 0 <= rows[0]["high_quality_fraction_3_sd"] <= rows[0]["high_quality_fraction"] <= 1
+        assert len({row["weights_sha256"] for row in rows}) == len(rows)
+        assert (tmp_path / suites.picture(suites.parse(rows[0]["cell"]))).stat().st_size > 1000
+
+    def test_cifar10(self, tmp_path, data_dir):
+        network = data_dir / "cifar10_resnet" / "resnet20-12fca82f.npz"
+        rows = self.rows("cifar10", tmp_path, f"--data_dir={data_dir / 'tfds'}", f"--feature_network={network}")
+        assert rows[0]["feature_network"] == "resnet20" and rows[0]["num_samples"] == 200
+        assert rows[0]["frechet_distance"] > 0 and 0 <= rows[0]["precision"] <= 1
 
 
 def row(method, compressor, seed, field, workers=8):
@@ -116,6 +161,7 @@ def row(method, compressor, seed, field, workers=8):
     source = {"commit": "abc", "hardware": "2 cores of X", "threads": 1, "wall_seconds": 3600.0}
     return {
         "step": 2,
+        "cell": cell.name,
         "steps": 2,
         **cell._asdict(),
         "field": field,
@@ -130,11 +176,11 @@ class TestTables:
         """By hand: differences -.01, +.01, +.03 of a mean .2: -5, +5, +15 %; mean 5, sd 10, t_.975,2 = 4.30265."""
         rows = [row("dqgan", "none", seed, value) for seed, value in enumerate([0.1, 0.2, 0.3])]
         rows += [row("dqgan", "sign", seed, value) for seed, value in enumerate([0.09, 0.21, 0.33])]
-        rows += [row("dqgan_no_feedback", "sign", 0, None), row("dqgan_no_feedback", "sign", 1, 0.5)]
+        rows += [row("dqgan_no_error_feedback", "sign", 0, None), row("dqgan_no_error_feedback", "sign", 1, 0.5)]
         assert suites_report.table(SUITE, rows).splitlines()[2:] == [
             "| dqgan | float32 | 1,400 | 3 | 0.2000 ± 0.1000 |  |",
             "| dqgan | sign | 1,400 | 3 | 0.2100 ± 0.1200 | +5.0 ± 24.8 |",
-            "| dqgan_no_feedback | sign | 1,400 | 2 | diverges (1 of 2) |  |",
+            "| dqgan_no_error_feedback | sign | 1,400 | 2 | diverges (1 of 2) |  |",
         ]
 
     def test_seeds_are_paired(self):
@@ -178,7 +224,7 @@ class TestGames:
     def test_gradients_are_the_field_with_noise_and_constants(self, name, shards):
         """float32 sums of at most 100 products: relative error far below 1e-4."""
         game = games.GAMES[name]
-        instance, d = games.Instance(game, 3, shards, seed=4), game.dimension
+        instance, d = games.Instance(game, "sgd", 3, shards, seed=4), game.dimension
         layers = [games._Strategies(instance, is_generator) for is_generator in (True, False)]
         for layer in layers:
             layer.build(None)
@@ -201,8 +247,8 @@ class TestGames:
 
     def test_the_field_by_hand(self):
         """d = 1 with A = [[a]]: F = (a y + .2 sin 3x, -a x + .2 sin 3y)."""
-        game = games.Game(1, 0.2, 0.0, 0.0, 1.0, 1, {})
-        instance = games.Instance(game, 1, "homogeneous", 0)
+        game = games.Game(1, 0.2, 0.0, 0.0, {"sgd": 1.0}, 1, {})
+        instance = games.Instance(game, "sgd", 1, "homogeneous", 0)
         a, x, y = instance.matrix[0, 0], 0.3, -0.7
         np.testing.assert_allclose(
             instance.field([x, y]), [a * y + 0.2 * np.sin(0.9), -a * x + 0.2 * np.sin(-2.1)], rtol=1e-12

@@ -103,7 +103,7 @@ def test_a_wrong_flag_of_another_binary(binary, argument):
         ("export", {"model_dir", "data_dir", "output"}),
         ("generate", {"model_dir", "data_dir", "output"}),
         ("prepare", {"data_dir", "source_dir"}),
-        ("compare", {"results", "document"}),
+        ("compare", {"results", "document", "data_dir", "feature_network", "cache_dir"}),
     ],
 )
 def test_paths_may_begin_with_a_tilde(binary, paths):

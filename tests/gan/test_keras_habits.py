@@ -394,6 +394,25 @@ class TestWarmStart:
         with pytest.raises(UsageError, match="comes before the first step. Received: a model after 1 steps"):
             other.warm_start(tmp_path / name)
 
+    @pytest.mark.slow
+    def test_extragradient_starts_from_the_loaded_weights(self, tmp_path):
+        """Its anchors are copies of the weights: two steps are those of a model that was given the weights."""
+        strategy, models = local_strategy(1), []
+        donor = build(strategy)
+        train(donor)
+        donor.save_weights(tmp_path / "x.weights.h5")
+        for load in (lambda m: m.warm_start(tmp_path / "x.weights.h5"), lambda m: m.set_weights(donor.get_weights())):
+            model = build(strategy, compiled=False)
+            model.compile(
+                OptimizerConfig(direction="sgd", step_rule="extragradient", exchange="gradient", half_step=False),
+                CompressionConfig(compressor="none", error_feedback=False),
+            )
+            load(model)
+            model.step.assign(0)
+            train(model, REAL[:32], epochs=1)
+            models.append(weights(model.generator))
+        np.testing.assert_allclose(*models, rtol=1e-6)
+
     @pytest.mark.parametrize(
         ("layers", "message"),
         [

@@ -235,6 +235,8 @@ def test_discriminator_steps_follow_their_oracle(strategy, game, batches):
         game, tiny_gan.weights(model)[0], M, ETA, STEPS, quantizer(SIGN), ADAM, 3, X
     )
     follow(model, strategy, batches, expected)
+    calls = [[int(calls) for calls in channel.calls.variables] for channel in model._channels]
+    assert calls == [[6] * M, [20] * M]  # the counters of random numbers went back to step 10 too
     generator, discriminator = (channel.wire_bytes for channel in model._channels)
     assert 0 < generator != discriminator and model.bytes_per_step()["wire_bytes"] == discriminator + generator / 3
     check_figures_of_a_player_are_means_over_its_moves(model, strategy, batches)
