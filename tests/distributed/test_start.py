@@ -28,7 +28,8 @@ def worker(folder, ports, index, *flags):
 
 def test_sigterm_ends_a_worker_that_waits(tmp_path):
     with worker(tmp_path, free_ports(2), 1) as process:
-        waits = lambda: "waiting for the others" in (tmp_path / "log").read_text()  # noqa: E731
+        log = tmp_path / "log"
+        waits = lambda: log.exists() and "waiting for the others" in log.read_text()  # noqa: E731
         cluster.wait_for(waits, 60, "the message of a worker that waits")
         time.sleep(0.5)
         assert not process.has_ended()
