@@ -156,7 +156,9 @@ def test_sigterm_on_one_worker_saves_and_stops_both(tmp_path):
 
 @pytest.mark.slow
 def test_a_frozen_peer_ends_the_others(tmp_path):
-    both = cluster.Cluster(command(tmp_path / "run", 10**6, "--checkpoint_every=20"), tmp_path / "logs")
+    both = cluster.Cluster(
+        command(tmp_path / "run", 10**6, "--checkpoint_every=20", "--silence_timeout=5"), tmp_path / "logs"
+    )
     commit = tmp_path / "run" / "checkpoints" / "step_00000020" / "COMMIT"
     cluster.wait_for(commit.exists, what="the first checkpoint")
     both.kill(1, signal.SIGSTOP)
