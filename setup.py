@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
 ]
 TEST = [
     "check-jsonschema>=0.30",  # the form of the hosted workflow; brings its schema along
+    "kubernetes-validate>=1.37",  # the published schemas, for deploy/kubernetes
     "mypy~=2.4.1",
     "pytest>=8.0",
     "pytest-timeout>=2.3",

@@ -42,7 +42,8 @@ class CompressedStrategy(WorkerStrategy):
     The strategy owns the TCP connections between workers. `close`, or garbage collection of the strategy, closes them.
 
     Args:
-      cluster_resolver: as in the base class; None reads TF_CONFIG, and then all workers meet first: see `rendezvous`.
+      cluster_resolver: as in the base class, with the checks of TF_CONFIG; None reads TF_CONFIG, and then all workers
+        meet first: see `rendezvous`.
       communication_options: `tf.distribute.experimental.CommunicationOptions`; ask for NCCL here on GPUs, since AUTO
         means RING.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
@@ -50,7 +51,8 @@ class CompressedStrategy(WorkerStrategy):
       start_timeout: seconds that the workers of TF_CONFIG wait for each other.
 
     Raises:
-      UsageError: fewer logical CPUs than replicas; TF_CONFIG cannot be used: see `tf_config.read`, `rendezvous.meet`.
+      UsageError: fewer logical CPUs than replicas; TF_CONFIG, or the cluster of `cluster_resolver`, cannot be used: see
+        `tf_config.read`, `rendezvous.meet`.
       PeerLostError: a worker did not come in time.
     """
 
@@ -61,8 +63,11 @@ class CompressedStrategy(WorkerStrategy):
         replicas_per_worker: int = 1,
         start_timeout: float = config.TrainConfig.start_timeout,
     ):
-        place = tf_config.read(os.environ) if cluster_resolver is None else None
-        if place is not None and not joined_cluster():  # a second strategy finds TensorFlow at the port
+        if cluster_resolver is not None:
+            tf_config.check_resolver(cluster_resolver)
+        elif (place := tf_config.read(os.environ)) is None:
+            cluster_resolver = no_cluster()  # TensorFlow fails if TF_CONFIG is an empty text
+        elif not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
         options = plain_options(communication_options)
         super().__init__(cluster_resolver, options, replicas_per_worker)
@@ -172,3 +177,8 @@ class CompressedStrategy(WorkerStrategy):
     @property
     def _place(self) -> ClusterPlace:
         return cluster_place(self)
+
+
+def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Returns a cluster of this process alone, independent of TF_CONFIG."""
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))

@@ -88,16 +88,10 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
     # For TensorFlow's own collectives, e.g. means of batch statistics. Updates use the transport of their channel.
     implementation = implementation_of(config.compression.transport)
     return CompressedStrategy(
-        cluster_resolver=None if place else no_cluster(),
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
         replicas_per_worker=replicas,
         start_timeout=config.train.start_timeout,
     )
-
-
-def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns a cluster of this process alone, independent of TF_CONFIG. TensorFlow fails if TF_CONFIG is empty."""
-    return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
 
 
 def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:
