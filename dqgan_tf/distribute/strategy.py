@@ -44,8 +44,8 @@ class CompressedStrategy(WorkerStrategy):
     Args:
       cluster_resolver: as in the base class, with the checks of TF_CONFIG; None reads TF_CONFIG, and then all workers
         meet first: see `rendezvous`.
-      communication_options: `tf.distribute.experimental.CommunicationOptions`; ask for NCCL here on GPUs, since AUTO
-        means RING.
+      communication_options: `tf.distribute.experimental.CommunicationOptions` of reductions without a channel; name
+        NCCL here on GPUs, since TensorFlow's AUTO means RING. Channels use NCCL by themselves.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers of TF_CONFIG wait for each other.

@@ -86,7 +86,7 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
     # For TensorFlow's own collectives, e.g. means of batch statistics. Updates use the transport of their channel.
-    implementation = implementation_of(config.compression.transport)
+    implementation = implementation_of(config.compression.transport, bool(gpus))
     return CompressedStrategy(
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
         replicas_per_worker=replicas,

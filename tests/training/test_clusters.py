@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -20,10 +21,11 @@ import time
 import pytest
 import tensorflow as tf
 
+from dqgan_tf.config import CompressionConfig, RunConfig
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import EXIT_USAGE, UsageError
-from dqgan_tf.training import launcher
+from dqgan_tf.training import job, launcher
 from tests.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -94,6 +96,14 @@ class TestSlurm:
         workers = ["node08:10000", "node08:10001", "node09:10000", "node09:10001", "gpu1:10000"]
         assert config == {"cluster": {"worker": workers}, "task": {"type": "worker", "index": 3}}
 
+    def test_the_block_of_the_document(self, monkeypatch):
+        [block] = re.findall(
+            r"^```python\n(.*?)^```$", (ROOT / "docs/clusters.md").read_text(), re.MULTILINE | re.DOTALL
+        )
+        monkeypatch.setattr(os, "environ", dict(os.environ, **STEP, TF_CONFIG=""))
+        exec(block, {})
+        assert tf_config.read(os.environ).worker_index == 3
+
     @pytest.mark.parametrize(("job", "port"), [("0", 10000), ("1", 10064), ("349", 32336), ("351", 10064)])
     def test_ports_of_neighbouring_jobs(self, job, port):
         assert tf_config.of_slurm(STEP | {"SLURM_JOB_ID": job})[0][0] == f"node08:{port}"
@@ -139,16 +149,19 @@ class TestSlurm:
 
 
 class TestLauncher:
-    def test_the_worker_gets_tf_config(self, monkeypatch):
-        monkeypatch.delenv("TF_CONFIG", raising=False)
-        for name, value in POD.items():
-            monkeypatch.setenv(name, value)
+    @pytest.fixture
+    def pod(self, monkeypatch):
+        """This process in a pod. A copy of the environment, which `index_in_cluster` changes."""
+        environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+        monkeypatch.setattr(os, "environ", environment | POD)
+
+    def test_the_worker_gets_tf_config(self, pod):
         assert launcher.index_in_cluster(None, "kubernetes") == 1
         assert tf_config.read(launcher.worker_environment([], 0)).addresses[2] == "dqgan-2.dqgan:2222"
-        monkeypatch.delenv("TF_CONFIG")
+
+    def test_two_kinds_of_cluster(self, pod):
         with pytest.raises(UsageError, match="--num_workers=2 asks .* --cluster=kubernetes names one of 3 workers"):
             launcher.index_in_cluster(2, "kubernetes")
-        monkeypatch.delenv("TF_CONFIG")  # `index_in_cluster` has set it
 
     def test_a_missing_variable_ends_in_one_line(self):
         command = [sys.executable, "-m", "trainers.launch", "--cluster=kubernetes", "--", "--model_dir=m"]
@@ -182,6 +195,20 @@ class TestScripts:
         strategy = CompressedStrategy()
         assert (strategy.num_workers, strategy.is_chief) == (1, True)
         strategy.close()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "transport", "implementation"),
+    [(["GPU:0"], "auto", "NCCL"), (["GPU:0"], "ring", "RING"), ([], "auto", "AUTO"), (["GPU:0"], "sockets", "AUTO")],
+)
+def test_auto_is_nccl_on_gpus(monkeypatch, gpus, transport, implementation):
+    """What the run asks of the strategy, for reductions outside of channels; channels: tests/distributed/transport."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: {"GPU": gpus}[kind])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, grows: None)
+    monkeypatch.setattr(job, "CompressedStrategy", lambda communication_options, **_: communication_options)
+    config = RunConfig(model_dir="here", compression=CompressionConfig(transport=transport))
+    assert job.start_strategy(config).implementation.name == implementation
 
 
 # Fields of TFJob and their types, from its CustomResourceDefinition (kubeflow.org/v1, Training Operator 1.9); the pods'
@@ -368,12 +395,12 @@ def free_prefix(workers):
 def test_an_indexed_job_whose_pod_is_killed(tmp_path, whole_run, victim):
     _, manifest = manifests("job.yaml")
     folder = tmp_path / "run"
-    with contextlib.closing(Job(manifest, folder, 2)) as job:
+    with contextlib.closing(Job(manifest, folder, 2)) as pods:
         cluster.wait_for(lambda: commits(folder), what="the first checkpoint")
-        job.pods[victim].kill()
+        pods.pods[victim].kill()
         assert commits(folder)[-1] < STEPS, "the run was over before it was killed"
-        job.wait(SECONDS)
-    assert sorted(job.codes) == [-signal.SIGKILL, 4]
+        pods.wait(SECONDS)
+    assert sorted(pods.codes) == [-signal.SIGKILL, 4]
     assert weights(folder) == whole_run
 
 
@@ -451,21 +478,56 @@ def test_a_job_of_slurm_whose_task_is_killed(tmp_path, whole_run, slurm, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     folder, output = tmp_path / "run", tmp_path / "job.out"
     command = ["sbatch", "--parsable", "--ntasks=2", "--cpus-per-task=1", f"--output={output}"]
-    job = slurm(*command, "deploy/slurm/train.sbatch", *TRAIN, f"--model_dir={folder}").strip()
-    cluster.wait_for(lambda: commits(folder), what="the first checkpoint of " + job)
-    rows = [line.split() for line in slurm("scontrol", "listpids", job).splitlines()[1:]]
+    job_id = slurm(*command, "deploy/slurm/train.sbatch", *TRAIN, f"--model_dir={folder}").strip()
+    cluster.wait_for(lambda: commits(folder), what="the first checkpoint of " + job_id)
+    rows = [line.split() for line in slurm("scontrol", "listpids", job_id).splitlines()[1:]]
     task = min(int(pid) for pid, _, step, _, task in rows if (step, task) == ("0", "1"))
     os.kill(task, signal.SIGKILL)
     assert commits(folder)[-1] < STEPS, "the run was over before it was killed"
 
     def state():
-        return slurm("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
+        return slurm("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T").strip()
 
     cluster.wait_for(lambda: state() == "PENDING", 60, "the requeue")
     time.sleep(5)  # what the first start has left still ends
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait for two minutes
+    slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now")  # Slurm would wait for two minutes
     cluster.wait_for(lambda: state() in ("COMPLETED", "FAILED"), SECONDS, "the end of the job")
     text = output.read_text()
     assert state() == "COMPLETED", text
     assert "Restarts so far: 0." in text and "the highest exit code is 0. Restarts so far: 1." in text
+    assert weights(folder) == whole_run
+
+
+def trainers_of(folder):
+    """Process ids of the trainers that write a model_dir."""
+    pids = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            if f"--model_dir={folder}" in words and words[1:4] == ["-m", "dqgan_tf.commands", "train"]:
+                pids.append(int(path.parent.name))
+    return pids
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_of_ray_that_is_killed(tmp_path, whole_run):
+    pytest.importorskip("ray", reason="Ray is in the extra `ray`")
+    folder, log = tmp_path / "run", tmp_path / "ray.log"
+    command = [sys.executable, "-m", "trainers.ray_train", "--num_workers=2", "--max_restarts=2", "--", *TRAIN]
+    with open(log, "w") as output:
+        driver = subprocess.Popen(
+            [*command, f"--model_dir={folder}"],
+            cwd=ROOT,
+            env=cluster.environment_of([0], 0),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        cluster.wait_for(lambda: commits(folder), 300, "the first checkpoint")
+        os.kill(trainers_of(folder)[0], signal.SIGKILL)
+        assert commits(folder)[-1] < STEPS, "the run was over before it was killed"
+        assert driver.wait(300) == 0, log.read_text()[-6000:]
+    finally:
+        driver.terminate()
     assert weights(folder) == whole_run
