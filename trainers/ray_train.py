@@ -83,7 +83,9 @@ def main(arguments):
     try:
         return trainer.fit().return_value
     except train.TrainingFailedError as error:
-        raise PeerLostError(f"Ray Train gave up after {_MAX_RESTARTS.value} restarts: {error}") from None
+        failures = getattr(error, "worker_failures", {}) or {"": error}  # the first are by rank, each a whole traceback
+        texts = [f"worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()]
+        raise PeerLostError(f"Ray Train gave up after {_MAX_RESTARTS.value} restarts. {' '.join(texts)}") from None
 
 
 if __name__ == "__main__":
