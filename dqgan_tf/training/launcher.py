@@ -246,21 +246,27 @@ def worker_environment(ports: Sequence[int], index: int, secret: str = "") -> di
     return environment
 
 
-def index_in_cluster(num_workers: int | None) -> int | None:
-    """Returns this machine's worker of the cluster that TF_CONFIG names, or None if it names no cluster.
+def index_in_cluster(num_workers: int | None, scheduler: str | None = None) -> int | None:
+    """Returns this process' worker of the cluster that TF_CONFIG names, or None if it names no cluster.
 
     Args:
       num_workers: --num_workers, None if it was not given.
+      scheduler: --cluster: TF_CONFIG is first made from the scheduler's variables, for the worker to read.
 
     Raises:
-      UsageError: TF_CONFIG cannot be used, or names a cluster while `num_workers` asks for another one.
+      UsageError: TF_CONFIG or the variables cannot be used, or name a cluster while `num_workers` asks for another one.
     """
+    if scheduler:
+        os.environ["TF_CONFIG"] = tf_config.of_scheduler(scheduler, os.environ)
     place = tf_config.read(os.environ)
     if place is not None and num_workers is not None:
+        source, remedy = (
+            (f"--cluster={scheduler}", "leave out --cluster") if scheduler else ("TF_CONFIG", "unset TF_CONFIG")
+        )
         raise UsageError(
-            f"--num_workers={num_workers} asks for a cluster on this machine, and TF_CONFIG names one of "
-            f"{place.num_workers} workers. Leave out --num_workers to run worker {place.worker_index} of it, or unset "
-            "TF_CONFIG."
+            f"--num_workers={num_workers} asks for a cluster on this machine, and {source} names one of "
+            f"{place.num_workers} workers. Leave out --num_workers to run worker {place.worker_index} of it, or "
+            f"{remedy}."
         )
     return place.worker_index if place else None
 
