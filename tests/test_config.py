@@ -66,12 +66,17 @@ DEFAULTS = {
     "train.replicas_per_worker": 1,
     "train.log_every": 100,
     "train.sample_every": 1000,
+    "train.eval_every": 0,
     "train.checkpoint_every": 1000,
     "train.weight_check_every": 1000,
     "train.max_skipped_in_row": 10,
     "train.start_timeout": 600.0,
     "train.keep_checkpoints": 3,
     "train.deterministic": True,
+    "evaluation.eval_samples": 10000,
+    "evaluation.feature_network": None,
+    "evaluation.inception_weights": None,
+    "evaluation.cache_dir": None,
 }
 FIELDS = config.settings()
 NUMBERS = [key for key, field in FIELDS.items() if config.value_type(field)[0] in (int, float)]
@@ -157,11 +162,13 @@ def test_a_default_is_a_value_that_works(key):
         ("train.replicas_per_worker", 0, 1, None),
         ("train.log_every", -1, 0, None),
         ("train.sample_every", -1, 0, None),
+        ("train.eval_every", -1, 0, None),
         ("train.checkpoint_every", -1, 0, None),
         ("train.weight_check_every", -1, 0, None),
         ("train.max_skipped_in_row", -1, 0, None),
         ("train.start_timeout", 0.9, 1.0, None),
         ("train.keep_checkpoints", 0, 1, None),
+        ("evaluation.eval_samples", 1, 2, None),
     ],
 )
 def test_bounds(key, low, inside, high):
@@ -291,8 +298,9 @@ def test_settings_of_version_0_1_0_are_read():
 
 
 def test_what_a_resumed_run_and_each_worker_may_change():
-    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"}
-    assert config.FREE_FIELDS == {
+    networks = {f"evaluation.{name}" for name in ("feature_network", "inception_weights", "cache_dir")}
+    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"} | networks
+    assert config.FREE_FIELDS == networks | {
         "model_dir",
         "algorithm",
         "data.data_dir",
@@ -303,6 +311,8 @@ def test_what_a_resumed_run_and_each_worker_may_change():
         "train.replicas_per_worker",
         "train.log_every",
         "train.sample_every",
+        "train.eval_every",
+        "evaluation.eval_samples",
         "train.checkpoint_every",
         "train.weight_check_every",
         "train.max_skipped_in_row",

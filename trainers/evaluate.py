@@ -10,6 +10,7 @@ are called FID, KID and IS.
 
 from absl import flags
 
+from dqgan_tf.config import EvaluationConfig
 from dqgan_tf.training import command
 
 _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
@@ -27,16 +28,15 @@ def main(arguments):
     del arguments
     from dqgan_tf.training import evaluation, restore
 
+    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
     settings = {
-        "num_samples": _NUM_SAMPLES.value,
+        "eval_samples": _NUM_SAMPLES.value,
         "inception_weights": _INCEPTION.value,
         "feature_network": _NETWORK.value,
         "cache_dir": _CACHE_DIR.value,
-        "use_ema": _USE_EMA.value,
     }
-    config = evaluation.EvaluationConfig(**{name: value for name, value in settings.items() if value is not None})
-    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
-    figures = evaluation.evaluate(trained, config)
+    config = EvaluationConfig(**{name: value for name, value in settings.items() if value is not None})
+    figures = evaluation.evaluate(trained, config, use_ema=_USE_EMA.value)
     evaluation.record(_MODEL_DIR.value, trained.step, figures)
     print(f"step {trained.step} of {_MODEL_DIR.value}\n{evaluation.table(figures)}")
 

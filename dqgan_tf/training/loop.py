@@ -13,8 +13,11 @@ from dqgan_tf.errors import TrainingError
 from dqgan_tf.telemetry.throughput import peak_memory_mib
 from dqgan_tf.training import summary
 from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.evaluation import Evaluator
 from dqgan_tf.training.job import Job
 from dqgan_tf.training.reporter import Reporter
+
+_EVALUATION_SECONDS = 86400.0  # the message board notices within 15 s that the chief is gone or frozen
 
 
 class StopSignal:
@@ -27,6 +30,7 @@ class StopSignal:
     def __init__(self):
         self.received: int | None = None
         self._previous = {}
+        self._interrupts = False
 
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,6 +46,24 @@ class StopSignal:
         if self.received is not None:
             raise KeyboardInterrupt(number)
         self.received = number
+        if self._interrupts:
+            raise _Interrupted
+
+    @contextlib.contextmanager
+    def interrupting(self):
+        """The first signal ends the body at once, and no exception leaves it. For long work that changes no state."""
+        try:
+            try:
+                self._interrupts = self.received is None
+                yield
+            finally:
+                self._interrupts = False
+        except _Interrupted:  # from the body, or from the line above
+            pass
+
+
+class _Interrupted(BaseException):
+    """A signal arrived in the body of `StopSignal.interrupting`. No `except Exception` takes it for a failure."""
 
 
 class Loop:
@@ -53,14 +75,24 @@ class Loop:
       reporter: reports its figures and pictures.
       stop: its `received` is the number of a signal that asks to stop early.
       start_step: number of steps done before.
+      evaluator: of the chief, if the run evaluates its generator.
     """
 
-    def __init__(self, job: Job, checkpoints: Checkpoints, reporter: Reporter, stop: StopSignal, start_step: int):
+    def __init__(
+        self,
+        job: Job,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        stop: StopSignal,
+        start_step: int,
+        evaluator: Evaluator | None = None,
+    ):
         self._job = job
         self._model = job.model
         self._checkpoints = checkpoints
         self._reporter = reporter
         self._stop = stop
+        self._evaluator = evaluator
         self._step = self._saved = start_step
         self._clock = StepClock()
 
@@ -130,6 +162,14 @@ class Loop:
             self._save()
         if due(before, step, config.sample_every) or last:
             self._reporter.sample(step)
+        if due(before, step, config.eval_every) or (last and config.eval_every):
+            self._evaluate()
+
+    def _evaluate(self):
+        """The chief evaluates the averaged generator. The others wait for it as long as it gives signs of life."""
+        if self._evaluator is not None:
+            self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
+        self._job.board.exchange("evaluation", "", _EVALUATION_SECONDS)
 
     def _save(self):
         if self._saved != self._step:
@@ -218,7 +258,10 @@ def due(before: int, step: int, period: int) -> bool:
 def next_stop(step: int, config, local_steps: int = 1) -> int:
     """Returns the last step of the next call of `train_steps`: at most that of the next periodic work, or the first
     exchange after it."""
-    periods = (config.log_every, config.sample_every, config.checkpoint_every, config.weight_check_every)
+    periods = (
+        *(config.log_every, config.sample_every, config.eval_every),
+        *(config.checkpoint_every, config.weight_check_every),
+    )
     ends = [step - step % period + period for period in periods if period > 0]
     stop = min([step + config.steps_per_call, config.steps, *ends])
     return min(-(-stop // local_steps) * local_steps, config.steps)

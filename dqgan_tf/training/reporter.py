@@ -9,10 +9,12 @@ import traceback
 
 import tensorflow as tf
 
+from dqgan_tf.evaluation import report
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
 from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
 from dqgan_tf.tensorflow_texts import first_line
-from dqgan_tf.training import samples, summary
+from dqgan_tf.training import evaluation, samples, summary
+from dqgan_tf.training.evaluation import Evaluator
 
 _TENSORBOARD_GROUPS = {
     "loss": ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit"),
@@ -27,8 +29,8 @@ class Reporter:
     """Writes the shared files of a run. On a worker that is not the chief every method does nothing.
 
     If a file cannot be written, no method raises, because the other workers would wait for the chief. `failure` is the
-    first reason, or "". The loop sends it to the other workers, and all raise. If a picture fails, the first reason is
-    printed and the run continues.
+    first reason, or "". The loop sends it to the other workers, and all raise. If a picture or an evaluation fails, the
+    first reason is printed and the run continues.
 
     Args:
       job: the run on this worker.
@@ -44,7 +46,7 @@ class Reporter:
         self._active = job.strategy.is_chief
         self._folder = pathlib.Path(job.config.model_dir)
         self._throughput = Throughput(start_step)
-        self._pictures_failed = False
+        self._failed: set[str] = set()  # kinds of extra work of which a failure has been printed
         self.failure = ""
         if self._active:
             self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
@@ -96,27 +98,37 @@ class Reporter:
         """
         if not self._active:
             return
-        try:
+        with self._continue_after_failure("the pictures", step):
             real = None if dataset is None else samples.take(dataset, self._job.data_spec)
             folder = self._folder / "samples"
             samples.write_pictures(folder, step, self._job.data_spec, self._job.model, self._tensorboard, real)
-        except Exception as error:  # any kind: a failed picture must not stop the run
-            if not self._pictures_failed:
-                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
-                reason = first_line(error) if full_disk else traceback.format_exc()
-                self.say(f"The run goes on without the pictures of step {step}: {reason}")
-            self._pictures_failed = True
+
+    def evaluate(self, step: int, evaluator: Evaluator, interrupting=contextlib.nullcontext) -> report.Figures:
+        """Evaluates the averaged generator and writes the figures. Returns them, or {} after a failure.
+
+        The first failure is printed, later ones are not. `interrupting` returns a context in which a signal ends the
+        computation, as `StopSignal.interrupting` does.
+        """
+        if not self._active:
+            return {}
+        figures: report.Figures = {}
+        with self._continue_after_failure("the evaluation", step), interrupting():
+            figures = evaluator.evaluate(self._job.model)
+        with self._record_failure(), self._tensorboard.as_default(step):
+            if figures:
+                self._metrics.write(step, figures)
+            evaluation.write_scalars(figures)
+        return figures
 
     def finish(self, step: int, figures: dict) -> None:
         """Writes summary.json, adds its evaluation to the metrics, and prints the table."""
         if not self._active:
             return
-        evaluation = {k: v for k, v in figures.items() if k.startswith(("mode", "num_modes", "high_quality", "raw_"))}
+        coverage = {k: v for k, v in figures.items() if k.startswith(("mode", "num_modes", "high_quality", "raw_"))}
         with self._record_failure(), self._tensorboard.as_default(step):
-            if evaluation:
-                self._metrics.write(step, evaluation)
-            for name, value in evaluation.items():
-                tf.summary.scalar(f"evaluation/{name}", value)
+            if coverage:
+                self._metrics.write(step, coverage)
+            evaluation.write_scalars(coverage)
             text = json.dumps(figures, indent=2, sort_keys=True) + "\n"
             write_atomically(self._folder / "summary.json", text)
             print("\n" + summary.table(figures, self._job.config.model_dir), flush=True)
@@ -127,6 +139,18 @@ class Reporter:
             with self._record_failure():
                 self._tensorboard.close()
                 self._metrics.close()
+
+    @contextlib.contextmanager
+    def _continue_after_failure(self, what, step):
+        """Prints an error of any kind, which must not stop the run: the first of its kind of work."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._failed:
+                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
+                reason = first_line(error) if full_disk else traceback.format_exc()
+                self.say(f"The run goes on without {what} of step {step}: {reason}")
+            self._failed.add(what)
 
     @contextlib.contextmanager
     def _record_failure(self):

@@ -24,11 +24,14 @@ from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
 from dqgan_tf.training import job as job_lib
 from dqgan_tf.training import restore, summary
 from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.evaluation import Evaluator
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
 
 # A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
 _FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
+
+_EVALUATOR_SECONDS = 7200.0  # for the chief to train the small classifier of an evaluation
 
 _AGAIN = "Start all workers again: the run resumes from its last complete checkpoint."
 
@@ -84,6 +87,9 @@ def _train(job, checkpoints, stop):
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
     dataset = run_on_all_workers(board, lambda: job.dataset(restored.step))  # faulty data leave no files
+    evaluator = None
+    if config.train.eval_every:  # before the first step: it may be refused, and may train a classifier
+        evaluator = run_on_all_workers(board, lambda: _evaluator(job), _EVALUATOR_SECONDS)
     reporter = run_on_all_workers(board, lambda: Reporter(job, restored.step))
     reporter.say(describe_start(config, restored.step, job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
@@ -93,7 +99,7 @@ def _train(job, checkpoints, stop):
         )
     if restored.step == 0:
         reporter.say("The first call traces and compiles the step, which takes about half a minute.")
-    loop = Loop(job, checkpoints, reporter, stop, restored.step)
+    loop = Loop(job, checkpoints, reporter, stop, restored.step, evaluator)
     if restored.step == 0 and config.train.sample_every:
         reporter.sample(0, dataset)
     received = loop.run(job.iterator(dataset))
@@ -105,10 +111,15 @@ def _train(job, checkpoints, stop):
     return 128 + received
 
 
-def run_on_all_workers(board: MessageBoard, action):
+def _evaluator(job):
+    return Evaluator(job.config, job.data_spec) if job.strategy.is_chief else None
+
+
+def run_on_all_workers(board: MessageBoard, action, timeout_seconds: float = 600.0):
     """Runs `action` on every worker and returns its result; if it fails on one worker, all workers raise.
 
     `action` must not use collectives: if it fails on one worker, the others would wait in the collective forever.
+    A worker that is ready waits `timeout_seconds` at most for the others.
 
     Raises:
       UsageError: on every worker, if one raised it or could not use a file.
@@ -122,7 +133,7 @@ def run_on_all_workers(board: MessageBoard, action):
         error, code, text = caught, EXIT_USAGE, " ".join(str(caught).split())
     except Exception as caught:
         error, code, text = caught, EXIT_FAULT, f"{type(caught).__name__}: {first_line(caught)}"
-    answers = [json.loads(answer) for answer in board.exchange("ready", json.dumps([code, text]))]
+    answers = [json.loads(answer) for answer in board.exchange("ready", json.dumps([code, text]), timeout_seconds)]
     failures = [(first_code, index, answer) for index, (first_code, answer) in enumerate(answers) if first_code]
     if not failures:
         return result

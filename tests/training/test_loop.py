@@ -47,7 +47,7 @@ class Recorder:
     """Stands for checkpoints and reporter: writes down what happens at which step; cannot write after `fails_after`."""
 
     def __init__(self, fails_after=None):
-        self.saved, self.logged, self.pictured = [], [], []
+        self.saved, self.logged, self.pictured, self.evaluated = [], [], [], []
         self.fails_after, self.failure, self.closed = fails_after, "", False
 
     def save(self, step):
@@ -61,6 +61,11 @@ class Recorder:
     def sample(self, step):
         self.pictured.append(step)
 
+    def evaluate(self, step, evaluator, interrupting):
+        with interrupting():
+            self.evaluated.append(step)
+            evaluator()
+
     def close(self):
         self.closed = True
 
@@ -70,9 +75,10 @@ class Board(MessageBoard):
 
     def __init__(self, other):
         super().__init__(0, 2)
-        self.other, self.posted = other, []
+        self.other, self.posted, self.topics = other, [], []
 
     def exchange(self, topic, text, timeout_seconds=0.0):
+        self.topics.append((topic, timeout_seconds))
         self.posted.append(text)
         return [text, self.other]
 
@@ -83,14 +89,15 @@ def run(model, start_step=0, received=None, recorder=None, board=None, **train):
     return loop_.run(iter(())), recorder
 
 
-def make(model, start_step=0, received=None, recorder=None, board=None, **train):
+def make(model, start_step=0, received=None, recorder=None, board=None, evaluator=None, **train):
     quiet = {"log_every": 0, "sample_every": 0, "checkpoint_every": 0, "weight_check_every": 0}
     config = RunConfig(train=TrainConfig(**quiet | train))
     strategy = types.SimpleNamespace(is_chief=True)
     job = types.SimpleNamespace(config=config, model=model, board=board or MessageBoard(0, 1), strategy=strategy)
-    recorder, stop = recorder or Recorder(), types.SimpleNamespace(received=received)
+    recorder, stop = recorder or Recorder(), loop.StopSignal()
+    stop.received = received
     model.step = start_step
-    return loop.Loop(job, recorder, recorder, stop, start_step), recorder
+    return loop.Loop(job, recorder, recorder, stop, start_step, evaluator), recorder
 
 
 class TestSchedule:
@@ -181,17 +188,51 @@ class TestSharedFiles:
         assert result == 15 and seen.saved == [10]
 
 
+class TestEvaluations:
+    def test_at_the_period_and_at_the_end(self):
+        loop_, seen = make(Model(), evaluator=lambda: None, steps=25, steps_per_call=20, eval_every=10)
+        assert loop_.run(iter(())) is None
+        assert seen.evaluated == [10, 20, 25]
+
+    def test_none_without_a_period(self):
+        loop_, seen = make(Model(), evaluator=lambda: None, steps=25, eval_every=0)
+        assert loop_.run(iter(())) is None and seen.evaluated == []
+
+    def test_all_workers_meet_after_it_and_wait_long(self):
+        """Also one without an evaluator, which is any worker but the chief."""
+        for evaluator in (lambda: None, None):
+            board = Board('["", null]')
+            loop_, seen = make(Model(), board=board, evaluator=evaluator, steps=20, steps_per_call=10, eval_every=20)
+            loop_.run(iter(()))
+            assert board.topics == [("stop", 0.0), ("evaluation", 86400.0), ("stop", 0.0)]
+            assert seen.evaluated == ([20] if evaluator else [])
+
+    def test_a_signal_ends_an_evaluation_and_saves(self):
+        """The launcher kills workers 20 s after it has sent them a signal."""
+
+        def endless():
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("goes on")
+
+        loop_, seen = make(Model(), evaluator=endless, steps=20, steps_per_call=10, eval_every=10)
+        with loop_._stop:
+            assert loop_.run(iter(())) == signal.SIGTERM
+        assert seen.evaluated == [10] and seen.saved == [10]
+
+
 class TestNextStop:
     def test_ends_at_every_multiple_and_never_beyond(self):
         """For any periods: forward, at most `steps_per_call`, and no multiple of a period is jumped over."""
         random = np.random.default_rng(0)
         for _ in range(500):
-            log, sample, check, weights = (int(p) for p in random.integers(0, 12, 4))
+            log, sample, check, weights, evaluation = (int(p) for p in random.integers(0, 12, 5))
+            periods = (log, sample, check, weights, evaluation)
             config = TrainConfig(
                 steps=int(random.integers(1, 60)),
                 steps_per_call=int(random.integers(1, 15)),
                 log_every=log,
                 sample_every=sample,
+                eval_every=evaluation,
                 checkpoint_every=check,
                 weight_check_every=weights,
             )
@@ -199,9 +240,9 @@ class TestNextStop:
             end = loop.next_stop(step, config)
             assert step < end <= min(step + config.steps_per_call, config.steps)
             passed = range(step + 1, end)
-            assert not [t for t in passed for p in (log, sample, check, weights) if loop.due(t - 1, t, p)]
+            assert not [t for t in passed for p in periods if loop.due(t - 1, t, p)]
             full = end in (step + config.steps_per_call, config.steps)
-            assert full or any(loop.due(step, end, p) for p in (log, sample, check, weights))
+            assert full or any(loop.due(step, end, p) for p in periods)
 
     def test_with_local_steps_calls_end_with_exchanges(self):
         """Period 10 and rounds of 4: work due at 10, 20, 30 waits for 12, 20, 32; the last round has 2 steps."""
@@ -272,6 +313,15 @@ class TestStepClock:
             "steps_per_second": 2.0,
             "milliseconds_encode": expected,
         }
+
+
+def test_a_signal_before_the_interruptible_part_does_not_end_it():
+    with loop.StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        reached = False
+        with stop.interrupting():
+            reached = True
+        assert reached
 
 
 def test_a_second_signal_interrupts_and_says_which():

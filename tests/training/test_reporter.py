@@ -131,6 +131,40 @@ def test_all_is_well(tmp_path, capsys):
     assert "8 of 8" in capsys.readouterr().out
 
 
+class Evaluator:
+    """Returns the same figures, or fails `failures` times."""
+
+    def __init__(self, failures=0):
+        self.failures = failures
+
+    def evaluate(self, model):
+        self.failures -= 1
+        if self.failures >= 0:
+            raise ArithmeticError("no square root")
+        return {"frechet_distance(resnet20,n=70)": 1.5, "feature_network": "resnet20", "generator": "averaged"}
+
+
+def test_an_evaluation_stands_beside_the_training_curves(tmp_path):
+    reporter = make_reporter(tmp_path)
+    figures = reporter.evaluate(10, Evaluator())
+    reporter.close()
+    assert figures == Evaluator().evaluate(None)
+    assert json_lines.read(tmp_path / "metrics.jsonl") == [{"step": 10, **figures}]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    shown = {v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) if e.step == 10 for v in e.summary.value}
+    assert shown == {"evaluation/frechet_distance(resnet20,n=70)"}
+
+
+def test_an_evaluation_that_fails_is_reported_once_and_ends_nothing(tmp_path, capsys):
+    reporter, evaluator = make_reporter(tmp_path), Evaluator(failures=2)
+    assert [reporter.evaluate(step, evaluator) for step in (10, 20)] == [{}, {}]
+    assert reporter.evaluate(30, evaluator)
+    error = capsys.readouterr().err
+    assert error.startswith("The run goes on without the evaluation of step 10: Traceback")
+    assert error.count("The run goes on") == 1 and "ArithmeticError: no square root" in error
+    assert reporter.failure == "" and [entry["step"] for entry in json_lines.read(tmp_path / "metrics.jsonl")] == [30]
+
+
 def test_a_run_on_images_has_no_evaluation(tmp_path):
     reporter = make_reporter(tmp_path)
     reporter.finish(
