@@ -261,13 +261,38 @@ def newest(folder: pathlib.Path) -> pathlib.Path | None:
     return complete[-1] if complete else None
 
 
+def link(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Makes the new folder `target` the same checkpoint as `folder`, by hard links, so that it outlives `folder`.
+
+    Files are copied where the file system has no hard links. COMMIT comes last.
+
+    Raises:
+      FileNotFoundError: `folder` was removed meanwhile.
+      OSError: `target` cannot be written.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "COMMIT"):
+        _link_file(path, target / path.name)
+    if not (target / "COMMIT").exists():
+        raise FileNotFoundError(f"{folder} is no complete checkpoint any more")
+
+
+def _link_file(path, target):
+    try:
+        os.link(path, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(path, target)
+
+
 def check_files(folder: pathlib.Path) -> dict:
     """Returns the contents of COMMIT after comparing every file with the digest in it.
 
     Raises:
       CheckpointError: COMMIT is unreadable or of another format, or a file is missing or is not the one that was saved.
     """
-    commit = _read_commit(folder)
+    commit = read_commit(folder)
     prefixes = ["replicated", *(f"worker_{worker}" for worker in range(commit["num_workers"]))]
     expected = {f"{prefix}.{end}" for prefix in prefixes for end in _ENDS}
     if set(commit["files"]) != expected:
@@ -301,8 +326,12 @@ def _difference(path, found, saved, commit):
 _COMMIT_TYPES = {"run": str, "step": int, "num_workers": int, "num_replicas": int, "config": dict, "files": dict}
 
 
-def _read_commit(folder):
-    """Returns the contents of COMMIT after a check of its format and types."""
+def read_commit(folder: pathlib.Path) -> dict:
+    """Returns the contents of COMMIT after a check of its format and types.
+
+    Raises:
+      CheckpointError: it is unreadable, or of another format.
+    """
     path = folder / "COMMIT"
     try:
         commit = json.loads(path.read_text())
@@ -333,7 +362,7 @@ def _check_same_run(folder, run):
     """Raises CheckpointError if the folder also holds complete checkpoints of another run."""
     for path in committed(folder):
         try:
-            other = _read_commit(path)["run"]
+            other = read_commit(path)["run"]
         except CheckpointError:  # an older one that is damaged does no harm
             continue
         if other != run:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import sys
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.config import RunConfig
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import (
     EXIT_FAULT,
@@ -21,6 +23,7 @@ from dqgan_tf.errors import (
     UsageError,
 )
 from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
+from dqgan_tf.training import evaluator as evaluator_task
 from dqgan_tf.training import job as job_lib
 from dqgan_tf.training import restore, summary
 from dqgan_tf.training.checkpoint import Checkpoints
@@ -39,12 +42,16 @@ _AGAIN = "Start all workers again: the run resumes from its last complete checkp
 def run(config: RunConfig) -> int:
     """Trains, or resumes, or prints that the run is finished. Returns the exit code: 0, or 128 + the signal.
 
+    As the task `evaluator` of TF_CONFIG, it evaluates the checkpoints of the workers; see `evaluator.run`.
+
     Raises:
       UsageError: a setting, a file or the cluster cannot be used; on every worker.
       TrainingError: the run cannot continue; on every worker.
       PeerLostError: another worker is lost.
     """
     job_lib.check(config)
+    if tf_config.is_evaluator(os.environ):
+        return evaluator_task.run(config)
     try:
         strategy = job_lib.start_strategy(config)
     except tf.errors.OpError as error:
