@@ -470,6 +470,12 @@ class TrainConfig(Settings):
     )
 
 
+BEST_OF_IMAGES = ("frechet_distance", "kernel_distance", "classifier_score", "precision", "recall")
+BEST_OF_POINTS = (
+    *("modes_found", "high_quality_fraction", "modes_found_3_sd", "high_quality_fraction_3_sd", "mode_distance"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Settings):
     """What an evaluation computes: inside the run (eval_every), in the task evaluator, and in trainers.evaluate."""
@@ -492,6 +498,14 @@ class EvaluationConfig(Settings):
     )
     cache_dir: str | None = setting(
         None, "Folder of the small classifier. Default: ~/.cache/dqgan_tf.", is_path=True, is_local=True
+    )
+    best_figure: str = setting(
+        "none",
+        "Keep the checkpoint whose evaluation has the best value of this figure, in checkpoints/best: the largest one, "
+        "or the smallest one of a distance. Images have frechet_distance, kernel_distance (of Inception: FID and KID), "
+        "classifier_score (IS), precision and recall, points the others.",
+        choices=("none", *BEST_OF_IMAGES, *BEST_OF_POINTS),
+        may_change=True,
     )
 
 

@@ -77,6 +77,7 @@ DEFAULTS = {
     "evaluation.feature_network": None,
     "evaluation.inception_weights": None,
     "evaluation.cache_dir": None,
+    "evaluation.best_figure": "none",
 }
 FIELDS = config.settings()
 NUMBERS = [key for key, field in FIELDS.items() if config.value_type(field)[0] in (int, float)]
@@ -313,6 +314,7 @@ def test_what_a_resumed_run_and_each_worker_may_change():
         "train.sample_every",
         "train.eval_every",
         "evaluation.eval_samples",
+        "evaluation.best_figure",
         "train.checkpoint_every",
         "train.weight_check_every",
         "train.max_skipped_in_row",

@@ -14,6 +14,7 @@ from dqgan_tf.config import EvaluationConfig
 from dqgan_tf.training import command
 
 _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
+_CHECKPOINT = command.define_checkpoint()
 _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory. Default: the run's.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10000, "Generated and real images to compare.", lower_bound=2)
 _INCEPTION = command.define_path("inception_weights", "Frozen graph of the Inception network of 2015-12-05.")
@@ -28,7 +29,8 @@ def main(arguments):
     del arguments
     from dqgan_tf.training import evaluation, restore
 
-    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
+    folder = restore.find(_MODEL_DIR.value, _CHECKPOINT.value)
+    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value, folder)
     settings = {
         "eval_samples": _NUM_SAMPLES.value,
         "inception_weights": _INCEPTION.value,
@@ -37,7 +39,8 @@ def main(arguments):
     }
     config = EvaluationConfig(**{name: value for name, value in settings.items() if value is not None})
     figures = evaluation.evaluate(trained, config, use_ema=_USE_EMA.value)
-    evaluation.record(_MODEL_DIR.value, trained.step, figures)
+    is_newest = folder == restore.find(_MODEL_DIR.value, "newest")
+    evaluation.record(_MODEL_DIR.value, trained.step, figures, is_newest=is_newest)
     print(f"step {trained.step} of {_MODEL_DIR.value}\n{evaluation.table(figures)}")
 
 

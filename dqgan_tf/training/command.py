@@ -81,6 +81,13 @@ def define_path(name: str, help_text: str, default: str | None = None, **options
     return flags.DEFINE(PathParser(), name, default, help_text, serializer=flags.ArgumentSerializer(), **options)
 
 
+def define_checkpoint() -> flags.FlagHolder:
+    """Defines --checkpoint; `restore.find` reads its value."""
+    return flags.DEFINE_string(
+        "checkpoint", "newest", "Checkpoint of the run: newest, best (by the run's --best_figure), or a step."
+    )
+
+
 def _run_and_end(main, exits_at_once, arguments):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # of TensorFlow and Keras; a run prints its own lines

@@ -1,13 +1,14 @@
 """Evaluation of a trained generator: mode coverage of points; distances and scores of images."""
 
 import dataclasses
+import math
 import os
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.config import EvaluationConfig, RunConfig
+from dqgan_tf.config import BEST_OF_IMAGES, BEST_OF_POINTS, EvaluationConfig, RunConfig
 from dqgan_tf.data import DataSpec, images
 from dqgan_tf.errors import UsageError
 from dqgan_tf.evaluation import features, report, small_classifier
@@ -79,6 +80,27 @@ def check(config: EvaluationConfig, spec: DataSpec) -> None:
         raise UsageError(
             f"Give either Inception weights or a feature network. Received: {weights[0]!r} and {weights[1]!r}"
         )
+    figures = BEST_OF_POINTS if spec.kind == "points" else BEST_OF_IMAGES
+    if config.best_figure not in ("none", *figures):
+        raise UsageError(
+            f"`best_figure` of {spec.kind} must be none or one of {', '.join(figures)}. "
+            f"Received: best_figure={config.best_figure!r} with {spec.name!r}"
+        )
+
+
+def best_value(name: str, figures: report.Figures) -> tuple[str, float] | None:
+    """Returns full name and value of the figure that --best_figure=`name` means.
+
+    >>> best_value("frechet_distance", {"FID(n=10000)": 12.5, "FID_std": 0.5, "recall(resnet20,n=70)": 0.25})
+    ('FID(n=10000)', 12.5)
+
+    None if there is none, or its value is not finite.
+    """
+    for full_name, value in figures.items():
+        stem = full_name.partition("(")[0]
+        if stem in (name, report.INCEPTION_NAMES.get(name)) and isinstance(value, int | float) and math.isfinite(value):
+            return full_name, float(value)
+    return None
 
 
 def evaluate(run: TrainedRun, config: EvaluationConfig, *, use_ema: bool = True) -> report.Figures:
@@ -105,11 +127,16 @@ def _load_network(run_config, spec, real):
     return small_classifier.train_or_load(cache, spec.name, real, labels)
 
 
-def record(model_dir: str, step: int, figures: report.Figures) -> None:
-    """Appends the figures to metrics.jsonl and to TensorBoard."""
+def record(model_dir: str, step: int, figures: report.Figures, *, is_newest: bool = True) -> None:
+    """Appends the figures to metrics.jsonl and, if they are of the newest checkpoint, to TensorBoard.
+
+    TensorBoard would drop the points of a curve behind an older step.
+    """
     folder = pathlib.Path(model_dir)
     with JsonLinesWriter(folder / "metrics.jsonl", None) as metrics:
         metrics.write(step, figures)
+    if not is_newest:
+        return
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step):
         write_scalars(figures)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from dqgan_tf.config import RunConfig
 from dqgan_tf.errors import TrainingError
 from dqgan_tf.telemetry.throughput import peak_memory_mib
-from dqgan_tf.training import summary
+from dqgan_tf.training import checkpoint, evaluation, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.evaluation import Evaluator
 from dqgan_tf.training.job import Job
@@ -167,9 +167,22 @@ class Loop:
 
     def _evaluate(self):
         """The chief evaluates the averaged generator. The others wait for it as long as it gives signs of life."""
+        best = None
         if self._evaluator is not None:
-            self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
-        self._job.board.exchange("evaluation", "", _EVALUATION_SECONDS)
+            figures = self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
+            best = self._find_best(figures)
+        best = json.loads(self._job.board.exchange("evaluation", json.dumps(best), _EVALUATION_SECONDS)[0])
+        if best:  # of the chief, which is worker 0
+            self._save()
+            self._checkpoints.keep_best(self._step, *best)
+
+    def _find_best(self, figures):
+        """Returns name and value of the figure by which this is the best checkpoint so far; None if it is not."""
+        found = evaluation.best_value(self._job.config.evaluation.best_figure, figures)
+        if found is None or not checkpoint.is_better(self._checkpoints.best(), *found):
+            return None
+        self._reporter.say(f"step {self._step} has the best {found[0]} so far: {found[1]:.4g}")
+        return found
 
     def _save(self):
         if self._saved != self._step:

@@ -47,6 +47,23 @@ class TrainedRun(NamedTuple):
     step: int
 
 
+def find(model_dir: str, name: str) -> pathlib.Path:
+    """Returns the folder of a complete checkpoint: `newest`, `best` (see --best_figure), or a step such as `4000`.
+
+    Raises:
+      UsageError: the run has no such checkpoint; the message lists those that it has.
+    """
+    folder = pathlib.Path(model_dir) / "checkpoints"
+    steps = {str(int(path.name[5:])): path for path in checkpoint.committed(folder)}
+    best = checkpoint.best(folder)
+    newest = checkpoint.newest(folder)
+    known = steps | ({"newest": newest} if newest else {}) | ({"best": best.folder} if best else {})
+    if name not in known:
+        has = ", ".join(known) or "none yet"
+        raise UsageError(f"{model_dir} holds no complete checkpoint {name!r}. It has: {has}.")
+    return known[name]
+
+
 def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | None = None) -> TrainedRun:
     """Returns the model of a checkpoint of the run in `model_dir`. Reads no training data.
 

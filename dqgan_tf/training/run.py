@@ -23,9 +23,9 @@ from dqgan_tf.errors import (
     UsageError,
 )
 from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
+from dqgan_tf.training import evaluation, restore, summary
 from dqgan_tf.training import evaluator as evaluator_task
 from dqgan_tf.training import job as job_lib
-from dqgan_tf.training import restore, summary
 from dqgan_tf.training.checkpoint import Checkpoints
 from dqgan_tf.training.evaluation import Evaluator
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start
@@ -79,11 +79,17 @@ def run(config: RunConfig) -> int:
 
 def _run(config, strategy, board, stop):
     check_agreement(board, config)
-    spec = run_on_all_workers(board, lambda: job_lib.describe(config, strategy))
+    spec = run_on_all_workers(board, lambda: _describe(config, strategy))
     _check_equal_data(board, spec)
     job = job_lib.build(config, spec, strategy, board)
     with contextlib.closing(Checkpoints(job)) as checkpoints:
         return _train(job, checkpoints, stop)
+
+
+def _describe(config, strategy):
+    spec = job_lib.describe(config, strategy)
+    evaluation.check(config.evaluation, spec)
+    return spec
 
 
 def _train(job, checkpoints, stop):
@@ -106,6 +112,8 @@ def _train(job, checkpoints, stop):
         )
     if restored.step == 0:
         reporter.say("The first call traces and compiles the step, which takes about half a minute.")
+    if config.evaluation.best_figure != "none" and not config.train.eval_every:
+        reporter.say("--best_figure: an evaluator chooses the best checkpoint, because this run has --eval_every=0.")
     loop = Loop(job, checkpoints, reporter, stop, restored.step, evaluator)
     if restored.step == 0 and config.train.sample_every:
         reporter.sample(0, dataset)

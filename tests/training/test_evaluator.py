@@ -5,10 +5,11 @@ import json
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.config import TrainConfig
+from dqgan_tf.config import EvaluationConfig, TrainConfig
 from dqgan_tf.data import DataSpec
 from dqgan_tf.errors import PeerLostError, UsageError
 from dqgan_tf.telemetry import json_lines
@@ -54,8 +55,9 @@ def job(tmp_path, two, monkeypatch):
         if step == 9:
             (tmp_path / "summary.json").write_text('{"steps": 9}')
 
-    def run(**settings):
-        return evaluator.run(dataclasses.replace(config, train=TrainConfig(steps=9, **settings)))
+    def run(best_figure="none", **settings):
+        own = EvaluationConfig(best_figure=best_figure)
+        return evaluator.run(dataclasses.replace(config, train=TrainConfig(steps=9, **settings), evaluation=own))
 
     yield save, run
     writer.close()
@@ -210,11 +212,22 @@ def test_figures_that_are_refused_end_it(job):
         run()
 
 
+def test_keeps_the_best_checkpoint(job, tmp_path):
+    save, run = job
+    save(3), save(6)
+    Figures.action = lambda step: save(9) if step == 3 else None
+    assert run(best_figure="modes_found") == 0
+    best = evaluator.checkpoint.best(tmp_path / "checkpoints")
+    assert (best.folder.name, best.figure, best.value) == ("step_00000009", "modes_found", 9.0)
+    evaluator.checkpoint.check_files(best.folder)
+
+
 @pytest.mark.slow
 def test_beside_two_workers(tmp_path):
     """The figures are those of `trainers.evaluate`; the workers' weights are those of a run without an evaluator."""
     flags = ["--dataset=gaussian_ring", "--width=16", "--batch_size=16", "--steps=40", "--steps_per_call=5"]
     flags += ["--checkpoint_every=20", "--sample_every=0", "--log_every=10", "--eval_samples=700"]
+    flags += ["--best_figure=mode_distance"]
     plain, watched = tmp_path / "plain", tmp_path / "watched"
     launch = ["-m", "trainers.launch", "--num_workers=2"]
     cluster.run([*launch, "--", *flags, f"--model_dir={plain}"], tmp_path / "logs_plain", num_workers=1)
@@ -228,3 +241,10 @@ def test_beside_two_workers(tmp_path):
     cluster.run(command, tmp_path / "logs_evaluate", num_workers=1)
     last = json_lines.read(watched / "metrics.jsonl")[-1]
     assert last == {key: value for key, value in lines[40].items() if key != "run"}
+    draw = ["-m", "trainers.generate", f"--model_dir={watched}", f"--output={tmp_path}/x.npz"]
+    cluster.run([*draw, "--checkpoint=best"], tmp_path / "logs_generate", num_workers=1)
+    best = max(lines.values(), key=lambda line: -line["mode_distance"])
+    assert np.load(tmp_path / "x.npz")["step"] == best["step"]
+    refused = cluster.Cluster([*draw, "--checkpoint=30"], tmp_path / "logs_refused", num_workers=1)
+    assert refused.wait() == [2]
+    assert "no complete checkpoint '30'. It has: 20, 40, newest, best." in refused.output()

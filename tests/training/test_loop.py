@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from dqgan_tf.config import RunConfig, TrainConfig
+from dqgan_tf.config import EvaluationConfig, RunConfig, TrainConfig
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import TrainingError
-from dqgan_tf.training import loop
+from dqgan_tf.training import checkpoint, loop
 
 
 class Model:
@@ -47,7 +47,7 @@ class Recorder:
     """Stands for checkpoints and reporter: writes down what happens at which step; cannot write after `fails_after`."""
 
     def __init__(self, fails_after=None):
-        self.saved, self.logged, self.pictured, self.evaluated = [], [], [], []
+        self.saved, self.logged, self.pictured, self.evaluated, self.kept = [], [], [], [], []
         self.fails_after, self.failure, self.closed = fails_after, "", False
 
     def save(self, step):
@@ -64,7 +64,17 @@ class Recorder:
     def evaluate(self, step, evaluator, interrupting):
         with interrupting():
             self.evaluated.append(step)
-            evaluator()
+            return evaluator() or {}
+        return {}
+
+    def keep_best(self, step, figure, value):
+        self.kept.append((step, figure, value))
+
+    def best(self):
+        return checkpoint.Best(None, "run", *self.kept[-1][1:]) if self.kept else None
+
+    def say(self, text):
+        pass
 
     def close(self):
         self.closed = True
@@ -89,9 +99,9 @@ def run(model, start_step=0, received=None, recorder=None, board=None, **train):
     return loop_.run(iter(())), recorder
 
 
-def make(model, start_step=0, received=None, recorder=None, board=None, evaluator=None, **train):
+def make(model, start_step=0, received=None, recorder=None, board=None, evaluator=None, evaluation=None, **train):
     quiet = {"log_every": 0, "sample_every": 0, "checkpoint_every": 0, "weight_check_every": 0}
-    config = RunConfig(train=TrainConfig(**quiet | train))
+    config = RunConfig(train=TrainConfig(**quiet | train), evaluation=evaluation or EvaluationConfig())
     strategy = types.SimpleNamespace(is_chief=True)
     job = types.SimpleNamespace(config=config, model=model, board=board or MessageBoard(0, 1), strategy=strategy)
     recorder, stop = recorder or Recorder(), loop.StopSignal()
@@ -206,6 +216,26 @@ class TestEvaluations:
             loop_.run(iter(()))
             assert board.topics == [("stop", 0.0), ("evaluation", 86400.0), ("stop", 0.0)]
             assert seen.evaluated == ([20] if evaluator else [])
+
+    def test_the_best_ones_are_saved_and_kept(self):
+        """At steps without another checkpoint; 0.6 again is no better, and NaN never is."""
+        values = iter([0.5, 0.4, 0.6, 0.6, float("nan"), 0.7])
+        evaluation = EvaluationConfig(best_figure="recall")
+        figures = lambda: {"recall(x,n=7)": next(values), "precision(x,n=7)": 1.0}  # noqa: E731
+        loop_, seen = make(Model(), evaluator=figures, evaluation=evaluation, steps=60, eval_every=10)
+        loop_.run(iter(()))
+        assert seen.saved == [10, 30, 60]
+        assert seen.kept == [(10, "recall(x,n=7)", 0.5), (30, "recall(x,n=7)", 0.6), (60, "recall(x,n=7)", 0.7)]
+
+    def test_the_others_keep_what_the_chief_says(self):
+        class Chief(Board):
+            def exchange(self, topic, text, timeout_seconds=0.0):
+                assert topic != "evaluation" or text == "null"
+                return ['["recall(x,n=7)", 0.6]' if topic == "evaluation" else text, text]
+
+        loop_, seen = make(Model(), board=Chief(""), steps=10, eval_every=10)
+        loop_.run(iter(()))
+        assert seen.saved == [10] and seen.kept == [(10, "recall(x,n=7)", 0.6)]
 
     def test_a_signal_ends_an_evaluation_and_saves(self):
         """The launcher kills workers 20 s after it has sent them a signal."""
