@@ -27,6 +27,7 @@ _USE_EMA = flags.DEFINE_boolean("use_ema", True, "Evaluate the averaged generato
 
 def main(arguments):
     del arguments
+    command.load_tensorflow()
     from dqgan_tf.training import evaluation, restore
 
     folder = restore.find(_MODEL_DIR.value, _CHECKPOINT.value)

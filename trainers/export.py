@@ -24,6 +24,7 @@ flags.register_validator("output", lambda path: path != "", "must be a path such
 
 def main(arguments):
     del arguments
+    command.load_tensorflow()
     from dqgan_tf.training import export, restore
 
     export.check(_OUTPUT.value)

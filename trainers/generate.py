@@ -40,6 +40,7 @@ flags.register_validator("output", lambda path: not path or path.endswith((".npz
 
 def main(arguments):
     del arguments
+    command.load_tensorflow()
     from dqgan_tf.training import restore, samples
 
     folder = restore.find(_MODEL_DIR.value, _CHECKPOINT.value)

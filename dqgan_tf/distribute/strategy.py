@@ -117,6 +117,13 @@ class CompressedStrategy(WorkerStrategy):
         )
         return self._channels[name]
 
+    def transport_of(self, transport: str) -> str:
+        """Returns what carries packets between workers under this value of `CompressionConfig.transport`, as a value
+        other than `auto`."""
+        if self._transports.uses_sockets(transport):
+            return "sockets"
+        return "ring" if transport == "auto" else transport
+
     def close_channel(self, name: str) -> None:
         """Forgets a channel and its residuals."""
         del self._channels[name]

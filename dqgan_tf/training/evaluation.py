@@ -12,12 +12,13 @@ from dqgan_tf.config import BEST_OF_IMAGES, BEST_OF_POINTS, EvaluationConfig, Ru
 from dqgan_tf.data import DataSpec, images
 from dqgan_tf.errors import UsageError
 from dqgan_tf.evaluation import features, report, small_classifier
+from dqgan_tf.telemetry import tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.pictures import to_uint8
 from dqgan_tf.training import samples
 from dqgan_tf.training.restore import TrainedRun
 
-_DEFAULT_CACHE = os.path.join("~", ".cache", "dqgan_tf")
+DEFAULT_CACHE = os.path.join("~", ".cache", "dqgan_tf")
 
 
 class Evaluator:
@@ -123,7 +124,7 @@ def _load_network(run_config, spec, real):
     labels = images.load_labels(run_config.data)
     if labels is None:
         raise UsageError(f"{spec.name!r} has no labels to train a classifier with: give --feature_network.")
-    cache = config.cache_dir or os.path.expanduser(_DEFAULT_CACHE)
+    cache = config.cache_dir or os.path.expanduser(DEFAULT_CACHE)
     return small_classifier.train_or_load(cache, spec.name, real, labels)
 
 
@@ -138,14 +139,7 @@ def record(model_dir: str, step: int, figures: report.Figures, *, is_newest: boo
     if not is_newest:
         return
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step):
-        write_scalars(figures)
-
-
-def write_scalars(figures: report.Figures) -> None:
-    """Writes the numbers among the figures to TensorBoard's default writer, at its default step."""
-    for name, value in figures.items():
-        if isinstance(value, int | float):
-            tf.summary.scalar(f"evaluation/{name}", value)
+        tensorboard.write_evaluation(figures)
 
 
 def table(figures: report.Figures) -> str:

@@ -1,7 +1,7 @@
 """The task `evaluator` of TF_CONFIG: a process beside a job that evaluates every checkpoint of its run.
 
 MODEL_DIR/evaluator/evaluations.jsonl    a line for each checkpoint: step, random name of the run, figures
-MODEL_DIR/evaluator/events.*             the same for TensorBoard, a run of its own beside that of the chief
+MODEL_DIR/tensorboard/evaluator/         the same for TensorBoard: a run below that of the chief
 MODEL_DIR/evaluator/reading/             links to the files of the checkpoint that is read, which the job may remove
 
 It takes no part in the cluster: workers neither know of it nor wait for it.
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from dqgan_tf.config import RunConfig
 from dqgan_tf.errors import CheckpointError, PeerLostError, UsageError
-from dqgan_tf.telemetry import json_lines
+from dqgan_tf.telemetry import json_lines, tensorboard
 from dqgan_tf.training import checkpoint, evaluation, folder_lock, restore, summary
 from dqgan_tf.training.loop import StopSignal
 
@@ -169,19 +169,20 @@ class _Task:
             self._write_curves()  # TensorBoard drops points behind a step that comes again
             return
         with self._curves.as_default(entry["step"]):
-            evaluation.write_scalars(entry)
+            tensorboard.write_evaluation(entry)
         self._curves.flush()
 
     def _write_curves(self):
         """Writes the event file anew, in the order of steps."""
         if self._curves is not None:
             self._curves.close()
-        for path in self._output.glob("events.out.tfevents.*"):
+        folder = pathlib.Path(self._config.model_dir) / "tensorboard" / "evaluator"
+        for path in folder.glob("events.out.tfevents.*"):
             path.unlink()
-        self._curves = tf.summary.create_file_writer(str(self._output))
+        self._curves = tf.summary.create_file_writer(str(folder))
         for entry in sorted(self._entries, key=lambda entry: entry["step"]):
             with self._curves.as_default(entry["step"]):
-                evaluation.write_scalars(entry)
+                tensorboard.write_evaluation(entry)
         self._curves.flush()
 
 

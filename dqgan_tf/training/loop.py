@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import time
 
@@ -157,6 +158,7 @@ class Loop:
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
             figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
             self._clock.add_phases(figures)
+            figures["milliseconds/step"] = self._clock.take_interval()
             self._reporter.log(step, figures)
         if due(before, step, config.checkpoint_every):
             self._save()
@@ -239,17 +241,31 @@ class StepClock:
     def __init__(self):
         self._calls: list[float] = []
         self._phases: list[dict[str, float]] = []
+        self._interval: list[tuple[float, int]] = []  # seconds and steps of the calls since `take_interval`
+        self._is_first = True
 
     @contextlib.contextmanager
     def measure(self, count: int):
         """Measures a call of `count` steps."""
         start = time.perf_counter()
         yield
-        self._calls.append((time.perf_counter() - start) / count)
+        seconds = time.perf_counter() - start
+        self._calls.append(seconds / count)
+        self._interval.append((seconds, count))
 
     def add_phases(self, figures: dict[str, float]) -> None:
         """Adds the phases (`milliseconds/*`) of one log interval."""
         self._phases.append({name: value for name, value in figures.items() if name.startswith("milliseconds/")})
+
+    def take_interval(self) -> float:
+        """Returns the milliseconds per step since the last call of this method, NaN without a step.
+
+        The first call of steps, which compiles, counts only if there is no other.
+        """
+        calls = self._interval[1:] if self._is_first and len(self._interval) > 1 else self._interval
+        self._is_first, self._interval = False, []
+        seconds, steps = (sum(column) for column in zip(*calls, strict=True)) if calls else (0.0, 0)
+        return 1e3 * seconds / steps if steps else math.nan
 
     def figures(self) -> dict[str, float]:
         """Returns medians: milliseconds per step and steps per second over calls, each phase over log intervals."""

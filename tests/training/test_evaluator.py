@@ -73,7 +73,7 @@ def entries(tmp_path):
 
 
 def curve(tmp_path):
-    (events,) = (tmp_path / "evaluator").glob("events.*")
+    (events,) = (tmp_path / "tensorboard" / "evaluator").iterdir()
     read = tf.compat.v1.train.summary_iterator(str(events))
     return [event.step for event in read for value in event.summary.value if value.tag.endswith("/modes_found")]
 

@@ -119,6 +119,8 @@ class TestSchedule:
         assert [step for step, _ in seen.logged] == [10, 20, 25]
         assert seen.saved == [12, 24]  # the last one is written by `finish`
         assert seen.pictured == [25]
+        step_milliseconds = seen.logged[0][1].pop("milliseconds/step")
+        assert step_milliseconds > 0
         assert seen.logged[0][1] == {"milliseconds/encode": 1.0, "skipped": 0, "sent_bytes_per_step": 10.0}
 
     def test_resumes_in_the_middle_of_a_period(self):
@@ -326,6 +328,26 @@ class TestStepClock:
         with clock.measure(2):
             now[0] += 1.0
         assert clock.figures()["steps_per_second"] == 2.0
+
+    def test_an_interval_is_the_mean_over_its_steps_without_the_first_call(self, clock):
+        """3 s in 30 steps, then 4 s in 10; the first call counts only alone."""
+        clock, now = clock
+
+        def call(count, seconds):
+            with clock.measure(count):
+                now[0] += seconds
+
+        call(10, 30.0), call(10, 2.0), call(20, 1.0)
+        assert clock.take_interval() == pytest.approx(100.0)
+        call(10, 4.0)
+        assert clock.take_interval() == pytest.approx(400.0)
+        assert np.isnan(clock.take_interval())
+
+    def test_an_interval_of_the_first_call_alone(self, clock):
+        clock, now = clock
+        with clock.measure(10):
+            now[0] += 30.0
+        assert clock.take_interval() == pytest.approx(3000.0)
 
     def test_nothing_measured(self, clock):
         assert clock[0].figures() == {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
