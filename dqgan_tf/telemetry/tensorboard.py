@@ -37,9 +37,9 @@ _PHASES = "6 time/phases that overlap/"
 _FIGURES = {
     "generator_loss": Figure("1 losses/", "", "loss of the generator at the half-step point"),
     "discriminator_loss": Figure("1 losses/", "", "loss of the discriminator at the half-step point, with its penalty"),
-    "penalty": Figure("1 losses/", "", "weighted R1 or gradient penalty; 0 for a loss without one"),
-    "real_logit": Figure("1 losses/", "", "mean output of the discriminator on real samples"),
-    "fake_logit": Figure("1 losses/", "", "mean output of the discriminator on generated samples"),
+    "penalty": Figure("4 training/", "", "weighted R1 or gradient penalty; 0 for a loss without one"),
+    "real_logit": Figure("4 training/", "", "mean output of the discriminator on real samples"),
+    "fake_logit": Figure("4 training/", "", "mean output of the discriminator on generated samples"),
     "gradient_norm/{p}": Figure("4 training/", "", "root of the mean squared norm of one replica's gradient"),
     "update_norm/{p}": Figure(
         "4 training/", "parameters", "root of the mean of \\|p\\|^2, where p = eta u + e is what is encoded"

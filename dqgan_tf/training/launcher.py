@@ -30,7 +30,7 @@ _SETTLE_SECONDS = 3.0  # for a lost worker to exit after those that lost it
 _TAIL_LINES = 15  # of the log of a worker that failed
 _TRACEBACK_LINES = 50  # the same after a fault
 _PR_SET_PDEATHSIG = 1
-_EVALUATOR_NICENESS = 19  # it takes the time that the workers leave
+_EVALUATOR_NICENESS = 10  # of a core that it shares with a worker, it gets a tenth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Launcher:
     workers and ignores their exit codes. SIGTERM and SIGINT are forwarded to the workers, which save and exit. No
     worker outlives this process.
 
-    The evaluator starts with the workers, goes on while they start again, and has the lowest priority. Its failure is
+    The evaluator starts with the workers, goes on while they start again, and has a low priority. Its failure is
     reported and stops no worker. After the run it may finish; if the workers fail, it is stopped.
     """
 

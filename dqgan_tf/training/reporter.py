@@ -9,7 +9,7 @@ import traceback
 
 import tensorflow as tf
 
-from dqgan_tf.config import LOCAL_FIELDS
+from dqgan_tf.config import FREE_FIELDS
 from dqgan_tf.evaluation import report
 from dqgan_tf.telemetry import tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
@@ -18,6 +18,8 @@ from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, form
 from dqgan_tf.tensorflow_texts import first_line
 from dqgan_tf.training import evaluation, samples, summary
 from dqgan_tf.training.evaluation import Evaluator
+
+_COMPARED = ("algorithm", "train.steps")  # hyper-parameters, beside what a resumed run may not change
 
 
 class Reporter:
@@ -53,8 +55,8 @@ class Reporter:
             with self._tensorboard.as_default(start_step):
                 values = values_in_use(job)
                 tensorboard.write_table("configuration", ("setting", "value"), values.items(), "Values in use.")
-                shared = {key: value for key, value in values.items() if key not in LOCAL_FIELDS}
-                tensorboard.write_hyperparameters(shared)
+                own = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
+                tensorboard.write_hyperparameters(own)
                 tensorboard.write_layout(self._constants, job.data_spec.kind)
 
     def say(self, text: str) -> None:

@@ -111,7 +111,7 @@ def test_an_evaluator_is_told_its_task_and_waited_for(launch):
     told, done = evaluator_log(run).splitlines()
     assert json.loads(told)["task"] == {"type": "evaluator", "index": 0}
     assert json.loads(told)["cluster"] == json.loads(run.log(0))["cluster"]  # which has no evaluator
-    assert done == "done 19"
+    assert done == f"done {min(19, os.nice(0) + 10)}"
 
 
 def test_an_evaluator_that_fails_stops_no_worker(launch):
