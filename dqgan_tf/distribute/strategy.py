@@ -134,6 +134,13 @@ class CompressedStrategy(WorkerStrategy):
         """Returns a board of this strategy's workers."""
         return MessageBoard(self.worker_index, self.num_workers, name, self._silence_timeout)
 
+    def transport_of(self, transport: str) -> str:
+        """Returns what carries packets between workers under this value of `CompressionConfig.transport`, as a value
+        other than `auto`."""
+        if self._transports.uses_sockets(transport):
+            return "sockets"
+        return "ring" if transport == "auto" else transport
+
     def close_channel(self, name: str) -> None:
         """Forgets a channel and its residuals."""
         del self._channels[name]

@@ -47,6 +47,38 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
     Raises:
       UsageError: TF_CONFIG is not JSON, its cluster and task do not fit together, or it holds what would be ignored.
     """
+    config = _parse(environment)
+    if config is None:
+        return None
+    cluster = config["cluster"]
+    addresses = _addresses(cluster)
+    kind, index = _task(config)
+    if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
+        sizes = ", ".join(f"{len(tasks)} {job}" for job, tasks in cluster.items() if isinstance(tasks, list))
+        raise _error(f"task {kind}:{index} is not in the cluster, which has {sizes}")
+    chiefs = len(cluster.get("chief", []))
+    return TfConfig(addresses, chiefs + index if kind == "worker" else index)
+
+
+def is_evaluator(environment: Mapping[str, str]) -> bool:
+    """Returns whether TF_CONFIG gives this process the task `evaluator`, which does not train and is no part of the
+    cluster. The cluster may name it or not.
+
+    Raises:
+      UsageError: TF_CONFIG is not JSON, its cluster cannot be used, or it has several evaluators.
+    """
+    config = _parse(environment)
+    if config is None or not isinstance(config["task"], dict) or config["task"].get("type") != "evaluator":
+        return False
+    _addresses(config["cluster"])
+    count = len(config["cluster"].get("evaluator") or [0])
+    if count > 1 or _index(config["task"]) != 0:
+        raise _error(f"a job has one evaluator, with index 0. Received: task {config['task']} of {count}")
+    return True
+
+
+def _parse(environment):
+    """Returns TF_CONFIG as a dict with cluster and task, the cluster not empty; None if it names neither."""
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
         return None
@@ -168,13 +200,7 @@ def _place(config):
         if config.get("task"):
             raise _error("it names a task and no cluster, so every worker would train alone")
         return None
-    addresses = _addresses(cluster)
-    kind, index = _task(config)
-    if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
-        sizes = ", ".join(f"{len(tasks)} {job}" for job, tasks in cluster.items() if isinstance(tasks, list))
-        raise _error(f"task {kind}:{index} is not in the cluster, which has {sizes}")
-    chiefs = len(cluster.get("chief", []))
-    return TfConfig(addresses, chiefs + index if kind == "worker" else index)
+    return {"cluster": cluster, "task": config.get("task")}
 
 
 def proof(environment: Mapping[str, str], *parts: str | bytes) -> str:
@@ -245,16 +271,20 @@ def _addresses(cluster):
 
 
 def _task(config):
-    task = config.get("task")
+    task = config["task"]
     if not isinstance(task, dict) or "type" not in task or "index" not in task:
         raise _error("task must hold type and index")
-    try:
-        index = int(str(task["index"]))  # int(1.5) would be 1
-    except ValueError:
-        raise _error(f"task.index must be a whole number. Received: {task['index']!r}") from None
+    index = _index(task)
     if task["type"] not in JOBS:
         raise _error(f"task.type must be chief or worker: other tasks do not train. Received: {task['type']!r}")
     return task["type"], index
+
+
+def _index(task):
+    try:
+        return int(str(task.get("index")))  # int(1.5) would be 1
+    except ValueError:
+        raise _error(f"task.index must be a whole number. Received: {task.get('index')!r}") from None
 
 
 def _is_address(task):

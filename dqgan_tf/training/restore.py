@@ -47,12 +47,30 @@ class TrainedRun(NamedTuple):
     step: int
 
 
-def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
-    """Returns the model of the newest complete checkpoint in `model_dir`. Reads no training data.
+def find(model_dir: str, name: str) -> pathlib.Path:
+    """Returns the folder of a complete checkpoint: `newest`, `best` (see --best_figure), or a step such as `4000`.
+
+    Raises:
+      UsageError: the run has no such checkpoint; the message lists those that it has.
+    """
+    folder = pathlib.Path(model_dir) / "checkpoints"
+    steps = {str(int(path.name[5:])): path for path in checkpoint.committed(folder)}
+    best = checkpoint.best(folder)
+    newest = checkpoint.newest(folder)
+    known = steps | ({"newest": newest} if newest else {}) | ({"best": best.folder} if best else {})
+    if name not in known:
+        has = ", ".join(known) or "none yet"
+        raise UsageError(f"{model_dir} holds no complete checkpoint {name!r}. It has: {has}.")
+    return known[name]
+
+
+def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | None = None) -> TrainedRun:
+    """Returns the model of a checkpoint of the run in `model_dir`. Reads no training data.
 
     Args:
       model_dir: folder of a run.
       data_dir: folder of prepared data sets on this machine, for an evaluation. None takes that of the run.
+      folder: of the checkpoint. None takes the newest complete one.
 
     Raises:
       UsageError: the folder holds no run or no complete checkpoint yet.
@@ -65,7 +83,7 @@ def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
         config = config_lib.from_json(path.read_text())
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    folder = checkpoint.newest(pathlib.Path(model_dir) / "checkpoints")
+    folder = folder or checkpoint.newest(pathlib.Path(model_dir) / "checkpoints")
     if folder is None:
         raise UsageError(f"{model_dir} holds no complete checkpoint yet.")
     commit = checkpoint.check_files(folder)

@@ -100,7 +100,7 @@ def test_a_wrong_flag_of_another_binary(binary, argument):
 @pytest.mark.parametrize(
     ("binary", "paths"),
     [
-        ("train", {"model_dir", "data_dir", "warm_start"}),
+        ("train", {"model_dir", "data_dir", "warm_start", "feature_network", "inception_weights", "cache_dir"}),
         ("launch", {"log_dir"}),
         ("evaluate", {"model_dir", "data_dir", "inception_weights", "feature_network", "cache_dir"}),
         ("export", {"model_dir", "data_dir", "output"}),

@@ -151,17 +151,17 @@ class TestSlurm:
 class TestLauncher:
     @pytest.fixture
     def pod(self, monkeypatch):
-        """This process in a pod. A copy of the environment, which `index_in_cluster` changes."""
+        """This process in a pod. A copy of the environment, which `name_in_cluster` changes."""
         environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
         monkeypatch.setattr(os, "environ", environment | POD)
 
     def test_the_worker_gets_tf_config(self, pod):
-        assert launcher.index_in_cluster(None, "kubernetes") == 1
+        assert launcher.name_in_cluster(None, scheduler="kubernetes") == "worker_1"
         assert tf_config.read(launcher.worker_environment([], 0)).addresses[2] == "dqgan-2.dqgan:2222"
 
     def test_two_kinds_of_cluster(self, pod):
         with pytest.raises(UsageError, match="--num_workers=2 asks .* --cluster=kubernetes names one of 3 workers"):
-            launcher.index_in_cluster(2, "kubernetes")
+            launcher.name_in_cluster(2, scheduler="kubernetes")
 
     def test_a_missing_variable_ends_in_one_line(self):
         command = [sys.executable, "-m", "trainers.launch", "--cluster=kubernetes", "--", "--model_dir=m"]
