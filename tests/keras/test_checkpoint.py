@@ -60,6 +60,7 @@ def state(strategy, model):
     (channel,) = leaf.compression.channels.values()
     variables = [*model.variables, *optimizer.variables]
     own = [channel.calls, leaf.compression.skipped, *channel.learned.values()]
+    own += leaf.compression.point.state().values() if leaf.compression.point else []
     return {
         "variables": [
             [local.numpy() for local in strategy.experimental_local_results(variable.value)] for variable in variables
@@ -82,6 +83,10 @@ CASES = {
     "accumulation": lambda: dqgan_tf.compressed(opt.SGD(0.01, momentum=0.9, gradient_accumulation_steps=3), STOCHASTIC),
     "loss_scale": lambda: opt.LossScaleOptimizer(
         dqgan_tf.compressed(opt.Adam(0.01), SIGN), initial_scale=2.0**10, dynamic_growth_steps=4
+    ),
+    # The checkpoint after 5 steps lies inside a round of 3.
+    "rounds": lambda: dqgan_tf.compressed(
+        opt.Adam(0.01, use_ema=True), SIGN, where="update", optimistic=True, local_steps=3, shift=0.1
     ),
     "learned": lambda: dqgan_tf.compressed(opt.RMSprop(0.01), ADAPTIVE),
 }
