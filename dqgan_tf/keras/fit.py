@@ -231,5 +231,5 @@ def _check_layers(model):
             raise UsageError(
                 "SpectralNormalization assigns its kernel while it runs, and optimistic=True and local_steps above 1 "
                 "set the weights back after the gradients were taken. Use compressed(...) without them, or "
-                f"dqgan_tf.DQGAN, which keeps what layers assign. Received: {layer.path}"
+                f"dqgan_tf.DQGAN, whose discriminator may have it. Received: {layer.path}"
             )
