@@ -37,6 +37,16 @@ class Cut(keras.callbacks.Callback):
             raise InterruptedError
 
 
+class Halve(keras.callbacks.Callback):
+    """Halves the first learning rate after the first epoch of a run, as ReduceLROnPlateau may."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = getattr(self.model, "optimizer", None)
+        if epoch == 0 and optimizer:
+            first = getattr(optimizer, "optimizers", [optimizer])[0]
+            first.learning_rate = 0.5 * float(keras.ops.convert_to_numpy(first.learning_rate))
+
+
 def build(strategy, make, seed, **options):
     """Layers with every kind of state: running statistics, and the counters of random numbers."""
     keras.utils.set_random_seed(seed)
@@ -47,7 +57,7 @@ def build(strategy, make, seed, **options):
 
 def fit(model, folder=None, epochs=EPOCHS, cut=None, **options):
     """`fit` with one iterator over all epochs: to make one takes longer than an epoch."""
-    callbacks = [dqgan_tf.callbacks.Checkpoint(folder, **options)] if folder else []
+    callbacks = [Halve()] + ([dqgan_tf.callbacks.Checkpoint(folder, **options)] if folder else [])
     callbacks += [Cut(*cut)] if cut else []
     data = small_models.dataset(*small_models.batches(STEPS, 2)).repeat()
     return model.fit(data, epochs=epochs, steps_per_epoch=STEPS, callbacks=callbacks, shuffle=False, verbose=0)
@@ -242,7 +252,8 @@ def test_dqgan(tmp_path):
 
     def fit(model, *callbacks):
         data = tf.data.Dataset.from_tensor_slices(batches)
-        return model.fit(data, epochs=3, callbacks=list(callbacks), shuffle=False, verbose=0)
+        callbacks = [Halve(), *callbacks]
+        return model.fit(data, epochs=3, callbacks=callbacks, shuffle=False, verbose=0)
 
     whole = build()
     fit(whole)
@@ -251,6 +262,8 @@ def test_dqgan(tmp_path):
     resumed = build()
     assert fit(resumed, dqgan_tf.callbacks.Checkpoint(tmp_path)).epoch == [1, 2]
     assert model_state.bits(whole) == model_state.bits(resumed)
+    rates = [[o.learning_rate for o in model.optimizer.optimizers] for model in (whole, resumed)]
+    assert rates[0] == rates[1] == [np.float32(5e-4), np.float32(1e-3)]
     other = tiny_gan.build(gan_strategy, optimizer, dqgan_tf.CompressionConfig(compressor="topk:fraction=0.1"))
     with pytest.raises(CheckpointError, match="topk"):
         fit(other, dqgan_tf.callbacks.Checkpoint(tmp_path))
