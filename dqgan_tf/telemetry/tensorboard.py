@@ -201,15 +201,27 @@ def write_figures(figures: Mapping[str, float], constants: Collection[str] = ())
 def write_evaluation(figures: Mapping[str, Any]) -> None:
     """Writes the numbers among the figures of an evaluation as curves.
 
-    Settings of the evaluation, such as the number of samples, are no curves; metrics.jsonl has them.
+    Settings of the evaluation and standard deviations are no curves; metrics.jsonl has them.
     """
     for name, value in figures.items():
-        stem = re.sub(r"_std$|_3_sd$|^raw_", "", name.partition("(")[0])
+        stem = re.sub(r"_3_sd$|^raw_", "", name.partition("(")[0])
         if isinstance(value, int | float) and stem in _EVALUATION:
-            end = "; standard deviation over subsets" if "_std" in name else ""
-            end += "; within 3 standard deviations of a mode" if "_3_sd" in name else ""
+            end = "; within 3 standard deviations of a mode" if "_3_sd" in name else ""
             end += "; of the raw generator" if name.startswith("raw_") else ""
-            tf.summary.scalar(QUALITY + name, value, description=_EVALUATION[stem] + end + ".")
+            tf.summary.scalar(quality_tag(name), value, description=_EVALUATION[stem] + end + ".")
+
+
+def quality_tag(name: str) -> str:
+    """Returns the tag of a figure of an evaluation, without parentheses.
+
+    >>> quality_tag("frechet_distance(small_classifier(cifar10),n=1000)")
+    '2 quality/frechet_distance, small_classifier cifar10,n=1000'
+
+    The page Custom scalars takes what stands behind the first parenthesis of a tag for the run (TensorBoard 2.21.0).
+    """
+    stem, has_details, details = name.partition("(")
+    details = details.removesuffix(")").replace("(", " ").replace(")", "")
+    return QUALITY + (f"{stem}, {details}" if has_details else stem)
 
 
 def write_picture(name: str, image) -> None:
@@ -248,7 +260,7 @@ def write_layout(constants: Collection[str], kind: str) -> None:
 def _pattern(name):
     """Returns the regular expression of a chart's curves."""
     if name.endswith("*"):
-        return "^" + re.escape(QUALITY + name[:-1]) + r"(_3_sd)?(\(.*)?$"
+        return "^" + re.escape(QUALITY + name[:-1]) + r"(_3_sd)?(,.*)?$"
     return "^" + re.escape(tag(name)) + "$"
 
 

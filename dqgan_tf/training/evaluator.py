@@ -224,7 +224,7 @@ def _key(folder):
 def _line(figures):
     """Returns the figures that tell most, as a short text."""
     stems = ("modes_found", "high_quality_fraction", "frechet_distance", "FID", "precision", "recall")
-    shown = {name: value for name, value in figures.items() if name.partition("(")[0] in stems}
+    shown = {name.partition("(")[0]: value for name, value in figures.items() if name.partition("(")[0] in stems}
     return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
 

@@ -163,7 +163,10 @@ class Evaluator:
         self.failures -= 1
         if self.failures >= 0:
             raise ArithmeticError("no square root")
-        return {"frechet_distance(resnet20,n=70)": 1.5, "feature_network": "resnet20", "generator": "averaged"}
+        stds = {"kernel_distance_std(resnet20,n=70)": 0.5, "num_fake": 70}
+        return (
+            {"frechet_distance(resnet20,n=70)": 1.5} | stds | {"feature_network": "resnet20", "generator": "averaged"}
+        )
 
 
 def test_an_evaluation_stands_beside_the_training_curves(tmp_path):
@@ -173,7 +176,7 @@ def test_an_evaluation_stands_beside_the_training_curves(tmp_path):
     assert figures == Evaluator().evaluate(None)
     assert json_lines.read(tmp_path / "metrics.jsonl") == [{"step": 10, **figures}]
     shown = {value.tag for step, value in events(tmp_path) if step == 10}
-    assert shown == {"2 quality/frechet_distance(resnet20,n=70)"}
+    assert shown == {"2 quality/frechet_distance, resnet20,n=70"}
 
 
 def test_an_evaluation_that_fails_is_reported_once_and_ends_nothing(tmp_path, capsys):
@@ -294,8 +297,9 @@ def test_curves_that_belong_together_share_a_chart(tmp_path, kind):
     assert "learning rates" not in charts
     tags = [tensorboard.tag(name) for name in tensorboard.FIGURES]
     tags += [f"2 quality/{name}" for name in ("modes_found", "modes_found_3_sd", "high_quality_fraction")]
-    tags += [f"2 quality/{name}(x,n=7)" for name in ("frechet_distance", "FID", "precision", "recall")]
-    tags += ["2 quality/kernel_distance_std(x,n=7)"]
+    images = ("frechet_distance", "FID", "precision", "recall")
+    tags += [tensorboard.quality_tag(f"{name}(x(y),n=7)") for name in images]
+    assert not [tag for tag in tags if "(" in tag]
     for title, patterns in charts.items():
         found = [[tag for tag in tags if re.search(pattern, tag)] for pattern in patterns]
         assert all(found), (title, patterns)
