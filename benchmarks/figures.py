@@ -167,32 +167,36 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -
         panels[0].set_ylabel(title)
 
 
-def end_against_bytes(series: dict[str, list[tuple[str, float, list[float]]]], title: str, path: pathlib.Path) -> None:
+def end_against_bytes(
+    series: dict[str, list[tuple[str, float, list[float]]]], title: str, path: pathlib.Path, scale: str = "linear"
+) -> None:
     """Draws a figure at the end of the runs against the bytes that a worker sends per step, as PNG.
 
     Args:
       series: by method, (compressor, bytes, values of all seeds). A point is the mean; a bar goes from the smallest to
-        the largest value. The axis is logarithmic if the positive means span more than a factor of 10.
+        the largest value. The name of a compressor stands at its first point.
       title: of the figure.
       path: name of the file.
+      scale: of the figure, `linear` or `log`.
 
     Raises:
       UsageError: Matplotlib is not installed.
     """
-    means = []
+    named = set()
     with _figure(path, size=(7.5, 4), endings=(".png",)) as axes:
         for (method, points), colour in zip(series.items(), _COLOURS, strict=False):
             points = sorted(points, key=lambda point: point[1])
-            sent, y = [point[1] for point in points], [sum(values) / len(values) for _, _, values in points]
-            ends = [[mean - min(p[2]), max(p[2]) - mean] for mean, p in zip(y, points, strict=True)]
+            sent, means = [point[1] for point in points], [sum(values) / len(values) for _, _, values in points]
+            ends = [[mean - min(point[2]), max(point[2]) - mean] for mean, point in zip(means, points, strict=True)]
             bars = list(zip(*ends, strict=True))
-            axes.errorbar(sent, y, yerr=bars, fmt="o-", markersize=4, linewidth=0.8, color=colour, label=method)
-            for place, (compressor, x, _) in zip(y, points, strict=True):
-                look = {"fontsize": 6, "color": colour, "rotation": 30, "textcoords": "offset points"}
-                axes.annotate(compressor, (x, place), (3, 4), **look)
-            means += [mean for mean in y if mean > 0]
-        axes.set(xscale="log", yscale="log" if means and max(means) > 10 * min(means) else "linear")
-        axes.set(xlabel="bytes that a worker sends per step", ylabel=title)
+            axes.errorbar(sent, means, yerr=bars, fmt="o-", markersize=4, linewidth=0.8, color=colour, label=method)
+            for mean, (compressor, x, _) in zip(means, points, strict=True):
+                if compressor not in named:
+                    look = {"fontsize": 6, "rotation": 30, "textcoords": "offset points"}
+                    axes.annotate(compressor, (x, mean), (2, 4), **look)
+                    named.add(compressor)
+        axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=title)
+        axes.margins(0.15)
 
 
 def pictures(files: dict[str, pathlib.Path], path: pathlib.Path, columns: int = 4) -> None:

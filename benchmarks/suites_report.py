@@ -43,7 +43,9 @@ def write(name: str, folder: str | os.PathLike) -> str:
         parts.append(table(suite, of_group))
         name_of_group, title = f"{problem}_{workers}_{shards}", suite.figures[0].title
         if suite.kind == suites.DATA:
-            figures.end_against_bytes(_ends(suite, of_group), title, folder / f"{name_of_group}_bytes.png")
+            path = folder / f"{name_of_group}_bytes.png"
+            scale = "log" if suite.figures[0].difference == "percent" else "linear"
+            figures.end_against_bytes(_ends(suite, of_group), title, path, scale)
             parts.append(f"![{title} against bytes]({name_of_group}_bytes.png)")
             parts += _pictures(of_group, folder, f"{name_of_group}_samples.png")
         for reference in dict.fromkeys(_reference(row) for row in of_group):
@@ -56,6 +58,24 @@ def write(name: str, folder: str | os.PathLike) -> str:
     text = "\n\n".join(parts) + "\n"
     json_lines.write_atomically(folder / "README.md", text)
     return text
+
+
+def summary(name: str, folder: str | os.PathLike) -> str:
+    """Returns the table of the first group of a suite's page with its first figure alone, and where its runs come from.
+
+    Raises:
+      UsageError: no run of the first group is recorded.
+    """
+    suite = suites.SUITES[name]
+    place = suite.groups[0][:3]
+    rows = [
+        row
+        for row in json_lines.read(pathlib.Path(folder) / "runs.jsonl")
+        if (row["problem"], row["workers"], row["shards"]) == place
+    ]
+    if not rows:
+        raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
+    return f"{table(suite._replace(figures=suite.figures[:1]), rows)}\n\n{_source(rows)}"
 
 
 def table(suite: suites.Suite, rows: Rows) -> str:
