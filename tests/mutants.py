@@ -571,8 +571,8 @@ MUTANTS = (
     # Any Keras model.
     _mutant(
         "keras/optimizer.py",
-        "return [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
-        "return list(self._steps.clipped(gradients))",
+        "own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
+        "own = list(self._steps.clipped(gradients))",
         "gradients of 1/M of the loss reach the channel",
         "keras/test_against_oracle.py",
     ),

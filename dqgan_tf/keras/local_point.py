@@ -49,6 +49,7 @@ class LocalPoint:
         ]
         self._kept_lead = per_weight("kept_lead") if rounds and optimistic else []
         self._count = ReplicaLocal(devices, [], "steps_in_round", tf.int64)
+        self._overflows = ReplicaLocal(devices, [], "overflows_in_round", tf.int64)
         # w per local replica between `look_ahead` and `come_back`, and the graph that it was read in.
         self._ahead: list[tuple | None] = [None] * len(devices)
 
@@ -56,7 +57,8 @@ class LocalPoint:
         """Returns the state of each replica by its name in checkpoints."""
         kinds = {"lead": self._lead, "moved": self._moved, "kept": self._kept_slots, "kept_lead": self._kept_lead}
         named = {f"{kind}/{i:03d}": local for kind, locals_ in kinds.items() for i, local in enumerate(locals_)}
-        return named | ({"steps_in_round": self._count} if self._moved else {})
+        counters = {"steps_in_round": self._count, "overflows_in_round": self._overflows}
+        return named | (counters if self._moved else {})
 
     def look_ahead(self) -> None:
         """Sets the variables to x_{k-1} - l_{k-1}; frozen ones keep w. Replica context."""
@@ -83,6 +85,15 @@ class LocalPoint:
         """Returns the number of local steps since the last exchange, int64 scalar. Cross-replica context."""
         return self._count.variables[0].read_value()
 
+    def finite(self, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        """Returns gradients, or zeros if one is not finite: the exchange is refused then, and losses and moments stay
+        finite until it comes. Replica context."""
+        if not self._moved:
+            return gradients
+        is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        self._overflows.local().assign_add(tf.cast(tf.logical_not(is_finite), tf.int64))
+        return [tf.where(is_finite, gradient, tf.zeros_like(gradient)) for gradient in gradients]
+
     def after_moves(self, positions: Sequence[int], weights: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         """Returns x_{k-1} of the variables at `positions`, of which `weights` is w. Replica context."""
         if not self._moved:
@@ -91,11 +102,13 @@ class LocalPoint:
         return [_less(weight, part) for weight, part in zip(weights, moved, strict=True)]
 
     def with_moved(self, positions: Sequence[int], updates: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        """Returns u_1 + ... + u_k, of which `updates` is u_k. Replica context."""
+        """Returns u_1 + ... + u_k, of which `updates` is u_k; NaN after a gradient that was not finite. Replica
+        context."""
         if not self._moved:
             return updates
         moved = read_local([self._moved[position] for position in positions])
-        return [part + update for part, update in zip(moved, updates, strict=True)]
+        overflow = tf.where(self._overflows.local() > 0, float("nan"), 0.0)
+        return [part + update + overflow for part, update in zip(moved, updates, strict=True)]
 
     def keep(self) -> bool:
         """Keeps the state before a round. Replica context."""
@@ -134,7 +147,8 @@ class LocalPoint:
     def _end_round(self):
         for moved in self._moved:
             moved.local().assign(tf.zeros(moved.local().shape))
-        self._count.local().assign(tf.zeros([], tf.int64))
+        for counter in (self._count, self._overflows):
+            counter.local().assign(tf.zeros([], tf.int64))
 
     def _set_lead(self, positions, updates, residuals):
         for position, update, residual in zip(positions, updates, residuals, strict=True) if self._lead else ():

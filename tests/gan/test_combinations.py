@@ -1,4 +1,4 @@
-"""Oracle: labels, micro-batches, frozen layers, clipping and schedules with local steps and discriminator steps.
+"""Oracle: labels, micro-batches, frozen layers, clipping and schedules with local steps and with discriminator steps.
 
 One replica without compression takes plain optimistic steps, whatever the round: they are replayed with the networks
 called by Keras.

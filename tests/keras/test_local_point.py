@@ -8,7 +8,7 @@ import tensorflow as tf
 import dqgan_tf
 from dqgan_tf.errors import UsageError
 from tests.gan.local_strategy import local_strategy
-from tests.keras import small_models
+from tests.keras import matrix, small_models
 
 SIGN = "sign:bucket=32"
 HALF_STEP = {"where": "update", "optimistic": True}
@@ -105,6 +105,18 @@ def test_a_loop_of_ones_own_takes_the_steps_of_fit(strategy):
         step(batch)
     np.testing.assert_array_equal(*(small_models.values(strategy, m.trainable_variables) for m in (by_fit, by_hand)))
     np.testing.assert_array_equal(*(small_models.values(strategy, m.optimizer.variables) for m in (by_fit, by_hand)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("name", matrix.MATRIX)
+def test_optimizers_and_policies(strategy, name, policy):
+    """Under mixed_float16 `compile` makes a LossScaleOptimizer, whose scale all replicas share."""
+    make = lambda: dqgan_tf.compressed(matrix.OPTIMIZERS[name](), matrix.LINEAR, **HALF_STEP, local_steps=2)  # noqa: E731
+    model, history, weights, _ = matrix.fit(strategy, make, policy=policy, epochs=4)
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.all(np.isfinite(weights)) and history["loss"][-1] < history["loss"][0]
+    assert int(model.optimizer.iterations.numpy()) == 4 * matrix.STEPS
 
 
 @pytest.mark.slow
