@@ -80,13 +80,22 @@ def render(document: str | os.PathLike, folder: str | os.PathLike) -> None:
     Raises:
       UsageError: the document has no such comments.
     """
-    path, name = pathlib.Path(document), pathlib.Path(folder).name
+    fill(document, pathlib.Path(folder).name, table(folder))
+
+
+def fill(document: str | os.PathLike, name: str, text: str) -> None:
+    """Replaces what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` in a document with a text.
+
+    Raises:
+      UsageError: the document has no such comments.
+    """
+    path = pathlib.Path(document)
     start, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    text = path.read_text()
-    if start not in text or end not in text:
+    whole = path.read_text()
+    if start not in whole or end not in whole:
         raise UsageError(f"--document={path} has no place {start} ... {end} for the table; add both lines to it.")
-    before, rest = text.split(start, 1)
-    path.write_text(f"{before}{start}\n{table(folder)}\n{end}{rest.split(end, 1)[1]}")
+    before, rest = whole.split(start, 1)
+    path.write_text(f"{before}{start}\n{text}\n{end}{rest.split(end, 1)[1]}")
 
 
 def _train(arguments, num_workers):

@@ -167,6 +167,60 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -
         panels[0].set_ylabel(title)
 
 
+def end_against_bytes(
+    series: dict[str, list[tuple[str, float, list[float]]]], title: str, path: pathlib.Path, scale: str = "linear"
+) -> None:
+    """Draws a figure at the end of the runs against the bytes that a worker sends per step, as PNG.
+
+    Args:
+      series: by method, (compressor, bytes, values of all seeds). A point is the mean; a bar goes from the smallest to
+        the largest value. The name of a compressor stands at its first point.
+      title: of the figure.
+      path: name of the file.
+      scale: of the figure, `linear` or `log`.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    named = set()
+    with _figure(path, size=(7.5, 4), endings=(".png",)) as axes:
+        for (method, points), colour in zip(series.items(), _COLOURS, strict=False):
+            points = sorted(points, key=lambda point: point[1])
+            sent, means = [point[1] for point in points], [sum(values) / len(values) for _, _, values in points]
+            ends = [[mean - min(point[2]), max(point[2]) - mean] for mean, point in zip(means, points, strict=True)]
+            bars = list(zip(*ends, strict=True))
+            axes.errorbar(sent, means, yerr=bars, fmt="o-", markersize=4, linewidth=0.8, color=colour, label=method)
+            for mean, (compressor, x, _) in zip(means, points, strict=True):
+                if compressor not in named:
+                    look = {"fontsize": 6, "rotation": 30, "textcoords": "offset points"}
+                    axes.annotate(compressor, (x, mean), (2, 4), **look)
+                    named.add(compressor)
+        axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=title)
+        axes.margins(0.15)
+
+
+def pictures(files: dict[str, pathlib.Path], path: pathlib.Path, columns: int = 4) -> None:
+    """Draws pictures side by side, each below its name, as PNG.
+
+    Args:
+      files: PNG files of one size by name.
+      path: name of the file.
+      columns: pictures in a row.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    rows = -(-len(files) // columns)
+    with _panels(path, min(columns, len(files)), rows, size=(2.6, 2.8), legend=False) as panels:
+        from matplotlib import image
+
+        for axes, (name, file) in zip(panels, files.items(), strict=False):
+            axes.imshow(image.imread(file), cmap="gray", interpolation="nearest")
+            axes.set_title(name, fontsize=7)
+        for axes in panels:
+            axes.set_axis_off()
+
+
 def error_against_workers(series: dict[str, dict[int, list[float]]], title: str, path: pathlib.Path) -> None:
     """Draws the mean error against the number of workers, both logarithmic, and the slope -1/2, as PNG.
 
@@ -191,8 +245,8 @@ def error_against_workers(series: dict[str, dict[int, list[float]]], title: str,
 
 
 @contextlib.contextmanager
-def _panels(path, count):
-    """Yields axes side by side; one legend stands right of them."""
+def _panels(path, columns, rows=1, size=(4, 3.6), legend=True):
+    """Yields the axes of a table of panels, row by row; one legend stands right of them."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -200,13 +254,14 @@ def _panels(path, count):
         raise UsageError(f"Figures need Matplotlib: pip install '.[benchmark]' ({error})") from error
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4 * count + 3, 3.6), layout="constrained")
-        panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+        figure = Figure(figsize=(size[0] * columns + 3 * legend, size[1] * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
         yield panels
-        for axes in panels:
-            axes.grid(True, which="both", linewidth=0.3)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", fontsize=7)
+        if legend:
+            for axes in panels:
+                axes.grid(True, which="both", linewidth=0.3)
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside right center", fontsize=7)
         figure.savefig(path, dpi=120, metadata={"Software": None})
 
 

@@ -41,17 +41,41 @@ def write(name: str, folder: str | os.PathLike) -> str:
     for (problem, workers, shards), of_group in groups.items():
         parts.append(f"## {problem}, M = {workers}, {shards}")
         parts.append(table(suite, of_group))
-        parts += _pictures(of_group, folder)
+        name_of_group, title = f"{problem}_{workers}_{shards}", suite.figures[0].title
+        if suite.kind == suites.DATA:
+            path = folder / f"{name_of_group}_bytes.png"
+            scale = "log" if suite.figures[0].difference == "percent" else "linear"
+            figures.end_against_bytes(_ends(suite, of_group), title, path, scale)
+            parts.append(f"![{title} against bytes]({name_of_group}_bytes.png)")
+            parts += _pictures(of_group, folder, f"{name_of_group}_samples.png")
         for reference in dict.fromkeys(_reference(row) for row in of_group):
             lines = [row for row in of_group if _reference(row) == reference]
-            path = folder / f"{problem}_{workers}_{shards}_{reference}.png"
+            path = folder / f"{name_of_group}_{reference}.png"
             if name != "speedup" and len(_by_variant(lines)) > 1:
-                figures.curves(_curves(suite, lines), suite.figures[0].title, path)
-                parts.append(f"![{suite.figures[0].title} of {reference}]({path.name})")
+                figures.curves(_curves(suite, lines), title, path)
+                parts.append(f"![{title} of {reference}]({path.name})")
     parts.append(_source(rows))
     text = "\n\n".join(parts) + "\n"
     json_lines.write_atomically(folder / "README.md", text)
     return text
+
+
+def summary(name: str, folder: str | os.PathLike) -> str:
+    """Returns the table of the first group of a suite's page with its first figure alone, and where its runs come from.
+
+    Raises:
+      UsageError: no run of the first group is recorded.
+    """
+    suite = suites.SUITES[name]
+    place = suite.groups[0][:3]
+    rows = [
+        row
+        for row in json_lines.read(pathlib.Path(folder) / "runs.jsonl")
+        if (row["problem"], row["workers"], row["shards"]) == place
+    ]
+    if not rows:
+        raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
+    return f"{table(suite._replace(figures=suite.figures[:1]), rows)}\n\n{_source(rows)}"
 
 
 def table(suite: suites.Suite, rows: Rows) -> str:
@@ -132,20 +156,29 @@ def _speedup(rows, folder):
     )
 
 
-def _pictures(rows, folder, columns=4):
-    """Tables of the pictures that the runs of seed 0 have drawn from equal latents, side by side."""
-    drawn = {
-        f"{row['method']}, {_NAMES.get(row['compressor'], row['compressor'])}": suites.picture(
-            suites.parse(row["cell"])
-        )
-        for row in rows
-        if row["seed"] == 0 and (folder / suites.picture(suites.parse(row["cell"]))).exists()
-    }
-    names, tables = list(drawn), []
-    for first in range(0, len(names), columns):
-        chosen = names[first : first + columns]
-        tables.append(markdown(chosen, [[f"![{name}]({drawn[name]})" for name in chosen]]))
-    return tables
+def _ends(suite, rows):
+    """Returns by method the points of `figures.end_against_bytes`; a variant of which a run diverged has none."""
+    figure, series = suite.figures[0], collections.defaultdict(list)
+    for (method, compressor), of_variant in _by_variant(rows).items():
+        values = [row[figure.key] for row in of_variant]
+        if None not in values:
+            label = _NAMES.get(compressor, compressor).partition(",")[0].partition(":bucket")[0]
+            sent = statistics.mean(row["sent_bytes_per_step"] for row in of_variant)
+            series[method].append((label, sent, [figure.scale * value for value in values]))
+    return series
+
+
+def _pictures(rows, folder, name):
+    """Draws the pictures that the runs of seed 0 have made from equal latents side by side; returns what shows them."""
+    files = {}
+    for row in rows:
+        file = folder / suites.picture(suites.parse(row["cell"]))
+        if row["seed"] == 0 and file.exists():
+            files[f"{row['method']}\n{_NAMES.get(row['compressor'], row['compressor'])}"] = file
+    if not files:
+        return []
+    figures.pictures(files, folder / name)
+    return [f"Samples of the runs of seed 0, from equal latents:\n\n![Samples]({name})"]
 
 
 def _mean(figure, rows):

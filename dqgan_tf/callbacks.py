@@ -9,7 +9,6 @@ import keras
 
 from dqgan_tf import private_keras
 from dqgan_tf.config import FREE_FIELDS, CompressionConfig, OptimizerConfig, flatten
-from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan.model import DQGAN
@@ -57,7 +56,7 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{type(strategy).__name__}. Use keras.callbacks.BackupAndRestore"
             )
         state = _DqganState(self.model) if isinstance(self.model, DQGAN) else ModelState(self.model)
-        board = MessageBoard(strategy.worker_index, strategy.num_workers, self._board_name)
+        board = strategy.message_board(self._board_name)
         self._checkpoints = _FitCheckpoints(self._folder, state, board, strategy, self._keep)
         epoch = self._checkpoints.restore().step
         if epoch:

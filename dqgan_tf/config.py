@@ -462,6 +462,13 @@ class TrainConfig(Settings):
         lower=1,
         is_local=True,
     )
+    silence_timeout: float = setting(
+        30.0,
+        "Seconds without a sign of life after which a worker counts as lost and the others end with code 4. An outage "
+        "of the network of up to a third of this time is survived.",
+        lower=5,
+        is_local=True,
+    )
     keep_checkpoints: int = setting(3, "Number of complete checkpoints to keep.", lower=1, may_change=True)
     deterministic: bool = setting(
         True,

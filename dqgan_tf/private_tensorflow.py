@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.distribute import (
     collective_all_reduce_strategy,
     collective_util,
     cross_device_ops,
     cross_device_utils,
     distribute_lib,
+    multi_worker_util,
 )
 from tensorflow.python.eager import context
 from tensorflow.python.framework import config as framework_config
@@ -69,14 +71,15 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
       cluster_resolver: as in the base class.
       communication_options: a `CommunicationOptions`, not None.
       replicas_per_worker: number of replicas of a machine without GPUs.
+      silence_seconds: without a heartbeat, after which TensorFlow's coordination service declares a worker lost.
 
     Raises:
       UsageError: fewer logical CPUs than replicas.
     """
 
-    def __init__(self, cluster_resolver, communication_options, replicas_per_worker: int):
+    def __init__(self, cluster_resolver, communication_options, replicas_per_worker: int, silence_seconds: float):
         # Not the __init__ of the base class: it would build an `extended` of its own.
-        extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker)
+        extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker, silence_seconds)
         distribute_lib.Strategy.__init__(self, extended)
 
     def reduce_in_channel(self, reduce_op, values: Sequence[tf.Tensor], replica: int, options) -> list[tf.Tensor]:
@@ -107,8 +110,8 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
 
 class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
-    def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker):
-        self._replicas_per_worker = replicas_per_worker
+    def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker, silence_seconds):
+        self._replicas_per_worker, self._silence_seconds = replicas_per_worker, silence_seconds
         super().__init__(strategy, cluster_resolver, communication_options)
 
     def _initialize_local_devices(self, cluster_resolver, worker_device):
@@ -128,8 +131,27 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
         self._replace_cross_device_ops()
 
     def _initialize_multi_worker(self, cluster_resolver):
+        if not joined_cluster():
+            self._configure_coordination_service(
+                multi_worker_util.normalize_cluster_spec(cluster_resolver.cluster_spec())
+            )
         super()._initialize_multi_worker(cluster_resolver)
         self._replace_cross_device_ops()
+
+    def _configure_coordination_service(self, cluster):
+        """As the base class does, which keeps what is configured already, and with a limit for heartbeats.
+
+        The limit of the base class is that of TensorFlow, 10 s.
+        """
+        jobs = [job for job in ("chief", "worker") if job in cluster.jobs]
+        context.context().configure_coordination_service(
+            service_type="standalone",
+            service_leader=multi_worker_util.coordination_leader(cluster),
+            coordinated_jobs=[
+                coordination_config_pb2.CoordinatedJob(name=job, num_tasks=cluster.num_tasks(job)) for job in jobs
+            ],
+            heartbeat_timeout_in_ms=int(1e3 * self._silence_seconds),
+        )
 
     def _replace_cross_device_ops(self):
         # The base class builds an object of its own and asserts its class; this one replaces it, with the same keys.

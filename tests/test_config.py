@@ -71,6 +71,7 @@ DEFAULTS = {
     "train.weight_check_every": 1000,
     "train.max_skipped_in_row": 10,
     "train.start_timeout": 600.0,
+    "train.silence_timeout": 30.0,
     "train.keep_checkpoints": 3,
     "train.deterministic": True,
     "evaluation.eval_samples": 10000,
@@ -168,6 +169,7 @@ def test_a_default_is_a_value_that_works(key):
         ("train.weight_check_every", -1, 0, None),
         ("train.max_skipped_in_row", -1, 0, None),
         ("train.start_timeout", 0.9, 1.0, None),
+        ("train.silence_timeout", 4.9, 5.0, None),
         ("train.keep_checkpoints", 0, 1, None),
         ("evaluation.eval_samples", 1, 2, None),
     ],
@@ -300,7 +302,8 @@ def test_settings_of_version_0_1_0_are_read():
 
 def test_what_a_resumed_run_and_each_worker_may_change():
     networks = {f"evaluation.{name}" for name in ("feature_network", "inception_weights", "cache_dir")}
-    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"} | networks
+    timeouts = {"train.start_timeout", "train.silence_timeout"}
+    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir"} | timeouts | networks
     assert config.FREE_FIELDS == networks | {
         "model_dir",
         "algorithm",
@@ -319,6 +322,7 @@ def test_what_a_resumed_run_and_each_worker_may_change():
         "train.weight_check_every",
         "train.max_skipped_in_row",
         "train.start_timeout",
+        "train.silence_timeout",
         "train.keep_checkpoints",
         "train.deterministic",
     }

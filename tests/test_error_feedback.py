@@ -136,8 +136,13 @@ def test_poison_reaches_the_energies_and_the_payload():
 
 @pytest.mark.parametrize(
     "spec, n",
-    [("linear:bits=3,bucket=512", 2048), ("linear:bits=3,bucket=512", 3000), ("linear:bits=8,bucket=64", 3000)]
-    + [("sign:bucket=512", 1500), ("sign:bucket=512", 3000)],
+    [
+        ("linear:bits=3,bucket=512", 2048),
+        ("linear:bits=8,bucket=64", 3000),
+        ("sign:bucket=512", 3000),
+        pytest.param("linear:bits=3,bucket=512", 3000, marks=pytest.mark.slow),
+        pytest.param("sign:bucket=512", 1500, marks=pytest.mark.slow),
+    ],
 )
 def test_blocks_change_nothing(spec, n):
     update, residual = updates(2, n)
@@ -151,7 +156,7 @@ def test_blocks_change_nothing(spec, n):
     np.testing.assert_allclose(whole.energies, blocked.energies, rtol=1e-5)
 
 
-@pytest.mark.parametrize("spec", ["linear:bits=4,bucket=64", "sign:bucket=64"])
+@pytest.mark.parametrize("spec", ["linear:bits=4,bucket=64", pytest.param("sign:bucket=64", marks=pytest.mark.slow)])
 def test_a_spare_of_any_content_takes_the_residual(spec):
     """The new residual is written over what a variable held; payload and energies do not know."""
     compressor, size = compressors.get(spec), 700
@@ -269,7 +274,7 @@ PIECES += ["ternary:bucket=64", "terngrad:bucket=64", "natural:bits=8,bucket=64"
 PIECES += ["qsgd:bits=4,bucket=64", "fp16"]
 
 
-QUICK = PIECES[1:4]
+QUICK = PIECES[1:3]
 
 
 @pytest.mark.parametrize("spec", QUICK + [pytest.param(p, marks=pytest.mark.slow) for p in PIECES if p not in QUICK])

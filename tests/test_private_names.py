@@ -91,6 +91,16 @@ NAMES = (
     Name(_DISTRIBUTE + "collective_util", "Options.merge", "(self, options)"),
     Name("tensorflow.python.eager.context", "context", "()"),
     Name("tensorflow.python.eager.context", "Context.coordination_service", "property"),
+    Name(
+        "tensorflow.python.eager.context",
+        "Context.configure_coordination_service",
+        "(self, service_type, service_leader='', enable_health_check=True, cluster_register_timeout_in_ms=0, "
+        "heartbeat_timeout_in_ms=0, shutdown_barrier_timeout_in_ms=0, coordinated_jobs=None, "
+        "allow_new_incarnation_to_reconnect=False)",
+    ),
+    Name("tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2", "CoordinatedJob"),
+    Name(_DISTRIBUTE + "multi_worker_util", "coordination_leader", "(cluster_spec)"),
+    Name(_DISTRIBUTE + "multi_worker_util", "normalize_cluster_spec", "(cluster_spec)"),
     Name("tensorflow.python.eager.context", "Context.set_config_key_value", "(self, key, value)"),
     Name("tensorflow.python.eager.context", "Context.get_config_key_value", "(self, key, timeout_in_ms=0)"),
     Name("tensorflow.python.eager.context", "Context.delete_config_key_value", "(self, key)"),
@@ -184,7 +194,8 @@ def test_the_table_knows_every_name_that_the_adapters_use():
     assert private <= {name.module for name in NAMES} | {str(name) for name in NAMES}
     used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
     used |= {node.name for node in tree if isinstance(node, ast.FunctionDef)}
-    own = {"_replicas_per_worker", "_replace_cross_device_ops", "_optimizer", "__init__"}
+    own = {"_replicas_per_worker", "_silence_seconds", "_replace_cross_device_ops", "_configure_coordination_service"}
+    own |= {"_optimizer", "__init__"}
     known = {name.name.split(".")[-1] for name in NAMES}
     assert {attribute for attribute in used if attribute.startswith("_")} - own <= known
 

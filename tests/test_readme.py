@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 
 import dqgan_tf
+from benchmarks import suites_report
 from dqgan_tf.distribute import tf_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -250,6 +251,13 @@ def test_the_first_sentences_round_what_was_recorded():
     for times, variant in zip(claimed, ("4 bit (the default job)", "1 bit sign", "top 1 %"), strict=True):
         [run] = recorded("ring", variant=variant)
         assert int(times) == round(dense["sent_bytes_per_step"] / run["sent_bytes_per_step"])
+
+
+def test_the_table_of_fashion_mnist_is_that_of_the_recorded_runs():
+    shown = README.split("<!-- results:fashion_mnist -->")[1].split("<!-- /results:fashion_mnist -->")[0].strip()
+    assert shown == suites_report.summary("fashion_mnist", ROOT / "results" / "fashion_mnist")
+    for name in re.findall(r"!\[[^]]*\]\((results/[^)]+)\)", README):
+        assert (ROOT / name).exists(), name
 
 
 COLUMNS = ("float32", "float16", "linear:bits=8,bucket=512", "linear:bits=4,bucket=512", "sign:bucket=512")

@@ -4,7 +4,8 @@
     python -m trainers.compare --suite=games --report
 
 A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was stopped.
---report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing.
+--report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing. With
+--document, the first table also goes between `<!-- results:SUITE -->` and `<!-- /results:SUITE -->` of that file.
 
     python -m trainers.compare --results=results/ring --document=README.md
 
@@ -33,7 +34,7 @@ _RESULTS = command.define_path(
     "results", "Folder of the runs. Default with --suite: results/SUITE, or runs/small_SUITE."
 )
 _DOCUMENT = command.define_path(
-    "document", "Markdown file with a marked place for the table of variants.json. Default: print the table."
+    "document", "Markdown file with a marked place for the table: that of variants.json, or with --report the suite's."
 )
 
 
@@ -42,10 +43,8 @@ def main(arguments):
     if _SUITE.value is None:
         _variants()
         return
-    if _DOCUMENT.value:
-        raise UsageError(
-            f"--document is for --results without --suite; --report writes the page of --suite={_SUITE.value}."
-        )
+    if _DOCUMENT.value and not _REPORT.value:
+        raise UsageError(f"--document takes a table: add --report. Received: --document={_DOCUMENT.value}")
     default = f"runs/small_{_SUITE.value}" if _SMALL.value else f"results/{_SUITE.value}"
     folder = _RESULTS.value or default
     if not _REPORT.value:
@@ -55,9 +54,11 @@ def main(arguments):
         suites.run(_SUITE.value, folder, tell=_tell, options=options, **how)
         _tell(f"The runs are in {folder}. The same command with --report makes their tables and figures.")
         return
-    from benchmarks import suites_report
+    from benchmarks import comparison, suites_report
 
     suites_report.write(_SUITE.value, folder)
+    if _DOCUMENT.value:
+        comparison.fill(_DOCUMENT.value, _SUITE.value, suites_report.summary(_SUITE.value, folder))
     _tell(f"{folder}/README.md has the tables and figures.")
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from dqgan_tf.config import TrainConfig
 from dqgan_tf.errors import LostConnectionError
 from dqgan_tf.private_tensorflow import CoordinationService
 
 _REPLY_SECONDS = 0.2  # grace period for the service's last replies
 _TICK_SECONDS = 1.0
-_SILENCE_TICKS = 15  # ticks without an answer after which worker 0 is lost
 
 
 class MessageBoard:
@@ -22,16 +22,25 @@ class MessageBoard:
     It uses the coordination service that multi-worker strategies start. The service works where collectives would hang:
     while replicas disagree about their number, or before a worker has built its variables. The service notices workers
     that are gone or frozen, except worker 0, in which it lives: a call to a frozen worker 0 would never return. So each
-    call runs in a thread, while this worker posts to the service every second and gives up after 15 s without a reply.
+    call runs in a thread, while this worker posts to the service every second and gives up after `silence_seconds`
+    without a reply.
 
     Args:
       worker_index: this worker's index.
       num_workers: number of workers; with 1 nothing is sent.
       name: name of the board; boards with different names never read each other's texts.
+      silence_seconds: without a sign of life, after which worker 0 is lost.
     """
 
-    def __init__(self, worker_index: int, num_workers: int, name: str = "run"):
+    def __init__(
+        self,
+        worker_index: int,
+        num_workers: int,
+        name: str = "run",
+        silence_seconds: float = TrainConfig.silence_timeout,
+    ):
         self._name = name
+        self._silence_seconds = silence_seconds
         self._worker_index = worker_index
         self._num_workers = num_workers
         self._posts = 0
@@ -49,7 +58,7 @@ class MessageBoard:
 
         Raises:
           tf.errors.OpError: a worker is gone or did not post in time.
-          LostConnectionError: worker 0 gives no sign of life for 15 s.
+          LostConnectionError: worker 0 gives no sign of life for `silence_seconds`.
         """
         if self._num_workers == 1:
             return [text]
@@ -96,7 +105,7 @@ class MessageBoard:
         """Returns action(service), which waits for other workers.
 
         Raises:
-          LostConnectionError: the service answers nothing for 15 s.
+          LostConnectionError: the service answers nothing for `silence_seconds`.
         """
         service = CoordinationService()
         answer, ticks = _in_thread(lambda: action(service)), 0
@@ -109,8 +118,8 @@ class MessageBoard:
             if probe.done():
                 ticks = 0 if probe.result() else ticks
                 probe = _in_thread(lambda: self._is_alive(service))
-            if ticks > _SILENCE_TICKS:
-                raise LostConnectionError(f"worker 0 gave no sign of life for {_SILENCE_TICKS * _TICK_SECONDS:g} s")
+            if ticks * _TICK_SECONDS > self._silence_seconds:
+                raise LostConnectionError(f"worker 0 gave no sign of life for {self._silence_seconds:g} s")
 
     def _is_alive(self, service):
         """Whether the service has replied. TensorFlow itself ends some calls to a frozen service with other errors."""

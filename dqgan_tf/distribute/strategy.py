@@ -11,6 +11,7 @@ from dqgan_tf.config import CompressionConfig
 from dqgan_tf.distribute import rendezvous, tf_config
 from dqgan_tf.distribute.channel import Channel, plain_options
 from dqgan_tf.distribute.layout import Vector
+from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
 from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place, joined_cluster
@@ -48,6 +49,7 @@ class CompressedStrategy(WorkerStrategy):
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers of TF_CONFIG wait for each other.
+      silence_timeout: seconds without a sign of life after which a worker counts as lost.
 
     Raises:
       UsageError: fewer logical CPUs than replicas; TF_CONFIG cannot be used: see `tf_config.read`, `rendezvous.meet`.
@@ -60,15 +62,21 @@ class CompressedStrategy(WorkerStrategy):
         communication_options: Any = None,
         replicas_per_worker: int = 1,
         start_timeout: float = config.TrainConfig.start_timeout,
+        silence_timeout: float = config.TrainConfig.silence_timeout,
     ):
+        for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
+            config.check(config.settings()[f"train.{setting}"], value)
         place = tf_config.read(os.environ) if cluster_resolver is None else None
         if place is not None and not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
         options = plain_options(communication_options)
-        super().__init__(cluster_resolver, options, replicas_per_worker)
+        super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
         self._channels: dict[str, Channel] = {}
         self._options = options
-        self._transports = Transports(self._place, self.local_devices, self.launchers(), self.new_launcher, options)
+        self._silence_timeout = silence_timeout
+        self._transports = Transports(
+            self._place, self.local_devices, self.launchers(), self.new_launcher, options, silence_timeout
+        )
 
     def open_channel(
         self,
@@ -123,6 +131,10 @@ class CompressedStrategy(WorkerStrategy):
         if self._transports.uses_sockets(transport):
             return "sockets"
         return "ring" if transport == "auto" else transport
+
+    def message_board(self, name: str = "run") -> MessageBoard:
+        """Returns a board of this strategy's workers."""
+        return MessageBoard(self.worker_index, self.num_workers, name, self._silence_timeout)
 
     def close_channel(self, name: str) -> None:
         """Forgets a channel and its residuals."""

@@ -92,6 +92,7 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
         replicas_per_worker=replicas,
         start_timeout=config.train.start_timeout,
+        silence_timeout=config.train.silence_timeout,
     )
 
 

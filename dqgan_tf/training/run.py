@@ -58,7 +58,7 @@ def run(config: RunConfig) -> int:
         text = f"{type(error).__name__}: {reason(error)}"
         raise PeerLostError(f"The workers of TF_CONFIG could not connect ({text}).") from None
     with StopSignal() as stop:  # after the strategy, whose preemption notifier handles SIGTERM (TensorFlow 2.21)
-        board = MessageBoard(strategy.worker_index, strategy.num_workers)
+        board = strategy.message_board()
         try:
             code = _run(config, strategy, board, stop)
             board.leave()

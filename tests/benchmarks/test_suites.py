@@ -10,7 +10,7 @@ import tensorflow as tf
 from benchmarks import games, suites, suites_report
 from dqgan_tf.errors import TrainingError, UsageError
 from dqgan_tf.gan.gradients import simultaneous_gradients
-from dqgan_tf.telemetry import json_lines
+from dqgan_tf.telemetry import json_lines, pictures
 
 SUITE = suites.SUITES["games"]
 
@@ -212,6 +212,28 @@ class TestTables:
         before = picture.read_bytes()
         suites_report.write("games", tmp_path)
         assert f"]({picture.name})" in text and picture.read_bytes() == before
+
+    def test_ends_leave_out_what_diverged(self):
+        """The names of compressors without their buckets; percent of a share; all seeds."""
+        end = {"high_quality_fraction_3_sd": 0.5, "sent_bytes_per_step": 10}
+        rows = [row("dqgan_adam", suites.NONE, 0, 0) | end, row("dqgan_adam", suites.FOUR_BIT, 0, 0) | end]
+        rows += [row("dqgan_adam", suites.FOUR_BIT, 1, 0) | end | {"high_quality_fraction_3_sd": 0.25}]
+        rows += [row("cpoadam", suites.NONE, 0, 0) | end | {"high_quality_fraction_3_sd": None}]
+        assert suites_report._ends(suites.SUITES["mixture"], rows) == {
+            "dqgan_adam": [("float32", 10, [50.0]), ("linear:bits=4", 10, [50.0, 25.0])]
+        }
+
+    def test_pictures_of_seed_0_stand_side_by_side(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+        rows = [row("dqgan", spec, seed, 0.1) for spec in ("none", "sign", "ternary") for seed in (0, 1)]
+        (tmp_path / "samples").mkdir()
+        for one in rows[:4]:
+            cell = suites.parse(one["cell"])
+            pictures.write_png(tmp_path / suites.picture(cell), np.full((8, 8, 3), 255 * cell.seed, np.uint8))
+        assert len(suites_report._pictures(rows, tmp_path, "all.png")) == 1
+        first = (tmp_path / "all.png").read_bytes()
+        assert suites_report._pictures(rows[:1], tmp_path, "all.png") and (tmp_path / "all.png").read_bytes() != first
+        assert suites_report._pictures(rows[4:], tmp_path, "all.png") == []
 
     def test_no_runs(self, tmp_path):
         with pytest.raises(UsageError, match="holds no runs: `python -m trainers.compare --suite=speedup` makes them"):

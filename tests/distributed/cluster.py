@@ -35,7 +35,7 @@ class Cluster:
         for index in range(num_workers):
             arguments = [*command, *(extra[index] if extra else [])]
             variables = environment_of(ports, index) | (environment or {})
-            self.processes.append(_forks().start(arguments, variables, self.logs[index]))
+            self.processes.append(start(arguments, variables, self.logs[index]))
 
     def wait(self, timeout=240):
         """Returns the exit codes; when `timeout` seconds pass, kills all and fails with the stacks of their threads."""
@@ -59,6 +59,11 @@ class Cluster:
         """Returns what one worker, or all, printed."""
         chosen = self.logs if index is None else [self.logs[index]]
         return "\n".join(f"--- {path.name}\n{path.read_text()[-6000:]}" for path in chosen)
+
+
+def start(arguments, environment, log):
+    """Starts `python *arguments` in a fork of a process that has imported TensorFlow; see `forks.Forks.start`."""
+    return _forks().start(arguments, environment, log)
 
 
 def run(command, folder, num_workers=2, timeout=240, **options):

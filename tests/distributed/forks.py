@@ -92,8 +92,11 @@ class Fork:
     def wait(self, timeout=None):
         return self._forks.wait(self.pid, timeout)
 
+    def has_ended(self):
+        return self._forks.has_ended(self.pid)
+
     def send_signal(self, number):
-        if not self._forks.has_ended(self.pid):
+        if not self.has_ended():
             os.kill(self.pid, number)
 
 

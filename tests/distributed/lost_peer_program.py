@@ -14,14 +14,14 @@ import tensorflow as tf
 def main(*acts):
     from dqgan_tf import compressors
     from dqgan_tf.distribute.layout import Vector
-    from dqgan_tf.distribute.message_board import MessageBoard
     from dqgan_tf.distribute.strategy import CompressedStrategy
     from dqgan_tf.errors import LostConnectionError
 
     try:
         meets = acts[0] != "tensorflow"
-        strategy = CompressedStrategy(None if meets else tf.distribute.cluster_resolver.TFConfigClusterResolver())
-        board = MessageBoard(strategy.worker_index, strategy.num_workers)
+        resolver = None if meets else tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        strategy = CompressedStrategy(resolver, silence_timeout=10)
+        board = strategy.message_board()
         act = acts[strategy.worker_index]
         transport = "sockets" if "sockets" in acts else "ring"
         vectors = [Vector("weights", compressors.get("none"), ((4,),), (0,))]

@@ -88,7 +88,7 @@ def test_a_service_that_answers_nothing_is_lost(service, monkeypatch):
     threading.Timer(0.2, setattr, (service, "frozen", True)).start()
     start = time.monotonic()
     with pytest.raises(LostConnectionError, match="worker 0 gave no sign of life for 0.3 s"):
-        MessageBoard(1, 2).exchange("topic", "text", timeout_seconds=60.0)
+        MessageBoard(1, 2, silence_seconds=0.3).exchange("topic", "text", timeout_seconds=60.0)
     assert 0.4 < time.monotonic() - start < 10.0
 
 
@@ -102,12 +102,12 @@ def test_a_service_that_answers_with_errors_is_lost(service, monkeypatch):
     monkeypatch.setattr(service, "set", fail)
     monkeypatch.setattr(message_board, "_TICK_SECONDS", 0.02)
     with pytest.raises(LostConnectionError):
-        MessageBoard(1, 2).exchange("topic", "text", timeout_seconds=20.0)
+        MessageBoard(1, 2, silence_seconds=0.3).exchange("topic", "text", timeout_seconds=20.0)
 
 
 def test_waiting_for_a_slow_worker_ends_by_the_limit_alone(service, monkeypatch):
     """The service answers all the while, for longer than the silence that is allowed."""
     monkeypatch.setattr(message_board, "_TICK_SECONDS", 0.02)
     with pytest.raises(tf.errors.DeadlineExceededError):
-        MessageBoard(1, 2).exchange("topic", "text", timeout_seconds=1.0)
+        MessageBoard(1, 2, silence_seconds=0.3).exchange("topic", "text", timeout_seconds=1.0)
     assert "dqgan/run/alive/1" in service.keys

@@ -11,6 +11,7 @@ from dqgan_tf import compressors, config
 from dqgan_tf.distribute.channel import CompressionOptions
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.strategy import CompressedStrategy, plain_options
+from dqgan_tf.errors import UsageError
 from tests.gan.local_strategy import local_strategy
 
 RING = tf.distribute.experimental.CommunicationImplementation.RING
@@ -145,3 +146,10 @@ class TestOneReplica:
         np.testing.assert_array_equal(reduce(strategy, "mean", None), [[1.0, 2.0, 3.0, 10.0]])
         with pytest.raises(ValueError, match="means only"):
             reduce(strategy, "sum", channel.options)
+
+
+def test_a_strategy_refuses_limits_out_of_bounds():
+    with pytest.raises(UsageError, match="silence_timeout. must be .*5.*=1"):
+        CompressedStrategy(silence_timeout=1)
+    with pytest.raises(UsageError, match="start_timeout. must be .*1.*=0"):
+        CompressedStrategy(start_timeout=0)

@@ -21,13 +21,14 @@ REPLICAS, ROUNDS = 3, 3
 class TestSmall:
     """Three replicas, blocks of 64 values, buckets of 32: every vector but that of `randomk` is cut.
 
-    `topk` is never cut either, and takes four times as long to compile: see the slow tests and tests/gan/test_cuts.py.
+    `topk` is never cut either, and takes four times as long to compile: see the slow tests and tests/gan/test_cuts.py,
+    which has `all_gather`.
     """
 
     SPECS = ("linear:bits=8,bucket=32,rounding=stochastic", "sign:bucket=32", "adaptive:bits=3,bucket=32")
     SIZES, BLOCK = (677, 600, 808, 97), 64
 
-    @pytest.fixture(scope="class", params=["all_gather", "two_step"])
+    @pytest.fixture(scope="class", params=[pytest.param("all_gather", marks=pytest.mark.slow), "two_step"])
     @classmethod
     def results(cls, request):
         with pytest.MonkeyPatch.context() as patch:

@@ -10,31 +10,29 @@ import time
 
 import pytest
 
+from tests.distributed import cluster
 from tests.distributed.cluster import ROOT, environment_of, free_ports
 
 
 @contextlib.contextmanager
 def worker(folder, ports, index, *flags):
     """A worker of `trainers.train`, and its output in folder/log."""
-    command = [sys.executable, "-m", "trainers.train", f"--model_dir={folder}/run", "--steps=1", *flags]
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment_of(ports, index), stdout=log, stderr=subprocess.STDOUT
-        )
+    arguments = ["-m", "trainers.train", f"--model_dir={folder}/run", "--steps=1", *flags]
+    process = cluster.start(arguments, environment_of(ports, index), folder / "log")
     try:
         yield process
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
 
 
 def test_sigterm_ends_a_worker_that_waits(tmp_path):
     with worker(tmp_path, free_ports(2), 1) as process:
-        end = time.monotonic() + 60
-        while "waiting for the others" not in (tmp_path / "log").read_text() and time.monotonic() < end:
-            time.sleep(0.1)
+        log = tmp_path / "log"
+        waits = lambda: log.exists() and "waiting for the others" in log.read_text()  # noqa: E731
+        cluster.wait_for(waits, 60, "the message of a worker that waits")
         time.sleep(0.5)
-        assert process.poll() is None
+        assert not process.has_ended()
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == -signal.SIGTERM
 

@@ -80,9 +80,6 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compressi
     training = [step for step in logged if step % 10 == 0]
     assert sorted(set(training)) == list(range(10, end + 1, 10))
 
-    again = cluster.run(command(broken, end, *more), tmp_path / "logs_again")
-    assert "Nothing to do" in again.output(0)
-
 
 @pytest.mark.slow
 def test_evaluations_inside_a_run_change_no_weight(tmp_path):
@@ -119,6 +116,8 @@ def test_resume_with_fewer_workers_conserves_what_the_residuals_owe(tmp_path):
     two = [checkpoint_tensors(model_dir, 20, f"worker_{i}") for i in range(2)]
     one = cluster.run(command(model_dir, 21, "--checkpoint_every=1", *more[1:]), tmp_path / "logs_one", num_workers=1)
     assert "changed from 2 to 1" in one.output(0)
+    again = cluster.run(command(model_dir, 21, *more[1:]), tmp_path / "logs_again", num_workers=1)
+    assert "Nothing to do" in again.output(0)
     after = checkpoint_tensors(model_dir, 21, "worker_0")
     # One step of one worker: e_1 + decode(c_1) = eta u_1 + e_0, so e_0 = e_1 + (w_0 - w_1) - eta u_1.
     before_w, after_w = (checkpoint_tensors(model_dir, step, "replicated") for step in (20, 21))
@@ -145,6 +144,7 @@ def test_workers_with_different_flags_all_refuse_and_name_the_flag(tmp_path):
         assert "Traceback" not in both.output(index)
 
 
+@pytest.mark.slow  # test_worker_errors.py has a worker that ends, transport/test_connection.py one that is killed
 def test_a_killed_peer_ends_the_others_with_one_line(tmp_path):
     both = cluster.Cluster(command(tmp_path / "run", 10**6, "--checkpoint_every=1000000"), tmp_path / "logs")
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -169,7 +169,9 @@ def test_sigterm_on_one_worker_saves_and_stops_both(tmp_path):
 
 @pytest.mark.slow
 def test_a_frozen_peer_ends_the_others(tmp_path):
-    both = cluster.Cluster(command(tmp_path / "run", 10**6, "--checkpoint_every=20"), tmp_path / "logs")
+    both = cluster.Cluster(
+        command(tmp_path / "run", 10**6, "--checkpoint_every=20", "--silence_timeout=5"), tmp_path / "logs"
+    )
     commit = tmp_path / "run" / "checkpoints" / "step_00000020" / "COMMIT"
     cluster.wait_for(commit.exists, what="the first checkpoint")
     both.kill(1, signal.SIGSTOP)

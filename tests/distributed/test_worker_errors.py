@@ -104,7 +104,7 @@ def test_a_fault_of_one_worker_in_a_step(tmp_path):
 
 def test_a_fault_behind_the_launcher(tmp_path):
     """It starts again, as after a crash, and reports the fault's own code and the end of the traceback."""
-    worker = [sys.executable, *prepared(*command(tmp_path / "run", 20)[2:], FAULT_IN_A_STEP)]
+    worker = [sys.executable, *prepared(*command(tmp_path / "run", 20)[2:], FAULT_AT_START)]
     code = (
         "import pathlib, sys; from dqgan_tf.training.launcher import Launcher, LaunchConfig\n"
         f"sys.exit(Launcher(LaunchConfig({worker!r}, 1, pathlib.Path({str(tmp_path / 'logs')!r}), 1)).run())"
@@ -112,7 +112,7 @@ def test_a_fault_behind_the_launcher(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=cluster.ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == EXIT_FAULT
     assert "Restart 1 of 1." in done.stderr and done.stderr.count("Worker 0 exited with code 70.") == 2
-    shows_a_traceback(done.stderr, "  ValueError: zip() argument 2 is shorter", "dqgan_tf/training/loop.py")
+    shows_a_traceback(done.stderr, "  ValueError: injected", "dqgan_tf/training/run.py")
     assert "  Traceback (most recent call last):" in done.stderr
 
 

@@ -81,6 +81,7 @@ def oracle_norm(compressor):
     return norm
 
 
+@pytest.mark.slow  # the next test compares few bits with the same figure
 def test_float32_reaches_the_oracle_figure(strategy):
     dense = final_norm(strategy, "none")
     assert dense == pytest.approx(oracle_norm("none"), rel=1e-3)

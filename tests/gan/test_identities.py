@@ -54,7 +54,8 @@ def virtual_iterate(model):
     return tiny_gan.weights(model)[0] - tiny_gan.replica_state(model, "residual").mean(0)
 
 
-@pytest.mark.parametrize("compressor", ["sign:bucket=32", pytest.param("topk:fraction=0.1", marks=pytest.mark.slow)])
+@pytest.mark.slow  # follows from tests/gan/test_against_oracle.py, where each variable of each step has a reference
+@pytest.mark.parametrize("compressor", ["sign:bucket=32", "topk:fraction=0.1"])
 def test_virtual_iterate_and_telescoping(strategy, compressor):
     run = states(strategy, compressor)
     model = next(run)
@@ -134,13 +135,14 @@ ALL = [
 ]
 
 
-QUICK = ("sign:bucket=32", "adaptive:bits=3,bucket=32")
-SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for spec in ALL]
+CASES = [(spec, shift, topology) for topology in ("all_gather", "two_step") for spec in ALL for shift in (0.0, 0.1)]
+QUICK = [("sign:bucket=32", 0.1, "all_gather"), ("adaptive:bits=3,bucket=32", 0.0, "all_gather")]
 
 
-@pytest.mark.parametrize("topology", ["all_gather", pytest.param("two_step", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("shift", [0.0, 0.1])
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(
+    "spec, shift, topology",
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in CASES],
+)
 def test_a_channel_loses_nothing(strategy, spec, shift, topology):
     """sum_t q_t + mean_m e_T = sum_t mean_m x_t, every replica receives the same bits, and sbar is the mean of s."""
     vector = Vector("w", compressors.get(spec), ((6, 10), (10,)), (0, 1))

@@ -112,13 +112,14 @@ def assert_follows_oracle(strategy, optimizer, compression):
     return state
 
 
+@pytest.mark.slow  # the first case of three local steps has a shift and both exchanges, and a corrected half step
 @pytest.mark.parametrize(
     ("optimizer", "compression"),
     [
         (SGD, {"compressor": SIGN, "topology": "two_step"}),
-        pytest.param(ADAM, {"compressor": SIGN}, marks=pytest.mark.slow),
-        pytest.param(SGD, {"compressor": TOPK}, marks=pytest.mark.slow),
-        pytest.param(ADAM, {"compressor": TOPK, "topology": "two_step"}, marks=pytest.mark.slow),
+        (ADAM, {"compressor": SIGN}),
+        (SGD, {"compressor": TOPK}),
+        (ADAM, {"compressor": TOPK, "topology": "two_step"}),
     ],
 )
 def test_a_shift_follows_the_oracle(strategy, optimizer, compression):
@@ -126,13 +127,14 @@ def test_a_shift_follows_the_oracle(strategy, optimizer, compression):
     assert np.max(np.abs(state.shift - state.mean_shift)) > 1000 * TOLERANCE * np.max(np.abs(state.update))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("half_step", "compression"),
     [
         ("corrected", {"shift": 0.3}),
-        pytest.param("common", {}, marks=pytest.mark.slow),
-        pytest.param("common", {"residual_in_half_step": False, "shift": 0.1}, marks=pytest.mark.slow),
-        pytest.param("none", {"shift": 0.1}, marks=pytest.mark.slow),
+        ("common", {}),
+        ("common", {"residual_in_half_step": False, "shift": 0.1}),
+        ("none", {"shift": 0.1}),
     ],
 )
 def test_half_steps_follow_the_oracle(strategy, half_step, compression):

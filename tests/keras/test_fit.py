@@ -266,6 +266,7 @@ def test_a_row_that_occurs_twice_counts_with_its_sum(strategy):
     np.testing.assert_allclose(weights(strategy, compressed), weights(strategy, dense), atol=1e-4)
 
 
+@pytest.mark.slow  # the test before has it under Adam
 def test_embeddings_under_sgd_are_the_stock_ones(strategy):
     make = lambda: keras.optimizers.SGD(0.05)  # noqa: E731
     embedding = lambda: keras.layers.Embedding(20, 4)  # noqa: E731
@@ -395,6 +396,7 @@ def test_a_saved_model_loads_and_goes_on_compressed(strategy, tmp_path):
     np.testing.assert_array_equal(weights(strategy, model), weights(strategy, loaded))
 
 
+@pytest.mark.slow  # of Keras; test_checkpoint.py cuts off a run, and the test before loads a model
 def test_backup_and_restore_goes_on_with_the_epoch(strategy, tmp_path):
     """Without residuals it is exact; with them `dqgan_tf.callbacks.Checkpoint` is."""
 

@@ -121,18 +121,15 @@ def test_a_killed_fit_of_dqgan_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 ALL = [(name, policy, loop) for policy in matrix.POLICIES for name in matrix.MATRIX for loop in matrix.LOOPS]
-QUICK = [("adam", "float32", "custom"), ("lion", "mixed_float16", "custom"), ("adafactor", "mixed_bfloat16", "fit")]
+SOME = [("adam", "float32", "custom"), ("lion", "mixed_float16", "custom"), ("adafactor", "mixed_bfloat16", "fit")]
 
 
+@pytest.mark.slow  # test_optimizers.py has three cases of two replicas in one process
 @pytest.mark.parametrize(
     "cases, replicas_per_worker",
     [
-        pytest.param(QUICK, 1, id="quick"),
-        pytest.param(QUICK, 2, id="two_replicas_per_worker", marks=pytest.mark.slow),
-        *[
-            pytest.param([case for case in ALL if case[1] == policy], 1, id=policy, marks=pytest.mark.slow)
-            for policy in matrix.POLICIES
-        ],
+        pytest.param(SOME, 2, id="two_replicas_per_worker"),
+        *[pytest.param([case for case in ALL if case[1] == policy], 1, id=policy) for policy in matrix.POLICIES],
     ],
 )
 def test_matrix(tmp_path, cases, replicas_per_worker):

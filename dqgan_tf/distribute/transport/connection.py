@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dqgan_tf.config import TrainConfig
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import LostConnectionError
@@ -39,7 +40,11 @@ _ALIGNMENT = 64  # TensorFlow takes over an array without a copy if it is aligne
 
 
 def connect(
-    board: MessageBoard, addresses: Sequence[str], worker_index: int, timeout_seconds: float = 60.0
+    board: MessageBoard,
+    addresses: Sequence[str],
+    worker_index: int,
+    timeout_seconds: float = 60.0,
+    silence_seconds: float = TrainConfig.silence_timeout,
 ) -> dict[int, Connection]:
     """Connects all workers with each other. All workers must call it at the same time.
 
@@ -52,6 +57,7 @@ def connect(
       addresses: every worker's `host:port` in TF_CONFIG. The other workers connect to this worker's host.
       worker_index: index of this worker.
       timeout_seconds: for all connections together, from the moment when all workers have posted.
+      silence_seconds: see `Connection`.
 
     Raises:
       LostConnectionError: a connection could not be opened; raised on all workers and names both ends.
@@ -81,7 +87,7 @@ def connect(
             if text:
                 raise LostConnectionError(text)
         opened.pop_all()  # the sockets stay open
-    return {worker: Connection(connected, worker) for worker, connected in sockets.items()}
+    return {worker: Connection(connected, worker, silence_seconds) for worker, connected in sockets.items()}
 
 
 def close_all(connections: Iterable[Connection]) -> None:
@@ -197,7 +203,7 @@ class Connection:
       silence_seconds: how long a receiver waits without a sign of life: a heartbeat, or a part of a message.
     """
 
-    def __init__(self, connected: socket.socket, peer: int, silence_seconds: float = 15.0):
+    def __init__(self, connected: socket.socket, peer: int, silence_seconds: float = TrainConfig.silence_timeout):
         self._socket = connected
         self._peer = peer
         self._silence_seconds = silence_seconds

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -30,11 +31,19 @@ class Transports:
       launchers: one `CollectiveReplicaLauncher` per local replica, in the group of all replicas.
       new_launcher: (group key, group size, device) -> `CollectiveReplicaLauncher`.
       options: the strategy's communication options.
+      silence_seconds: see `connection.Connection`.
     """
 
     def __init__(
-        self, place: ClusterPlace, devices: Sequence[str], launchers: Sequence, new_launcher: Callable, options
+        self,
+        place: ClusterPlace,
+        devices: Sequence[str],
+        launchers: Sequence,
+        new_launcher: Callable,
+        options: Any,
+        silence_seconds: float = config.TrainConfig.silence_timeout,
     ):
+        self._silence_seconds = silence_seconds
         self._place, self._devices, self._launchers = place, tuple(devices), tuple(launchers)
         self._new_launcher, self._options = new_launcher, options
         self._addresses = [address for job in JOBS for address in place.cluster.get(job, ())]
@@ -115,8 +124,9 @@ class Transports:
         # One object for all channels: it counts the tags of the messages.
         if self._socket_collectives is None:
             worker = self._place.worker_index
-            board = MessageBoard(worker, len(self._addresses), name=f"sockets/{next(_connect_calls)}")
-            connections = connection.connect(board, self._addresses, worker)
+            name, silence = f"sockets/{next(_connect_calls)}", self._silence_seconds
+            board = MessageBoard(worker, len(self._addresses), name, silence)
+            connections = connection.connect(board, self._addresses, worker, silence_seconds=silence)
             self._socket_collectives = SocketCollectives(connections, self._workers, self._rank)
         return self._socket_collectives
 

@@ -3,6 +3,7 @@
 import pytest
 import tensorflow as tf
 
+from dqgan_tf.config import TrainConfig
 from dqgan_tf.distribute.channel import CompressionOptions
 from dqgan_tf.distribute.transport import transports
 from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
@@ -51,7 +52,8 @@ def opened(monkeypatch):
     """The connections that were opened, and the names of their boards."""
     made = []
 
-    def connect(board, addresses, worker):
+    def connect(board, addresses, worker, silence_seconds):
+        assert silence_seconds == TrainConfig.silence_timeout
         made.append((Connections(addresses, worker), board._name))
         return made[-1][0]
 
