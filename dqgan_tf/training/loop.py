@@ -18,7 +18,7 @@ from dqgan_tf.training.evaluation import Evaluator
 from dqgan_tf.training.job import Job
 from dqgan_tf.training.reporter import Reporter
 
-_EVALUATION_SECONDS = 86400.0  # the message board notices within 15 s that the chief is gone or frozen
+_EVALUATION_SECONDS = 86400.0  # the message board notices by itself that the chief is gone or frozen
 
 
 class StopSignal:

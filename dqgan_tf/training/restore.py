@@ -51,17 +51,27 @@ def find(model_dir: str, name: str) -> pathlib.Path:
     """Returns the folder of a complete checkpoint: `newest`, `best` (see --best_figure), or a step such as `4000`.
 
     Raises:
-      UsageError: the run has no such checkpoint; the message lists those that it has.
+      UsageError: the folder holds no run, or the run has no such checkpoint; the message lists those that it has.
     """
+    _check_run(model_dir)
     folder = pathlib.Path(model_dir) / "checkpoints"
     steps = {str(int(path.name[5:])): path for path in checkpoint.committed(folder)}
     best = checkpoint.best(folder)
     newest = checkpoint.newest(folder)
     known = steps | ({"newest": newest} if newest else {}) | ({"best": best.folder} if best else {})
+    if not known:
+        raise UsageError(f"{model_dir} holds no complete checkpoint yet.")
     if name not in known:
-        has = ", ".join(known) or "none yet"
-        raise UsageError(f"{model_dir} holds no complete checkpoint {name!r}. It has: {has}.")
+        raise UsageError(f"{model_dir} holds no complete checkpoint {name!r}. It has: {', '.join(known)}.")
     return known[name]
+
+
+def _check_run(model_dir):
+    """Returns the path of the configuration."""
+    path = pathlib.Path(model_dir) / "config.json"
+    if not path.exists():
+        raise UsageError(f"{model_dir} holds no run: there is no config.json in it.")
+    return path
 
 
 def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | None = None) -> TrainedRun:
@@ -76,16 +86,12 @@ def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | Non
       UsageError: the folder holds no run or no complete checkpoint yet.
       CheckpointError: the configuration or the checkpoint is damaged.
     """
-    path = pathlib.Path(model_dir) / "config.json"
-    if not path.exists():
-        raise UsageError(f"{model_dir} holds no run: there is no config.json in it.")
+    path = _check_run(model_dir)
     try:
         config = config_lib.from_json(path.read_text())
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    folder = folder or checkpoint.newest(pathlib.Path(model_dir) / "checkpoints")
-    if folder is None:
-        raise UsageError(f"{model_dir} holds no complete checkpoint yet.")
+    folder = folder or find(model_dir, "newest")
     commit = checkpoint.check_files(folder)
     if data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
