@@ -48,16 +48,7 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
       UsageError: TF_CONFIG is not JSON, its cluster and task do not fit together, or it holds what would be ignored.
     """
     config = _parse(environment)
-    if config is None:
-        return None
-    cluster = config["cluster"]
-    addresses = _addresses(cluster)
-    kind, index = _task(config)
-    if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
-        sizes = ", ".join(f"{len(tasks)} {job}" for job, tasks in cluster.items() if isinstance(tasks, list))
-        raise _error(f"task {kind}:{index} is not in the cluster, which has {sizes}")
-    chiefs = len(cluster.get("chief", []))
-    return TfConfig(addresses, chiefs + index if kind == "worker" else index)
+    return None if config is None else _place(config)
 
 
 def is_evaluator(environment: Mapping[str, str]) -> bool:
@@ -91,7 +82,10 @@ def _parse(environment):
     unknown = [key for key in config if key not in _KEYS]
     if unknown:
         raise _error(f"it has the key {unknown[0]!r}; known are cluster and task")
-    return _place(config)
+    cluster, task = config.get("cluster") or {}, config.get("task")
+    if not cluster and task:
+        raise _error("it names a task and no cluster, so every worker would train alone")
+    return {"cluster": cluster, "task": task} if cluster else None
 
 
 def check_resolver(resolver: Any) -> None:
@@ -101,10 +95,10 @@ def check_resolver(resolver: Any) -> None:
       UsageError: cluster and task do not fit together, or hold what would be ignored.
     """
     cluster = resolver.cluster_spec().as_dict()  # some resolvers know their task after this call only
+    if not cluster:
+        return
     try:
-        _place(
-            {"cluster": cluster, "task": {"type": resolver.task_type, "index": resolver.task_id} if cluster else None}
-        )
+        _place({"cluster": cluster, "task": {"type": resolver.task_type, "index": resolver.task_id}})
     except UsageError as error:
         raise UsageError(f"The cluster of the cluster_resolver, as a TF_CONFIG: {error}") from None
 
@@ -195,12 +189,15 @@ SCHEDULERS = {"kubernetes": of_kubernetes, "slurm": of_slurm}
 
 
 def _place(config):
-    cluster = config.get("cluster") or {}
-    if not cluster:
-        if config.get("task"):
-            raise _error("it names a task and no cluster, so every worker would train alone")
-        return None
-    return {"cluster": cluster, "task": config.get("task")}
+    """Returns the `TfConfig` of a dict with cluster and task."""
+    cluster = config["cluster"]
+    addresses = _addresses(cluster)
+    kind, index = _task(config)
+    if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
+        sizes = ", ".join(f"{len(tasks)} {job}" for job, tasks in cluster.items() if isinstance(tasks, list))
+        raise _error(f"task {kind}:{index} is not in the cluster, which has {sizes}")
+    chiefs = len(cluster.get("chief", []))
+    return TfConfig(addresses, chiefs + index if kind == "worker" else index)
 
 
 def proof(environment: Mapping[str, str], *parts: str | bytes) -> str:
