@@ -24,8 +24,12 @@ class Checkpoint(keras.callbacks.Callback):
     `BackupAndRestore` of Keras saves what is equal on all replicas. This callback also saves the residuals and slots of
     every replica. If `fit` is killed and called again, it continues with the interrupted epoch and ends with the same
     weights, bit for bit, as without the interruption. This needs data that are the same in every epoch, or depend on
-    the epoch's number alone: do not shuffle, or shuffle with `reshuffle_each_iteration=False` and a seed. The state of
-    other callbacks, such as the patience of `EarlyStopping`, is not saved.
+    the epoch's number alone: do not shuffle, or shuffle with `reshuffle_each_iteration=False` and a seed.
+
+    The learning rates that callbacks have set are saved, and replace those of the model. Put this callback last: one
+    behind it changes a rate after the epoch was saved. The state inside of other
+    callbacks is not saved: `EarlyStopping` and `ReduceLROnPlateau` count their patience, and look for the best value,
+    anew from the first epoch of the continued `fit`.
 
     If the number of replicas has changed, every replica starts from the mean of the old residuals and slots.
 
@@ -86,17 +90,29 @@ class _DqganState:
 
     def __init__(self, model: DQGAN):
         self._model = model
-        self.shared_values, self.set_shared_values = model.shared_values, model.set_shared_values
+        self._saved_rates: dict = {}
+        self.shared_values = model.shared_values
         self.replica_values, self.set_replica_values = model.replica_values, model.set_replica_values
 
     def settings(self):
-        return {"settings": self._settings()}
+        rates = {} if self._model.optimizer.serialized else {o.name: o.learning_rate for o in self._optimizers()}
+        return {"settings": self._settings(), "rates": rates}
+
+    def set_shared_values(self, values):
+        self._model.set_shared_values(values)
+        for optimizer in self._optimizers():
+            if optimizer.name in self._saved_rates:
+                optimizer.learning_rate = self._saved_rates[optimizer.name]
 
     def prepare(self, folder, saved):
         before = saved.get("settings")
         if isinstance(before, dict):  # a setting that is younger than the checkpoint had its default
             before = self._values(OptimizerConfig(), CompressionConfig()) | {"learning_rates": None} | before
         check_settings(folder, before, json.loads(json.dumps(self._settings())))
+        self._saved_rates = saved.get("rates", {})  # older checkpoints have none
+
+    def _optimizers(self):
+        return self._model.optimizer.optimizers
 
     def _settings(self):
         model = self._model

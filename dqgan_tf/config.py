@@ -381,8 +381,8 @@ class CompressionConfig(Settings):
     transport: str = setting(
         "auto",
         "Transport of the packets between processes: TCP connections of the library (sockets), or TensorFlow's "
-        "collectives over gRPC (ring) or NCCL (nccl). auto is sockets if every process has one replica on a CPU, else "
-        "ring. On GPUs, set nccl.",
+        "collectives over gRPC (ring) or NCCL (nccl). auto is nccl on GPUs, sockets if every process has one replica "
+        "on a CPU, else ring.",
         choices=("auto", "sockets", "ring", "nccl"),
         may_change=True,
     )

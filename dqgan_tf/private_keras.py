@@ -248,9 +248,9 @@ class OptimizerSteps:
             if variable.constraint is not None:
                 variable.assign(variable.constraint(variable))
 
-    def count(self) -> None:
-        """Counts a call of `apply`."""
-        self._optimizer._iterations.assign_add(1)
+    def count(self, calls: int = 1) -> None:
+        """Counts calls of `apply`."""
+        self._optimizer._iterations.assign_add(calls)
 
 
 def built_for(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

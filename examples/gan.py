@@ -1,9 +1,10 @@
-"""A GAN on Fashion-MNIST with a `train_step` of its own and two compressed optimizers.
+"""A GAN on Fashion-MNIST with a `train_step` of its own and two compressed optimizers, trained by DQGAN.
 
     python examples/gan.py
 
-Start it once on every worker, each with its TF_CONFIG; without TF_CONFIG it is one worker. `dqgan_tf.DQGAN` is the
-other way: it takes both gradients at the half step, which game-like losses need (docs/algorithm.md).
+Start it once on every worker, each with its TF_CONFIG; without TF_CONFIG it is one worker. With `optimistic=True` both
+gradients are taken at the half step of each worker, which game-like losses need (docs/algorithm.md). `dqgan_tf.DQGAN`
+is the other way, with averaged moments, losses, samples and counters ready.
 """
 
 import argparse
@@ -36,6 +37,8 @@ class Gan(keras.Model):
     def compile(self, generator_optimizer, discriminator_optimizer):
         super().compile()
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
+        generator_optimizer.build(self.generator.trainable_variables)
+        discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     @property
     def metrics(self):
@@ -46,6 +49,8 @@ class Gan(keras.Model):
         # Keras' and TensorFlow's generators draw the same numbers on every replica. These differ.
         step = tf.cast(self.generator_optimizer.iterations, tf.int32)
         latent = tf.random.stateless_normal([tf.shape(real)[0], LATENT], [step, context.replica_id_in_sync_group])
+        # `fit` has moved both networks to this worker's half step. The first `apply` of each moves it back to the
+        # weights, so both gradients are taken before.
         with tf.GradientTape() as generator_tape, tf.GradientTape() as discriminator_tape:
             fake = self.generator(latent, training=True)
             real_logits = self.discriminator(real, training=True)
@@ -55,11 +60,11 @@ class Gan(keras.Model):
             # Keras' optimizers add up the gradients of all replicas, so each takes its share of the losses.
             discriminator_share = discriminator_loss / context.num_replicas_in_sync
             generator_share = generator_loss / context.num_replicas_in_sync
-        for network, optimizer, tape, share in (
-            (self.discriminator, self.discriminator_optimizer, discriminator_tape, discriminator_share),
-            (self.generator, self.generator_optimizer, generator_tape, generator_share),
-        ):
-            optimizer.apply(tape.gradient(share, network.trainable_variables), network.trainable_variables)
+        discriminator, generator = self.discriminator.trainable_variables, self.generator.trainable_variables
+        discriminator_gradients = discriminator_tape.gradient(discriminator_share, discriminator)
+        generator_gradients = generator_tape.gradient(generator_share, generator)
+        self.discriminator_optimizer.apply(discriminator_gradients, discriminator)
+        self.generator_optimizer.apply(generator_gradients, generator)
         for tracker, value in zip(self.trackers, (generator_loss, discriminator_loss), strict=True):
             tracker.update_state(value)
         return {tracker.name: tracker.result() for tracker in self.trackers}
@@ -67,7 +72,7 @@ class Gan(keras.Model):
 
 def compressed_adam():
     adam = keras.optimizers.Adam(2e-4, beta_1=0.5)
-    return dqgan_tf.compressed(adam, "linear:bits=4,bucket=512", where="update")
+    return dqgan_tf.compressed(adam, "linear:bits=4,bucket=512", where="update", optimistic=True)
 
 
 strategy = dqgan_tf.CompressedStrategy()

@@ -571,8 +571,8 @@ MUTANTS = (
     # Any Keras model.
     _mutant(
         "keras/optimizer.py",
-        "gradients = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
-        "gradients = list(self._steps.clipped(gradients))",
+        "own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
+        "own = list(self._steps.clipped(gradients))",
         "gradients of 1/M of the loss reach the channel",
         "keras/test_against_oracle.py",
     ),
@@ -598,6 +598,20 @@ MUTANTS = (
         "tf.cond(first, lambda",
         "tf.cond(first | True, lambda",
         "a refused step is taken",
+        "keras/test_refused_steps.py",
+    ),
+    _mutant(
+        "keras/local_point.py",
+        "assign(update if residual is None else update + residual)",
+        "assign(update)",
+        "the half step of an optimizer lacks the residual",
+        "keras/test_against_oracle.py",
+    ),
+    _mutant(
+        "keras/local_point.py",
+        "            slot.assign(kept.local().read_value())\n",
+        "            pass\n",
+        "a refused round keeps the moments of a bad gradient",
         "keras/test_refused_steps.py",
     ),
     _mutant(

@@ -302,8 +302,8 @@ def test_settings_of_version_0_1_0_are_read():
 
 def test_what_a_resumed_run_and_each_worker_may_change():
     networks = {f"evaluation.{name}" for name in ("feature_network", "inception_weights", "cache_dir")}
-    timeouts = {"train.start_timeout", "train.silence_timeout"}
-    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir"} | timeouts | networks
+    limits = {"train.start_timeout", "train.silence_timeout"}
+    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir"} | limits | networks
     assert config.FREE_FIELDS == networks | {
         "model_dir",
         "algorithm",

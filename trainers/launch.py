@@ -7,6 +7,8 @@ workers' --model_dir. The chief's output is printed too.
 
 If TF_CONFIG names a cluster, it starts this machine's task of it and prints its output. With --max_restarts on every
 machine, a job comes back by itself after a worker was lost: all start again and resume from the last checkpoint.
+
+In a job of Kubernetes or Slurm, --cluster makes TF_CONFIG from the variables of the job; see docs/clusters.md.
 """
 
 import pathlib
@@ -14,6 +16,7 @@ import sys
 
 from absl import flags
 
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.training import command, launcher
 
 _NUM_WORKERS = flags.DEFINE_integer(
@@ -22,6 +25,12 @@ _NUM_WORKERS = flags.DEFINE_integer(
     "Worker processes on this machine, 2 by default. Not with a TF_CONFIG that names a cluster.",
     lower_bound=1,
     upper_bound=256,
+)
+_CLUSTER = flags.DEFINE_enum(
+    "cluster",
+    None,
+    sorted(tf_config.SCHEDULERS),
+    "The scheduler whose variables describe the cluster, for one worker of it; without the flag TF_CONFIG does.",
 )
 _MAX_RESTARTS = flags.DEFINE_integer(
     "max_restarts",
@@ -42,7 +51,8 @@ _LOG_DIR = command.define_path(
 
 
 def main(arguments):
-    workers, name = arguments[1:], launcher.name_in_cluster(_NUM_WORKERS.value, _EVALUATOR.value)
+    scheduler, workers = _CLUSTER.value, arguments[1:]
+    name = launcher.name_in_cluster(_NUM_WORKERS.value, _EVALUATOR.value, scheduler)
     return launcher.Launcher(
         launcher.LaunchConfig(
             command=(sys.executable, "-m", "dqgan_tf.commands", "train", *workers),

@@ -116,6 +116,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         self.generator = generator
         self.discriminator = discriminator
         self.is_conditional = networks.takes_labels(generator, discriminator) if conditional is None else conditional
+        self._num_labels = networks.num_labels(generator, discriminator) if self.is_conditional else None
         self.latent_dim = latent_dim or (generator.input_shape[0] if self.is_conditional else generator.input_shape)[-1]
         loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
         self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
@@ -211,6 +212,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
         self._sample_range = ReplicaLocal(self._strategy.local_devices, [2], "sample_range")
         self._range_is_checked = False
+        self._strange_label = ReplicaLocal(self._strategy.local_devices, [2], "strange_label", tf.int64)
+        self._strange_labels = tf.function(lambda: self._strategy.run(self._replica_labels), autograph=False)
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
         self._ranges = tf.function(lambda: self._strategy.run(self._replica_range), autograph=False)
@@ -231,8 +234,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         """
         for player in self._players:
             player.check_trainable()
-        step, taken = int(self.step.numpy()), 0
-        if step == int(self.skipped.numpy()):  # nothing has moved yet, and the networks may have got other weights
+        step, taken, skipped = int(self.step.numpy()), 0, int(self.skipped.numpy())
+        if step == skipped:  # nothing has moved yet, and the networks may have got other weights
             if not self._averaged.is_warm:
                 self.reset_ema()
             self._reset_anchors()
@@ -247,6 +250,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         for length, kind in groups:
             done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
+            if self._num_labels and int(self.skipped.numpy()) > skipped:
+                self._check_labels()
             if not self._range_is_checked and done:
                 self._check_range()
             if done < length:
@@ -396,6 +401,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             use = "needs labels: generate(latent, labels)" if self.is_conditional else "has no labels: generate(latent)"
             raise UsageError(f"This generator {use}. Received: labels={labels!r}")
         labels = None if labels is None else tf.convert_to_tensor(labels)
+        if self._num_labels:
+            networks.check_labels(labels, self._num_labels)
         has_average = self._averaged.is_warm or int(self.step.numpy()) > int(self.skipped.numpy())
         averages = self._averaged.values() if use_ema and has_average else {}
         weights, state = (
@@ -612,7 +619,10 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
     def _samples_and_labels(self, data):
         """Returns the real samples of a batch and their labels, None unless the GAN is conditional; one at least."""
         real = steps.one_sample_at_least(steps.real_samples(data))
-        return real, steps.one_label_at_least(steps.class_labels(data)) if self.is_conditional else None
+        if not self.is_conditional:
+            return real, None
+        labels = steps.one_label_at_least(steps.class_labels(data))
+        return self._known_labels(real, labels) if self._num_labels else (real, labels)
 
     def _note_range(self, real):
         """Stores the smallest and the largest value of the first batch after `compile`, for `_check_range`."""

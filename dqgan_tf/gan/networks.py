@@ -117,6 +117,29 @@ def takes_labels(generator: keras.Model, discriminator: keras.Model) -> bool:
     return counts[0] == 2
 
 
+def num_labels(generator: keras.Model, discriminator: keras.Model) -> int | None:
+    """Returns the number of labels of two networks that take [x, labels]: the fewest rows of an `Embedding` that takes
+    the labels themselves. None if there is no such layer, as with one-hot labels."""
+    rows = [
+        layer.input_dim
+        for network in (generator, discriminator)
+        for layer in getattr(network, "layers", [])
+        if isinstance(layer, keras.layers.Embedding) and layer.input is network.inputs[1]
+    ]
+    return min(rows, default=None)
+
+
+def check_labels(labels: Any, count: int) -> None:
+    """Raises UsageError for a label that is not one of 0 to count - 1."""
+    values = np.asarray(labels).astype(np.int64)
+    strange = values[(values < 0) | (values >= count)]
+    if strange.size:
+        raise UsageError(
+            f"Labels must be whole numbers from 0 to {count - 1}: an Embedding of the networks has {count} rows. "
+            f"Received: label {strange.flat[0]}"
+        )
+
+
 def last_activation(network: keras.Model) -> str | None:
     """Returns the name of the activation that a network ends in, such as `tanh`; None if there is none, or unknown.
 

@@ -38,7 +38,8 @@ class Loop:
       trains: whether weights change.
 
     Raises:
-      UsageError: `jit_compile=True`, or `run_eagerly=True` with several replicas in this process.
+      UsageError: `jit_compile=True`, `run_eagerly=True` with several replicas in this process, or a layer that does not
+        fit optimizers whose gradients are taken at a point of each replica.
     """
 
     def __init__(self, model: keras.Model, replica_step, *, trains: bool):
@@ -46,6 +47,8 @@ class Loop:
         _check(model, self._strategy)
         leaves = compressed_leaves(optimizers_of(model)) if trains else []
         self._compressed = [optimizer.compression for optimizer in leaves]
+        if any(steps.has_point for steps in self._compressed):
+            _check_layers(model)
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
         self._logs = self._latest = self._mean = None
@@ -77,9 +80,10 @@ class Loop:
         for steps, (taken, refused) in zip(self._compressed, np.subtract(self._counts, before), strict=True):
             if refused and not taken:
                 logging.warning(
-                    "All %d steps of %r in this epoch were refused, because a gradient or an update was not finite on "
+                    "All %d %s of %r in this epoch were refused, because a gradient or an update was not finite on "
                     "some replica: no weight has changed. Lower the learning rate, or look for NaN in the data.",
                     refused,
+                    "steps" if steps.config.local_steps == 1 else "exchanges",
                     steps.name,
                 )
 
@@ -117,11 +121,13 @@ class Loop:
         has_samples = _has_samples(batch)
         for steps in self._compressed:
             steps.set_samples(has_samples)
+            steps.look_ahead()
         metrics = [] if has_samples is None else self._model.metrics_variables
         before = [tf.convert_to_tensor(variable.value) for variable in metrics]
         logs = self._replica_step(batch)
         for steps in self._compressed:
             steps.set_samples(None)  # the optimizer may take steps outside of this loop, too
+            steps.settle()
         for variable, value in zip(metrics, before, strict=True):
             variable.assign(tf.where(has_samples, variable.value, value))
         flat = [tf.cast(tf.reshape(value, [-1]), tf.float32) for value in tf.nest.flatten(logs)]
@@ -217,3 +223,13 @@ def _check(model, strategy):
             f"run_eagerly=True needs one replica per process, since replicas then run one after another and the first "
             f"would wait for the others for ever. This process has {len(strategy.local_devices)}."
         )
+
+
+def _check_layers(model):
+    for layer in private_keras.flat_layers(model):
+        if isinstance(layer, keras.layers.SpectralNormalization):
+            raise UsageError(
+                "SpectralNormalization assigns its kernel while it runs, and optimistic=True and local_steps above 1 "
+                "set the weights back after the gradients were taken. Use compressed(...) without them, or "
+                f"dqgan_tf.DQGAN, whose discriminator may have it. Received: {layer.path}"
+            )

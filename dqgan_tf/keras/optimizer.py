@@ -17,6 +17,7 @@ from dqgan_tf.distribute.pipeline import TIMES
 from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
+from dqgan_tf.keras.local_point import LocalPoint
 from dqgan_tf.private_keras import OptimizerSteps, built_for, overwrites_with_gradient
 
 WHERE = ("gradient", "update")
@@ -31,6 +32,7 @@ def compressed(
     compression: str | CompressionConfig = CompressionConfig.compressor,
     *,
     where: str = "gradient",
+    optimistic: bool = False,
     seed: int = 0,
     logs: bool = False,
     **settings,
@@ -54,6 +56,10 @@ def compressed(
     (docs/keras.md). If any replica's gradient or update is not finite, all replicas refuse the step: no variable
     changes, and `iterations` does not count it. A `LossScaleOptimizer` then halves its scale on all replicas.
 
+    With "update", a replica may take its gradients at a point of its own (`keras.local_point`): at w - u^m - e^m with
+    `optimistic=True`, which is DQGAN and which the `train_step` of a GAN needs, and after steps of its own with
+    `local_steps=K`, which exchanges every K-th update. Outside of a step the variables hold w on all replicas.
+
     The optimizer keeps its class and configuration, so a saved model loads without this library, uncompressed. Call
     `compressed(model.optimizer, ...)` again after `keras.models.load_model`.
 
@@ -62,11 +68,15 @@ def compressed(
         `LossScaleOptimizer`, its inner optimizer is compressed.
       compression: a compressor's spec, such as `sign:bucket=512`, or all settings together.
       where: `gradient` or `update`.
+      optimistic: whether each replica takes its gradients at its half-step point; with `update` only. Build the
+        optimizer before the first step, and take the gradients of both players before the first `apply`. A loop of
+        your own calls `optimizer.compression.look_ahead()` before it takes them.
       seed: of stochastic rounding.
       logs: whether `fit` reports bytes, norms and times under `compression/`.
       **settings: fields of `CompressionConfig` other than the compressor, such as `error_feedback=False`,
-        `compressor_rules="bias|gamma|beta=none"`, `topology`, `packet_mb`, `transport`, `allow_non_contractive`. Rules
-        match the weights' paths, such as `sequential/dense/kernel`.
+        `compressor_rules="bias|gamma|beta=none"`, `shift`, `topology`, `packet_mb`, `transport`,
+        `allow_non_contractive`, and with `update` `local_steps`. Rules match the weights' paths, such as
+        `sequential/dense/kernel`.
 
     Raises:
       UsageError: called outside of the scope; an optimizer or a setting that cannot be compressed.
@@ -83,15 +93,17 @@ def compressed(
         except TypeError:
             names = [name for name in CompressionConfig.__dataclass_fields__ if name != "compressor"]
             raise UsageError(
-                f"compressed(...) takes where, seed, logs, {', '.join(names)}. Received: {', '.join(settings)}"
+                f"compressed(...) takes where, optimistic, seed, logs, {', '.join(names)}. "
+                f"Received: {', '.join(settings)}"
             ) from None
     optimizer = keras.optimizers.get(optimizer)
     inner = optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
-    _check(inner, config, where)
-    steps = CompressedSteps(inner, config, where, seed, logs)
+    _check(inner, config, where, optimistic)
+    steps = CompressedSteps(inner, config, where, optimistic, seed, logs)
     inner.apply, inner.build, inner.compression = steps.apply, steps.build, steps
     if inner.built:
         steps.check_variables(steps.variables)
+        steps.make_point()
     return optimizer
 
 
@@ -100,21 +112,23 @@ class CompressedSteps:
 
     Args:
       optimizer: not a `LossScaleOptimizer`.
-      config, where, seed, logs: see `compressed`.
+      config, where, optimistic, seed, logs: see `compressed`.
 
     Attributes:
+      point: where this replica takes its gradients, a `LocalPoint`; None: at w, or not built yet.
       channels: maps the positions of variables, among those that the optimizer was built for, to their `Channel`.
         Each set of variables that receive gradients together has one; usually there is one set.
-      skipped: number of refused steps, equal on all replicas.
-      counts: numbers of taken and of refused steps of this process, int64 [2], equal on all replicas.
+      skipped: number of refused exchanges, equal on all replicas.
+      counts: numbers of taken and of refused exchanges of this process, int64 [2], equal on all replicas.
     """
 
-    def __init__(self, optimizer, config: CompressionConfig, where: str, seed: int, logs: bool):
+    def __init__(self, optimizer, config: CompressionConfig, where: str, optimistic: bool, seed: int, logs: bool):
         self._optimizer, self._steps = optimizer, OptimizerSteps(optimizer)
         self._strategy = OptimizerSteps.strategy_of(optimizer)
         self._compressor = compressors.get(config.compressor)
         self._rules = compressor_rules.parse(config.compressor_rules)
-        self.config, self.where, self.seed, self.logs = config, where, seed, logs
+        self.config, self.where, self.optimistic, self.seed, self.logs = config, where, optimistic, seed, logs
+        self.point: LocalPoint | None = None
         self.channels: dict[tuple[int, ...], Channel] = {}
         self.skipped = ReplicaLocal(self._strategy.local_devices, [], "skipped", tf.int64)
         self.counts = ReplicaLocal(self._strategy.local_devices, [2], "counts", tf.int64)
@@ -147,6 +161,42 @@ class CompressedSteps:
         """
         self.check_variables(variables)
         type(self._optimizer).build(self._optimizer, variables)
+        self.make_point()
+
+    def make_point(self) -> None:
+        """Creates `point`, if the settings ask for one."""
+        local_steps = self.config.local_steps
+        if self.optimistic or local_steps > 1:
+            slots, devices = self._steps.slots(), self._strategy.local_devices
+            self.point = LocalPoint(self.variables, slots, devices, local_steps, self.optimistic)
+
+    @property
+    def has_point(self) -> bool:
+        """Whether gradients are taken at a point that is not w."""
+        return self.optimistic or self.config.local_steps > 1
+
+    def look_ahead(self) -> None:
+        """Moves the variables to the point where this replica takes its next gradients; `apply` moves them back.
+
+        `fit` calls it before `train_step`. Replica context, before the gradients are taken; without effect where they
+        are taken at w.
+
+        Raises:
+          UsageError: the optimizer is not built.
+        """
+        if not self.has_point:
+            return
+        if self.point is None:
+            raise UsageError(
+                "optimistic=True and local_steps need an optimizer that is built before its first step: call "
+                f"optimizer.build(network.trainable_variables) in the strategy's scope. Received: {self.name!r}"
+            )
+        self.point.look_ahead()
+
+    def settle(self) -> None:
+        """Moves the variables back to w if `apply` was not called since `look_ahead`. Replica context."""
+        if self.point is not None:
+            self.point.come_back()
 
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Raises the errors of `build`."""
@@ -190,14 +240,22 @@ class CompressedSteps:
         Gradients are of a loss that was divided by the number of replicas, as Keras does it. Replica context.
 
         Returns:
-          Whether the step was taken, bool scalar; True before the last call of an accumulation.
+          Whether the step was taken, bool scalar; True before the last call of an accumulation or of local steps.
         """
         context = self._replica_context()
         if not len(gradients):  # as in Keras
             return tf.constant(True)
         build(self._optimizer, trainable_variables)
         variables = self.variables if trainable_variables is None else list(trainable_variables)
+        if self.has_point and not (self.point and self.point.come_back()):
+            raise UsageError(
+                "optimistic=True and local_steps take gradients at a point of each replica: call "
+                "optimizer.compression.look_ahead() before the gradients of every apply. `fit` calls it once before "
+                f"train_step. Received: apply of {self.name!r} without it"
+            )
         gradients, variables = self._steps.filtered(self.of_samples(gradients), variables)
+        if self.config.local_steps > 1:
+            return context.merge_call(self._take_local_step(variables), args=(gradients,))
         if not self._optimizer.gradient_accumulation_steps:
             return self._exchange(gradients, variables, counts=True)
         accepted = context.merge_call(self._accumulate(variables), args=(gradients,))
@@ -249,20 +307,20 @@ class CompressedSteps:
 
     def _exchange(self, gradients, variables, *, counts):
         """Clips, reduces in the channel, and takes the step if all replicas' values are finite."""
-        context, channel = tf.distribute.get_replica_context(), self.open_channel(self._steps.positions(variables))
-        # The loss was divided by M, so that gradients add up. The gradient of a replica's own loss is M times as large.
-        replicas = context.num_replicas_in_sync
-        gradients = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
-        weights, slots = [], []
+        positions = self._steps.positions(variables)
+        context, channel = tf.distribute.get_replica_context(), self.open_channel(positions)
+        gradients = self._own_gradients(gradients)
+        weights, slots, updates = [], [], []
         if self.where == "update":
             weights, slots = (_local_values(group) for group in (variables, self._steps.slots()))
-            values = self._local_update(gradients, variables, weights)
+            updates = self._local_update(gradients, variables, weights)
+            values = self.point.with_moved(positions, updates) if self.point else updates
         else:
             values = [tf.cast(gradient, tf.float32) for gradient in gradients]
         means = context.all_reduce("mean", values, options=channel.options)
         accepted = channel.accepted.local().read_value()
 
-        def take(means, weights):
+        def take(means, weights, updates):
             if self.where == "update":
                 for variable, weight, mean in zip(variables, weights, means, strict=True):
                     variable.assign(tf.cast(tf.cast(weight, tf.float32) - mean, weight.dtype))
@@ -272,35 +330,84 @@ class CompressedSteps:
             self._steps.constrain(variables)
             if counts:
                 self._steps.count()
+            if self.point:
+                self.point.arrive(positions, updates, channel.residuals(local_replica_index()))
 
         def refuse(slots):
+            if self.config.local_steps > 1:
+                self.point.restore()
+                self._steps.count(1 - self.config.local_steps)
+                return
             for variable, value in zip(self._steps.slots() if slots else [], slots, strict=True):
                 variable.assign(value)
 
         # Variables are changed in the context of each replica, which cannot be entered inside of tf.cond, so the
         # condition stands in cross-replica context. `accepted` is equal on all replicas.
-        def commit(strategy, accepted, means, weights, slots):
+        def commit(strategy, accepted, means, weights, slots, updates):
             def each(step, *values):
                 strategy.extended.call_for_each_replica(step, args=values)
                 return True
 
             first = strategy.experimental_local_results(accepted)[0]
-            tf.cond(first, lambda: each(take, means, weights), lambda: each(refuse, slots))
+            tf.cond(first, lambda: each(take, means, weights, updates), lambda: each(refuse, slots))
 
-        context.merge_call(commit, args=(accepted, means, weights, slots))
+        context.merge_call(commit, args=(accepted, means, weights, slots, updates if self.point else []))
         self._record(channel, accepted)
         return accepted
 
     def _local_update(self, gradients, variables, weights):
-        """Returns w - w' for the step of this replica's gradients and slots. Changes the slots, not the weights."""
+        """Returns x - x' for the step of this replica's gradients and slots, where x is w, or w less the sum of the
+        replica's local steps. Changes the slots, not the weights."""
+        starts = self.point.after_moves(self._steps.positions(variables), weights) if self.point else weights
+        for variable, start in zip(variables, starts, strict=True) if starts is not weights else ():
+            variable.assign(start)
         self._steps.update(gradients, variables)
         updates = [
-            tf.cast(weight, tf.float32) - tf.cast(after, tf.float32)
-            for weight, after in zip(weights, _local_values(variables), strict=True)
+            tf.cast(start, tf.float32) - tf.cast(after, tf.float32)
+            for start, after in zip(starts, _local_values(variables), strict=True)
         ]
         for variable, weight in zip(variables, weights, strict=True):
             variable.assign(weight)
         return updates
+
+    def _own_gradients(self, gradients):
+        """Returns the gradients of this replica's own loss, clipped.
+
+        The loss was divided by M, so that gradients add up. The gradient of a replica's own loss is M times as large.
+        """
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
+        return self.point.finite(own) if self.point else own
+
+    def _take_local_step(self, variables):
+        """Returns a function (strategy, gradients) -> accepted that takes a local step and exchanges every K-th sum."""
+        positions, point = self._steps.positions(variables), self.point
+        if self.channels and positions not in self.channels:
+            raise UsageError(
+                "With local_steps above 1 every step of an optimizer must have gradients for the same variables. Make "
+                f"one optimizer for each set, and a new one after freezing. Received: another set for {self.name!r}"
+            )
+        channel = self.open_channel(positions)
+
+        def move(gradients):
+            updates = self._local_update(self._own_gradients(gradients), variables, _local_values(variables))
+            point.move(positions, updates, channel.residuals(local_replica_index()))
+            self._steps.average()
+            self._steps.count()
+            return True
+
+        def choose(strategy, gradients):
+            def each(step, *values):
+                results = strategy.extended.call_for_each_replica(step, args=values)
+                return tf.convert_to_tensor(strategy.experimental_local_results(results)[0])
+
+            exchange = lambda gradients: self._exchange(gradients, variables, counts=True)  # noqa: E731
+            taken = point.steps_in_round()
+            tf.cond(taken == 0, lambda: each(point.keep), lambda: tf.constant(True))
+            last = taken == self.config.local_steps - 1
+            return tf.cond(last, lambda: each(exchange, gradients), lambda: each(move, gradients))
+
+        return choose
 
     def _accumulate(self, variables):
         """Returns a function (strategy, gradients) -> accepted that adds gradients up and exchanges every k-th sum."""
@@ -454,7 +561,7 @@ def _close_channels(strategy, names):
         strategy.close_channel(name)
 
 
-def _check(optimizer, config, where):
+def _check(optimizer, config, where, optimistic):
     """Refuses what cannot be compressed."""
     kind, strategy = type(optimizer).__name__, tf.distribute.get_strategy()
     if not isinstance(strategy, CompressedStrategy) or OptimizerSteps.strategy_of(optimizer) is not strategy:
@@ -485,9 +592,19 @@ def _check(optimizer, config, where):
             "bits cause. Take where='update', which compresses afterwards, or the compressor 'none'. Received: "
             f"where={where!r} with {config.compressor!r}"
         )
-    names = ("start_step", "residual_in_half_step", "error_feedback_form", "local_steps")
+    if (optimistic or config.local_steps > 1) and where != "update":
+        raise UsageError(
+            "optimistic=True and local_steps above 1 are steps that each replica takes alone: set where='update'. "
+            f"Received: where={where!r}, optimistic={optimistic}, local_steps={config.local_steps}"
+        )
+    if config.local_steps > 1 and optimizer.gradient_accumulation_steps:
+        raise UsageError(
+            "local_steps and gradient_accumulation_steps both take several calls between two exchanges: give one. "
+            f"Received: local_steps={config.local_steps}, "
+            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
+        )
+    names = ("start_step", "residual_in_half_step", "error_feedback_form")
     dqgan = {name: getattr(config, name) for name in names}
-    uses_feedback_of_dqgan = not config.residual_in_half_step or config.error_feedback_form != "ef14"
-    if config.start_step > 1 or config.local_steps > 1 or uses_feedback_of_dqgan:
+    if config.start_step > 1 or not config.residual_in_half_step or config.error_feedback_form != "ef14":
         received = ", ".join(f"{name}={value!r}" for name, value in dqgan.items())
         raise UsageError(f"{', '.join(dqgan)} are settings of DQGAN. Received: {received}")

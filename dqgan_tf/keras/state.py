@@ -111,6 +111,7 @@ class ModelState:
     def _settings(self):
         compressions = [
             {"where": steps.where, "seed": steps.seed}
+            | ({"optimistic": True} if steps.optimistic else {})  # older checkpoints do not have it
             | {
                 name: value
                 for name, value in dataclasses.asdict(steps.config).items()
@@ -137,6 +138,8 @@ class ModelState:
             for index, variable in enumerate(steps.replica_variables):
                 local = self._strategy.experimental_local_results(variable.value)[replica]
                 named[f"compression_{number}/slot/{index:03d}"] = local
+            for name, local in (steps.point.state() if steps.point else {}).items():
+                named[f"compression_{number}/{name}"] = local.variables[replica]
         for prefix, channel in self._channels():
             named[f"{prefix}/calls"] = channel.calls.variables[replica]
             for name, learned in channel.learned.items():

@@ -282,7 +282,7 @@ def evaluator_environment(ports: Sequence[int]) -> dict[str, str]:
     return worker_environment(ports, 0) | {"TF_CONFIG": json.dumps(config)}
 
 
-def name_in_cluster(num_workers: int | None, evaluator: bool = False) -> str | None:
+def name_in_cluster(num_workers: int | None, evaluator: bool = False, scheduler: str | None = None) -> str | None:
     """Returns the name of this machine's task in the cluster that TF_CONFIG names, `worker_<i>` or `evaluator`.
 
     None if TF_CONFIG names no cluster.
@@ -290,24 +290,31 @@ def name_in_cluster(num_workers: int | None, evaluator: bool = False) -> str | N
     Args:
       num_workers: --num_workers, None if it was not given.
       evaluator: --evaluator.
+      scheduler: --cluster: TF_CONFIG is first made from the scheduler's variables, for the worker to read.
 
     Raises:
-      UsageError: TF_CONFIG cannot be used, or names a cluster while `num_workers` or `evaluator` asks for another one.
+      UsageError: TF_CONFIG or the variables cannot be used, or name a cluster while `num_workers` or `evaluator` asks
+        for another one.
     """
+    if scheduler:
+        os.environ["TF_CONFIG"] = tf_config.of_scheduler(scheduler, os.environ)
     is_evaluator = tf_config.is_evaluator(os.environ)
     place = None if is_evaluator else tf_config.read(os.environ)
     if not is_evaluator and place is None:
         return None
     task = f"worker {place.worker_index}" if place else "the evaluator"
+    source, remedy = (
+        (f"--cluster={scheduler}", "leave out --cluster") if scheduler else ("TF_CONFIG", "unset TF_CONFIG")
+    )
     if num_workers is not None:
         size = f"one of {place.num_workers} workers" if place else "another one"
         raise UsageError(
-            f"--num_workers={num_workers} asks for a cluster on this machine, and TF_CONFIG names {size}. Leave out "
-            f"--num_workers to run {task} of it, or unset TF_CONFIG."
+            f"--num_workers={num_workers} asks for a cluster on this machine, and {source} names {size}. Leave out "
+            f"--num_workers to run {task} of it, or {remedy}."
         )
     if evaluator:
         raise UsageError(
-            "--evaluator starts an evaluator beside the workers of one machine, and TF_CONFIG names a cluster. Leave "
+            f"--evaluator starts an evaluator beside the workers of one machine, and {source} names a cluster. Leave "
             f"out --evaluator to run {task} of it, and start the task evaluator with a TF_CONFIG of its own."
         )
     return task.replace(" ", "_") if place else "evaluator"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dqgan_tf import config as config_lib
 from dqgan_tf import data
-from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.distribute.strategy import CompressedStrategy, no_cluster
 from dqgan_tf.errors import CheckpointError, UsageError
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint, job
@@ -96,7 +96,7 @@ def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | Non
     if data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
     spec = _saved_spec(pathlib.Path(model_dir) / "data.json") or data.describe(config.data)
-    model = job.build_model(config, spec, CompressedStrategy(job.no_cluster()))
+    model = job.build_model(config, spec, CompressedStrategy(no_cluster()))
     checkpoint.restore_shared(folder, model)
     return TrainedRun(config, spec, model, commit["step"])
 

@@ -476,6 +476,27 @@ class TestLabels:
             model.generate(LATENT)
         with pytest.raises(UsageError, match=r"must be \(samples, labels\), or a dict .* Received: "):
             model.test_on_batch(x)
+        strange = tf.tensor_scatter_nd_update(y, [[3]], [tf.constant(4, y.dtype)])
+        with pytest.raises(UsageError, match="from 0 to 3: an Embedding .* Received: label 4"):
+            model.test_on_batch(x, strange)
+        with pytest.raises(UsageError, match="Received: label -1"):
+            model.generate(LATENT, np.full(32, -1))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("local_steps", [1, 2])
+    def test_a_label_out_of_range_moves_nothing_and_is_said(self, strategy, local_steps):
+        """The second replica alone sees it, in the second step."""
+        model = self.build(strategy)
+        model.compile(OptimizerConfig(), CompressionConfig("sign:bucket=32", local_steps=local_steps))
+        labels = self.LABELS.copy()
+        labels[30] = 7
+        with pytest.raises(UsageError, match="Received: label 7"):
+            model.fit(REAL[:32], labels[:32], batch_size=16, shuffle=False, verbose=0)
+        assert [int(v.numpy()) for v in (model.step, model.skipped)] == [2, local_steps]
+        before = weights(model)
+        model.fit(REAL, self.LABELS, batch_size=16, shuffle=False, verbose=0)
+        assert np.all(np.isfinite(weights(model))) and not np.array_equal(before, weights(model))
+        assert int(model.skipped.numpy()) == local_steps
 
     @pytest.mark.slow
     def test_fit_generate_and_files(self, strategy, tmp_path):

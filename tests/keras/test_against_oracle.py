@@ -1,6 +1,7 @@
 """`fit` with replicas in one process against the float64 simulator: weights, slots and residuals, step by step."""
 
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import dqgan_tf
 from tests.gan.local_strategy import local_strategy
 from tests.keras import small_models
+from tests.oracles import dqgan_numpy, local_steps, quantizers_numpy
 from tests.oracles import optimizers_numpy as oracle
-from tests.oracles import quantizers_numpy
 
 STEPS = 10
 SIGN, LINEAR, TOPK = "sign:bucket=32", "linear:bits=4,bucket=32", "topk:fraction=0.1"
@@ -31,12 +32,12 @@ TOLERANCE = {"gradient": 1e-5, "update": 1e-4}
 
 
 @functools.cache
-def follow(replicas, name, compressor, where, **settings):
+def follow(replicas, name, compressor, where, steps=STEPS, **settings):
     """Returns what `fit` computed after every step, and the simulator's states."""
     make, rule = OPTIMIZERS[name]
     strategy = local_strategy(replicas)
     model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(make(), compressor, where=where, **settings))
-    x, y = small_models.batches(STEPS, replicas)
+    x, y = small_models.batches(steps, replicas)
     start = small_models.values(strategy, model.trainable_variables)[0]
     slots = {"sgd": ["momentum"], "adam": ["momentum", "velocity"]}[name]
 
@@ -57,7 +58,8 @@ def follow(replicas, name, compressor, where, **settings):
         QUANTIZERS[compressor],
         where=where,
         feedback=settings.get("error_feedback", True),
-        steps=STEPS,
+        steps=steps,
+        **{key: value for key, value in settings.items() if key in ("optimistic", "local_steps", "shift")},
     )
     return recorder.seen, list(states)
 
@@ -77,9 +79,8 @@ CASES = [
         ("adam", LINEAR, "gradient"),
     ]
 ]
-# Each place with two replicas and with three, each rule, each of two compressors.
+# Each place with two replicas, and one with three; the other is below.
 QUICK = [(2, "adam", LINEAR, "update"), (2, "adam", LINEAR, "gradient"), (3, "sgd", LINEAR, "gradient")]
-QUICK += [(3, "sgd", SIGN, "update")]
 
 
 @pytest.mark.parametrize(
@@ -87,16 +88,56 @@ QUICK += [(3, "sgd", SIGN, "update")]
     [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
 )
 def test_every_variable_follows_the_oracle(replicas, name, compressor, where):
-    seen, states = follow(replicas, name, compressor, where)
-    assert len(seen) == STEPS
+    assert_follows(*follow(replicas, name, compressor, where), where)
+
+
+def assert_follows(seen, states, where):
+    assert len(seen) == len(states)
     for found, state in zip(seen, states, strict=True):
         assert np.all(found["w"] == found["w"][0]), f"replicas differ after step {state.t}"
         expected = {"w": state.w, "residual": state.residual} | state.slots
         scales = expected | {"residual": state.p}
         for key, value in expected.items():
-            deviation = np.max(np.abs(found[key] - value)) / np.max(np.abs(scales[key]))
+            deviation = np.max(np.abs(found[key] - value)) / max(np.max(np.abs(scales[key])), 1e-30)
             assert deviation < TOLERANCE[where], f"{key} after step {state.t}: {deviation}"
-    assert np.any(states[-1].residual) == (compressor != "none")
+
+
+@pytest.mark.parametrize(
+    "name, compressor, where, settings",
+    [
+        ("adam", LINEAR, "update", {"optimistic": True, "local_steps": 3, "shift": 0.1}),
+        pytest.param("sgd", SIGN, "update", {"optimistic": True}, marks=pytest.mark.slow),
+        pytest.param("sgd", TOPK, "update", {"optimistic": True, "shift": 0.05}, marks=pytest.mark.slow),
+        pytest.param("adam", SIGN, "update", {"optimistic": True}, marks=pytest.mark.slow),
+        pytest.param("adam", SIGN, "update", {"local_steps": 4}, marks=pytest.mark.slow),
+        pytest.param("sgd", "none", "update", {"local_steps": 2, "optimistic": True}, marks=pytest.mark.slow),
+        pytest.param("sgd", LINEAR, "gradient", {"shift": 0.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_points_of_their_own_and_shifts_follow_the_oracle(name, compressor, where, settings):
+    """Three replicas: the variables hold w after every step, also inside a round."""
+    steps = 20 if where == "update" else STEPS
+    seen, states = follow(3, name, compressor, where, steps=steps, **settings)
+    assert_follows(seen, states, where)
+    kept = [np.array_equal(before["w"], after["w"]) for before, after in itertools.pairwise(seen)]
+    assert kept == [t % settings.get("local_steps", 1) != 0 for t in range(2, steps + 1)]
+    assert where == "gradient" or np.max(np.abs(states[-1].points - states[-2].w)) > 100 * TOLERANCE[where]
+
+
+def test_the_oracle_takes_the_steps_of_dqgan():
+    """SGD without momentum: the same numbers as the simulator of DQGAN, which was written from other equations."""
+    x, y = small_models.batches(12, 3)
+    game, w0 = small_models.gradient(x, y, 3), np.linspace(-0.5, 0.5, 44)
+    settings = {"local_steps": 3, "shift": 0.1}
+    piece = dqgan_numpy.players(("w", 44))
+    quantizer = quantizers_numpy.for_all_players(QUANTIZERS[SIGN])
+    dqgan = local_steps.run(game, w0, 3, local_steps.Settings(piece, np.full(44, 0.1), quantizer, **settings), 12)
+    options = {"where": "update", "feedback": True, "steps": 12, "optimistic": True} | settings
+    states = list(oracle.run(game, w0, 3, oracle.sgd(0.1, 0.0), QUANTIZERS[SIGN], **options))
+    for expected, state in zip(dqgan, states[2::3], strict=True):
+        for found, value in ((state.w, expected.w), (state.residual, expected.residual), (state.shift, expected.shift)):
+            np.testing.assert_allclose(found, value, atol=1e-12)
+        np.testing.assert_allclose(state.points, expected.points[-1], atol=1e-12)
 
 
 def test_without_error_feedback_the_oracle_keeps_no_residual():

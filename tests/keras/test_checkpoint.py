@@ -37,6 +37,16 @@ class Cut(keras.callbacks.Callback):
             raise InterruptedError
 
 
+class Halve(keras.callbacks.Callback):
+    """Halves the first learning rate after the first epoch of a run, as ReduceLROnPlateau may."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = getattr(self.model, "optimizer", None)
+        if epoch == 0 and optimizer:
+            first = getattr(optimizer, "optimizers", [optimizer])[0]
+            first.learning_rate = 0.5 * float(keras.ops.convert_to_numpy(first.learning_rate))
+
+
 def build(strategy, make, seed, **options):
     """Layers with every kind of state: running statistics, and the counters of random numbers."""
     keras.utils.set_random_seed(seed)
@@ -47,7 +57,7 @@ def build(strategy, make, seed, **options):
 
 def fit(model, folder=None, epochs=EPOCHS, cut=None, **options):
     """`fit` with one iterator over all epochs: to make one takes longer than an epoch."""
-    callbacks = [dqgan_tf.callbacks.Checkpoint(folder, **options)] if folder else []
+    callbacks = [Halve()] + ([dqgan_tf.callbacks.Checkpoint(folder, **options)] if folder else [])
     callbacks += [Cut(*cut)] if cut else []
     data = small_models.dataset(*small_models.batches(STEPS, 2)).repeat()
     return model.fit(data, epochs=epochs, steps_per_epoch=STEPS, callbacks=callbacks, shuffle=False, verbose=0)
@@ -60,6 +70,7 @@ def state(strategy, model):
     (channel,) = leaf.compression.channels.values()
     variables = [*model.variables, *optimizer.variables]
     own = [channel.calls, leaf.compression.skipped, *channel.learned.values()]
+    own += leaf.compression.point.state().values() if leaf.compression.point else []
     return {
         "variables": [
             [local.numpy() for local in strategy.experimental_local_results(variable.value)] for variable in variables
@@ -82,6 +93,10 @@ CASES = {
     "accumulation": lambda: dqgan_tf.compressed(opt.SGD(0.01, momentum=0.9, gradient_accumulation_steps=3), STOCHASTIC),
     "loss_scale": lambda: opt.LossScaleOptimizer(
         dqgan_tf.compressed(opt.Adam(0.01), SIGN), initial_scale=2.0**10, dynamic_growth_steps=4
+    ),
+    # The checkpoint after 5 steps lies inside a round of 3.
+    "rounds": lambda: dqgan_tf.compressed(
+        opt.Adam(0.01, use_ema=True), SIGN, where="update", optimistic=True, local_steps=3, shift=0.1
     ),
     "learned": lambda: dqgan_tf.compressed(opt.RMSprop(0.01), ADAPTIVE),
 }
@@ -237,7 +252,8 @@ def test_dqgan(tmp_path):
 
     def fit(model, *callbacks):
         data = tf.data.Dataset.from_tensor_slices(batches)
-        return model.fit(data, epochs=3, callbacks=list(callbacks), shuffle=False, verbose=0)
+        callbacks = [Halve(), *callbacks]
+        return model.fit(data, epochs=3, callbacks=callbacks, shuffle=False, verbose=0)
 
     whole = build()
     fit(whole)
@@ -246,6 +262,8 @@ def test_dqgan(tmp_path):
     resumed = build()
     assert fit(resumed, dqgan_tf.callbacks.Checkpoint(tmp_path)).epoch == [1, 2]
     assert model_state.bits(whole) == model_state.bits(resumed)
+    rates = [[o.learning_rate for o in model.optimizer.optimizers] for model in (whole, resumed)]
+    assert rates[0] == rates[1] == [np.float32(5e-4), np.float32(1e-3)]
     other = tiny_gan.build(gan_strategy, optimizer, dqgan_tf.CompressionConfig(compressor="topk:fraction=0.1"))
     with pytest.raises(CheckpointError, match="topk"):
         fit(other, dqgan_tf.callbacks.Checkpoint(tmp_path))

@@ -27,15 +27,20 @@ def poisoned(value, part=1):
 
 
 def state(strategy, model):
-    """Every variable, the residuals and the learned state of both replicas."""
+    """Every variable, the residuals and the half steps of both replicas."""
     variables = [*model.trainable_variables, *model.optimizer.variables]
-    return [small_models.values(strategy, variables), small_models.residuals(model.optimizer, 2)]
+    point = model.optimizer.compression.point
+    locals_ = [variable for local in point.state().values() for variable in local.variables] if point else []
+    point = [np.concatenate([np.ravel(variable.numpy()) for variable in locals_])] if locals_ else []
+    return [small_models.values(strategy, variables), small_models.residuals(model.optimizer, 2), *point]
 
 
-@pytest.mark.parametrize("where", ["gradient", "update"])
+@pytest.mark.parametrize(
+    "options", [{}, {"where": "update", "optimistic": True}, pytest.param({"where": "update"}, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("make", [lambda: keras.optimizers.Adam(0.01, use_ema=True, weight_decay=0.1)])
-def test_a_refused_step_changes_nothing(strategy, make, where):
-    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(make(), SPEC, where=where))
+def test_a_refused_step_changes_nothing(strategy, make, options):
+    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(make(), SPEC, **options))
     recorder = small_models.Recorder(lambda: state(strategy, model))
     model.fit(poisoned(np.nan), shuffle=False, callbacks=[recorder], verbose=0)
     for before, after in zip(recorder.seen[BAD - 1], recorder.seen[BAD], strict=True):
@@ -46,6 +51,29 @@ def test_a_refused_step_changes_nothing(strategy, make, where):
     np.testing.assert_array_equal(weights[0], weights[1])
     assert [int(v.numpy()) for v in model.optimizer.compression.skipped.variables] == [1, 1]
     assert int(model.optimizer.iterations.numpy()) == STEPS - 1
+
+
+@pytest.mark.slow
+def test_a_refused_round_restores_the_state_before_it(strategy):
+    """Rounds of 3 steps: the bad step 4 is the first of the second round, which ends with step 6."""
+    options = {"where": "update", "optimistic": True, "local_steps": 3}
+    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(keras.optimizers.Adam(0.01), SPEC, **options))
+
+    def look():
+        point = model.optimizer.compression.point.state()
+        after = [v.numpy() for name, one in sorted(point.items()) if "kept" not in name for v in one.variables]
+        return [*state(strategy, model)[:2], np.concatenate([np.ravel(value) for value in after])]
+
+    recorder = small_models.Recorder(look)
+    model.fit(poisoned(np.nan).repeat(2), shuffle=False, callbacks=[recorder], verbose=0)
+    assert BAD == 3 and np.all(np.isfinite(recorder.seen[4][0]))  # moments inside of the round
+    assert not np.array_equal(recorder.seen[4][0], recorder.seen[5][0])
+    for before, after in zip(recorder.seen[2], recorder.seen[5], strict=True):
+        np.testing.assert_array_equal(before, after)
+    for before, after in zip(recorder.seen[5], recorder.seen[8], strict=True):
+        assert np.all(np.isfinite(after)) and not np.array_equal(before, after)
+    assert int(model.optimizer.iterations.numpy()) == 6
+    assert [int(v.numpy()) for v in model.optimizer.compression.skipped.variables] == [2, 2]
 
 
 @pytest.mark.parametrize(

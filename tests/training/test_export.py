@@ -85,7 +85,7 @@ def test_an_export_of_a_conditional_run_takes_labels(tmp_path):
 
 
 def test_onnx(trained, tmp_path):
-    """Also tried by hand: tf2onnx 1.17.0, onnx 1.23.2 and onnxruntime 1.32.0 with both networks."""
+    """Also tried by hand: tf2onnx 1.17.0, onnx 1.23.2 and onnxruntime 1.32.0 with both networks, and with labels."""
     if importlib.util.find_spec("tf2onnx") is None or importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("tf2onnx or onnxruntime is not installed")
     import onnxruntime

@@ -1,0 +1,165 @@
+"""Points of each replica: what is refused, loops of one's own, and a game that needs the half step. Two replicas."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import dqgan_tf
+from dqgan_tf.errors import UsageError
+from tests.gan.local_strategy import local_strategy
+from tests.keras import matrix, small_models
+
+SIGN = "sign:bucket=32"
+HALF_STEP = {"where": "update", "optimistic": True}
+opt = keras.optimizers
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    return local_strategy(2)
+
+
+def adam(**settings):
+    return lambda: dqgan_tf.compressed(opt.Adam(0.01), SIGN, **(HALF_STEP | settings))
+
+
+def data(steps=6):
+    return small_models.dataset(*small_models.batches(steps, 2))
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: dqgan_tf.compressed(opt.SGD(), SIGN, optimistic=True), "set where='update'.*where='gradient'"),
+        (lambda: dqgan_tf.compressed(opt.SGD(), SIGN, local_steps=2), "set where='update'.*local_steps=2"),
+        (
+            lambda: dqgan_tf.compressed(
+                opt.SGD(gradient_accumulation_steps=2), SIGN, where="update", local_steps=2, optimistic=True
+            ),
+            "give one",
+        ),
+    ],
+    ids=["half step of gradients", "local steps of gradients", "accumulation"],
+)
+def test_what_has_no_point_is_refused_when_it_is_made(strategy, make, match):
+    with strategy.scope(), pytest.raises(UsageError, match=match):
+        make()
+
+
+def test_layers_that_assign_weights_are_refused(strategy):
+    """SpectralNormalization assigns its kernel, which would be set back."""
+    with strategy.scope():
+        layer = keras.layers.SpectralNormalization(keras.layers.Dense(small_models.HIDDEN))
+    model = small_models.mlp(strategy, adam(), layers=[layer])
+    with pytest.raises(UsageError, match="SpectralNormalization assigns its kernel"):
+        model.fit(data(), verbose=0)
+
+
+def custom_step(strategy, model, *, looks_ahead, optimizer=None):
+    optimizer = optimizer or model.optimizer
+
+    def replica_step(batch):
+        inputs, targets = batch
+        if looks_ahead:
+            optimizer.compression.look_ahead()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(inputs, training=True) - targets) ** 2) / strategy.num_replicas_in_sync
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    return tf.function(lambda batch: strategy.run(replica_step, args=(batch,)), autograph=False)
+
+
+def batches(strategy, steps=6):
+    return strategy.experimental_distribute_dataset(data(steps))
+
+
+def test_a_loop_that_does_not_look_ahead_is_refused(strategy):
+    model = small_models.mlp(strategy, adam())
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+    before = small_models.values(strategy, model.trainable_variables)
+    step = custom_step(strategy, model, looks_ahead=False)
+    with pytest.raises(UsageError, match="look_ahead"):
+        step(next(iter(batches(strategy))))
+    np.testing.assert_array_equal(before, small_models.values(strategy, model.trainable_variables))
+
+
+def test_an_optimizer_that_is_not_built_is_refused(strategy):
+    model = small_models.mlp(strategy, adam())
+    with strategy.scope():
+        optimizer = adam()()
+    step = custom_step(strategy, model, looks_ahead=True, optimizer=optimizer)
+    with pytest.raises(UsageError, match=r"optimizer.build\("):
+        step(next(iter(batches(strategy))))
+
+
+@pytest.mark.slow
+def test_a_loop_of_ones_own_takes_the_steps_of_fit(strategy):
+    by_fit, by_hand = (small_models.mlp(strategy, adam(local_steps=2)) for _ in range(2))
+    by_fit.fit(data(), shuffle=False, verbose=0)
+    with strategy.scope():
+        by_hand.optimizer.build(by_hand.trainable_variables)
+    step = custom_step(strategy, by_hand, looks_ahead=True)
+    for batch in batches(strategy):
+        step(batch)
+    np.testing.assert_array_equal(*(small_models.values(strategy, m.trainable_variables) for m in (by_fit, by_hand)))
+    np.testing.assert_array_equal(*(small_models.values(strategy, m.optimizer.variables) for m in (by_fit, by_hand)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("name", matrix.MATRIX)
+def test_optimizers_and_policies(strategy, name, policy):
+    """Under mixed_float16 `compile` makes a LossScaleOptimizer, whose scale all replicas share."""
+    make = lambda: dqgan_tf.compressed(matrix.OPTIMIZERS[name](), matrix.LINEAR, **HALF_STEP, local_steps=2)  # noqa: E731
+    model, history, weights, _ = matrix.fit(strategy, make, policy=policy, epochs=4)
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.all(np.isfinite(weights)) and history["loss"][-1] < history["loss"][0]
+    assert int(model.optimizer.iterations.numpy()) == 4 * matrix.STEPS
+
+
+@pytest.mark.slow
+def test_a_second_set_of_variables_is_refused_with_local_steps(strategy):
+    model = small_models.mlp(strategy, adam(local_steps=2))
+    model.fit(data(), verbose=0)
+    model.layers[0].trainable = False
+    with strategy.scope():
+        model.compile(model.optimizer, loss="mse")
+    with pytest.raises(UsageError, match="a new one after freezing"):
+        model.fit(data(), verbose=0)
+
+
+class Game(keras.Model):
+    """min_x max_y x' A y: every replica has the same A and noise of its own, of mean 0."""
+
+    def __init__(self, size=16):
+        super().__init__()
+        random = np.random.default_rng(1)
+        self.matrix = tf.constant(np.linalg.qr(random.standard_normal((size, size)))[0], tf.float32)
+        start = keras.initializers.Constant(random.standard_normal((2, size)) / np.sqrt(2 * size))
+        self.players = self.add_weight(shape=(2, size), initializer=start)
+        self.built = True
+
+    def train_step(self, noise):
+        context = tf.distribute.get_replica_context()
+        x, y = tf.unstack(tf.convert_to_tensor(self.players.value))
+        gradient = tf.stack([tf.linalg.matvec(self.matrix, y), -tf.linalg.matvec(self.matrix, x, transpose_a=True)])
+        self.optimizer.apply([(gradient + noise[0]) / context.num_replicas_in_sync], [self.players])
+        return {"norm": tf.norm(gradient)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimistic", [True, False])
+def test_a_bilinear_game_needs_the_half_step(strategy, optimistic):
+    """Simultaneous descent spirals outwards, and a compressor of 1 bit throws it further (docs/algorithm.md)."""
+    with strategy.scope():
+        model = Game()
+        make = dqgan_tf.compressed(opt.SGD(0.1), "sign:bucket=32", where="update", optimistic=optimistic)
+        model.compile(make, steps_per_execution=50)
+    noise = 0.01 * np.random.default_rng(0).standard_normal((600, 2, 2, 16)).astype(np.float32)
+    noise -= noise.mean(1, keepdims=True)
+    start = np.linalg.norm(model.players.numpy())
+    model.fit(tf.data.Dataset.from_tensor_slices(noise), shuffle=False, verbose=0)
+    end = np.linalg.norm(small_models.values(strategy, [model.players])[0])
+    assert end < 0.2 * start if optimistic else end > 5 * start
