@@ -89,7 +89,8 @@ class _DqganState:
     """A `DQGAN` in the form of a `ModelState`."""
 
     def __init__(self, model: DQGAN):
-        self._model, self._saved_rates = model, {}
+        self._model = model
+        self._saved_rates: dict[str, float] = {}
         self.shared_values = model.shared_values
         self.replica_values, self.set_replica_values = model.replica_values, model.set_replica_values
 
