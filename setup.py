@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
 ]
 TEST = [
     "check-jsonschema>=0.30",  # the form of the hosted workflow; brings its schema along
+    "kubernetes-validate>=1.37",  # the published schemas, for deploy/kubernetes
     "mypy~=2.4.1",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
@@ -87,6 +88,7 @@ setup(
     extras_require={
         "benchmark": ["matplotlib>=3.8", "scipy>=1.11"],  # figures and intervals of trainers.benchmark and compare
         "onnx": ["tf2onnx>=1.17"],  # trainers.export --output=X.onnx
+        "ray": ["ray[train]>=2.60"],  # trainers.ray_train
         "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "test": TEST,
         "dev": [*TEST, "build>=1.2", "pre-commit>=4.0", "twine>=5.0"],

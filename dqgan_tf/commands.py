@@ -11,7 +11,7 @@ import re
 import runpy
 import sys
 
-NAMES = ("train", "launch", "evaluate", "generate", "export", "prepare")
+NAMES = ("train", "launch", "ray_train", "evaluate", "generate", "export", "prepare")
 
 
 def folder() -> pathlib.Path:
@@ -41,7 +41,7 @@ def _find_flagfile(argument):
     return argument
 
 
-train, launch, evaluate, generate, export, prepare = (functools.partial(run, name) for name in NAMES)
+train, launch, ray_train, evaluate, generate, export, prepare = (functools.partial(run, name) for name in NAMES)
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in NAMES:

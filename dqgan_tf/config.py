@@ -381,8 +381,8 @@ class CompressionConfig(Settings):
     transport: str = setting(
         "auto",
         "Transport of the packets between processes: TCP connections of the library (sockets), or TensorFlow's "
-        "collectives over gRPC (ring) or NCCL (nccl). auto is sockets if every process has one replica on a CPU, else "
-        "ring. On GPUs, set nccl.",
+        "collectives over gRPC (ring) or NCCL (nccl). auto is nccl on GPUs, sockets if every process has one replica "
+        "on a CPU, else ring.",
         choices=("auto", "sockets", "ring", "nccl"),
         may_change=True,
     )
@@ -433,6 +433,13 @@ class TrainConfig(Settings):
     )
     log_every: int = setting(100, "Steps between two lines of progress; 0: never.", lower=0, may_change=True)
     sample_every: int = setting(1000, "Steps between two pictures; 0: only at the end.", lower=0, may_change=True)
+    eval_every: int = setting(
+        0,
+        "Steps between two evaluations of the averaged generator by the chief, and one at the end; the other workers "
+        "wait meanwhile. 0: none. A task `evaluator` evaluates beside the run instead.",
+        lower=0,
+        may_change=True,
+    )
     checkpoint_every: int = setting(
         1000, "Steps between two checkpoints; 0: only at the end.", lower=0, may_change=True
     )
@@ -466,6 +473,45 @@ class TrainConfig(Settings):
     deterministic: bool = setting(
         True,
         "Use TensorFlow's deterministic kernels: a resumed run is bit-identical on GPUs too, but steps are slower.",
+        may_change=True,
+    )
+
+
+BEST_OF_IMAGES = ("frechet_distance", "kernel_distance", "classifier_score", "precision", "recall")
+BEST_OF_POINTS = (
+    *("modes_found", "high_quality_fraction", "modes_found_3_sd", "high_quality_fraction_3_sd", "mode_distance"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig(Settings):
+    """What an evaluation computes: inside the run (eval_every), in the task evaluator, and in trainers.evaluate."""
+
+    eval_samples: int = setting(
+        10000,
+        "Generated samples of an evaluation and, if the data set has as many, real images to compare with.",
+        lower=2,
+        may_change=True,
+    )
+    feature_network: str | None = setting(
+        None,
+        "npz of a CIFAR-10 ResNet or a frozen graph, to compare images of any size. Default: a small classifier, which "
+        "is trained on the data set.",
+        is_path=True,
+        is_local=True,
+    )
+    inception_weights: str | None = setting(
+        None, "Frozen graph of the Inception network of 2015-12-05.", is_path=True, is_local=True
+    )
+    cache_dir: str | None = setting(
+        None, "Folder of the small classifier. Default: ~/.cache/dqgan_tf.", is_path=True, is_local=True
+    )
+    best_figure: str = setting(
+        "none",
+        "Keep the checkpoint whose evaluation has the best value of this figure, in checkpoints/best: the largest one, "
+        "or the smallest one of a distance. Images have frechet_distance, kernel_distance (of Inception: FID and KID), "
+        "classifier_score (IS), precision and recall, points the others.",
+        choices=("none", *BEST_OF_IMAGES, *BEST_OF_POINTS),
         may_change=True,
     )
 
@@ -666,6 +712,7 @@ class RunConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     compression: CompressionConfig = CompressionConfig()
     train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()

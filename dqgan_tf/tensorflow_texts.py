@@ -12,6 +12,12 @@ from dqgan_tf.errors import LostConnectionError
 # Lines that TensorFlow prints at import and start at any log level.
 START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
 
+# Lines that TensorFlow 2.21.0 prints at import before any log level applies, and the error that says that there is no
+# driver of NVIDIA: 303 is CUDA_ERROR_SHARED_OBJECT_INIT_FAILED. Other errors are shown.
+HARMLESS = re.compile(
+    rb"^WARNING: All log messages before absl|^I0000 |failed call to cuInit: .*\(303\)$|rebuild TensorFlow with the"
+)
+
 # The classes that a collective or the coordination service raises when a worker was killed, froze or left.
 _PEER_LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError")
 # These can have other causes. They count if the text names a collective or the service.

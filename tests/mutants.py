@@ -44,6 +44,49 @@ def _mutant(path, old, new, fault, *tests):
 
 
 MUTANTS = (
+    # Evaluations beside and inside a run.
+    _mutant(
+        "training/evaluator.py",
+        "self._take(pending[-1])",
+        "self._take(pending[0])",
+        "the evaluator takes the oldest checkpoint first",
+        "training/test_evaluator.py",
+    ),
+    _mutant(
+        "training/evaluator.py",
+        "return steps is not None and steps == last >= self._config.train.steps",
+        "return steps is not None and steps == last",
+        "the evaluator of a run that is made longer ends at its old end",
+        "training/test_evaluator.py",
+    ),
+    _mutant(
+        "training/evaluator.py",
+        "            self._last_seen = now\n",
+        "",
+        "the evaluator gives a living job up after start_timeout",
+        "training/test_evaluator.py",
+    ),
+    _mutant(
+        "training/checkpoint.py",
+        "return value < best_so_far.value if is_distance else value > best_so_far.value",
+        "return value > best_so_far.value",
+        "the largest distance is the best",
+        "training/test_checkpoint.py",
+    ),
+    _mutant(
+        "training/loop.py",
+        "self._interrupts = self.received is None",
+        "self._interrupts = False",
+        "a signal waits for the end of an evaluation",
+        "training/test_loop.py",
+    ),
+    _mutant(
+        "training/folder_lock.py",
+        "[0] != fcntl.F_UNLCK",
+        "[0] == fcntl.F_UNLCK",
+        "a free lock is taken for a held one",
+        "training/test_folder_lock.py",
+    ),
     # Image sets of one's own, shards, figures of images, samples.
     _mutant(
         "data/files.py",

@@ -66,6 +66,7 @@ DEFAULTS = {
     "train.replicas_per_worker": 1,
     "train.log_every": 100,
     "train.sample_every": 1000,
+    "train.eval_every": 0,
     "train.checkpoint_every": 1000,
     "train.weight_check_every": 1000,
     "train.max_skipped_in_row": 10,
@@ -73,6 +74,11 @@ DEFAULTS = {
     "train.silence_timeout": 30.0,
     "train.keep_checkpoints": 3,
     "train.deterministic": True,
+    "evaluation.eval_samples": 10000,
+    "evaluation.feature_network": None,
+    "evaluation.inception_weights": None,
+    "evaluation.cache_dir": None,
+    "evaluation.best_figure": "none",
 }
 FIELDS = config.settings()
 NUMBERS = [key for key, field in FIELDS.items() if config.value_type(field)[0] in (int, float)]
@@ -158,12 +164,14 @@ def test_a_default_is_a_value_that_works(key):
         ("train.replicas_per_worker", 0, 1, None),
         ("train.log_every", -1, 0, None),
         ("train.sample_every", -1, 0, None),
+        ("train.eval_every", -1, 0, None),
         ("train.checkpoint_every", -1, 0, None),
         ("train.weight_check_every", -1, 0, None),
         ("train.max_skipped_in_row", -1, 0, None),
         ("train.start_timeout", 0.9, 1.0, None),
         ("train.silence_timeout", 4.9, 5.0, None),
         ("train.keep_checkpoints", 0, 1, None),
+        ("evaluation.eval_samples", 1, 2, None),
     ],
 )
 def test_bounds(key, low, inside, high):
@@ -293,8 +301,10 @@ def test_settings_of_version_0_1_0_are_read():
 
 
 def test_what_a_resumed_run_and_each_worker_may_change():
-    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout", "train.silence_timeout"}
-    assert config.FREE_FIELDS == {
+    networks = {f"evaluation.{name}" for name in ("feature_network", "inception_weights", "cache_dir")}
+    limits = {"train.start_timeout", "train.silence_timeout"}
+    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir"} | limits | networks
+    assert config.FREE_FIELDS == networks | {
         "model_dir",
         "algorithm",
         "data.data_dir",
@@ -305,6 +315,9 @@ def test_what_a_resumed_run_and_each_worker_may_change():
         "train.replicas_per_worker",
         "train.log_every",
         "train.sample_every",
+        "train.eval_every",
+        "evaluation.eval_samples",
+        "evaluation.best_figure",
         "train.checkpoint_every",
         "train.weight_check_every",
         "train.max_skipped_in_row",

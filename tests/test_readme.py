@@ -31,11 +31,13 @@ DOCUMENTS = (
 SHELL_DOCUMENTS = (
     "README.md",
     "BUILD.md",
+    "docs/clusters.md",
     "docs/data.md",
     "docs/methods.md",
     "docs/operations.md",
     "docs/images/README.md",
 )
+STARTERS = ("launch", "ray_train")
 BINARIES = {path.stem for path in (ROOT / "trainers").glob("*.py")}
 MODULES = {"dqgan_tf.compressors", "benchmarks.quality", "benchmarks.structure", "flags.table"}
 
@@ -57,7 +59,8 @@ def check(words):
         words = words[1:]
     while re.match(r"[A-Z_]+=", words[0]):
         name, _, value = words[0].partition("=")
-        assert name == "TF_CONFIG" and tf_config.read({name: value}).num_workers == 2
+        assert name == "TF_CONFIG"
+        assert tf_config.is_evaluator({name: value}) or tf_config.read({name: value}).num_workers == 2
         words = words[1:]
         if not words:
             return
@@ -84,15 +87,15 @@ def check_module(module, arguments):
 
 
 def parse_flags(binary, arguments):
-    """The binary's own parser and validators read the arguments; `trainers.launch` hands some to `trainers.train`."""
+    """The binary's own parser and validators read the arguments; the starters hand some to `trainers.train`."""
     program = (
         f"import sys; from dqgan_tf.training import command; from trainers import {binary}\n"
-        f"behind = command.parse(['{binary}', *sys.argv[1:]], has_dashes={binary == 'launch'})\n"
+        f"behind = command.parse(['{binary}', *sys.argv[1:]], has_dashes={binary in STARTERS})\n"
         "print('\\n'.join(behind[1:]))\n" + ("train.run_flags.run_config()" if binary == "train" else "")
     )
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, (binary, arguments, done.stderr)
-    if binary == "launch":
+    if binary in STARTERS:
         parse_flags("train", done.stdout.splitlines())
 
 
@@ -149,6 +152,7 @@ def test_every_block_has_its_test():
     assert languages.pop("docs/keras.md") == {"python"}  # tests/keras/test_document.py runs all of them
     assert languages.pop("docs/methods.md") == {"", "python"}  # test_the_block_of_methods_runs
     assert languages.pop("docs/operations.md") == {"", "text"}
+    assert languages.pop("docs/clusters.md") == {"", "text", "python"}  # tests/training/test_clusters.py runs the last
     for document, names in languages.items():
         assert names == set() or document in SHELL_DOCUMENTS and names == {""}, document
 

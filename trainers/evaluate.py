@@ -10,9 +10,11 @@ are called FID, KID and IS.
 
 from absl import flags
 
+from dqgan_tf.config import EvaluationConfig
 from dqgan_tf.training import command
 
 _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
+_CHECKPOINT = command.define_checkpoint()
 _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory. Default: the run's.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10000, "Generated and real images to compare.", lower_bound=2)
 _INCEPTION = command.define_path("inception_weights", "Frozen graph of the Inception network of 2015-12-05.")
@@ -25,19 +27,21 @@ _USE_EMA = flags.DEFINE_boolean("use_ema", True, "Evaluate the averaged generato
 
 def main(arguments):
     del arguments
+    command.load_tensorflow()
     from dqgan_tf.training import evaluation, restore
 
+    folder = restore.find(_MODEL_DIR.value, _CHECKPOINT.value)
+    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value, folder)
     settings = {
-        "num_samples": _NUM_SAMPLES.value,
+        "eval_samples": _NUM_SAMPLES.value,
         "inception_weights": _INCEPTION.value,
         "feature_network": _NETWORK.value,
         "cache_dir": _CACHE_DIR.value,
-        "use_ema": _USE_EMA.value,
     }
-    config = evaluation.EvaluationConfig(**{name: value for name, value in settings.items() if value is not None})
-    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
-    figures = evaluation.evaluate(trained, config)
-    evaluation.record(_MODEL_DIR.value, trained.step, figures)
+    config = EvaluationConfig(**{name: value for name, value in settings.items() if value is not None})
+    figures = evaluation.evaluate(trained, config, use_ema=_USE_EMA.value)
+    is_newest = folder == restore.find(_MODEL_DIR.value, "newest")
+    evaluation.record(_MODEL_DIR.value, trained.step, figures, is_newest=is_newest)
     print(f"step {trained.step} of {_MODEL_DIR.value}\n{evaluation.table(figures)}")
 
 

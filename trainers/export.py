@@ -12,6 +12,7 @@ from absl import flags
 from dqgan_tf.training import command
 
 _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
+_CHECKPOINT = command.define_checkpoint()
 _OUTPUT = command.define_path(
     "output", "X.keras or X.onnx for a file; any other path for the folder of a SavedModel.", required=True
 )
@@ -23,10 +24,12 @@ flags.register_validator("output", lambda path: path != "", "must be a path such
 
 def main(arguments):
     del arguments
+    command.load_tensorflow()
     from dqgan_tf.training import export, restore
 
     export.check(_OUTPUT.value)
-    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
+    folder = restore.find(_MODEL_DIR.value, _CHECKPOINT.value)
+    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value, folder)
     generator = export.write(_OUTPUT.value, trained)
     print(
         f"The averaged generator of step {trained.step} is in {_OUTPUT.value}: "

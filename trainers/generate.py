@@ -12,6 +12,7 @@ from absl import flags
 from dqgan_tf.training import command
 
 _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
+_CHECKPOINT = command.define_checkpoint()
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Number of samples to draw.", lower_bound=1)
 _OUTPUT = command.define_path(
     "output",
@@ -39,9 +40,11 @@ flags.register_validator("output", lambda path: not path or path.endswith((".npz
 
 def main(arguments):
     del arguments
+    command.load_tensorflow()
     from dqgan_tf.training import restore, samples
 
-    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value)
+    folder = restore.find(_MODEL_DIR.value, _CHECKPOINT.value)
+    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value, folder)
     samples.write_file(
         _OUTPUT.value,
         trained,

@@ -15,6 +15,7 @@ _SOURCE_DIR = command.define_path("source_dir", "Folder of the original files. D
 
 def main(arguments):
     del arguments
+    command.load_tensorflow()
     from dqgan_tf.data.catalogue import prepare
 
     try:

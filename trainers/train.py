@@ -18,6 +18,7 @@ def main(arguments):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     config = run_flags.run_config()
 
+    command.load_tensorflow()
     from dqgan_tf.training import run
 
     return run.run(config)

@@ -43,16 +43,18 @@ class CompressedStrategy(WorkerStrategy):
     The strategy owns the TCP connections between workers. `close`, or garbage collection of the strategy, closes them.
 
     Args:
-      cluster_resolver: as in the base class; None reads TF_CONFIG, and then all workers meet first: see `rendezvous`.
-      communication_options: `tf.distribute.experimental.CommunicationOptions`; ask for NCCL here on GPUs, since AUTO
-        means RING.
+      cluster_resolver: as in the base class, with the checks of TF_CONFIG; None reads TF_CONFIG, and then all workers
+        meet first: see `rendezvous`.
+      communication_options: `tf.distribute.experimental.CommunicationOptions` of reductions without a channel; name
+        NCCL here on GPUs, since TensorFlow's AUTO means RING. Channels use NCCL by themselves.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers of TF_CONFIG wait for each other.
       silence_timeout: seconds without a sign of life after which a worker counts as lost.
 
     Raises:
-      UsageError: fewer logical CPUs than replicas; TF_CONFIG cannot be used: see `tf_config.read`, `rendezvous.meet`.
+      UsageError: fewer logical CPUs than replicas; TF_CONFIG, or the cluster of `cluster_resolver`, cannot be used: see
+        `tf_config.read`, `rendezvous.meet`.
       PeerLostError: a worker did not come in time.
     """
 
@@ -66,8 +68,11 @@ class CompressedStrategy(WorkerStrategy):
     ):
         for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
             config.check(config.settings()[f"train.{setting}"], value)
-        place = tf_config.read(os.environ) if cluster_resolver is None else None
-        if place is not None and not joined_cluster():  # a second strategy finds TensorFlow at the port
+        if cluster_resolver is not None:
+            tf_config.check_resolver(cluster_resolver)
+        elif (place := tf_config.read(os.environ)) is None:
+            cluster_resolver = no_cluster()  # TensorFlow fails if TF_CONFIG is an empty text
+        elif not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
         options = plain_options(communication_options)
         super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
@@ -129,6 +134,13 @@ class CompressedStrategy(WorkerStrategy):
         """Returns a board of this strategy's workers."""
         return MessageBoard(self.worker_index, self.num_workers, name, self._silence_timeout)
 
+    def transport_of(self, transport: str) -> str:
+        """Returns what carries packets between workers under this value of `CompressionConfig.transport`, as a value
+        other than `auto`."""
+        if self._transports.uses_sockets(transport):
+            return "sockets"
+        return "ring" if transport == "auto" else transport
+
     def close_channel(self, name: str) -> None:
         """Forgets a channel and its residuals."""
         del self._channels[name]
@@ -184,3 +196,8 @@ class CompressedStrategy(WorkerStrategy):
     @property
     def _place(self) -> ClusterPlace:
         return cluster_place(self)
+
+
+def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Returns a cluster of this process alone, independent of TF_CONFIG."""
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))

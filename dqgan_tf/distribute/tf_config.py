@@ -1,4 +1,4 @@
-"""What the environment says of the cluster: TF_CONFIG, checked, and the secret of its workers.
+"""What the environment says of the cluster: TF_CONFIG, checked, or what a scheduler says; and the workers' secret.
 
 With a wrong TF_CONFIG, TensorFlow hangs or aborts with a C++ stack trace. So it is checked before TensorFlow reads it.
 """
@@ -8,8 +8,9 @@ import hmac
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dqgan_tf.errors import UsageError
 
@@ -18,6 +19,8 @@ JOBS = ("chief", "worker")  # the jobs that train, in the order of worker indice
 _KEYS = ("cluster", "task", "rpc_layer", "environment")  # TensorFlow reads the third, older operators write the fourth
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
+
+_MOST_WORKERS = 10000
 
 SECRET = "DQGAN_SECRET"  # the environment variable; `trainers.launch` sets a random one for its workers
 
@@ -44,6 +47,29 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
     Raises:
       UsageError: TF_CONFIG is not JSON, its cluster and task do not fit together, or it holds what would be ignored.
     """
+    config = _parse(environment)
+    return None if config is None else _place(config)
+
+
+def is_evaluator(environment: Mapping[str, str]) -> bool:
+    """Returns whether TF_CONFIG gives this process the task `evaluator`, which does not train and is no part of the
+    cluster. The cluster may name it or not.
+
+    Raises:
+      UsageError: TF_CONFIG is not JSON, its cluster cannot be used, or it has several evaluators.
+    """
+    config = _parse(environment)
+    if config is None or not isinstance(config["task"], dict) or config["task"].get("type") != "evaluator":
+        return False
+    _addresses(config["cluster"])
+    count = len(config["cluster"].get("evaluator") or [0])
+    if count > 1 or _index(config["task"]) != 0:
+        raise _error(f"a job has one evaluator, with index 0. Received: task {config['task']} of {count}")
+    return True
+
+
+def _parse(environment):
+    """Returns TF_CONFIG as a dict with cluster and task, the cluster not empty; None if it names neither."""
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
         return None
@@ -56,11 +82,115 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
     unknown = [key for key in config if key not in _KEYS]
     if unknown:
         raise _error(f"it has the key {unknown[0]!r}; known are cluster and task")
-    cluster = config.get("cluster") or {}
+    cluster, task = config.get("cluster") or {}, config.get("task")
+    if not cluster and task:
+        raise _error("it names a task and no cluster, so every worker would train alone")
+    return {"cluster": cluster, "task": task} if cluster else None
+
+
+def check_resolver(resolver: Any) -> None:
+    """Checks the cluster of a `tf.distribute.cluster_resolver.ClusterResolver` as `read` checks that of TF_CONFIG.
+
+    Raises:
+      UsageError: cluster and task do not fit together, or hold what would be ignored.
+    """
+    cluster = resolver.cluster_spec().as_dict()  # some resolvers know their task after this call only
     if not cluster:
-        if config.get("task"):
-            raise _error("it names a task and no cluster, so every worker would train alone")
-        return None
+        return
+    try:
+        _place({"cluster": cluster, "task": {"type": resolver.task_type, "index": resolver.task_id}})
+    except UsageError as error:
+        raise UsageError(f"The cluster of the cluster_resolver, as a TF_CONFIG: {error}") from None
+
+
+def of_scheduler(scheduler: str, environment: Mapping[str, str]) -> str:
+    """Returns the TF_CONFIG of this process that a scheduler's variables describe.
+
+    Args:
+      scheduler: a key of `SCHEDULERS`.
+      environment: the variables of this process.
+
+    Raises:
+      UsageError: a variable is missing or cannot be used, or TF_CONFIG is set too.
+    """
+    if environment.get("TF_CONFIG", "").strip():
+        raise UsageError(
+            f"TF_CONFIG is set, and --cluster={scheduler} would make another one. Unset TF_CONFIG or leave "
+            "out --cluster."
+        )
+    addresses, index = SCHEDULERS[scheduler](environment)
+    text = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+    read({"TF_CONFIG": text})
+    return text
+
+
+def of_kubernetes(environment: Mapping[str, str]) -> tuple[list[str], int]:
+    """Returns all addresses and this worker's index, in a pod of an Indexed Job (`deploy/kubernetes/job.yaml`).
+
+    | variable | set by | value |
+    |---|---|---|
+    | JOB_COMPLETION_INDEX | Kubernetes | index of this worker |
+    | DQGAN_WORKERS | the manifest | number of workers |
+    | DQGAN_ADDRESS | the manifest | address of worker {index}, such as dqgan-{index}.dqgan:2222 |
+
+    Raises:
+      UsageError: a variable is missing or cannot be used.
+    """
+    workers = _count(environment, "DQGAN_WORKERS", "the Job's completions, such as 4", 1, _MOST_WORKERS)
+    index = _count(environment, "JOB_COMPLETION_INDEX", "set by Kubernetes with completionMode Indexed", 0, workers - 1)
+    pattern = environment.get("DQGAN_ADDRESS", "").strip()
+    addresses = [pattern.replace("{index}", str(worker)) for worker in range(workers)]
+    if "{index}" not in pattern or not all(map(_is_address, addresses)):
+        raise UsageError(
+            "DQGAN_ADDRESS must be the host:port of worker {index}, JOB-{index}.SERVICE:PORT, such as "
+            f"dqgan-{{index}}.dqgan:2222. Received: {pattern!r}"
+        )
+    return addresses, index
+
+
+def of_slurm(environment: Mapping[str, str]) -> tuple[list[str], int]:
+    """Returns all addresses and this worker's index, in a task that `srun` has started (`deploy/slurm/train.sbatch`).
+
+    Task i of the step is worker i. Task k of a node listens at the port DQGAN_PORT + k. Without DQGAN_PORT, the first
+    port is a function of the job's id, so that jobs with neighbouring ids can share a node.
+
+    Raises:
+      UsageError: a variable is missing or cannot be used, or the tasks are not in the order of the nodes.
+    """
+    how = "set by Slurm for each task of srun: start the workers by srun"
+    tasks = _count(environment, "SLURM_STEP_NUM_TASKS", how, 1, _MOST_WORKERS)
+    index = _count(environment, "SLURM_PROCID", how, 0, tasks - 1)
+    node = _count(environment, "SLURM_NODEID", how, 0, _MOST_WORKERS)
+    local = _count(environment, "SLURM_LOCALID", how, 0, _MOST_WORKERS)
+    hosts = _hosts(environment.get("SLURM_STEP_NODELIST", ""), how)
+    counts = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), how)
+    places = [(node, local) for node, count in enumerate(counts) for local in range(count)]
+    if len(counts) != len(hosts) or len(places) != tasks:
+        raise UsageError(
+            f"Slurm's variables contradict each other: {tasks} tasks, {len(hosts)} nodes, and {counts} tasks on each."
+        )
+    if places[index] != (node, local):
+        raise UsageError(
+            f"Task {index} must be task {places[index][1]} of node {places[index][0]}. It is task {local} of node "
+            f"{node}: start the workers by srun --distribution=block."
+        )
+    job = _count(environment, "SLURM_JOB_ID", how, 0, 1 << 32)
+    first_port = 10000 + 64 * (job % 350)  # below 32768, from where Linux takes the ports of its own choice
+    if environment.get("DQGAN_PORT", "").strip():
+        first_port = _count(
+            environment, "DQGAN_PORT", "the port of the first task of every node", 1024, 65536 - max(counts)
+        )
+    if len(hosts) == 1:
+        hosts = ["127.0.0.1"]  # the ports are not open to other machines
+    return [f"{hosts[node]}:{first_port + local}" for node, local in places], index
+
+
+SCHEDULERS = {"kubernetes": of_kubernetes, "slurm": of_slurm}
+
+
+def _place(config):
+    """Returns the `TfConfig` of a dict with cluster and task."""
+    cluster = config["cluster"]
     addresses = _addresses(cluster)
     kind, index = _task(config)
     if not isinstance(cluster.get(kind), list) or not 0 <= index < len(cluster[kind]):
@@ -80,6 +210,42 @@ def proof(environment: Mapping[str, str], *parts: str | bytes) -> str:
         part = part.encode() if isinstance(part, str) else part
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
+
+
+def _count(environment, name, meaning, lowest, highest):
+    """Returns the whole number in a variable. Raises UsageError, with the meaning of the variable."""
+    text = environment.get(name, "").strip()
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not lowest <= int(text) <= highest:
+        received = f"Received: {name}={text}" if name in environment else "It is not set."
+        raise UsageError(f"{name} must be a whole number from {lowest} to {highest}: {meaning}. {received}")
+    return int(text)
+
+
+def _hosts(node_list: str, how: str) -> list[str]:
+    """Returns the names in a list such as node[01-03,7], which only Slurm's own command reads in all its forms."""
+    if not node_list:
+        raise UsageError(f"SLURM_STEP_NODELIST must name the nodes, such as node[01-02]; {how}. It is not set.")
+    try:
+        run = subprocess.run(["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(
+            f"Slurm's command `scontrol` must be there to read SLURM_STEP_NODELIST={node_list}: {error}. In a "
+            "container, set TF_CONFIG yourself."
+        ) from None
+    if run.returncode or not run.stdout.split():
+        raise UsageError(f"scontrol cannot read SLURM_STEP_NODELIST={node_list}: {run.stderr.strip()}")
+    return run.stdout.split()
+
+
+def _tasks_per_node(text: str, how: str) -> Sequence[int]:
+    """Returns the number of tasks of each node from a text such as 2(x3),1."""
+    counts: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?", part)
+        if not match:
+            raise UsageError(f"SLURM_STEP_TASKS_PER_NODE must be a text such as 2(x3),1; {how}. Received: {text!r}")
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
 
 
 def _addresses(cluster):
@@ -102,16 +268,20 @@ def _addresses(cluster):
 
 
 def _task(config):
-    task = config.get("task")
+    task = config["task"]
     if not isinstance(task, dict) or "type" not in task or "index" not in task:
         raise _error("task must hold type and index")
-    try:
-        index = int(str(task["index"]))  # int(1.5) would be 1
-    except ValueError:
-        raise _error(f"task.index must be a whole number. Received: {task['index']!r}") from None
+    index = _index(task)
     if task["type"] not in JOBS:
         raise _error(f"task.type must be chief or worker: other tasks do not train. Received: {task['type']!r}")
     return task["type"], index
+
+
+def _index(task):
+    try:
+        return int(str(task.get("index")))  # int(1.5) would be 1
+    except ValueError:
+        raise _error(f"task.index must be a whole number. Received: {task.get('index')!r}") from None
 
 
 def _is_address(task):

@@ -54,6 +54,15 @@ def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int
       UsageError: the images do not fit the network, or there are too few.
     """
     real, fake = extract_features(network, real_images), extract_features(network, fake_images)
+    return compare_features(network, real, fake, seed)
+
+
+def compare_features(network: FeatureNetwork, real: Features, fake: Features, seed: int = 0) -> Figures:
+    """As `evaluate_images`, of features that the network has computed.
+
+    Raises:
+      UsageError: there are too few images.
+    """
     frechet = distances.frechet_distance(*distances.moments(real.pool), *distances.moments(fake.pool))
     subset_size = min(KERNEL_SUBSET_SIZE, len(real.pool), len(fake.pool))
     kernel, deviation = distances.kernel_distance(real.pool, fake.pool, subset_size=subset_size, seed=seed)

@@ -4,12 +4,14 @@ checkpoints/step_00001000/replicated.*   state that is equal on all replicas, wr
 checkpoints/step_00001000/worker_0.*     state of worker 0's replicas: residuals, moments, directions
 checkpoints/step_00001000/COMMIT         JSON with the files' digests, renamed into place last; without it the folder is
                                          ignored
+checkpoints/best/step_00001000/          links to the files of the checkpoint with the best --best_figure, and FIGURE
 checkpoints/LOCK                         held by the job that writes; see folder_lock.py
 
 Tensors are named after their weights. No name depends on the cuts into packets. Each file also says of which run, step
 and worker it is.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -41,6 +43,8 @@ _WRITERS = {1: "0.1", 2: "0.2 before its release", 3: "0.2 or later"}
 _ENDS = ("index", "data-00000-of-00001")  # of the two files of `write_tensors`
 _ORIGIN = "origin"  # the tensor in which a file says of which run, step and worker it is
 _READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)  # of TensorFlow's checkpoint reader, for damaged files
+_BEST, _FIGURE = "best", "FIGURE"  # folder of the best checkpoint, and the file in it that says why it is the best
+_DISTANCES = ("frechet_distance", "kernel_distance", "FID", "KID", "mode_distance")  # the smaller, the better
 _DIGEST_BYTES = 1 << 22  # read at a time
 _ADVICE = "remove this folder to resume from the checkpoint before it"
 
@@ -54,6 +58,21 @@ class Restored(NamedTuple):
 
     step: int
     num_replicas: int
+
+
+class Best(NamedTuple):
+    """The best checkpoint.
+
+    folder: complete checkpoint.
+    run: random name of its run.
+    figure: full name of the figure, such as `frechet_distance(resnet20,n=10000)`.
+    value: of the figure.
+    """
+
+    folder: pathlib.Path
+    run: str
+    figure: str
+    value: float
 
 
 class CheckpointFolder:
@@ -96,6 +115,24 @@ class CheckpointFolder:
         files = {name: digest for digests_of_worker in digests for name, digest in digests_of_worker.items()}
         self._attempt(f"commit {step}", lambda: self._commit(folder, step, files))
         return folder
+
+    def keep_best(self, step: int, figure: str, value: float) -> None:
+        """Makes the complete checkpoint of `step` the best one; see `keep_best`. Every worker must call it.
+
+        Raises:
+          TrainingError: on every worker, if the chief could not write.
+        """
+
+        def keep():
+            if self._strategy.is_chief:
+                keep_best(self._folder, self._folder / _name_of(step), figure, value)
+
+        self._attempt(f"keep {step}", keep)
+
+    def best(self) -> Best | None:
+        """Returns the best checkpoint of this run so far."""
+        found = best(self._folder)
+        return found if found and found.run == self._run else None
 
     def close(self) -> None:
         """Unlocks the folder for other jobs."""
@@ -194,8 +231,7 @@ class CheckpointFolder:
         }
         json_lines.write_atomically(folder / "COMMIT", json.dumps(commit, indent=2, sort_keys=True))
         for old in committed(self._folder)[: -self._keep]:
-            (old / "COMMIT").unlink()  # first, so that a half-removed folder is ignored if the process is killed
-            shutil.rmtree(old)
+            _remove(old)
 
     def _read_replicas(self, folder, commit):
         """Returns every replica's state at saving, by name and global replica id."""
@@ -261,13 +297,79 @@ def newest(folder: pathlib.Path) -> pathlib.Path | None:
     return complete[-1] if complete else None
 
 
+def link(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Makes the new folder `target` the same checkpoint as `folder`, by hard links, so that it outlives `folder`.
+
+    Files are copied where the file system has no hard links. COMMIT comes last.
+
+    Raises:
+      FileNotFoundError: `folder` was removed meanwhile.
+      OSError: `target` cannot be written.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "COMMIT"):
+        _link_file(path, target / path.name)
+    if not (target / "COMMIT").exists():
+        raise FileNotFoundError(f"{folder} is no complete checkpoint any more")
+
+
+def _link_file(path, target):
+    try:
+        os.link(path, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(path, target)
+
+
+def is_better(best_so_far: Best | None, figure: str, value: float) -> bool:
+    """Returns whether a checkpoint with this figure is better. A figure of another name begins anew."""
+    if best_so_far is None or best_so_far.figure != figure:
+        return True
+    is_distance = figure.partition("(")[0] in _DISTANCES
+    return value < best_so_far.value if is_distance else value > best_so_far.value
+
+
+def best(folder: pathlib.Path) -> Best | None:
+    """Returns the best checkpoint in `folder`/best, or None."""
+    for path in reversed(committed(folder / _BEST)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, CheckpointError):
+            figure = json.loads((path / _FIGURE).read_text())
+            return Best(path, read_commit(path)["run"], str(figure["figure"]), float(figure["value"]))
+    return None
+
+
+def keep_best(folder: pathlib.Path, source: pathlib.Path, figure: str, value: float) -> None:
+    """Makes `folder`/best hold the complete checkpoint `source` alone, by `link`. The old one is removed last.
+
+    Raises:
+      OSError: `source` was removed, or `folder` cannot be written.
+    """
+    place, staging = folder / _BEST, folder / _BEST / f".{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    link(source, staging / source.name)
+    json_lines.write_atomically(staging / source.name / _FIGURE, json.dumps({"figure": figure, "value": value}))
+    if (place / source.name).exists():  # of the same step, in a run that was resumed before it
+        _remove(place / source.name)
+    os.rename(staging / source.name, place / source.name)
+    shutil.rmtree(staging)
+    for old in committed(place):
+        if old.name != source.name:
+            _remove(old)
+
+
+def _remove(folder):
+    (folder / "COMMIT").unlink(missing_ok=True)  # first, so that a half-removed folder is ignored after a kill
+    shutil.rmtree(folder)
+
+
 def check_files(folder: pathlib.Path) -> dict:
     """Returns the contents of COMMIT after comparing every file with the digest in it.
 
     Raises:
       CheckpointError: COMMIT is unreadable or of another format, or a file is missing or is not the one that was saved.
     """
-    commit = _read_commit(folder)
+    commit = read_commit(folder)
     prefixes = ["replicated", *(f"worker_{worker}" for worker in range(commit["num_workers"]))]
     expected = {f"{prefix}.{end}" for prefix in prefixes for end in _ENDS}
     if set(commit["files"]) != expected:
@@ -301,8 +403,12 @@ def _difference(path, found, saved, commit):
 _COMMIT_TYPES = {"run": str, "step": int, "num_workers": int, "num_replicas": int, "config": dict, "files": dict}
 
 
-def _read_commit(folder):
-    """Returns the contents of COMMIT after a check of its format and types."""
+def read_commit(folder: pathlib.Path) -> dict:
+    """Returns the contents of COMMIT after a check of its format and types.
+
+    Raises:
+      CheckpointError: it is unreadable, or of another format.
+    """
     path = folder / "COMMIT"
     try:
         commit = json.loads(path.read_text())
@@ -333,7 +439,7 @@ def _check_same_run(folder, run):
     """Raises CheckpointError if the folder also holds complete checkpoints of another run."""
     for path in committed(folder):
         try:
-            other = _read_commit(path)["run"]
+            other = read_commit(path)["run"]
         except CheckpointError:  # an older one that is damaged does no harm
             continue
         if other != run:

@@ -81,6 +81,52 @@ def define_path(name: str, help_text: str, default: str | None = None, **options
     return flags.DEFINE(PathParser(), name, default, help_text, serializer=flags.ArgumentSerializer(), **options)
 
 
+def define_checkpoint() -> flags.FlagHolder:
+    """Defines --checkpoint; `restore.find` reads its value."""
+    return flags.DEFINE_string(
+        "checkpoint", "newest", "Checkpoint of the run: newest, best (by the run's --best_figure), or a step."
+    )
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and looks for its devices, without the lines of C++ that say nothing to the user.
+
+    No log level silences them (TensorFlow 2.21). During this call a child process reads stderr and passes on all lines
+    but `tensorflow_texts.HARMLESS`, also those of a process that is aborted here.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        _pass_on(reading, writing)
+    os.dup2(writing, 2)
+    os.close(writing)
+    os.close(reading)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(stderr, 2)  # the child reads to the end and exits
+        os.close(stderr)
+        os.waitpid(child, 0)
+
+
+def _pass_on(reading, writing):
+    """The child of `load_tensorflow`."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):  # as of the whole process group: it ends with its parent
+            signal.signal(number, signal.SIG_IGN)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if not tensorflow_texts.HARMLESS.search(line.rstrip(b"\n")):
+                    os.write(2, line)
+    finally:
+        os._exit(0)
+
+
 def _run_and_end(main, exits_at_once, arguments):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # of TensorFlow and Keras; a run prints its own lines

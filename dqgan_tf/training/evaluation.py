@@ -1,47 +1,79 @@
 """Evaluation of a trained generator: mode coverage of points; distances and scores of images."""
 
 import dataclasses
+import math
 import os
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
-from dqgan_tf.data import images
+from dqgan_tf.config import BEST_OF_IMAGES, BEST_OF_POINTS, EvaluationConfig, RunConfig
+from dqgan_tf.data import DataSpec, images
 from dqgan_tf.errors import UsageError
 from dqgan_tf.evaluation import features, report, small_classifier
+from dqgan_tf.telemetry import tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
 from dqgan_tf.telemetry.pictures import to_uint8
 from dqgan_tf.training import samples
 from dqgan_tf.training.restore import TrainedRun
 
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """Settings of an evaluation.
-
-    num_samples: number of generated images and, if the data set has as many, of real images to compare.
-    inception_weights: frozen graph of the Inception network of 2015-12-05, or None.
-    feature_network: npz of a CIFAR-10 ResNet, its folder, or a frozen graph; or None.
-    cache_dir: folder of the small classifier that is trained if there are no weights.
-    use_ema: evaluate the averaged generator rather than the raw one.
-    """
-
-    num_samples: int = 10000
-    inception_weights: str | None = None
-    feature_network: str | None = None
-    cache_dir: str = os.path.join(os.path.expanduser("~"), ".cache", "dqgan_tf")
-    use_ema: bool = True
+DEFAULT_CACHE = os.path.join("~", ".cache", "dqgan_tf")
 
 
-def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
-    """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.
+class Evaluator:
+    """Computes figures of generators. Images are compared with real images, whose features are computed once.
+
+    Args:
+      config: of the run; its `evaluation` says how.
+      spec: of the run's data.
+      use_ema: evaluate the averaged generator rather than the raw one.
 
     Raises:
       UsageError: weights are given for points, given twice or unreadable; there are neither weights nor labels; or
-        there are too few samples.
+        the data set cannot be read.
     """
-    spec = run.data_spec
+
+    def __init__(self, config: RunConfig, spec: DataSpec, *, use_ema: bool = True):
+        check(config.evaluation, spec)
+        self._config, self._spec, self._use_ema = config.evaluation, spec, use_ema
+        self._seed = config.train.seed
+        if spec.kind == "points":
+            return
+        count, real = config.evaluation.eval_samples, images.load(config.data)
+        self._network = _load_network(config, spec, real)
+        # Rows spread evenly over the set, which may be sorted by class.
+        rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
+        self._real = report.extract_features(self._network, real[rows])
+        labels = None if spec.num_classes is None else images.load_labels(config.data)
+        # The shares of the classes among the generated images are those of the data.
+        self._labels = None if labels is None else labels[np.linspace(0, len(labels) - 1, count).astype(int)]
+
+    def evaluate(self, model) -> report.Figures:
+        """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.
+
+        Args:
+          model: a `DQGAN`, which does not change.
+
+        Raises:
+          UsageError: there are too few samples for the network.
+        """
+        spec, count = self._spec, self._config.eval_samples
+        if (
+            spec.modes is not None and spec.high_quality_radius is not None and spec.standard_deviation is not None
+        ):  # points
+            labels = samples.class_labels(spec, count)
+            points = samples.draw(model, count, use_ema=self._use_ema, labels=labels)
+            figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
+        else:
+            drawn = to_uint8(samples.draw(model, count, use_ema=self._use_ema, labels=self._labels))
+            fake = report.extract_features(self._network, drawn)
+            figures = report.compare_features(self._network, self._real, fake, self._seed)
+        return figures | {"generator": "averaged" if self._use_ema else "raw"}
+
+
+def check(config: EvaluationConfig, spec: DataSpec) -> None:
+    """Raises UsageError if the settings do not fit each other or the data."""
     weights = [path for path in (config.inception_weights, config.feature_network) if path]
     if weights and spec.kind == "points":
         raise UsageError(f"{spec.name!r} has points, which need no network; omit the weights. Received: {weights[0]!r}")
@@ -49,47 +81,65 @@ def evaluate(run: TrainedRun, config: EvaluationConfig) -> report.Figures:
         raise UsageError(
             f"Give either Inception weights or a feature network. Received: {weights[0]!r} and {weights[1]!r}"
         )
-    if (
-        spec.modes is not None and spec.high_quality_radius is not None and spec.standard_deviation is not None
-    ):  # points
-        labels = samples.class_labels(spec, config.num_samples)
-        points = samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels)
-        figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
-    else:
-        real = images.load(run.config.data)
-        network = feature_network(run, config, real)
-        # Rows spread evenly over the set, which may be sorted by class.
-        rows = np.linspace(0, len(real) - 1, min(config.num_samples, len(real))).astype(int)
-        labels = None if spec.num_classes is None else images.load_labels(run.config.data)
-        if labels is not None:  # the shares of the classes are those of the data
-            labels = labels[np.linspace(0, len(labels) - 1, config.num_samples).astype(int)]
-        fake = to_uint8(samples.draw(run.model, config.num_samples, use_ema=config.use_ema, labels=labels))
-        figures = report.evaluate_images(network, real[rows], fake, seed=run.config.train.seed)
-    return figures | {"generator": "averaged" if config.use_ema else "raw"}
+    figures = BEST_OF_POINTS if spec.kind == "points" else BEST_OF_IMAGES
+    if config.best_figure not in ("none", *figures):
+        raise UsageError(
+            f"`best_figure` of {spec.kind} must be none or one of {', '.join(figures)}. "
+            f"Received: best_figure={config.best_figure!r} with {spec.name!r}"
+        )
+
+
+def best_value(name: str, figures: report.Figures) -> tuple[str, float] | None:
+    """Returns full name and value of the figure that --best_figure=`name` means.
+
+    >>> best_value("frechet_distance", {"FID(n=10000)": 12.5, "FID_std": 0.5, "recall(resnet20,n=70)": 0.25})
+    ('FID(n=10000)', 12.5)
+
+    None if there is none, or its value is not finite.
+    """
+    for full_name, value in figures.items():
+        stem = full_name.partition("(")[0]
+        if stem in (name, report.INCEPTION_NAMES.get(name)) and isinstance(value, int | float) and math.isfinite(value):
+            return full_name, float(value)
+    return None
+
+
+def evaluate(run: TrainedRun, config: EvaluationConfig, *, use_ema: bool = True) -> report.Figures:
+    """Returns the figures of a run's generator; see `Evaluator`."""
+    run_config = dataclasses.replace(run.config, evaluation=config)
+    return Evaluator(run_config, run.data_spec, use_ema=use_ema).evaluate(run.model)
 
 
 def feature_network(run: TrainedRun, config: EvaluationConfig, real: np.ndarray) -> features.FeatureNetwork:
     """Returns the network of the given weights, or a small classifier trained on the data set and cached."""
+    return _load_network(dataclasses.replace(run.config, evaluation=config), run.data_spec, real)
+
+
+def _load_network(run_config, spec, real):
+    config = run_config.evaluation
     if config.inception_weights:
         return features.load_inception(config.inception_weights)
     if config.feature_network:
         return features.load(config.feature_network)
-    labels = images.load_labels(run.config.data)
+    labels = images.load_labels(run_config.data)
     if labels is None:
-        name = run.data_spec.name
-        raise UsageError(f"{name!r} has no labels to train a classifier with: give --feature_network.")
-    return small_classifier.train_or_load(config.cache_dir, run.data_spec.name, real, labels)
+        raise UsageError(f"{spec.name!r} has no labels to train a classifier with: give --feature_network.")
+    cache = config.cache_dir or os.path.expanduser(DEFAULT_CACHE)
+    return small_classifier.train_or_load(cache, spec.name, real, labels)
 
 
-def record(model_dir: str, step: int, figures: report.Figures) -> None:
-    """Appends the figures to metrics.jsonl and to TensorBoard."""
+def record(model_dir: str, step: int, figures: report.Figures, *, is_newest: bool = True) -> None:
+    """Appends the figures to metrics.jsonl and, if they are of the newest checkpoint, to TensorBoard.
+
+    TensorBoard would drop the points of a curve behind an older step.
+    """
     folder = pathlib.Path(model_dir)
     with JsonLinesWriter(folder / "metrics.jsonl", None) as metrics:
         metrics.write(step, figures)
+    if not is_newest:
+        return
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step):
-        for name, value in figures.items():
-            if isinstance(value, int | float):
-                tf.summary.scalar(f"evaluation/{name}", value)
+        tensorboard.write_evaluation(figures)
 
 
 def table(figures: report.Figures) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import socket
+import struct
 import sys
 
 from dqgan_tf.errors import UsageError
@@ -64,6 +65,27 @@ def release(folder: pathlib.Path) -> None:
     if descriptor is not None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)  # while it is locked: afterwards it could be another job's lock
+        os.close(descriptor)
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Returns whether another process has locked `folder`, without touching the lock.
+
+    True if that cannot be known: on a file system without locks, and elsewhere than on Linux.
+    """
+    try:
+        descriptor = os.open(folder / _NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        if sys.platform != "linux":
+            return True
+        # `struct flock` of Linux, see fcntl(2): type, whence, start, length, process.
+        question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        return struct.unpack("hhqqi", fcntl.fcntl(descriptor, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK
+    except OSError:
+        return True
+    finally:
         os.close(descriptor)
 
 

@@ -86,19 +86,13 @@ def start_strategy(config: RunConfig) -> CompressedStrategy:
         where = f"worker {place.worker_index} of {place.num_workers}"
         print(f"This is {where}; waiting for the others at {place.addresses[0]}.", file=sys.stderr, flush=True)
     # For TensorFlow's own collectives, e.g. means of batch statistics. Updates use the transport of their channel.
-    implementation = implementation_of(config.compression.transport)
+    implementation = implementation_of(config.compression.transport, bool(gpus))
     return CompressedStrategy(
-        cluster_resolver=None if place else no_cluster(),
         communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation),
         replicas_per_worker=replicas,
         start_timeout=config.train.start_timeout,
         silence_timeout=config.train.silence_timeout,
     )
-
-
-def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns a cluster of this process alone, independent of TF_CONFIG. TensorFlow fails if TF_CONFIG is empty."""
-    return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
 
 
 def describe(config: RunConfig, strategy: CompressedStrategy) -> data.DataSpec:

@@ -1,6 +1,7 @@
 """Starts the workers of one machine, watches them and stops all if one fails. Imports no TensorFlow.
 
-Without TF_CONFIG these are all workers of a job. If TF_CONFIG names a cluster, it is this machine's worker alone.
+Without TF_CONFIG these are all workers of a job, and its evaluator if there is to be one. If TF_CONFIG names a cluster,
+it is this machine's task alone.
 """
 
 import ctypes
@@ -29,6 +30,7 @@ _SETTLE_SECONDS = 3.0  # for a lost worker to exit after those that lost it
 _TAIL_LINES = 15  # of the log of a worker that failed
 _TRACEBACK_LINES = 50  # the same after a fault
 _PR_SET_PDEATHSIG = 1
+_EVALUATOR_NICENESS = 10  # of a core that it shares with a worker, it gets a tenth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +41,17 @@ class LaunchConfig:
     num_workers: number of workers.
     log_dir: folder of `worker_<i>.log`.
     max_restarts: number of times that all workers start again after one failed.
-    index_in_cluster: index of the only worker in the cluster of TF_CONFIG; None: the launcher makes a cluster of its
-      own.
+    name_in_cluster: name of the only process, which has the task of TF_CONFIG; see the function of that name. None: the
+      launcher makes a cluster of its own.
+    evaluator: start an evaluator beside the workers.
     """
 
     command: tuple[str, ...]
     num_workers: int
     log_dir: pathlib.Path
     max_restarts: int = 0
-    index_in_cluster: int | None = None
+    name_in_cluster: str | None = None
+    evaluator: bool = False
 
 
 class Launcher:
@@ -56,18 +60,25 @@ class Launcher:
     The first worker that exits with an error is reported as the cause of the failure. The launcher then stops the other
     workers and ignores their exit codes. SIGTERM and SIGINT are forwarded to the workers, which save and exit. No
     worker outlives this process.
+
+    The evaluator starts with the workers, goes on while they start again, and has a low priority. Its failure is
+    reported and stops no worker. After the run it may finish; if the workers fail, it is stopped.
     """
 
     def __init__(self, config: LaunchConfig):
         self._config = config
-        self._first_index = config.index_in_cluster or 0
+        in_cluster = config.name_in_cluster
+        self._names = [in_cluster] if in_cluster else [f"worker_{index}" for index in range(config.num_workers)]
         self._secret = secrets.token_hex(32)
         self._processes: list[subprocess.Popen] = []
+        self._evaluator: subprocess.Popen | None = None
+        self._evaluator_code = 0  # once it has ended
         self._signal: int | None = None
         self._hurried = False
 
     def run(self) -> int:
-        """Returns 0, 128 + the signal that stopped all workers, or the exit code of the first worker that failed.
+        """Returns 0, 128 + the signal that stopped all workers, or the exit code of the first worker that failed. If
+        only the evaluator failed, its code.
 
         All workers start again after any failure but `EXIT_USAGE`, up to `max_restarts` times. In a cluster of
         TF_CONFIG every machine's launcher does so for its worker: the workers that lost another one exit, start again
@@ -78,38 +89,44 @@ class Launcher:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
-        for attempt in range(self._config.max_restarts + 1):
-            code = self._run_once(attempt)
-            if self._signal or code in (0, EXIT_USAGE):  # a restart does not correct a flag
-                break
-            if attempt < self._config.max_restarts:
-                _say(f"Restart {attempt + 1} of {self._config.max_restarts}.")
-        return 128 + self._signal if self._signal else code
+        try:
+            for attempt in range(self._config.max_restarts + 1):
+                code = self._run_once(attempt)
+                if self._signal or code in (0, EXIT_USAGE):  # a restart does not correct a flag
+                    break
+                if attempt < self._config.max_restarts:
+                    _say(f"Restart {attempt + 1} of {self._config.max_restarts}.")
+            while code == 0 and not self._signal and self._evaluator_runs():
+                time.sleep(0.05)
+        finally:
+            self._stop(self._evaluators())
+        return 128 + self._signal if self._signal else code or self._evaluator_code
 
     def _run_once(self, attempt):
         try:
             self._config.log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--log_dir={self._config.log_dir} cannot be made: {error.strerror}") from None
-        in_cluster = self._config.index_in_cluster is not None
-        ports = [] if in_cluster else free_ports(self._config.num_workers)
-        shown = self._log(0).stat().st_size if attempt else 0
-        self._processes = [self._start(index, ports, attempt) for index in range(self._config.num_workers)]
-        follower = Follower(self._log(0), shown)
+        ports = [] if self._config.name_in_cluster else free_ports(self._config.num_workers)
+        shown = self._log(self._names[0]).stat().st_size if attempt else 0
+        self._processes = [
+            self._start(name, worker_environment(ports, index, self._secret), attempt)
+            for index, name in enumerate(self._names)
+        ]
+        if self._config.evaluator and not attempt:
+            self._evaluator = self._start("evaluator", evaluator_environment(ports), attempt)
+        follower = Follower(self._log(self._names[0]), shown)
         try:
             failed = self._wait()
         finally:
-            self._stop()
+            self._stop(self._processes)
             follower.close()
         if failed is None:
             return 0
-        self._report(failed)
-        code = self._processes[failed].returncode
-        return code if code > 0 else 128 - code
+        return self._report(self._names[failed], self._processes[failed].returncode)
 
-    def _start(self, index, ports, attempt):
-        environment = worker_environment(ports, index, self._secret)
-        with open(self._log(index), "ab" if attempt else "wb") as log:
+    def _start(self, name, environment, attempt):
+        with open(self._log(name), "ab" if attempt else "wb") as log:
             return subprocess.Popen(
                 self._config.command,
                 env=environment,
@@ -117,19 +134,30 @@ class Launcher:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # else Ctrl-C would signal a worker twice, and a second signal skips saving
-                preexec_fn=die_with_parent,
+                preexec_fn=_begin_evaluator if name == "evaluator" else die_with_parent,
             )
+
+    def _evaluators(self):
+        return [self._evaluator] if self._evaluator else []
+
+    def _evaluator_runs(self):
+        """Returns whether the evaluator is at work. When it has failed, says so, once."""
+        code = self._evaluator.poll() if self._evaluator else 0
+        if code and not self._evaluator_code and not self._signal:
+            self._evaluator_code = self._report("evaluator", code)
+        return code is None
 
     def _wait(self):
         """Returns the index of the worker that failed first, or None after success or a signal to this process."""
         deadline = None
-        while self._running():
+        while self._running(self._processes):
+            self._evaluator_runs()
             cause = self._cause()
             if cause is not None:
                 return self._settled(cause)
             if self._signal and deadline is None:
                 deadline = time.monotonic() + _GRACE_SECONDS
-                self._send(self._signal)
+                self._send(self._signal, self._processes + self._evaluators())
             if deadline and (self._hurried or time.monotonic() > deadline):
                 return None
             time.sleep(0.05)
@@ -144,9 +172,9 @@ class Launcher:
             cause = self._cause()  # None if a signal has arrived meanwhile
         return cause
 
-    def _running(self):
+    def _running(self, processes):
         # Polls all processes; any() would stop at the first that runs and never reap a later one.
-        return [process for process in self._processes if process.poll() is None]
+        return [process for process in processes if process.poll() is None]
 
     def _cause(self):
         """Returns a worker that failed, if possible one that did not exit with EXIT_PEER_LOST. None after a signal."""
@@ -156,17 +184,17 @@ class Launcher:
         failed = [(code == EXIT_PEER_LOST, index) for index, code in enumerate(codes) if code]
         return min(failed)[1] if failed else None
 
-    def _stop(self):
-        """Ends the running workers: SIGTERM, then SIGKILL after five seconds."""
+    def _stop(self, processes):
+        """Ends the processes that run: SIGTERM, then SIGKILL after five seconds."""
         for number, grace in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            self._send(number)
+            self._send(number, processes)
             end = time.monotonic() + grace
-            while time.monotonic() < end and self._running():
+            while time.monotonic() < end and self._running(processes):
                 time.sleep(0.02)
 
-    def _send(self, number):
-        """Sends a signal to the running workers."""
-        for process in self._running():
+    def _send(self, number, processes):
+        """Sends a signal to the processes that run."""
+        for process in self._running(processes):
             process.send_signal(number)
 
     def _receive(self, number, frame):
@@ -175,15 +203,16 @@ class Launcher:
         self._hurried = self._signal is not None
         self._signal = self._signal or number
 
-    def _report(self, index):
-        code = self._processes[index].returncode
+    def _report(self, name, code):
+        """Says how a process failed, with the end of its log. Returns its exit code, 128 + n for signal n."""
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        _say(f"Worker {self._first_index + index} {how}. The end of {self._log(index)}:")
-        for line in last_lines(self._log(index), _TRACEBACK_LINES if code == EXIT_FAULT else _TAIL_LINES):
+        _say(f"{name.capitalize().replace('_', ' ')} {how}. The end of {self._log(name)}:")
+        for line in last_lines(self._log(name), _TRACEBACK_LINES if code == EXIT_FAULT else _TAIL_LINES):
             _say(f"  {line}")
+        return code if code > 0 else 128 - code
 
-    def _log(self, index):
-        return self._config.log_dir / f"worker_{self._first_index + index}.log"
+    def _log(self, name):
+        return self._config.log_dir / f"{name}.log"
 
 
 class Follower:
@@ -246,23 +275,49 @@ def worker_environment(ports: Sequence[int], index: int, secret: str = "") -> di
     return environment
 
 
-def index_in_cluster(num_workers: int | None) -> int | None:
-    """Returns this machine's worker of the cluster that TF_CONFIG names, or None if it names no cluster.
+def evaluator_environment(ports: Sequence[int]) -> dict[str, str]:
+    """Returns the environment of the evaluator beside the workers with these ports."""
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    config = {"cluster": {"worker": workers}, "task": {"type": "evaluator", "index": 0}}
+    return worker_environment(ports, 0) | {"TF_CONFIG": json.dumps(config)}
+
+
+def name_in_cluster(num_workers: int | None, evaluator: bool = False, scheduler: str | None = None) -> str | None:
+    """Returns the name of this machine's task in the cluster that TF_CONFIG names, `worker_<i>` or `evaluator`.
+
+    None if TF_CONFIG names no cluster.
 
     Args:
       num_workers: --num_workers, None if it was not given.
+      evaluator: --evaluator.
+      scheduler: --cluster: TF_CONFIG is first made from the scheduler's variables, for the worker to read.
 
     Raises:
-      UsageError: TF_CONFIG cannot be used, or names a cluster while `num_workers` asks for another one.
+      UsageError: TF_CONFIG or the variables cannot be used, or name a cluster while `num_workers` or `evaluator` asks
+        for another one.
     """
-    place = tf_config.read(os.environ)
-    if place is not None and num_workers is not None:
+    if scheduler:
+        os.environ["TF_CONFIG"] = tf_config.of_scheduler(scheduler, os.environ)
+    is_evaluator = tf_config.is_evaluator(os.environ)
+    place = None if is_evaluator else tf_config.read(os.environ)
+    if not is_evaluator and place is None:
+        return None
+    task = f"worker {place.worker_index}" if place else "the evaluator"
+    source, remedy = (
+        (f"--cluster={scheduler}", "leave out --cluster") if scheduler else ("TF_CONFIG", "unset TF_CONFIG")
+    )
+    if num_workers is not None:
+        size = f"one of {place.num_workers} workers" if place else "another one"
         raise UsageError(
-            f"--num_workers={num_workers} asks for a cluster on this machine, and TF_CONFIG names one of "
-            f"{place.num_workers} workers. Leave out --num_workers to run worker {place.worker_index} of it, or unset "
-            "TF_CONFIG."
+            f"--num_workers={num_workers} asks for a cluster on this machine, and {source} names {size}. Leave out "
+            f"--num_workers to run {task} of it, or {remedy}."
         )
-    return place.worker_index if place else None
+    if evaluator:
+        raise UsageError(
+            f"--evaluator starts an evaluator beside the workers of one machine, and {source} names a cluster. Leave "
+            f"out --evaluator to run {task} of it, and start the task evaluator with a TF_CONFIG of its own."
+        )
+    return task.replace(" ", "_") if place else "evaluator"
 
 
 def free_ports(count: int) -> list[int]:
@@ -306,6 +361,11 @@ def log_dir_of(arguments: Sequence[str]) -> pathlib.Path:
 def die_with_parent() -> None:
     """Makes Linux kill the calling process when its parent ends, even if SIGKILL ends that. For `preexec_fn`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _begin_evaluator():
+    die_with_parent()
+    os.nice(_EVALUATOR_NICENESS)
 
 
 def _say(text):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import time
 
@@ -11,10 +12,13 @@ import tensorflow as tf
 from dqgan_tf.config import RunConfig
 from dqgan_tf.errors import TrainingError
 from dqgan_tf.telemetry.throughput import peak_memory_mib
-from dqgan_tf.training import summary
+from dqgan_tf.training import checkpoint, evaluation, summary
 from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.evaluation import Evaluator
 from dqgan_tf.training.job import Job
 from dqgan_tf.training.reporter import Reporter
+
+_EVALUATION_SECONDS = 86400.0  # the message board notices by itself that the chief is gone or frozen
 
 
 class StopSignal:
@@ -27,6 +31,7 @@ class StopSignal:
     def __init__(self):
         self.received: int | None = None
         self._previous = {}
+        self._interrupts = False
 
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,6 +47,24 @@ class StopSignal:
         if self.received is not None:
             raise KeyboardInterrupt(number)
         self.received = number
+        if self._interrupts:
+            raise _Interrupted
+
+    @contextlib.contextmanager
+    def interrupting(self):
+        """The first signal ends the body at once, and no exception leaves it. For long work that changes no state."""
+        try:
+            try:
+                self._interrupts = self.received is None
+                yield
+            finally:
+                self._interrupts = False
+        except _Interrupted:  # from the body, or from the line above
+            pass
+
+
+class _Interrupted(BaseException):
+    """A signal arrived in the body of `StopSignal.interrupting`. No `except Exception` takes it for a failure."""
 
 
 class Loop:
@@ -53,14 +76,24 @@ class Loop:
       reporter: reports its figures and pictures.
       stop: its `received` is the number of a signal that asks to stop early.
       start_step: number of steps done before.
+      evaluator: of the chief, if the run evaluates its generator.
     """
 
-    def __init__(self, job: Job, checkpoints: Checkpoints, reporter: Reporter, stop: StopSignal, start_step: int):
+    def __init__(
+        self,
+        job: Job,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        stop: StopSignal,
+        start_step: int,
+        evaluator: Evaluator | None = None,
+    ):
         self._job = job
         self._model = job.model
         self._checkpoints = checkpoints
         self._reporter = reporter
         self._stop = stop
+        self._evaluator = evaluator
         self._step = self._saved = start_step
         self._clock = StepClock()
 
@@ -125,11 +158,33 @@ class Loop:
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
             figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
             self._clock.add_phases(figures)
+            figures["milliseconds/step"] = self._clock.take_interval()
             self._reporter.log(step, figures)
         if due(before, step, config.checkpoint_every):
             self._save()
         if due(before, step, config.sample_every) or last:
             self._reporter.sample(step)
+        if due(before, step, config.eval_every) or (last and config.eval_every):
+            self._evaluate()
+
+    def _evaluate(self):
+        """The chief evaluates the averaged generator. The others wait for it as long as it gives signs of life."""
+        best = None
+        if self._evaluator is not None:
+            figures = self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
+            best = self._find_best(figures)
+        best = json.loads(self._job.board.exchange("evaluation", json.dumps(best), _EVALUATION_SECONDS)[0])
+        if best:  # of the chief, which is worker 0
+            self._save()
+            self._checkpoints.keep_best(self._step, *best)
+
+    def _find_best(self, figures):
+        """Returns name and value of the figure by which this is the best checkpoint so far; None if it is not."""
+        found = evaluation.best_value(self._job.config.evaluation.best_figure, figures)
+        if found is None or not checkpoint.is_better(self._checkpoints.best(), *found):
+            return None
+        self._reporter.say(f"step {self._step} has the best {found[0]} so far: {found[1]:.4g}")
+        return found
 
     def _save(self):
         if self._saved != self._step:
@@ -186,17 +241,31 @@ class StepClock:
     def __init__(self):
         self._calls: list[float] = []
         self._phases: list[dict[str, float]] = []
+        self._interval: list[tuple[float, int]] = []  # seconds and steps of the calls since `take_interval`
+        self._is_first = True
 
     @contextlib.contextmanager
     def measure(self, count: int):
         """Measures a call of `count` steps."""
         start = time.perf_counter()
         yield
-        self._calls.append((time.perf_counter() - start) / count)
+        seconds = time.perf_counter() - start
+        self._calls.append(seconds / count)
+        self._interval.append((seconds, count))
 
     def add_phases(self, figures: dict[str, float]) -> None:
         """Adds the phases (`milliseconds/*`) of one log interval."""
         self._phases.append({name: value for name, value in figures.items() if name.startswith("milliseconds/")})
+
+    def take_interval(self) -> float:
+        """Returns the milliseconds per step since the last call of this method, NaN without a step.
+
+        The first call of steps, which compiles, counts only if there is no other.
+        """
+        calls = self._interval[1:] if self._is_first and len(self._interval) > 1 else self._interval
+        self._is_first, self._interval = False, []
+        seconds, steps = (sum(column) for column in zip(*calls, strict=True)) if calls else (0.0, 0)
+        return 1e3 * seconds / steps if steps else math.nan
 
     def figures(self) -> dict[str, float]:
         """Returns medians: milliseconds per step and steps per second over calls, each phase over log intervals."""
@@ -218,7 +287,10 @@ def due(before: int, step: int, period: int) -> bool:
 def next_stop(step: int, config, local_steps: int = 1) -> int:
     """Returns the last step of the next call of `train_steps`: at most that of the next periodic work, or the first
     exchange after it."""
-    periods = (config.log_every, config.sample_every, config.checkpoint_every, config.weight_check_every)
+    periods = (
+        *(config.log_every, config.sample_every, config.eval_every),
+        *(config.checkpoint_every, config.weight_check_every),
+    )
     ends = [step - step % period + period for period in periods if period > 0]
     stop = min([step + config.steps_per_call, config.steps, *ends])
     return min(-(-stop // local_steps) * local_steps, config.steps)

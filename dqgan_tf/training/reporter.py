@@ -9,26 +9,25 @@ import traceback
 
 import tensorflow as tf
 
+from dqgan_tf.config import FREE_FIELDS
+from dqgan_tf.evaluation import report
+from dqgan_tf.telemetry import tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
+from dqgan_tf.telemetry.tensorboard import PLAYERS
 from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
 from dqgan_tf.tensorflow_texts import first_line
-from dqgan_tf.training import samples, summary
+from dqgan_tf.training import evaluation, samples, summary
+from dqgan_tf.training.evaluation import Evaluator
 
-_TENSORBOARD_GROUPS = {
-    "loss": ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit"),
-    "speed": ("steps_per_second", "samples_per_second", "peak_memory_mib"),
-    "bytes": ("wire_bytes", "sent_bytes_per_step", "compression_ratio", "break_even_gbit_per_second"),
-    "guard": ("skipped",),
-}
-_TAGS = {name: f"{group}/{name}" for group, names in _TENSORBOARD_GROUPS.items() for name in names}
+_COMPARED = ("algorithm", "train.steps")  # hyper-parameters, beside what a resumed run may not change
 
 
 class Reporter:
     """Writes the shared files of a run. On a worker that is not the chief every method does nothing.
 
     If a file cannot be written, no method raises, because the other workers would wait for the chief. `failure` is the
-    first reason, or "". The loop sends it to the other workers, and all raise. If a picture fails, the first reason is
-    printed and the run continues.
+    first reason, or "". The loop sends it to the other workers, and all raise. If a picture or an evaluation fails, the
+    first reason is printed and the run continues.
 
     Args:
       job: the run on this worker.
@@ -44,16 +43,21 @@ class Reporter:
         self._active = job.strategy.is_chief
         self._folder = pathlib.Path(job.config.model_dir)
         self._throughput = Throughput(start_step)
-        self._pictures_failed = False
+        self._failed: set[str] = set()  # kinds of extra work of which a failure has been printed
         self.failure = ""
         if self._active:
             self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
             self._metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step)
             write_atomically(self._folder / "config.json", job.config.to_json() + "\n")
             write_atomically(self._folder / "data.json", job.data_spec.to_json() + "\n")
-            rows = [f"| {key} | {value} |" for key, value in job.config.flat().items()]
+            self._constants = constants(job)
+            self._constants_written = False
             with self._tensorboard.as_default(start_step):
-                tf.summary.text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
+                values = values_in_use(job)
+                tensorboard.write_table("configuration", ("setting", "value"), values.items(), "Values in use.")
+                own = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
+                tensorboard.write_hyperparameters(own)
+                tensorboard.write_layout(self._constants, job.data_spec.kind)
 
     def say(self, text: str) -> None:
         """Prints a line on stderr."""
@@ -79,8 +83,8 @@ class Reporter:
         }
         with self._record_failure(), self._tensorboard.as_default(step):
             self._metrics.write(step, figures)
-            for name, value in figures.items():
-                tf.summary.scalar(_TAGS.get(name, name), value)
+            tensorboard.write_figures(figures, self._constants)
+            self._write_constants(figures)
         left = format_duration(self._throughput.remaining_seconds(config.steps))
         self.say(  # one line of a terminal: about 80 characters
             f"step {step}/{config.steps}  {rate:.1f}/s  {left} left  "
@@ -96,27 +100,38 @@ class Reporter:
         """
         if not self._active:
             return
-        try:
+        with self._continue_after_failure("the pictures", step):
             real = None if dataset is None else samples.take(dataset, self._job.data_spec)
             folder = self._folder / "samples"
             samples.write_pictures(folder, step, self._job.data_spec, self._job.model, self._tensorboard, real)
-        except Exception as error:  # any kind: a failed picture must not stop the run
-            if not self._pictures_failed:
-                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
-                reason = first_line(error) if full_disk else traceback.format_exc()
-                self.say(f"The run goes on without the pictures of step {step}: {reason}")
-            self._pictures_failed = True
+
+    def evaluate(self, step: int, evaluator: Evaluator, interrupting=contextlib.nullcontext) -> report.Figures:
+        """Evaluates the averaged generator and writes the figures. Returns them, or {} after a failure.
+
+        The first failure is printed, later ones are not. `interrupting` returns a context in which a signal ends the
+        computation, as `StopSignal.interrupting` does.
+        """
+        if not self._active:
+            return {}
+        figures: report.Figures = {}
+        with self._continue_after_failure("the evaluation", step), interrupting():
+            figures = evaluator.evaluate(self._job.model)
+        with self._record_failure(), self._tensorboard.as_default(step):
+            if figures:
+                self._metrics.write(step, figures)
+            tensorboard.write_evaluation(figures)
+        return figures
 
     def finish(self, step: int, figures: dict) -> None:
         """Writes summary.json, adds its evaluation to the metrics, and prints the table."""
         if not self._active:
             return
-        evaluation = {k: v for k, v in figures.items() if k.startswith(("mode", "num_modes", "high_quality", "raw_"))}
+        coverage = {k: v for k, v in figures.items() if k.startswith(("mode", "num_modes", "high_quality", "raw_"))}
         with self._record_failure(), self._tensorboard.as_default(step):
-            if evaluation:
-                self._metrics.write(step, evaluation)
-            for name, value in evaluation.items():
-                tf.summary.scalar(f"evaluation/{name}", value)
+            if coverage:
+                self._metrics.write(step, coverage)
+            tensorboard.write_evaluation(coverage)
+            tensorboard.write_end()
             text = json.dumps(figures, indent=2, sort_keys=True) + "\n"
             write_atomically(self._folder / "summary.json", text)
             print("\n" + summary.table(figures, self._job.config.model_dir), flush=True)
@@ -128,9 +143,76 @@ class Reporter:
                 self._tensorboard.close()
                 self._metrics.close()
 
+    def _write_constants(self, figures):
+        """Writes the figures that do not change during a run as one table, once."""
+        if self._constants_written:
+            return
+        self._constants_written = True
+        rows = [(name, f"{figures[name]:g}", *tensorboard.FIGURES[name][1:]) for name in self._constants]
+        columns = ("figure", "value", "unit", "meaning")
+        tensorboard.write_table("constant figures", columns, rows, "Figures that do not change during this run.")
+
+    @contextlib.contextmanager
+    def _continue_after_failure(self, what, step):
+        """Prints an error of any kind, which must not stop the run: the first of its kind of work."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._failed:
+                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
+                reason = first_line(error) if full_disk else traceback.format_exc()
+                self.say(f"The run goes on without {what} of step {step}: {reason}")
+            self._failed.add(what)
+
     @contextlib.contextmanager
     def _record_failure(self):
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
             self.failure = self.failure or first_line(error)
+
+
+def constants(job) -> list[str]:
+    """Returns the names of the training figures that do not change during a run with these settings."""
+    config, loss = job.config, job.config.loss
+    names = ["wire_bytes", "compression_ratio", "sent_bytes_per_step"]
+    if loss.loss == "wgan_clip" or (loss.loss in ("non_saturating", "hinge") and not loss.r1_gamma):
+        names.append("penalty")
+    per_player = {
+        "learning_rate": config.optimizer.learning_rate_schedule == "constant" and not config.optimizer.warmup_steps,
+        "shift_ratio": not config.compression.shift,
+        "spread": job.strategy.num_replicas_in_sync == 1,
+        "compression_error": config.compression.compressor == "none" and not config.compression.compressor_rules,
+    }
+    return names + [f"{name}/{player}" for name, is_constant in per_player.items() if is_constant for player in PLAYERS]
+
+
+def values_in_use(job) -> dict[str, bool | float | str]:
+    """Returns the value of every setting by its key, in place of None and `auto` what they come to in this run."""
+    config, spec, model = job.config, job.data_spec, job.model
+    images = spec.kind == "images"
+    network = config.evaluation.feature_network or config.evaluation.inception_weights
+    in_use = {
+        "data.data_dir": "that of TensorFlow Datasets" if images else "not used",
+        "data.image_size": spec.shape[0] if images else "not used",
+        "network.latent_dim": model.latent_dim,
+        "network.width": _width(model),
+        "optimizer.global_clipnorm": "no limit",
+        "train.warm_start": "no",
+        "evaluation.feature_network": "a small classifier" if images and not network else "not used",
+        "evaluation.inception_weights": "not used",
+        "evaluation.cache_dir": evaluation.DEFAULT_CACHE if images and not network else "not used",
+    }
+    values = {key: in_use[key] if value is None else value for key, value in config.flat().items()}
+    if config.compression.topology == "auto":
+        values["compression.topology"] = model.channel.topology
+    if config.compression.transport == "auto":
+        workers = job.strategy.num_workers
+        values["compression.transport"] = job.strategy.transport_of("auto") if workers > 1 else "not used"
+    return values
+
+
+def _width(model):
+    """Returns the width of `NetworkConfig`, which is that of the discriminator's first layer."""
+    layer = next(layer for layer in model.discriminator.layers if hasattr(layer, "units") or hasattr(layer, "filters"))
+    return layer.units if hasattr(layer, "units") else layer.filters

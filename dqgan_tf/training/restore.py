@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dqgan_tf import config as config_lib
 from dqgan_tf import data
-from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.distribute.strategy import CompressedStrategy, no_cluster
 from dqgan_tf.errors import CheckpointError, UsageError
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.training import checkpoint, job
@@ -47,32 +47,56 @@ class TrainedRun(NamedTuple):
     step: int
 
 
-def load(model_dir: str, data_dir: str | None = None) -> TrainedRun:
-    """Returns the model of the newest complete checkpoint in `model_dir`. Reads no training data.
+def find(model_dir: str, name: str) -> pathlib.Path:
+    """Returns the folder of a complete checkpoint: `newest`, `best` (see --best_figure), or a step such as `4000`.
+
+    Raises:
+      UsageError: the folder holds no run, or the run has no such checkpoint; the message lists those that it has.
+    """
+    _check_run(model_dir)
+    folder = pathlib.Path(model_dir) / "checkpoints"
+    steps = {str(int(path.name[5:])): path for path in checkpoint.committed(folder)}
+    best = checkpoint.best(folder)
+    newest = checkpoint.newest(folder)
+    known = steps | ({"newest": newest} if newest else {}) | ({"best": best.folder} if best else {})
+    if not known:
+        raise UsageError(f"{model_dir} holds no complete checkpoint yet.")
+    if name not in known:
+        raise UsageError(f"{model_dir} holds no complete checkpoint {name!r}. It has: {', '.join(known)}.")
+    return known[name]
+
+
+def _check_run(model_dir):
+    """Returns the path of the configuration."""
+    path = pathlib.Path(model_dir) / "config.json"
+    if not path.exists():
+        raise UsageError(f"{model_dir} holds no run: there is no config.json in it.")
+    return path
+
+
+def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | None = None) -> TrainedRun:
+    """Returns the model of a checkpoint of the run in `model_dir`. Reads no training data.
 
     Args:
       model_dir: folder of a run.
       data_dir: folder of prepared data sets on this machine, for an evaluation. None takes that of the run.
+      folder: of the checkpoint. None takes the newest complete one.
 
     Raises:
       UsageError: the folder holds no run or no complete checkpoint yet.
       CheckpointError: the configuration or the checkpoint is damaged.
     """
-    path = pathlib.Path(model_dir) / "config.json"
-    if not path.exists():
-        raise UsageError(f"{model_dir} holds no run: there is no config.json in it.")
+    path = _check_run(model_dir)
     try:
         config = config_lib.from_json(path.read_text())
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    folder = checkpoint.newest(pathlib.Path(model_dir) / "checkpoints")
-    if folder is None:
-        raise UsageError(f"{model_dir} holds no complete checkpoint yet.")
+    folder = folder or find(model_dir, "newest")
     commit = checkpoint.check_files(folder)
     if data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
     spec = _saved_spec(pathlib.Path(model_dir) / "data.json") or data.describe(config.data)
-    model = job.build_model(config, spec, CompressedStrategy(job.no_cluster()))
+    model = job.build_model(config, spec, CompressedStrategy(no_cluster()))
     checkpoint.restore_shared(folder, model)
     return TrainedRun(config, spec, model, commit["step"])
 

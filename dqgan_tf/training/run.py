@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import sys
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.config import RunConfig
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import (
     EXIT_FAULT,
@@ -21,14 +23,18 @@ from dqgan_tf.errors import (
     UsageError,
 )
 from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
+from dqgan_tf.training import evaluation, restore, summary
+from dqgan_tf.training import evaluator as evaluator_task
 from dqgan_tf.training import job as job_lib
-from dqgan_tf.training import restore, summary
 from dqgan_tf.training.checkpoint import Checkpoints
+from dqgan_tf.training.evaluation import Evaluator
 from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
 
 # A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
 _FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
+
+_EVALUATOR_SECONDS = 7200.0  # for the chief to train the small classifier of an evaluation
 
 _AGAIN = "Start all workers again: the run resumes from its last complete checkpoint."
 
@@ -36,12 +42,16 @@ _AGAIN = "Start all workers again: the run resumes from its last complete checkp
 def run(config: RunConfig) -> int:
     """Trains, or resumes, or prints that the run is finished. Returns the exit code: 0, or 128 + the signal.
 
+    As the task `evaluator` of TF_CONFIG, it evaluates the checkpoints of the workers; see `evaluator.run`.
+
     Raises:
       UsageError: a setting, a file or the cluster cannot be used; on every worker.
       TrainingError: the run cannot continue; on every worker.
       PeerLostError: another worker is lost.
     """
     job_lib.check(config)
+    if tf_config.is_evaluator(os.environ):
+        return evaluator_task.run(config)
     try:
         strategy = job_lib.start_strategy(config)
     except tf.errors.OpError as error:
@@ -69,11 +79,17 @@ def run(config: RunConfig) -> int:
 
 def _run(config, strategy, board, stop):
     check_agreement(board, config)
-    spec = run_on_all_workers(board, lambda: job_lib.describe(config, strategy))
+    spec = run_on_all_workers(board, lambda: _describe(config, strategy))
     _check_equal_data(board, spec)
     job = job_lib.build(config, spec, strategy, board)
     with contextlib.closing(Checkpoints(job)) as checkpoints:
         return _train(job, checkpoints, stop)
+
+
+def _describe(config, strategy):
+    spec = job_lib.describe(config, strategy)
+    evaluation.check(config.evaluation, spec)
+    return spec
 
 
 def _train(job, checkpoints, stop):
@@ -84,6 +100,9 @@ def _train(job, checkpoints, stop):
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
         return _nothing_to_do(config, strategy, board, restored.step)
     dataset = run_on_all_workers(board, lambda: job.dataset(restored.step))  # faulty data leave no files
+    evaluator = None
+    if config.train.eval_every:  # before the first step: it may be refused, and may train a classifier
+        evaluator = run_on_all_workers(board, lambda: _evaluator(job), _EVALUATOR_SECONDS)
     reporter = run_on_all_workers(board, lambda: Reporter(job, restored.step))
     reporter.say(describe_start(config, restored.step, job))
     if restored.num_replicas != strategy.num_replicas_in_sync:
@@ -93,7 +112,9 @@ def _train(job, checkpoints, stop):
         )
     if restored.step == 0:
         reporter.say("The first call traces and compiles the step, which takes about half a minute.")
-    loop = Loop(job, checkpoints, reporter, stop, restored.step)
+    if config.evaluation.best_figure != "none" and not config.train.eval_every:
+        reporter.say("--best_figure: an evaluator chooses the best checkpoint, because this run has --eval_every=0.")
+    loop = Loop(job, checkpoints, reporter, stop, restored.step, evaluator)
     if restored.step == 0 and config.train.sample_every:
         reporter.sample(0, dataset)
     received = loop.run(job.iterator(dataset))
@@ -105,10 +126,15 @@ def _train(job, checkpoints, stop):
     return 128 + received
 
 
-def run_on_all_workers(board: MessageBoard, action):
+def _evaluator(job):
+    return Evaluator(job.config, job.data_spec) if job.strategy.is_chief else None
+
+
+def run_on_all_workers(board: MessageBoard, action, timeout_seconds: float = 600.0):
     """Runs `action` on every worker and returns its result; if it fails on one worker, all workers raise.
 
     `action` must not use collectives: if it fails on one worker, the others would wait in the collective forever.
+    A worker that is ready waits `timeout_seconds` at most for the others.
 
     Raises:
       UsageError: on every worker, if one raised it or could not use a file.
@@ -122,7 +148,7 @@ def run_on_all_workers(board: MessageBoard, action):
         error, code, text = caught, EXIT_USAGE, " ".join(str(caught).split())
     except Exception as caught:
         error, code, text = caught, EXIT_FAULT, f"{type(caught).__name__}: {first_line(caught)}"
-    answers = [json.loads(answer) for answer in board.exchange("ready", json.dumps([code, text]))]
+    answers = [json.loads(answer) for answer in board.exchange("ready", json.dumps([code, text]), timeout_seconds)]
     failures = [(first_code, index, answer) for index, (first_code, answer) in enumerate(answers) if first_code]
     if not failures:
         return result

@@ -11,6 +11,7 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import steps
 from dqgan_tf.telemetry import pictures
 from dqgan_tf.telemetry.json_lines import write_atomically
+from dqgan_tf.telemetry.tensorboard import write_picture
 from dqgan_tf.training.restore import TrainedRun
 
 IMAGES_PER_PICTURE = 64
@@ -142,7 +143,7 @@ def write_pictures(
     """Writes pictures of the raw and the averaged generator, drawn from the same latents, and of real samples.
 
     The files are `raw_<step>.png`, `ema_<step>.png` and, if there are real samples, `real_<step>.png` in `folder`.
-    TensorBoard shows them as `samples/raw`, `samples/ema` and `samples/real`. Of a conditional run, a column of images
+    TensorBoard shows them in its group of samples. Of a conditional run, a column of images
     is a class: the first `CLASSES_PER_PICTURE` are shown.
     """
     labels, sets = _picture_labels(spec), {} if real is None else {"real": real}
@@ -152,7 +153,7 @@ def write_pictures(
         image = picture(spec, values, _columns(spec))
         pictures.write_png(pathlib.Path(folder) / f"{name}_{step:08d}.png", image)
         with tensorboard.as_default(step):
-            tf.summary.image(f"samples/{name}", image[np.newaxis])
+            write_picture(name, image)
 
 
 def _columns(spec):

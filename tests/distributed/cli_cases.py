@@ -105,6 +105,9 @@ CASES = {
     "generate_beside_a_cluster": Case(
         "trainers.generate --model_dir={run} --output={new}.npz --num_samples=3", None, code=0, tf_config=TWO_WORKERS
     ),
+    "generate_from_no_step": Case(
+        "trainers.generate --model_dir={run} --output={new}.npz --checkpoint=7", "checkpoint '7'. It has: .*newest"
+    ),
     "generate_stray": Case("trainers.generate --model_dir={run} --output={new}.npz 3", "Unexpected argument '3'"),
     "launch_nowhere": Case("trainers.launch -- --steps=3", "Give --model_dir=DIR after --"),
     "launch_no_flagfile": Case("trainers.launch -- --flagfile={new}", "new"),

@@ -45,6 +45,37 @@ class TestPlaces:
         assert read(TWO, worker(0), rpc_layer="grpc").num_workers == 2
 
 
+def is_evaluator(cluster, task):
+    return tf_config.is_evaluator({"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})})
+
+
+class TestEvaluator:
+    TASK = {"type": "evaluator", "index": 0}
+
+    def test_the_cluster_may_name_it_or_not(self):
+        assert is_evaluator(TWO | {"evaluator": ["c:3"]}, self.TASK)
+        assert is_evaluator({"chief": ["a:1"]}, self.TASK | {"index": "0"})
+
+    def test_other_tasks(self):
+        assert not is_evaluator(TWO | {"evaluator": ["c:3"]}, worker(0))
+        assert not tf_config.is_evaluator({}) and not tf_config.is_evaluator({"TF_CONFIG": "{}"})
+
+    @pytest.mark.parametrize(
+        ("cluster", "task", "message"),
+        [
+            (TWO | {"evaluator": ["c:3", "d:4"]}, TASK, "one evaluator, with index 0. Received: .* of 2"),
+            (TWO, TASK | {"index": 1}, "one evaluator, with index 0. Received: .*'index': 1"),
+            (TWO, {"type": "evaluator"}, "task.index must be a whole number. Received: None"),
+            ({"evaluator": ["c:3"]}, TASK, "no chief and no worker"),
+            ({}, TASK, "a task and no cluster"),
+            (TWO | {"ps": ["c:3"]}, TASK, "the cluster has the job 'ps'"),
+        ],
+    )
+    def test_refused(self, cluster, task, message):
+        with pytest.raises(ValueError, match=message):
+            is_evaluator(cluster, task)
+
+
 @pytest.mark.parametrize("text", [None, "", "  \n", "{}", '{"cluster": {}}', '{"cluster": {}, "task": {}}'])
 def test_no_cluster(text):
     assert tf_config.read({} if text is None else {"TF_CONFIG": text}) is None

@@ -82,6 +82,19 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compressi
 
 
 @pytest.mark.slow
+def test_evaluations_inside_a_run_change_no_weight(tmp_path):
+    """Of two workers, the second waits while the first evaluates."""
+    plain, evaluated = tmp_path / "plain", tmp_path / "evaluated"
+    cluster.run(command(plain, 20), tmp_path / "logs_plain")
+    cluster.run(command(evaluated, 20, "--eval_every=7", "--eval_samples=500"), tmp_path / "logs_evaluated")
+    assert summary(plain)["weights_sha256"] == summary(evaluated)["weights_sha256"]
+    lines = [json.loads(line) for line in (evaluated / "metrics.jsonl").read_text().splitlines()]
+    figures = [line for line in lines if "modes_found" in line]
+    assert [line["step"] for line in figures] == [7, 14, 20]
+    assert {(line["num_fake"], line["generator"]) for line in figures} == {(500, "averaged")}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("compressor", ["linear:bits=4,bucket=512", "adaptive:bits=3,bucket=512"])
 def test_weights_do_not_depend_on_the_size_of_packets(tmp_path, compressor):
     """Of 200,000 weights, in slices of 32,768 values for every owner."""

@@ -28,7 +28,8 @@ def answer(binary, *arguments):
 
 
 def test_all_binaries_are_there():
-    assert BINARIES == ["benchmark", "compare", "evaluate", "export", "generate", "launch", "prepare", "train"]
+    named = ["benchmark", "compare", "evaluate", "export", "generate", "launch", "prepare", "ray_train", "train"]
+    assert named == BINARIES
 
 
 @pytest.mark.parametrize("binary", BINARIES)
@@ -78,6 +79,8 @@ def test_a_wrong_setting(argument):
     ("binary", "argument"),
     [
         ("launch", "--num_workers=0"),
+        ("launch", "--cluster=pbs"),
+        ("ray_train", "--max_restarts=-1"),
         ("generate", "--num_samples=0"),
         ("generate", "--output=picture.jpg"),
         ("generate", "--interpolate=1"),
@@ -97,7 +100,7 @@ def test_a_wrong_flag_of_another_binary(binary, argument):
 @pytest.mark.parametrize(
     ("binary", "paths"),
     [
-        ("train", {"model_dir", "data_dir", "warm_start"}),
+        ("train", {"model_dir", "data_dir", "warm_start", "feature_network", "inception_weights", "cache_dir"}),
         ("launch", {"log_dir"}),
         ("evaluate", {"model_dir", "data_dir", "inception_weights", "feature_network", "cache_dir"}),
         ("export", {"model_dir", "data_dir", "output"}),

@@ -16,9 +16,9 @@ def two():
 def launch(tmp_path):
     started = []
 
-    def start(worker, workers=2, restarts=0):
+    def start(worker, workers=2, restarts=0, evaluator=False):
         tmp_path.mkdir(exist_ok=True)
-        started.append(Started(tmp_path, worker, workers, restarts))
+        started.append(Started(tmp_path, worker, workers, restarts, evaluator))
         return started[-1]
 
     yield start

@@ -9,9 +9,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = """
 import pathlib, sys
 from dqgan_tf.training.launcher import Launcher, LaunchConfig
-code, workers, folder, restarts = sys.argv[1:]
+code, workers, folder, restarts, evaluator = sys.argv[1:]
 command = (sys.executable, "-c", code)
-sys.exit(Launcher(LaunchConfig(command, int(workers), pathlib.Path(folder), int(restarts))).run())
+config = LaunchConfig(command, int(workers), pathlib.Path(folder), int(restarts), evaluator=evaluator == "True")
+sys.exit(Launcher(config).run())
 """
 # What a worker's line may use: its index and a way to be alive for a long time.
 PREAMBLE = """
@@ -27,11 +28,20 @@ SOON = 30  # seconds; a failure is noticed in a twentieth of one, a worker that 
 class Started:
     """A launcher under way."""
 
-    def __init__(self, folder, worker, workers, restarts):
+    def __init__(self, folder, worker, workers, restarts, evaluator=False):
         self.folder = folder
         self.notes = folder / "notes"
         code = PREAMBLE % str(self.notes) + worker
-        command = [sys.executable, "-c", PROGRAM, code, str(workers), str(folder / "logs"), str(restarts)]
+        command = [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            code,
+            str(workers),
+            str(folder / "logs"),
+            str(restarts),
+            str(evaluator),
+        ]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

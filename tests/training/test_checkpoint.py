@@ -8,7 +8,7 @@ import pytest
 
 from dqgan_tf.config import OptimizerConfig, TrainConfig
 from dqgan_tf.distribute.message_board import MessageBoard
-from dqgan_tf.errors import CheckpointError
+from dqgan_tf.errors import CheckpointError, TrainingError
 from dqgan_tf.training import checkpoint
 from tests.gan import model_state
 from tests.training.tiny_run import CONFIG, bits, build, checkpoints, fill, steps
@@ -92,6 +92,89 @@ class TestPrune:
             checkpoints(tmp_path, two, keep=1).save(2)
         assert steps(tmp_path) == [2]
         assert checkpoints(tmp_path, two).restore().step == 2
+
+
+class TestBest:
+    NAME = "frechet_distance(resnet20,n=70)"
+
+    def test_outlives_its_checkpoint_and_can_be_loaded(self, two, tmp_path):
+        run = checkpoints(tmp_path, two, keep=1)
+        fill(two, 1)
+        saved = bits(two)
+        run.save(7)
+        run.keep_best(7, self.NAME, 3.5)
+        fill(two, 2, 8)
+        run.save(8)
+        assert steps(tmp_path) == [8]
+        best = run.best()
+        assert (best.figure, best.value, best.folder.name) == (self.NAME, 3.5, "step_00000007")
+        checkpoint.check_files(best.folder)
+        checkpoint.restore_shared(best.folder, two[1])
+        assert {name: bits(two)[name] for name in two[1].shared_values()} == {
+            name: saved[name] for name in two[1].shared_values()
+        }
+
+    def test_one_is_kept(self, two, tmp_path):
+        run = checkpoints(tmp_path, two, keep=1)
+        for step, value in ((1, 3.0), (2, 2.0), (2, 1.0)):  # the last one in a run that was resumed
+            run.save(step)
+            run.keep_best(step, self.NAME, value)
+        assert [path.name for path in (tmp_path / "checkpoints" / "best").iterdir()] == ["step_00000002"]
+        assert run.best().value == 1.0
+
+    def test_without_hard_links_files_are_copied(self, two, tmp_path, monkeypatch):
+        def refuse(source, target):
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(checkpoint.os, "link", refuse)
+        run = checkpoints(tmp_path, two)
+        run.save(1)
+        run.keep_best(1, self.NAME, 3.0)
+        checkpoint.check_files(run.best().folder)
+
+    def test_that_of_another_run_does_not_count(self, two, tmp_path):
+        run = checkpoints(tmp_path, two)
+        assert run.best() is None
+        run.save(1)
+        run.keep_best(1, self.NAME, 3.0)
+        other = checkpoints(tmp_path, two)
+        other.save(2)
+        assert other.best() is None and checkpoint.best(tmp_path / "checkpoints").value == 3.0
+
+    def test_without_its_figure_there_is_none(self, two, tmp_path):
+        run = checkpoints(tmp_path, two)
+        run.save(1)
+        run.keep_best(1, self.NAME, 3.0)
+        (run.best().folder / "FIGURE").write_text("{")
+        assert run.best() is None
+
+    def test_a_checkpoint_that_is_removed_meanwhile(self, two, tmp_path):
+        run = checkpoints(tmp_path, two)
+        run.save(1)
+        (tmp_path / "checkpoints" / "step_00000001" / "COMMIT").unlink()
+        with pytest.raises(TrainingError, match="Worker 0 could not keep a checkpoint .* is no complete checkpoint"):
+            run.keep_best(1, self.NAME, 3.0)
+        assert run.best() is None
+
+    @pytest.mark.parametrize(
+        ("figure", "value", "expected"),
+        [
+            ("frechet_distance(resnet20,n=70)", 2.9, True),
+            ("frechet_distance(resnet20,n=70)", 3.0, False),
+            ("frechet_distance(resnet20,n=70)", 3.1, False),
+            ("frechet_distance(resnet20,n=80)", 99.0, True),
+        ],
+    )
+    def test_a_smaller_distance_is_better(self, figure, value, expected):
+        so_far = checkpoint.Best(pathlib.Path("x"), "run", self.NAME, 3.0)
+        assert checkpoint.is_better(so_far, figure, value) is expected
+        assert checkpoint.is_better(None, figure, value)
+
+    @pytest.mark.parametrize(("name", "smaller"), [("FID", True), ("mode_distance", True), ("recall(x,n=7)", False)])
+    def test_other_figures(self, name, smaller):
+        so_far = checkpoint.Best(pathlib.Path("x"), "run", name, 3.0)
+        assert checkpoint.is_better(so_far, name, 2.0) is smaller
+        assert checkpoint.is_better(so_far, name, 4.0) is not smaller
 
 
 class TestOtherRuns:

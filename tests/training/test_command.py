@@ -147,6 +147,37 @@ def test_tensorflow_is_silent_unless_told_otherwise():
         assert done.stdout == f"started\n{printed}\n"
 
 
+FAKE_TENSORFLOW = """
+import os, types
+os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")
+os.write(2, b"I0000 00:00:17.1 1 port.cc:153] oneDNN custom operations are on.\\n")
+os.write(2, b"E0000 00:00:17.2 1 x.cc:1] a real error\\n")
+os.write(2, b"E0000 00:00:17.3 1 cuda_platform.cc:52] failed call to cuInit: INTERNAL: UNKNOWN ERROR (303)\\n")
+os.write(2, b"E0000 00:00:17.4 1 cuda_platform.cc:52] failed call to cuInit: SYSTEM_DRIVER_MISMATCH (803)\\n")
+{end}
+config = types.SimpleNamespace(list_physical_devices=lambda: None)
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("os.abort()", -signal.SIGABRT)])
+def test_harmless_lines_of_the_start_are_left_out_and_errors_are_shown(tmp_path, end, code):
+    """Also if the process is aborted at that moment."""
+    (tmp_path / "tensorflow.py").write_text(FAKE_TENSORFLOW.format(end=end))
+    body = f"sys.path.insert(0, {str(tmp_path)!r}); command.load_tensorflow(); print('after', file=sys.stderr)"
+    found, out, err = ended(body)
+    shown = "E0000 00:00:17.2 1 x.cc:1] a real error\n"
+    shown += "E0000 00:00:17.4 1 cuda_platform.cc:52] failed call to cuInit: SYSTEM_DRIVER_MISMATCH (803)\n"
+    assert (found, out) == (code, "started\n")
+    assert err.startswith(shown + "Fatal Python error: Aborted\n") if end else err == shown + "after\n"
+
+
+def test_the_start_of_tensorflow_is_silent(monkeypatch):
+    """On a machine without a driver of NVIDIA, with TensorFlow's own log level."""
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    body = "command.load_tensorflow(); import tensorflow as tf; print(int(tf.constant(1) + 1))"
+    assert ended(body) == (0, "started\n2\n", "")
+
+
 class TestPaths:
     @pytest.fixture
     def values(self, monkeypatch):

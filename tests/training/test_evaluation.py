@@ -1,11 +1,14 @@
 """Which network judges a run of images, and what its figures are called."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dqgan_tf import data
-from dqgan_tf.config import DataConfig, RunConfig
+from dqgan_tf.config import BEST_OF_IMAGES, BEST_OF_POINTS, DataConfig, EvaluationConfig, RunConfig
 from dqgan_tf.errors import UsageError
 from dqgan_tf.evaluation import features
 from dqgan_tf.training import evaluation
@@ -36,7 +39,7 @@ def run(tmp_path):
 
 
 def settings(tmp_path, **options):
-    return evaluation.EvaluationConfig(num_samples=70, cache_dir=str(tmp_path / "cache"), **options)
+    return EvaluationConfig(eval_samples=70, cache_dir=str(tmp_path / "cache"), **options)
 
 
 def test_a_small_classifier_judges_by_default(run, tmp_path):
@@ -47,7 +50,7 @@ def test_a_small_classifier_judges_by_default(run, tmp_path):
     assert (figures["num_real"], figures["num_fake"], figures["generator"]) == (70, 70, "averaged")
     assert 0 <= figures["feature_network_accuracy"] <= 1
     assert evaluation.evaluate(trained, settings(tmp_path)) == figures  # the cached network
-    raw = evaluation.evaluate(trained, settings(tmp_path, use_ema=False))
+    raw = evaluation.evaluate(trained, settings(tmp_path), use_ema=False)
     assert raw["generator"] == "raw" and raw["feature_network_sha256"] == figures["feature_network_sha256"]
     assert raw[f"frechet_distance({name},n=70)"] != figures[f"frechet_distance({name},n=70)"]
 
@@ -74,3 +77,50 @@ def test_refusals(run, tmp_path):
     points = TrainedRun(ring, data.describe(ring.data), Model(), 3)
     with pytest.raises(UsageError, match="has points, which need no network; omit the weights. Received: 'b.npz'"):
         evaluation.evaluate(points, settings(tmp_path, feature_network="b.npz"))
+    with pytest.raises(UsageError, match="`best_figure` of points must be none or one of modes_found, .*'recall' with"):
+        evaluation.evaluate(points, settings(tmp_path, best_figure="recall"))
+    with pytest.raises(UsageError, match="`best_figure` of images must be none or one of frechet_distance, "):
+        evaluation.evaluate(run(), settings(tmp_path, best_figure="modes_found"))
+
+
+def test_every_best_figure_is_one_that_an_evaluation_has(run, tmp_path):
+    ring = RunConfig()
+    points = TrainedRun(
+        ring, data.describe(ring.data), types.SimpleNamespace(seed=0, latent_dim=2, generate=scatter), 3
+    )
+    network = resnet(tmp_path)
+    for trained, names, weights in ((points, BEST_OF_POINTS, None), (run(), BEST_OF_IMAGES, network)):
+        figures = evaluation.evaluate(trained, settings(tmp_path, feature_network=weights, best_figure=names[0]))
+        for name in names:
+            full_name, value = evaluation.best_value(name, figures)
+            assert full_name.partition("(")[0] == name and figures[full_name] == value
+
+
+def scatter(latent, use_ema):
+    return latent
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "resnet20"])
+def test_a_figure_that_is_no_number_is_not_the_best(value):
+    assert evaluation.best_value("recall", {"recall(x,n=7)": value}) is None
+    assert evaluation.best_value("none", {"recall(x,n=7)": 0.5}) is None
+
+
+def test_an_evaluator_is_used_again_and_equals_one_evaluation(run, tmp_path, monkeypatch):
+    """Of other generators, against features of real images that are computed once."""
+    trained, counted = run(), []
+    extract = evaluation.report.extract_features
+    monkeypatch.setattr(evaluation.report, "extract_features", lambda n, x: counted.append(len(x)) or extract(n, x))
+    config = dataclasses.replace(trained.config, evaluation=settings(tmp_path))
+    evaluator = evaluation.Evaluator(config, trained.data_spec)
+    figures = [
+        evaluator.evaluate(model) for model in (Model(), types.SimpleNamespace(seed=0, latent_dim=36, generate=raw))
+    ]
+    assert counted == [70, 70, 70]
+    assert figures[0] == evaluation.evaluate(trained, settings(tmp_path))
+    other = evaluation.evaluate(trained, settings(tmp_path), use_ema=False)
+    assert figures[1] | {"generator": "raw"} == other and other != figures[0]
+
+
+def raw(latent, use_ema):
+    return Model().generate(latent, use_ema=False)

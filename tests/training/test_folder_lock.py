@@ -42,6 +42,15 @@ def test_a_second_process_is_refused_and_told_of_the_first(folder, holder):
         folder_lock.acquire(folder)
 
 
+def test_whether_another_process_holds_it_can_be_asked_without_a_lock(folder, holder):
+    """The evaluator asks, and must not be in the way of a job that starts at that moment."""
+    assert folder_lock.is_held(folder) and (folder / "LOCK").exists()
+    holder.kill()
+    holder.wait()
+    assert not folder_lock.is_held(folder)
+    assert not folder_lock.is_held(folder / "none")
+
+
 def test_a_frozen_process_keeps_its_lock(folder, holder):
     """It could go on to write when it is continued."""
     holder.send_signal(signal.SIGSTOP)

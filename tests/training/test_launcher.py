@@ -3,13 +3,14 @@
 import json
 import os
 import pathlib
+import signal
 import time
 
 import pytest
 
 from dqgan_tf.errors import UsageError
 from dqgan_tf.training import launcher
-from tests.training.launched import SOON, assert_none_running
+from tests.training.launched import SOON, assert_none_running, wait_until
 
 
 class Ended:
@@ -79,15 +80,61 @@ def test_a_worker_of_a_cluster(monkeypatch):
     """TF_CONFIG of another tool names the cluster; it was ignored once."""
     hosts = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": hosts, "task": {"type": "worker", "index": 1}}))
-    assert launcher.index_in_cluster(None) == 2
+    assert launcher.name_in_cluster(None) == "worker_2"
     assert launcher.worker_environment([], 0)["TF_CONFIG"] == os.environ["TF_CONFIG"]
     with pytest.raises(UsageError, match="--num_workers=2 asks .* 3 workers. Leave out .* to run worker 2 of it"):
-        launcher.index_in_cluster(2)
+        launcher.name_in_cluster(2)
+    with pytest.raises(UsageError, match="--evaluator starts .* out --evaluator to run worker 2 of it"):
+        launcher.name_in_cluster(None, evaluator=True)
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": hosts, "task": {"type": "evaluator", "index": 0}}))
+    assert launcher.name_in_cluster(None) == "evaluator"
+    with pytest.raises(UsageError, match="names another one. Leave out --num_workers to run the evaluator of it"):
+        launcher.name_in_cluster(2)
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}')
     with pytest.raises(UsageError, match="task.type"):
-        launcher.index_in_cluster(None)
+        launcher.name_in_cluster(None)
     monkeypatch.delenv("TF_CONFIG")
-    assert launcher.index_in_cluster(None) is None and launcher.index_in_cluster(2) is None
+    assert launcher.name_in_cluster(None) is None and launcher.name_in_cluster(2, evaluator=True) is None
+
+
+EVALUATOR = "evaluator = json.loads(os.environ.get('TF_CONFIG', '{}'))['task']['type'] == 'evaluator'\n"
+
+
+def evaluator_log(run):
+    return (run.folder / "logs" / "evaluator.log").read_text()
+
+
+def test_an_evaluator_is_told_its_task_and_waited_for(launch):
+    body = "say(os.environ['TF_CONFIG'])\nif evaluator: time.sleep(1); say(f'done {os.nice(0)}')"
+    run = launch(EVALUATOR + body, workers=2, evaluator=True)
+    assert run.end() == 0
+    told, done = evaluator_log(run).splitlines()
+    assert json.loads(told)["task"] == {"type": "evaluator", "index": 0}
+    assert json.loads(told)["cluster"] == json.loads(run.log(0))["cluster"]  # which has no evaluator
+    assert done == f"done {min(19, os.nice(0) + 10)}"
+
+
+def test_an_evaluator_that_fails_stops_no_worker(launch):
+    run = launch(EVALUATOR + "sys.exit('no figures') if evaluator else time.sleep(1)", workers=2, evaluator=True)
+    assert run.end() == 1
+    assert "Evaluator exited with code 1. The end of" in run.err and "  no figures\n" in run.err
+
+
+def test_an_evaluator_outlives_restarts_and_ends_with_the_job(launch):
+    body = "append('start')\nif evaluator: alive()\ntime.sleep(1)\nsys.exit(5)"
+    run = launch(EVALUATOR + body, workers=2, restarts=1, evaluator=True)
+    assert run.end() == 5
+    assert run.notes.read_text() == "start\n" * 5
+    assert_none_running([int(evaluator_log(run).split("alive ")[1])])
+
+
+def test_a_signal_ends_an_evaluator_too(launch):
+    run = launch(EVALUATOR + "alive()", workers=2, evaluator=True)
+    run.pids(2)
+    wait_until(lambda: "alive" in evaluator_log(run))
+    run.process.terminate()
+    assert run.end() == 128 + signal.SIGTERM
+    assert_none_running([int(evaluator_log(run).split("alive ")[1])])
 
 
 def test_restarts_until_it_works(launch, tmp_path):

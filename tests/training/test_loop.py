@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from dqgan_tf.config import RunConfig, TrainConfig
+from dqgan_tf.config import EvaluationConfig, RunConfig, TrainConfig
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import TrainingError
-from dqgan_tf.training import loop
+from dqgan_tf.training import checkpoint, loop
 
 
 class Model:
@@ -47,7 +47,7 @@ class Recorder:
     """Stands for checkpoints and reporter: writes down what happens at which step; cannot write after `fails_after`."""
 
     def __init__(self, fails_after=None):
-        self.saved, self.logged, self.pictured = [], [], []
+        self.saved, self.logged, self.pictured, self.evaluated, self.kept = [], [], [], [], []
         self.fails_after, self.failure, self.closed = fails_after, "", False
 
     def save(self, step):
@@ -61,6 +61,21 @@ class Recorder:
     def sample(self, step):
         self.pictured.append(step)
 
+    def evaluate(self, step, evaluator, interrupting):
+        with interrupting():
+            self.evaluated.append(step)
+            return evaluator() or {}
+        return {}
+
+    def keep_best(self, step, figure, value):
+        self.kept.append((step, figure, value))
+
+    def best(self):
+        return checkpoint.Best(None, "run", *self.kept[-1][1:]) if self.kept else None
+
+    def say(self, text):
+        pass
+
     def close(self):
         self.closed = True
 
@@ -70,9 +85,10 @@ class Board(MessageBoard):
 
     def __init__(self, other):
         super().__init__(0, 2)
-        self.other, self.posted = other, []
+        self.other, self.posted, self.topics = other, [], []
 
     def exchange(self, topic, text, timeout_seconds=0.0):
+        self.topics.append((topic, timeout_seconds))
         self.posted.append(text)
         return [text, self.other]
 
@@ -83,14 +99,15 @@ def run(model, start_step=0, received=None, recorder=None, board=None, **train):
     return loop_.run(iter(())), recorder
 
 
-def make(model, start_step=0, received=None, recorder=None, board=None, **train):
+def make(model, start_step=0, received=None, recorder=None, board=None, evaluator=None, evaluation=None, **train):
     quiet = {"log_every": 0, "sample_every": 0, "checkpoint_every": 0, "weight_check_every": 0}
-    config = RunConfig(train=TrainConfig(**quiet | train))
+    config = RunConfig(train=TrainConfig(**quiet | train), evaluation=evaluation or EvaluationConfig())
     strategy = types.SimpleNamespace(is_chief=True)
     job = types.SimpleNamespace(config=config, model=model, board=board or MessageBoard(0, 1), strategy=strategy)
-    recorder, stop = recorder or Recorder(), types.SimpleNamespace(received=received)
+    recorder, stop = recorder or Recorder(), loop.StopSignal()
+    stop.received = received
     model.step = start_step
-    return loop.Loop(job, recorder, recorder, stop, start_step), recorder
+    return loop.Loop(job, recorder, recorder, stop, start_step, evaluator), recorder
 
 
 class TestSchedule:
@@ -102,6 +119,8 @@ class TestSchedule:
         assert [step for step, _ in seen.logged] == [10, 20, 25]
         assert seen.saved == [12, 24]  # the last one is written by `finish`
         assert seen.pictured == [25]
+        step_milliseconds = seen.logged[0][1].pop("milliseconds/step")
+        assert step_milliseconds > 0
         assert seen.logged[0][1] == {"milliseconds/encode": 1.0, "skipped": 0, "sent_bytes_per_step": 10.0}
 
     def test_resumes_in_the_middle_of_a_period(self):
@@ -181,17 +200,71 @@ class TestSharedFiles:
         assert result == 15 and seen.saved == [10]
 
 
+class TestEvaluations:
+    def test_at_the_period_and_at_the_end(self):
+        loop_, seen = make(Model(), evaluator=lambda: None, steps=25, steps_per_call=20, eval_every=10)
+        assert loop_.run(iter(())) is None
+        assert seen.evaluated == [10, 20, 25]
+
+    def test_none_without_a_period(self):
+        loop_, seen = make(Model(), evaluator=lambda: None, steps=25, eval_every=0)
+        assert loop_.run(iter(())) is None and seen.evaluated == []
+
+    def test_all_workers_meet_after_it_and_wait_long(self):
+        """Also one without an evaluator, which is any worker but the chief."""
+        for evaluator in (lambda: None, None):
+            board = Board('["", null]')
+            loop_, seen = make(Model(), board=board, evaluator=evaluator, steps=20, steps_per_call=10, eval_every=20)
+            loop_.run(iter(()))
+            assert board.topics == [("stop", 0.0), ("evaluation", 86400.0), ("stop", 0.0)]
+            assert seen.evaluated == ([20] if evaluator else [])
+
+    def test_the_best_ones_are_saved_and_kept(self):
+        """At steps without another checkpoint; 0.6 again is no better, and NaN never is."""
+        values = iter([0.5, 0.4, 0.6, 0.6, float("nan"), 0.7])
+        evaluation = EvaluationConfig(best_figure="recall")
+        figures = lambda: {"recall(x,n=7)": next(values), "precision(x,n=7)": 1.0}  # noqa: E731
+        loop_, seen = make(Model(), evaluator=figures, evaluation=evaluation, steps=60, eval_every=10)
+        loop_.run(iter(()))
+        assert seen.saved == [10, 30, 60]
+        assert seen.kept == [(10, "recall(x,n=7)", 0.5), (30, "recall(x,n=7)", 0.6), (60, "recall(x,n=7)", 0.7)]
+
+    def test_the_others_keep_what_the_chief_says(self):
+        class Chief(Board):
+            def exchange(self, topic, text, timeout_seconds=0.0):
+                assert topic != "evaluation" or text == "null"
+                return ['["recall(x,n=7)", 0.6]' if topic == "evaluation" else text, text]
+
+        loop_, seen = make(Model(), board=Chief(""), steps=10, eval_every=10)
+        loop_.run(iter(()))
+        assert seen.saved == [10] and seen.kept == [(10, "recall(x,n=7)", 0.6)]
+
+    def test_a_signal_ends_an_evaluation_and_saves(self):
+        """The launcher kills workers 20 s after it has sent them a signal."""
+
+        def endless():
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("goes on")
+
+        loop_, seen = make(Model(), evaluator=endless, steps=20, steps_per_call=10, eval_every=10)
+        with loop_._stop:
+            assert loop_.run(iter(())) == signal.SIGTERM
+        assert seen.evaluated == [10] and seen.saved == [10]
+
+
 class TestNextStop:
     def test_ends_at_every_multiple_and_never_beyond(self):
         """For any periods: forward, at most `steps_per_call`, and no multiple of a period is jumped over."""
         random = np.random.default_rng(0)
         for _ in range(500):
-            log, sample, check, weights = (int(p) for p in random.integers(0, 12, 4))
+            log, sample, check, weights, evaluation = (int(p) for p in random.integers(0, 12, 5))
+            periods = (log, sample, check, weights, evaluation)
             config = TrainConfig(
                 steps=int(random.integers(1, 60)),
                 steps_per_call=int(random.integers(1, 15)),
                 log_every=log,
                 sample_every=sample,
+                eval_every=evaluation,
                 checkpoint_every=check,
                 weight_check_every=weights,
             )
@@ -199,9 +272,9 @@ class TestNextStop:
             end = loop.next_stop(step, config)
             assert step < end <= min(step + config.steps_per_call, config.steps)
             passed = range(step + 1, end)
-            assert not [t for t in passed for p in (log, sample, check, weights) if loop.due(t - 1, t, p)]
+            assert not [t for t in passed for p in periods if loop.due(t - 1, t, p)]
             full = end in (step + config.steps_per_call, config.steps)
-            assert full or any(loop.due(step, end, p) for p in (log, sample, check, weights))
+            assert full or any(loop.due(step, end, p) for p in periods)
 
     def test_with_local_steps_calls_end_with_exchanges(self):
         """Period 10 and rounds of 4: work due at 10, 20, 30 waits for 12, 20, 32; the last round has 2 steps."""
@@ -256,6 +329,26 @@ class TestStepClock:
             now[0] += 1.0
         assert clock.figures()["steps_per_second"] == 2.0
 
+    def test_an_interval_is_the_mean_over_its_steps_without_the_first_call(self, clock):
+        """3 s in 30 steps, then 4 s in 10; the first call counts only alone."""
+        clock, now = clock
+
+        def call(count, seconds):
+            with clock.measure(count):
+                now[0] += seconds
+
+        call(10, 30.0), call(10, 2.0), call(20, 1.0)
+        assert clock.take_interval() == pytest.approx(100.0)
+        call(10, 4.0)
+        assert clock.take_interval() == pytest.approx(400.0)
+        assert np.isnan(clock.take_interval())
+
+    def test_an_interval_of_the_first_call_alone(self, clock):
+        clock, now = clock
+        with clock.measure(10):
+            now[0] += 30.0
+        assert clock.take_interval() == pytest.approx(3000.0)
+
     def test_nothing_measured(self, clock):
         assert clock[0].figures() == {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
 
@@ -272,6 +365,15 @@ class TestStepClock:
             "steps_per_second": 2.0,
             "milliseconds_encode": expected,
         }
+
+
+def test_a_signal_before_the_interruptible_part_does_not_end_it():
+    with loop.StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        reached = False
+        with stop.interrupting():
+            reached = True
+        assert reached
 
 
 def test_a_second_signal_interrupts_and_says_which():

@@ -9,14 +9,21 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from dqgan_tf import data
-from dqgan_tf.config import DataConfig, RunConfig
+from dqgan_tf.config import FREE_FIELDS, CompressionConfig, DataConfig, LossConfig, OptimizerConfig, RunConfig
 from dqgan_tf.gan.model import DQGAN
-from dqgan_tf.telemetry import json_lines, pictures
+from dqgan_tf.telemetry import json_lines, pictures, tensorboard
+from dqgan_tf.training import reporter as reporter_lib
 from dqgan_tf.training.reporter import Reporter
 
-FIGURES = {
+CONSTANT = {
+    **{"wire_bytes": 10.0, "compression_ratio": 8.0, "sent_bytes_per_step": 10.0},
+    **{f"{name}/{p}": 0.0 for name in ("learning_rate", "shift_ratio") for p in ("generator", "discriminator")},
+}
+FIGURES = CONSTANT | {
     "milliseconds/encode": 1.0,
     "milliseconds/decode": 1.0,
     "generator_loss": 0.5,
@@ -42,17 +49,32 @@ class Model:
     """Draws one point again and again."""
 
     seed, latent_dim, local_value = 0, 2, staticmethod(DQGAN.local_value)
+    channel = types.SimpleNamespace(topology="two_step")
+    discriminator = types.SimpleNamespace(layers=[object(), types.SimpleNamespace(units=128)])
     bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10})
 
     def generate(self, latent, use_ema=True):
         return np.ones((500, 2), np.float32) * latent[:1]
 
 
-def make_reporter(folder, is_chief=True):
-    spec = data.describe(DataConfig("gaussian_ring"))
-    strategy = types.SimpleNamespace(is_chief=is_chief)
-    job = types.SimpleNamespace(config=RunConfig(str(folder)), strategy=strategy, data_spec=spec, model=Model())
-    return Reporter(job, 0)
+def make_job(folder, is_chief=True, config=None, spec=None):
+    spec = spec or data.describe(DataConfig("gaussian_ring"))
+    strategy = types.SimpleNamespace(
+        is_chief=is_chief, num_workers=2, num_replicas_in_sync=2, transport_of=lambda name: f"for {name}"
+    )
+    config = config or RunConfig(str(folder))
+    return types.SimpleNamespace(config=config, strategy=strategy, data_spec=spec, model=Model())
+
+
+def make_reporter(folder, is_chief=True, config=None):
+    return Reporter(make_job(folder, is_chief, config), 0)
+
+
+def events(folder):
+    """All values that TensorBoard reads, as (step, value)."""
+    (path,) = (folder / "tensorboard").iterdir()
+    read = tf.compat.v1.train.summary_iterator(str(path))
+    return [(event.step, value) for event in read for value in event.summary.value]
 
 
 @pytest.fixture
@@ -131,6 +153,42 @@ def test_all_is_well(tmp_path, capsys):
     assert "8 of 8" in capsys.readouterr().out
 
 
+class Evaluator:
+    """Returns the same figures, or fails `failures` times."""
+
+    def __init__(self, failures=0):
+        self.failures = failures
+
+    def evaluate(self, model):
+        self.failures -= 1
+        if self.failures >= 0:
+            raise ArithmeticError("no square root")
+        stds = {"kernel_distance_std(resnet20,n=70)": 0.5, "num_fake": 70}
+        return (
+            {"frechet_distance(resnet20,n=70)": 1.5} | stds | {"feature_network": "resnet20", "generator": "averaged"}
+        )
+
+
+def test_an_evaluation_stands_beside_the_training_curves(tmp_path):
+    reporter = make_reporter(tmp_path)
+    figures = reporter.evaluate(10, Evaluator())
+    reporter.close()
+    assert figures == Evaluator().evaluate(None)
+    assert json_lines.read(tmp_path / "metrics.jsonl") == [{"step": 10, **figures}]
+    shown = {value.tag for step, value in events(tmp_path) if step == 10}
+    assert shown == {"2 quality/frechet_distance, resnet20,n=70"}
+
+
+def test_an_evaluation_that_fails_is_reported_once_and_ends_nothing(tmp_path, capsys):
+    reporter, evaluator = make_reporter(tmp_path), Evaluator(failures=2)
+    assert [reporter.evaluate(step, evaluator) for step in (10, 20)] == [{}, {}]
+    assert reporter.evaluate(30, evaluator)
+    error = capsys.readouterr().err
+    assert error.startswith("The run goes on without the evaluation of step 10: Traceback")
+    assert error.count("The run goes on") == 1 and "ArithmeticError: no square root" in error
+    assert reporter.failure == "" and [entry["step"] for entry in json_lines.read(tmp_path / "metrics.jsonl")] == [30]
+
+
 def test_a_run_on_images_has_no_evaluation(tmp_path):
     reporter = make_reporter(tmp_path)
     reporter.finish(
@@ -146,17 +204,107 @@ def test_the_documents_name_every_figure_and_its_place_in_tensorboard(tmp_path, 
     table = text.partition("| name | TensorBoard | unit | meaning |")[2].partition("\n\n")[0]
     documented = {}
     for row in table.splitlines()[2:]:
-        names, prefix = row.split("|")[1:3]
-        for name in re.findall("`(.*?)`", names):
-            for player in ("generator", "discriminator") if "{p}" in name else ("",):
-                documented[name.format(p=player)] = prefix.strip(" `") + name.format(p=player)
+        name, group, *rest = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+        name, rest = name.strip("`"), [group.strip("`"), *rest]
+        for player in ("generator", "discriminator") if "{p}" in name else ("",):
+            documented[name.replace("{p}", player)] = tuple(cell.replace("{p}", player) for cell in rest)
+    assert documented == tensorboard.FIGURES
     reporter = make_reporter(tmp_path)
-    reporter.log(10, two[1].drain_metrics() | {"skipped": 0, "sent_bytes_per_step": 1.0})
+    reporter.log(10, two[1].drain_metrics() | {"skipped": 0, "sent_bytes_per_step": 1.0, "milliseconds/step": 1.0})
     reporter.close()
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    tags = [v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) if e.step == 10 for v in e.summary.value]
-    assert sorted(tags) == sorted(documented.values())
     assert set(json_lines.read(tmp_path / "metrics.jsonl")[0]) == {"step", *documented}
+    shown = {value.tag: value.metadata.summary_description for step, value in events(tmp_path) if step == 10}
+    curves = documented.keys() - set(CONSTANT)
+    assert shown.keys() - {"constant figures"} == {tensorboard.tag(name) for name in curves}
+    for name in curves:
+        group, unit, meaning = documented[name]
+        text = shown[tensorboard.tag(name)]
+        assert (
+            tensorboard.tag(name).startswith(group) and meaning[1:] in text and (not unit or f"Unit: {unit}." in text)
+        )
+
+
+def test_figures_that_do_not_change_are_one_table(tmp_path):
+    reporter = make_reporter(tmp_path)
+    reporter.log(10, FIGURES)
+    reporter.log(20, FIGURES)
+    reporter.close()
+    ((step, value),) = [(step, value) for step, value in events(tmp_path) if value.tag == "constant figures"]
+    text = value.tensor.string_val[0].decode()
+    assert step == 10 and "| wire_bytes | 10 | bytes | bytes of the encoded update" in text
+    assert {line.split(" | ")[0].strip("| ") for line in text.splitlines()[2:]} == set(CONSTANT)
+
+
+@pytest.mark.parametrize(
+    ("groups", "more", "fewer"),
+    [
+        ({}, {"learning_rate", "shift_ratio"}, {"penalty", "spread", "compression_error"}),
+        ({"optimizer": OptimizerConfig(warmup_steps=5)}, set(), {"learning_rate"}),
+        ({"optimizer": OptimizerConfig(learning_rate_schedule="linear")}, set(), {"learning_rate"}),
+        ({"compression": CompressionConfig(shift=0.1)}, set(), {"shift_ratio"}),
+        ({"compression": CompressionConfig("none")}, {"compression_error"}, set()),
+        ({"compression": CompressionConfig("none", "bias=sign:bucket=32")}, set(), {"compression_error"}),
+        ({"loss": LossConfig(r1_gamma=0.0)}, {"penalty"}, set()),
+        ({"loss": LossConfig("wgan_clip")}, {"penalty"}, set()),
+        ({"loss": LossConfig("wgan_gp", r1_gamma=0.0)}, set(), {"penalty"}),
+    ],
+)
+def test_which_figures_do_not_change(groups, more, fewer):
+    names = {name.partition("/")[0] for name in reporter_lib.constants(make_job("", config=RunConfig("x", **groups)))}
+    assert {"wire_bytes", "compression_ratio", "sent_bytes_per_step"} | more <= names and not fewer & names
+
+
+def test_the_configuration_is_that_in_use():
+    """No None, and no `auto` where something was chosen."""
+    values = reporter_lib.values_in_use(make_job("runs/x"))
+    assert list(values) == list(RunConfig().flat()) and None not in values.values()
+    assert values["network.width"] == 128 and values["network.latent_dim"] == 2
+    assert (values["compression.topology"], values["compression.transport"]) == ("two_step", "for auto")
+    assert values["data.image_size"] == values["evaluation.feature_network"] == "not used"
+    images = data.DataSpec("images", (28, 28, 1), 10, "images")
+    values = reporter_lib.values_in_use(make_job("runs/x", spec=images))
+    assert (values["data.image_size"], values["evaluation.feature_network"]) == (28, "a small classifier")
+
+
+def test_a_run_can_be_compared_by_its_hyper_parameters(tmp_path):
+    """Paths, periods and limits are none."""
+    reporter = make_reporter(tmp_path)
+    for write in WRITES.values():
+        write(reporter)
+    reporter.close()
+    contents = {}
+    for _, value in events(tmp_path):
+        if value.metadata.plugin_data.plugin_name == "hparams":
+            data_ = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+            contents[value.tag] = data_
+    start, end = contents["_hparams_/session_start_info"], contents["_hparams_/session_end_info"]
+    hyperparameters = start.session_start_info.hparams
+    assert hyperparameters["optimizer.beta_1"].number_value == 0.5
+    assert hyperparameters["compression.topology"].string_value == "two_step"
+    assert set(hyperparameters) == set(RunConfig().flat()) - FREE_FIELDS | {"algorithm", "train.steps"}
+    assert end.session_end_info.status == api_pb2.STATUS_SUCCESS
+
+
+@pytest.mark.parametrize("kind", ["points", "images"])
+def test_curves_that_belong_together_share_a_chart(tmp_path, kind):
+    """Every pattern of the layout finds its figure, and every curve of a pair has the one of the other player."""
+    with tf.summary.create_file_writer(str(tmp_path / "tensorboard")).as_default(0):
+        tensorboard.write_layout(["learning_rate/generator", "learning_rate/discriminator"], kind)
+    ((_, value),) = events(tmp_path)
+    layout = layout_pb2.Layout.FromString(value.tensor.string_val[0])
+    assert [category.title for category in layout.category] == ["Losses", "Quality", "Training", "Compression", "Time"]
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert "learning rates" not in charts
+    tags = [tensorboard.tag(name) for name in tensorboard.FIGURES]
+    tags += [f"2 quality/{name}" for name in ("modes_found", "modes_found_3_sd", "high_quality_fraction")]
+    images = ("frechet_distance", "FID", "precision", "recall")
+    tags += [tensorboard.quality_tag(f"{name}(x(y),n=7)") for name in images]
+    assert not [tag for tag in tags if "(" in tag]
+    for title, patterns in charts.items():
+        found = [[tag for tag in tags if re.search(pattern, tag)] for pattern in patterns]
+        assert all(found), (title, patterns)
+    assert charts["loss of both players"] == ["^1\\ losses/generator_loss$", "^1\\ losses/discriminator_loss$"]
+    assert ("modes found" in charts) == (kind == "points") and ("Frechet distance" in charts) == (kind == "images")
 
 
 def test_the_first_picture_is_next_to_real_samples(tmp_path):
@@ -168,9 +316,9 @@ def test_the_first_picture_is_next_to_real_samples(tmp_path):
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {
         *("raw_00000000.png", "ema_00000000.png", "real_00000000.png", "raw_00000010.png", "ema_00000010.png")
     }
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    tags = [v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) for v in e.summary.value]
-    assert [tag for tag in tags if "real" in tag] == ["samples/real"]
+    shown = [(step, value.tag) for step, value in events(tmp_path) if value.tag.startswith("3 samples/")]
+    steps = [(0, "real"), (0, "raw"), (0, "ema"), (10, "raw"), (10, "ema")]
+    assert shown == [(step, f"3 samples/{name}") for step, name in steps]
     drawn = tf.io.decode_png((tmp_path / "samples" / "real_00000000.png").read_bytes())
     spec = data.describe(DataConfig("gaussian_ring"))
     np.testing.assert_array_equal(drawn, pictures.scatter(points[:2048], spec.modes))

@@ -79,10 +79,10 @@ def test_write_pictures(tmp_path, spec, shape):
         for event in tf.compat.v1.train.summary_iterator(str(events))
         for value in event.summary.value
     }
-    assert set(shown) == {(7, "samples/raw"), (7, "samples/ema")}
+    assert set(shown) == {(7, "3 samples/raw"), (7, "3 samples/ema")}
     for name in ("raw", "ema"):
-        np.testing.assert_array_equal(tf.io.decode_png(files[f"{name}_00000007.png"]), shown[7, f"samples/{name}"])
-    assert np.any(shown[7, "samples/raw"] != shown[7, "samples/ema"])
+        np.testing.assert_array_equal(tf.io.decode_png(files[f"{name}_00000007.png"]), shown[7, f"3 samples/{name}"])
+    assert np.any(shown[7, "3 samples/raw"] != shown[7, "3 samples/ema"])
 
 
 class Labelled(Model):

@@ -72,7 +72,7 @@ class Transports:
         if len(self._addresses) > 1:
             logging.info("Transport %s: %s.", transport, "sockets" if sockets else "TensorFlow's collectives")
         hosts, replicas = len(self._workers), len(self._devices)
-        implementation = implementation_of(transport)
+        implementation = implementation_of(transport, "GPU" in self._devices[0] and not self._is_named())
         if not hierarchical:
             if sockets:
                 return [self._connected()]
@@ -112,13 +112,16 @@ class Transports:
                     f"{len(self._devices)}: use transport=ring."
                 )
             return True
-        named = self._options.implementation != tf.distribute.experimental.CommunicationImplementation.AUTO
-        return single and not on_gpu and not named
+        return single and not on_gpu and not self._is_named()
 
     def close(self) -> None:
         """Closes the connections after everything that was handed over is sent. Their collectives fail afterwards."""
         if self._socket_collectives is not None:
             self._socket_collectives.close()
+
+    def _is_named(self):
+        """Whether the strategy's options name an implementation, which a channel with transport `auto` uses."""
+        return self._options.implementation != tf.distribute.experimental.CommunicationImplementation.AUTO
 
     def _connected(self):
         # One object for all channels: it counts the tags of the messages.
@@ -131,6 +134,11 @@ class Transports:
         return self._socket_collectives
 
 
-def implementation_of(transport: str) -> str:
-    """Returns the name of the `tf.distribute.experimental.CommunicationImplementation` of a transport."""
+def implementation_of(transport: str, on_gpu: bool) -> str:
+    """Returns the name of the `tf.distribute.experimental.CommunicationImplementation` of a transport.
+
+    On GPUs `auto` is NCCL: TensorFlow's own AUTO is a ring through host memory (2.21.0).
+    """
+    if transport == "auto" and on_gpu:
+        return "NCCL"
     return transport.upper() if transport in ("ring", "nccl") else "AUTO"

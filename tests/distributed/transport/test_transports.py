@@ -98,10 +98,19 @@ class TestChoice:
         ):
             made(CPUS[:1], cluster).collectives("nccl")
 
-    @pytest.mark.parametrize("transport", ["ring", "nccl", "auto"])
-    def test_the_name_becomes_tensorflows_implementation(self, transport):
-        (one,) = made(GPUS[:1]).collectives(transport)
-        assert one._options.implementation.name == transport.upper()
+    @pytest.mark.parametrize(
+        ("devices", "options", "transport", "implementation"),
+        [
+            (GPUS[:1], "AUTO", "ring", "RING"),
+            (GPUS[:1], "AUTO", "nccl", "NCCL"),
+            (GPUS[:1], "AUTO", "auto", "NCCL"),
+            (GPUS[:1], "RING", "auto", "AUTO"),  # of the options, which every call merges
+            (CPUS[:2], "AUTO", "auto", "AUTO"),
+        ],
+    )
+    def test_the_name_becomes_tensorflows_implementation(self, devices, options, transport, implementation):
+        one, *_ = made(devices, implementation=options).collectives(transport)
+        assert one._options.implementation.name == implementation
 
 
 def ranks(devices, cluster, worker_index, hierarchical=False, transport="ring"):
