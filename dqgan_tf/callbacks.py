@@ -90,7 +90,7 @@ class _DqganState:
 
     def __init__(self, model: DQGAN):
         self._model = model
-        self._saved_rates: dict = {}
+        self._saved_rates: dict[str, float] = {}
         self.shared_values = model.shared_values
         self.replica_values, self.set_replica_values = model.replica_values, model.set_replica_values
 
