@@ -218,7 +218,6 @@ def check_start_from_other_weights(model, strategy, batches, tmp_path):
     assert 0 < np.max(np.abs(tiny_gan.weights(model) - loaded)) <= 1.1 * np.max(ETA)
 
 
-@pytest.mark.slow  # tests/distributed/test_topologies.py has the exchange
 def test_the_two_step_exchange_of_gradients_follows_its_oracle(strategy, game, batches):
     model = build(strategy, *method("cpoadam_ef", TERNARY, "two_step"))
     owners = np.zeros(X + Y + B, int)  # buckets of 32 are dealt out in turn; zeros that fill one up change no maximum
