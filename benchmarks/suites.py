@@ -24,8 +24,8 @@ from dqgan_tf.telemetry import json_lines
 from dqgan_tf.telemetry.throughput import format_duration
 
 GAMES, DATA = "games", "data"
-IMAGES = 10_000
-"""Generated images of an evaluation."""
+IMAGES, SMALL_IMAGES = 10_000, 200
+"""Generated images of an evaluation, and of one in the small form of a suite."""
 
 
 class Method(NamedTuple):
@@ -187,12 +187,17 @@ _IMAGE_ROWS = [
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
     *_BASELINES,
 ]
-_DISTANCES = (
-    Figure("frechet_distance", "Frechet distance, 10,000 samples", 1.0, 1, "percent"),
-    Figure("raw_frechet_distance", "raw generator: Frechet distance, 10,000 samples", 1.0, 1),
-    Figure("precision", "precision, 10,000 samples", 1.0, 3),
-    Figure("recall", "recall, 10,000 samples", 1.0, 3),
-)
+
+
+def _distances(count):
+    return (
+        Figure("frechet_distance", f"Frechet distance, {count:,} samples", 1.0, 1, "percent"),
+        Figure("raw_frechet_distance", f"raw generator: Frechet distance, {count:,} samples", 1.0, 1),
+        Figure("precision", f"precision, {count:,} samples", 1.0, 3),
+        Figure("recall", f"recall, {count:,} samples", 1.0, 3),
+    )
+
+
 # A quarter of the published width and few steps, so that a run on one thread takes about five minutes.
 _SHORT_IMAGES = {
     "network.width": 16,
@@ -208,7 +213,7 @@ _SHORT_IMAGES = {
 def _images(name):
     rows = [(name, 2, "iid", _IMAGE_ROWS), (name, 4, "iid", _IMAGE_ROWS)]
     question = f"What does compression cost on {name}?"
-    return Suite(DATA, question, rows, range(3), _DISTANCES, _SHORT_IMAGES, worker_batch=32, marks=4)
+    return Suite(DATA, question, rows, range(3), _distances(IMAGES), _SHORT_IMAGES, worker_batch=32, marks=4)
 
 
 SUITES = {
@@ -264,7 +269,9 @@ def get(name: str, small: bool) -> Suite:
     problem, workers, shards, rows = suite.groups[0]
     rows = [rows[0], next(row for row in rows if row[1] == SIGN)]
     settings, seeds = suite.settings | {"train.steps": 32}, range(2 if suite.kind == GAMES else 1)
-    return suite._replace(groups=[(problem, min(workers, 2), shards, rows)], seeds=seeds, settings=settings, marks=2)
+    figures = _distances(SMALL_IMAGES) if suite.figures == _distances(IMAGES) else suite.figures
+    groups = [(problem, min(workers, 2), shards, rows)]
+    return suite._replace(groups=groups, seeds=seeds, figures=figures, settings=settings, marks=2)
 
 
 def run(

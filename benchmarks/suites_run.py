@@ -4,6 +4,7 @@ python -m benchmarks.suites_run --suite=games --cell=nonlinear/dqgan/sign:bucket
 """
 
 import collections
+import dataclasses
 import json
 import math
 import time
@@ -87,32 +88,23 @@ def _points_judge(spec, model):
 
 def _image_judge(config, spec, model):
     """Returns a function () -> figures of images, averaged generator and raw one, by a network no run has seen."""
-    import numpy as np
+    from dqgan_tf.config import EvaluationConfig
+    from dqgan_tf.training.evaluation import Evaluator
 
-    from dqgan_tf.data import images
-    from dqgan_tf.evaluation import distances, report
-    from dqgan_tf.telemetry.pictures import to_uint8
-    from dqgan_tf.training import evaluation, restore, samples
+    count = suites.SMALL_IMAGES if _SMALL.value else suites.IMAGES
+    judge = EvaluationConfig(count, feature_network=_NETWORK.value, cache_dir=_CACHE_DIR.value)
+    config = dataclasses.replace(config, evaluation=judge)
+    evaluators = {prefix: Evaluator(config, spec, use_ema=not prefix) for prefix in ("raw_", "")}
 
-    count = 200 if _SMALL.value else suites.IMAGES
-    real = images.load(config.data)
-    paths = {"feature_network": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
-    settings = evaluation.EvaluationConfig(**{name: path for name, path in paths.items() if path})
-    network = evaluation.feature_network(restore.TrainedRun(config, spec, model, 0), settings, real)
-    rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
-    pool = report.extract_features(network, real[rows]).pool
-    moments = distances.moments(pool)
+    def judged():
+        rows = {"num_samples": count}
+        for prefix, evaluator in evaluators.items():
+            figures = {name.partition("(")[0]: value for name, value in evaluator.evaluate(model).items()}
+            rows |= {f"{prefix}{name}": figures[name] for name in ("frechet_distance", "precision", "recall")}
+            rows |= {name: value for name, value in figures.items() if name.startswith("feature_network")}
+        return rows
 
-    def judge():
-        figures = {"feature_network": network.name, "feature_network_sha256": network.fingerprint, "num_samples": count}
-        for prefix, use_ema in (("raw_", False), ("", True)):
-            fake = report.extract_features(network, to_uint8(samples.draw(model, count, use_ema=use_ema))).pool
-            figures[f"{prefix}frechet_distance"] = distances.frechet_distance(*moments, *distances.moments(fake))
-            precision, recall = distances.precision_recall(pool, fake, report.NUM_NEIGHBOURS)
-            figures |= {f"{prefix}precision": precision, f"{prefix}recall": recall}
-        return figures
-
-    return judge
+    return judged
 
 
 def _draw(spec, model):

@@ -27,9 +27,9 @@ class Checkpoint(keras.callbacks.Callback):
     the epoch's number alone: do not shuffle, or shuffle with `reshuffle_each_iteration=False` and a seed.
 
     The learning rates that callbacks have set are saved, and replace those of the model. Put this callback last: one
-    behind it changes a rate after the epoch was saved. The state inside of other
-    callbacks is not saved: `EarlyStopping` and `ReduceLROnPlateau` count their patience, and look for the best value,
-    anew from the first epoch of the continued `fit`.
+    behind it changes a rate after the epoch was saved. The state inside of other callbacks is not saved:
+    `EarlyStopping` and `ReduceLROnPlateau` count their patience, and look for the best value, anew from the first epoch
+    of the continued `fit`.
 
     If the number of replicas has changed, every replica starts from the mean of the old residuals and slots.
 

@@ -479,7 +479,11 @@ class TrainConfig(Settings):
 
 BEST_OF_IMAGES = ("frechet_distance", "kernel_distance", "classifier_score", "precision", "recall")
 BEST_OF_POINTS = (
-    *("modes_found", "high_quality_fraction", "modes_found_3_sd", "high_quality_fraction_3_sd", "mode_distance"),
+    "modes_found",
+    "high_quality_fraction",
+    "modes_found_3_sd",
+    "high_quality_fraction_3_sd",
+    "mode_distance",
 )
 
 

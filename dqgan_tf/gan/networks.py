@@ -119,14 +119,22 @@ def takes_labels(generator: keras.Model, discriminator: keras.Model) -> bool:
 
 def num_labels(generator: keras.Model, discriminator: keras.Model) -> int | None:
     """Returns the number of labels of two networks that take [x, labels]: the fewest rows of an `Embedding` that takes
-    the labels themselves. None if there is no such layer, as with one-hot labels."""
+    the labels themselves. None if no such layer is known, as with one-hot labels or in subclassed networks."""
     rows = [
         layer.input_dim
         for network in (generator, discriminator)
         for layer in getattr(network, "layers", [])
-        if isinstance(layer, keras.layers.Embedding) and layer.input is network.inputs[1]
+        if isinstance(layer, keras.layers.Embedding) and _takes_labels(layer, network)
     ]
     return min(rows, default=None)
+
+
+def _takes_labels(layer: keras.layers.Layer, network: keras.Model) -> bool:
+    """Whether a layer takes the labels of a network themselves. False in a subclassed network, where nobody knows."""
+    try:
+        return layer.input is network.inputs[1]
+    except (AttributeError, TypeError):  # the layer, or the network, has no symbolic inputs
+        return False
 
 
 def check_labels(labels: Any, count: int) -> None:

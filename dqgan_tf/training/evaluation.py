@@ -110,11 +110,6 @@ def evaluate(run: TrainedRun, config: EvaluationConfig, *, use_ema: bool = True)
     return Evaluator(run_config, run.data_spec, use_ema=use_ema).evaluate(run.model)
 
 
-def feature_network(run: TrainedRun, config: EvaluationConfig, real: np.ndarray) -> features.FeatureNetwork:
-    """Returns the network of the given weights, or a small classifier trained on the data set and cached."""
-    return _load_network(dataclasses.replace(run.config, evaluation=config), run.data_spec, real)
-
-
 def _load_network(run_config, spec, real):
     config = run_config.evaluation
     if config.inception_weights:

@@ -213,7 +213,24 @@ class TestRange:
         assert not caplog.text
 
 
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.embedding = keras.layers.Embedding(7, 5)
+
+    def call(self, inputs):
+        return inputs[0] * self.embedding(inputs[1])
+
+
 class TestLabels:
+    def test_the_number_of_labels_of_networks_with_and_without_symbolic_inputs(self):
+        built = networks.build(NetworkConfig(network="mlp", width=8, latent_dim=5), (2,), 3, num_classes=4)
+        assert networks.num_labels(built.generator, built.discriminator) == 4
+        own = Subclassed()
+        own([np.ones([2, 5], np.float32), np.array([0, 6])])
+        assert networks.num_labels(own, own) is None
+        assert networks.num_labels(own, built.discriminator) == 4
+
     @pytest.mark.parametrize(("network", "shape"), [("mlp", (2,)), ("mlp", (28, 28, 1)), ("dcgan", (28, 28, 1))])
     def test_the_logit_has_a_projection(self, network, shape):
         """D(x, y) - D(x, z) = <v_y - v_z, phi(x)>, and D(x, y) = psi(phi(x)) where v_y = 0."""

@@ -27,6 +27,8 @@ from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import EXIT_USAGE, UsageError
 from dqgan_tf.training import job, launcher
 from tests.distributed import cluster
+from tests.weather.test_restarts import TRAIN as RING
+from tests.weather.test_restarts import commits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POD = {"JOB_COMPLETION_INDEX": "1", "DQGAN_WORKERS": "3", "DQGAN_ADDRESS": "dqgan-{index}.dqgan:2222"}
@@ -304,23 +306,8 @@ def test_the_parts_of_the_job_fit_together():
 
 
 STEPS = 1000
-TRAIN = [
-    "--dataset=gaussian_ring",
-    "--network=mlp",
-    "--width=16",
-    "--batch_size=16",
-    "--log_every=10",
-    "--sample_every=0",
-    "--steps_per_call=5",
-    "--compressor=sign:bucket=32",
-    "--checkpoint_every=20",
-    f"--steps={STEPS}",
-]
+TRAIN = [*RING, f"--steps={STEPS}"]
 SECONDS = 240  # three starts and some hundred steps on a loaded machine
-
-
-def commits(model_dir):
-    return sorted(int(path.parent.name[5:]) for path in (model_dir / "checkpoints").glob("*/COMMIT"))
 
 
 def weights(model_dir):
