@@ -115,6 +115,8 @@ def main(silence_timeout, seconds, victim):
         while None in job.codes() and time.monotonic() - start < 10 * silence_timeout:
             time.sleep(0.1)
         print(what, f"exit codes {job.codes()}, {time.monotonic() - start:.0f} s after the cut")
+        for index in (0, 1):
+            print(" ", (pathlib.Path(folder) / f"log_{index}").read_text().splitlines()[-1])
 
 
 if __name__ == "__main__":
