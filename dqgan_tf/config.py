@@ -424,7 +424,8 @@ class TrainConfig(Settings):
     )
     steps_per_call: int = setting(
         20,
-        "Steps in one call of the compiled function. SIGTERM and SIGINT take effect between calls.",
+        "Steps in one call of the compiled function; with local_steps, the next multiple of it. SIGTERM and SIGINT take "
+        "effect between calls.",
         lower=1,
         may_change=True,
     )
