@@ -71,7 +71,7 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
       cluster_resolver: as in the base class.
       communication_options: a `CommunicationOptions`, not None.
       replicas_per_worker: number of replicas of a machine without GPUs.
-      silence_seconds: without a heartbeat, after which TensorFlow's coordination service declares a worker lost.
+      silence_seconds: seconds without a heartbeat after which TensorFlow's coordination service gives a worker up.
 
     Raises:
       UsageError: fewer logical CPUs than replicas.

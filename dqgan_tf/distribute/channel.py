@@ -211,7 +211,7 @@ class Channel:
         accepted = tf.reduce_all(tf.stack([outcome.acceptable for outcome in outcomes]))
         next_states = self._next_states(outcomes, replica, collectives, options)
         means = self._by_weight([pair for outcome in outcomes for pair in outcome.means])
-        mean_shifts = [None if one is None else one.variables[replica] for one in self._mean_shifts]
+        mean_shifts = [None if local is None else local.variables[replica] for local in self._mean_shifts]
         old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
 
         def keep():
@@ -228,6 +228,7 @@ class Channel:
         tf.cond(accepted, keep, lambda: accepted)
         self.accepted.variables[replica].assign(accepted)
         measured = tf.stack(self._by_vector(outcomes, "energies", tf.add_n))
+        # `measured` has ||e||^2 in column 1; with shifts it has ||e - s||^2 there, and `_state_energies` both norms.
         if energies is None:
             energies = tf.pad(measured[:, 1:2], [[0, 0], [0, 1]])
         update, error = measured[:, 0], measured[:, 2]

@@ -98,8 +98,8 @@ class _Stopwatch:
 def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
     """Returns seconds since the epoch, float64 scalar, once the tensors `after` exist.
 
-    Nothing waits for it but its readers. On a GPU a tensor exists when its kernel is enqueued: use a profiler there for
-    the phases of a step.
+    Only operations that use the result wait for it. On a GPU a tensor exists when its kernel is enqueued: use a
+    profiler there for the phases of a step.
     """
     with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
         if private_tensorflow.is_op_determinism_enabled():

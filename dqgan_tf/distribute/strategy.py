@@ -50,7 +50,8 @@ class CompressedStrategy(WorkerStrategy):
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers of TF_CONFIG wait for each other.
-      silence_timeout: seconds without a sign of life after which a worker counts as lost.
+      silence_timeout: seconds without a sign of life after which a worker counts as lost. It limits the connections and
+        the message boards of this strategy, and TensorFlow's heartbeats if it is the first strategy of the process.
 
     Raises:
       UsageError: fewer logical CPUs than replicas; TF_CONFIG, or the cluster of `cluster_resolver`, cannot be used: see

@@ -285,8 +285,8 @@ def due(before: int, step: int, period: int) -> bool:
 
 
 def next_stop(step: int, config, local_steps: int = 1) -> int:
-    """Returns the last step of the next call of `train_steps`: at most that of the next periodic work, or the first
-    exchange after it."""
+    """Returns the last step of the next call of `train_steps`: that of the next periodic work at the latest, rounded up
+    to the next exchange."""
     periods = (
         *(config.log_every, config.sample_every, config.eval_every),
         *(config.checkpoint_every, config.weight_check_every),

@@ -13,8 +13,8 @@ from dqgan_tf.compressors import Compressor, blocks, float_bits
 from dqgan_tf.distribute.layout import Slice, Vector
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 
-_STREAM = 0x27D4EB2F
-"""Factor of the seed of a slice that is encoded as a whole: it is the seed of the call + start * _STREAM."""
+_START_FACTOR = 0x27D4EB2F
+"""A slice that is not encoded in blocks has the seed: seed of the call + start * _START_FACTOR."""
 
 
 class Request(NamedTuple):
@@ -100,9 +100,9 @@ class Volume(NamedTuple):
 class Packet(abc.ABC):
     """Slices that are sent together. It owns their residuals e and shifts s, one variable per slice and local replica.
 
-    What is encoded is p = x + (e - s) for the update x. With e' the new residual, which contains the error of the
-    second encoding at the owner in the two-step exchange, s' = s + a (p - e'): the shift follows what has left the
-    replica, so its mean over the replicas moves by a times the mean that all receive, with every topology.
+    For the update x, a packet encodes p = x + (e - s). Then e' is the new residual and s' = s + a (p - e') the new
+    shift. In the two-step exchange, e' of the owner contains the error of the second encoding. So p - e' has the mean
+    that all replicas receive, and mean(s) moves by a times this mean with every topology.
 
     Args:
       slices: what is sent.
@@ -224,7 +224,7 @@ class Packet(abc.ABC):
             if block and start % block == 0:
                 seeds.append(blocks.block_seed(seed, start // block) + [0, slice_.vector])
             else:
-                seeds.append(seed + [start * _STREAM % 2**31, slice_.vector])
+                seeds.append(seed + [start * _START_FACTOR % 2**31, slice_.vector])
         return seeds
 
 
