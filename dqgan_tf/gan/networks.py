@@ -424,10 +424,10 @@ def _convolution(filters: int, size: int, initializer: keras.initializers.Initia
 def _spectral_normalisation(seeds: Iterator[int]) -> Callable[[keras.layers.Layer], Callable]:
     """Returns a function that wraps a layer; seeds also give the start of its power iteration."""
 
-    def normalise(layer):
+    def normalise(layer: keras.layers.Layer) -> Callable:
         wrapped = keras.layers.SpectralNormalization(layer, name=f"{layer.name}_normalised")
 
-        def call(x):
+        def call(x: keras.KerasTensor) -> keras.KerasTensor:
             y = wrapped(x)
             wrapped.vector_u.assign(_normal(seeds)(wrapped.vector_u.shape))
             return y
