@@ -186,20 +186,26 @@ class DataConfig(Settings):
 class NetworkConfig(Settings):
     """Architecture of both players."""
 
-    network: str = setting("mlp", "Architecture of both players.", choices=("mlp", "dcgan"))
+    network: str = setting(
+        "mlp",
+        "Architecture of both players. resnet: the residual networks of WGAN-GP; sn_resnet: those of SNGAN, with "
+        "spectral normalisation in the discriminator.",
+        choices=("mlp", "dcgan", "resnet", "sn_resnet"),
+    )
     latent_dim: int | None = setting(
         None, "Dimension of the normal latent z. Default: the network's reference value.", lower=1, example=128
     )
     width: int | None = setting(
         None,
-        "Hidden units (mlp) or filters of the layer next to the image (dcgan). Default: the network's reference value.",
+        "Hidden units (mlp), filters of the layer next to the image (dcgan) or of the discriminator's blocks (resnet). "
+        "Default: the network's reference value.",
         lower=1,
         example=64,
     )
     batch_norm: bool = setting(
         True,
-        "Batch normalisation in the generator of dcgan; the discriminator has none. Its statistics are averaged over "
-        "the replicas.",
+        "Batch normalisation in the generator of images, except mlp; the discriminator has none. Its statistics are "
+        "averaged over the replicas.",
     )
 
 

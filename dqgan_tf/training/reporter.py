@@ -214,5 +214,6 @@ def values_in_use(job) -> dict[str, bool | float | str]:
 
 def _width(model):
     """Returns the width of `NetworkConfig`, which is that of the discriminator's first layer."""
-    layer = next(layer for layer in model.discriminator.layers if hasattr(layer, "units") or hasattr(layer, "filters"))
+    layers = [getattr(layer, "layer", layer) for layer in model.discriminator.layers]  # in spectral normalisation
+    layer = next(layer for layer in layers if hasattr(layer, "units") or hasattr(layer, "filters"))
     return layer.units if hasattr(layer, "units") else layer.filters
