@@ -35,6 +35,7 @@ from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import command
 
 SHARES = {"exact": None, "own": 1.0, "half": 0.5, "late": 0.0}
+_FIRST = ("exact", "own")
 COMPRESSORS = ("float32", "sign", "top5%")
 BUCKET = 512
 NONLINEAR, RING = "nonlinear", "ring"
@@ -70,22 +71,18 @@ class Cell(NamedTuple):
 def cells(problem: str) -> list[Cell]:
     """All runs of a problem, seed by seed."""
     if problem == RING:
-        rounds = [("homogeneous", "adam", count) for count in (8, 32)]
-        settings = itertools.product(rounds, ("float32", "sign"), SHARES, [0.0])
+        rows = [("homogeneous", "adam", 8, "sign", mean, 0.0) for mean in SHARES]
+        rows += [("homogeneous", "adam", *row, mean, 0.0) for row in ((8, "float32"), (32, "sign")) for mean in _FIRST]
     else:
         rounds = list(itertools.product(("homogeneous", "heterogeneous"), ("sgd", "adam"), (1, 8, 32)))
-        settings = itertools.chain(
-            itertools.product(rounds, COMPRESSORS, SHARES, [0.0]),
-            itertools.product(
-                [one for one in rounds if one[0] == "heterogeneous"], COMPRESSORS, ("exact", "own"), [0.1]
-            ),
-        )
-    settings = list(settings)
-    return [
-        Cell(problem, *of_round, compressor, mean, shift, seed)
-        for seed in range(3)
-        for of_round, compressor, mean, shift in settings
-    ]
+        rows = [(*one, *of_row, 0.0) for one in rounds for of_row in itertools.product(COMPRESSORS, SHARES)]
+        rows += [
+            (*one, *of_row, 0.1)
+            for one in rounds
+            if one[0] == "heterogeneous"
+            for of_row in itertools.product(COMPRESSORS, _FIRST)
+        ]
+    return [Cell(problem, *row, seed) for seed in range(3) for row in rows]
 
 
 # --- the recurrence ---
