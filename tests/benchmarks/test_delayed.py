@@ -143,3 +143,19 @@ def test_every_cell_is_run_once_and_stands_in_the_table(tmp_path, monkeypatch):
 CELLS = [
     delayed.Cell(delayed.NONLINEAR, "homogeneous", "sgd", 8, "sign", mean, 0.0, 0) for mean in ("exact", "own", "late")
 ]
+
+
+@pytest.mark.parametrize("angle", [0.6, 1.3])
+def test_in_a_rotation_the_spread_of_the_starts_changes_by_the_factor_of_the_derivation(angle):
+    """x_K = exp(-i angle) x_0 of every worker, so a deviation is multiplied by 1 - exp(-i angle) in a round; OMD steps
+    of angle / 100 are close to it. Below pi / 3 the factor is less than 1, above it the spread grows without bound."""
+    take_steps = delayed.GameSteps(lambda w: np.stack([w[:, 1], -w[:, 0]], 1), 0.0, angle / 100, "sgd", 2, 2, seed=0)
+    kicks = [np.array([[1.0, 0.0], [-1.0, 0.0]])]
+
+    def kicked(x, count):
+        return take_steps(x, count) + (kicks.pop() if kicks else 0.0)
+
+    settings = {"share": 1.0, "local_steps": 100, "steps": 3000}
+    states = list(delayed.rounds(kicked, np.zeros(2), 2, lambda rows: rows, **settings))
+    spreads = [delayed.spread_of(state.starts) for state in states]
+    assert (spreads[29] / spreads[9]) ** (1 / 20) == pytest.approx(abs(1 - np.exp(-1j * angle)), rel=0.01)
