@@ -69,19 +69,19 @@ class Cell(NamedTuple):
 
 
 def cells(problem: str) -> list[Cell]:
-    """All runs of a problem, seed by seed."""
+    """All runs of a problem, seed by seed; on the ring, K = 8 at sign first."""
     if problem == RING:
-        rows = [("homogeneous", "adam", 8, "sign", mean, 0.0) for mean in SHARES]
-        rows += [("homogeneous", "adam", *row, mean, 0.0) for row in ((8, "float32"), (32, "sign")) for mean in _FIRST]
-    else:
-        rounds = list(itertools.product(("homogeneous", "heterogeneous"), ("sgd", "adam"), (1, 8, 32)))
-        rows = [(*one, *of_row, 0.0) for one in rounds for of_row in itertools.product(COMPRESSORS, SHARES)]
-        rows += [
-            (*one, *of_row, 0.1)
-            for one in rounds
-            if one[0] == "heterogeneous"
-            for of_row in itertools.product(COMPRESSORS, _FIRST)
-        ]
+        first = [("homogeneous", "adam", 8, "sign", mean, 0.0) for mean in SHARES]
+        rest = [("homogeneous", "adam", *row, mean, 0.0) for row in ((8, "float32"), (32, "sign")) for mean in _FIRST]
+        return [Cell(problem, *row, seed) for rows in (first, rest) for seed in range(3) for row in rows]
+    rounds = list(itertools.product(("homogeneous", "heterogeneous"), ("sgd", "adam"), (1, 8, 32)))
+    rows = [(*one, *of_row, 0.0) for one in rounds for of_row in itertools.product(COMPRESSORS, SHARES)]
+    rows += [
+        (*one, *of_row, 0.1)
+        for one in rounds
+        if one[0] == "heterogeneous"
+        for of_row in itertools.product(COMPRESSORS, _FIRST)
+    ]
     return [Cell(problem, *row, seed) for seed in range(3) for row in rows]
 
 

@@ -7,10 +7,10 @@ training alone.
 
 DCGAN of 28 x 28 grey images, whose preset has batches of 32 for each of two workers, on one repeated batch of synthetic
 images. The workers are processes of one thread in network namespaces; both directions of a link have the rate (needs
-root and iproute2, see `crew.places`). Every variant is timed once a round, in turn, together with `alone`: the same
-number of processes of the same library, which compute at the same time but form no cluster and exchange nothing. A
-repeat starts all processes anew. A repeat at a rate that the file holds is not measured again, so the same command
-continues a measurement that was stopped.
+root and iproute2, see `crew.places`). Every variant is timed once a round, in turn, and so is `alone`: the same number
+of processes with the same library and the same number of local steps, which compute at the same time but form no
+cluster and exchange nothing. `plain` is a plain Keras step, alone too. A repeat starts all processes anew. A repeat at
+a rate that the file holds is not measured again, so the same command continues a measurement that was stopped.
 """
 
 import os
@@ -24,22 +24,24 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.training import command
 
 KIND = "links"
-ALONE, ALONE_LOCAL, PLAIN = "alone", "alone/K=8", "plain"
+ALONE, PLAIN = "alone", "plain"
 VARIANTS = (
     *("float32", "none@auto@4", "fp16@auto@4", "linear:bits=8,bucket=512@auto@4", "linear:bits=4,bucket=512@auto@4"),
     *("sign:bucket=512@auto@4", "none@auto@4/K=8", "sign:bucket=512@auto@4/K=8", "sign:bucket=512@auto@4/K=32"),
 )
 """Names of `benchmarks.variants`, with the local steps K behind them. `float32` is TensorFlow's own all-reduce."""
-REFERENCES = (ALONE, ALONE_LOCAL, PLAIN)
+REFERENCES = (ALONE, f"{ALONE}/K=8", f"{ALONE}/K=32", PLAIN)
 
 _OUTPUT = command.define_path("output", "File to which JSON lines are appended.")
 _REPORT = command.define_path("report", "Measure nothing: print the table of this file.")
 _RATES = flags.DEFINE_list("rates", ["100mbit", "20mbit"], "Rates of every worker's link.")
 _REPEATS = flags.DEFINE_integer("repeats", 2, "Times that all processes are started at every rate.", 1)
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed calls of every variant in a repeat.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed calls of every variant in a repeat.", 1)
 _WIDTH = flags.DEFINE_integer("width", None, "Filters of DCGAN's widest-resolution layer. Default: the network's.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per worker and step.", 1)
-_SMALL = flags.DEFINE_bool("small", False, "Width 4, batches of 4, one repeat of two rounds at 100mbit.")
+_SMALL = flags.DEFINE_bool(
+    "small", False, "Few variants of width 4, batches of 4, one repeat of two rounds at 100mbit."
+)
 
 
 class Setup(NamedTuple):
@@ -47,7 +49,7 @@ class Setup(NamedTuple):
 
     rates: tuple[str, ...] = ("100mbit", "20mbit")
     repeats: int = 2
-    rounds: int = 7
+    rounds: int = 5
     width: int | None = None
     batch_size: int = 32
     steps_per_call: int = 4
@@ -55,7 +57,8 @@ class Setup(NamedTuple):
     names: tuple[str, ...] = VARIANTS
 
 
-SMALL = Setup(rates=("100mbit",), repeats=1, rounds=2, width=4, batch_size=4, steps_per_call=2)
+_FEW = (VARIANTS[0], VARIANTS[5], VARIANTS[7])
+SMALL = Setup(("100mbit",), repeats=1, rounds=2, width=4, batch_size=4, steps_per_call=2, names=_FEW)
 
 
 def described(name: str) -> dict[str, Any]:
@@ -64,9 +67,13 @@ def described(name: str) -> dict[str, Any]:
 
     if name == PLAIN:
         return {"name": name}
-    plain_name, _, count = name.partition("/K=")
-    settings = variants.settings("float32" if plain_name == ALONE else plain_name, 1 << 20, whole_step=True)
-    return settings | {"name": name, "local_steps": int(count or 1)}
+    variant = name.partition("/K=")[0]
+    settings = variants.settings("float32" if variant == ALONE else variant, 1 << 20, whole_step=True)
+    return settings | {"name": name, "local_steps": _local_steps(name)}
+
+
+def _local_steps(name):
+    return int(name.partition("/K=")[2] or 1)
 
 
 def measure(setup: Setup, path: str | os.PathLike, say: Callable[[str], None]) -> None:
@@ -74,7 +81,8 @@ def measure(setup: Setup, path: str | os.PathLike, say: Callable[[str], None]) -
 
     An entry has milliseconds per gradient step (`milliseconds_median`, `_minimum`, of phases where the library tells
     them, and all of them in `samples`), bytes per gradient step and worker, declared and at the interface, and
-    `alone_ratio`: the quartiles over rounds of its time divided by that of `alone` in the same round.
+    `alone_ratio`: the quartiles over rounds of its time divided by that of `alone` with as many local steps in the same
+    round.
 
     Raises:
       UsageError: a rate that cannot be read, or that needs root or a program that is missing.
@@ -119,24 +127,26 @@ def _entries(plan, setup, key, say):
         ]
         series = run.measure(plan, programs, warm_up=2, say=say)
         entries = run.make_entries(plan, series, key, seeds=[0])
-    alone = next(item for item in series if item.name == ALONE)
+    alone = {_local_steps(item.name): item for item in series if item.name.startswith(ALONE)}
     for entry, item in zip(entries, series, strict=True):
-        count = next(one for one in item.program.variants if one["name"] == item.name).get("local_steps", 1)
+        count = _local_steps(item.name)
+        reference = alone[count]
         calls = count if count > 1 else setup.steps_per_call
         entry |= {
             "local_steps": count,
             "steps_per_call": calls,
             "interface_bytes": round(entry["interface_bytes"] / calls) if item.program.connected else 0,
             "declared_bytes": entry["declared_bytes"] / count if item.program.connected else 0,
-            "alone_ratio": run.quartiles(item, alone),
+            "alone_ratio": run.quartiles(item, reference),
             "samples": [round(sample["total"], 3) for sample in item.samples],
-            "alone_samples": [round(sample["total"], 3) for sample in alone.samples],
+            "alone_samples": [round(sample["total"], 3) for sample in reference.samples],
         }
     return entries
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns a Markdown table: medians over the rounds of all repeats, with the quartiles of the ratio to `alone`.
+    """Returns a Markdown table: medians over the rounds of all repeats, with the quartiles of the ratio to `alone`
+    with as many local steps.
 
     "wire" is what the declared bytes alone take at the rate, per gradient step.
     """
@@ -169,7 +179,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                         f"{wire_milliseconds(declared, rate):.1f}" if declared else "",
                     ]
                 )
-        header = ["link", "variant", "steps/s", "ms per step, median / min", "time / alone"]
+        header = ["link", "variant", "steps/s", "ms per step, median / min", "time / alone, same K"]
         header += ["kB per step and worker, declared / measured", "wire, ms per step"]
         parts += [markdown(header, lines), _source(own, width, batch_size)]
     return "\n\n".join(parts) + "\n"
