@@ -45,6 +45,12 @@ _MARKS = 64
 _SAMPLES = 4096
 _LOST = 1e3  # a field beyond this many times that of the start: the run has diverged
 
+_EXPLAINED = """Means over seeds, smallest and largest in brackets. `exact`: no delay. Until the mean of a round arrives, a
+replica counts on its own packet (`own`), on half of it (`half`), or on nothing (`late`); docs/algorithm.md has the
+equations. Game: norm of the field over the last quarter of the run, with every mean applied. Ring: share of samples
+within .25 of a mode and number of modes, raw generator over the last quarter of the run, modes seed by seed; `ema`: the
+averaged generator at the end. `python -m benchmarks.delayed --report=results/local/delayed.jsonl` makes this page."""
+
 _PROBLEM = flags.DEFINE_enum("problem", None, [NONLINEAR, RING], "Run the missing cells of this problem.")
 _OUTPUT = command.define_path("output", "File of the runs, JSON lines.")
 _REPORT = command.define_path("report", "Run nothing: print the tables of this file.")
@@ -415,7 +421,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the tables of the recorded runs: means over seeds, smallest and largest in brackets."""
     from benchmarks.report import markdown
 
-    parts = []
+    parts = ["# An exchange that arrives one round late", _EXPLAINED]
     for problem in dict.fromkeys(row["problem"] for row in rows):
         own = [row for row in rows if row["problem"] == problem]
         cell = _ring_text if problem == RING else _field_text
@@ -424,16 +430,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for key in sorted({tuple(row[name] for name in keys) for row in own}, key=_order):
             of_key = [row for row in own if tuple(row[name] for name in keys) == key]
             means = [[row for row in of_key if row["mean"] == mean] for mean in SHARES]
-            lines.append([*map(str, key), *(cell(runs) if runs else "" for runs in means)])
-        header = ["workers", "direction", "shift", "K", "compressor", *SHARES]
+            seeds = len({row["seed"] for row in of_key})
+            lines.append([*map(str, key), str(seeds), *(_counted(cell, runs, seeds) for runs in means)])
+        header = ["workers", "direction", "shift", "K", "compressor", "seeds", *SHARES]
         title = {NONLINEAR: "nonlinear game, M = 8, norm of the field", RING: "GAN on the ring, M = 4"}[problem]
         commits = ", ".join(sorted({row["commit"] for row in own}))
         hardware = "; ".join(sorted({row["hardware"] for row in own}))
         commands = f"`python -m benchmarks.delayed --problem={problem} --output=FILE`"
-        seeds = len({row["seed"] for row in own})
-        source = f"{commands}; {seeds} seeds, {own[0]['step']} gradient steps; {hardware}; commit {commits}."
+        source = f"{commands}; {own[0]['step']} gradient steps; {hardware}; commit {commits}."
         parts += [f"## {title}", markdown(header, lines), source]
     return "\n\n".join(parts) + "\n"
+
+
+def _counted(cell, runs, seeds):
+    missing = f"; {len(runs)} seeds" if 0 < len(runs) < seeds else ""
+    return cell(runs) + missing if runs else ""
 
 
 def _order(key):
@@ -460,7 +471,7 @@ def _ring_text(runs):
 def main(arguments):
     del arguments
     if _REPORT.value:
-        print(table(json_lines.read(_REPORT.value)))
+        print(table(json_lines.read(_REPORT.value)), end="")
         return
     if not (_PROBLEM.value and _OUTPUT.value):
         raise UsageError("Name --problem and --output, such as --problem=nonlinear --output=runs/delayed.jsonl")

@@ -32,6 +32,11 @@ VARIANTS = (
 """Names of `benchmarks.variants`, with the local steps K behind them. `float32` is TensorFlow's own all-reduce."""
 REFERENCES = (ALONE, f"{ALONE}/K=8", f"{ALONE}/K=32", PLAIN)
 
+_EXPLAINED = """Medians over rounds; quartiles of the ratio in brackets. `alone`: the same number of processes with as many local steps
+(K), which compute at the same time and exchange nothing. `plain`: a plain Keras step, alone. `float32`: TensorFlow's
+all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. wire: what the declared bytes alone take
+at the rate. `python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
+
 _OUTPUT = command.define_path("output", "File to which JSON lines are appended.")
 _REPORT = command.define_path("report", "Measure nothing: print the table of this file.")
 _RATES = flags.DEFINE_list("rates", ["100mbit", "20mbit"], "Rates of every worker's link.")
@@ -157,7 +162,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
     if not rows:
         raise UsageError("--report must name a file that `python -m benchmarks.links --output=FILE` wrote.")
-    parts = []
+    parts = ["# Training over slow links", _EXPLAINED]
     for width, batch_size in dict.fromkeys((row["width"], row["batch_size"]) for row in rows):
         lines = []
         own = [row for row in rows if (row["width"], row["batch_size"]) == (width, batch_size)]
@@ -200,7 +205,7 @@ def main(arguments):
     if _REPORT.value:
         from dqgan_tf.telemetry import json_lines
 
-        print(table([row for row in json_lines.read(_REPORT.value) if row.get("kind") == KIND]))
+        print(table([row for row in json_lines.read(_REPORT.value) if row.get("kind") == KIND]), end="")
         return
     if not _OUTPUT.value:
         raise UsageError("Name the file of the measurements, such as --output=results/local/links.jsonl")

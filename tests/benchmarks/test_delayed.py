@@ -137,7 +137,7 @@ def test_every_cell_is_run_once_and_stands_in_the_table(tmp_path, monkeypatch):
     shown = delayed.table(rows)
     for row in rows:
         assert f"{row['field']:.4f}" in shown
-    assert "1 seeds, 64 gradient steps" in shown
+    assert "| 8 | sign | 1 |" in shown and "64 gradient steps" in shown
 
 
 CELLS = [
