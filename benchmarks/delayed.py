@@ -17,22 +17,22 @@ here uses the product's exchange; the recurrence is numpy, and the games' fields
 product's.
 """
 
+import argparse
+import functools
 import itertools
 import json
 import math
 import os
 import pathlib
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 
 from benchmarks.provenance import command_line, provenance
-from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
-from dqgan_tf.training import command
 
 SHARES = {"exact": None, "own": 1.0, "half": 0.5, "late": 0.0}
 _FIRST = ("exact", "own")
@@ -45,16 +45,12 @@ _MARKS = 64
 _SAMPLES = 4096
 _LOST = 1e3  # a field beyond this many times that of the start: the run has diverged
 
-_EXPLAINED = """Means over seeds, smallest and largest in brackets. `exact`: no delay. Until the mean of a round arrives, a
-replica counts on its own packet (`own`), on half of it (`half`), or on nothing (`late`); docs/algorithm.md has the
-equations. Game: norm of the field over the last quarter of the run, with every mean applied. Ring: share of samples
-within .25 of a mode and number of modes, raw generator over the last quarter of the run, modes seed by seed; `ema`: the
-averaged generator at the end. `python -m benchmarks.delayed --report=results/local/delayed.jsonl` makes this page."""
-
-_PROBLEM = flags.DEFINE_enum("problem", None, [NONLINEAR, RING], "Run the missing cells of this problem.")
-_OUTPUT = command.define_path("output", "File of the runs, JSON lines.")
-_REPORT = command.define_path("report", "Run nothing: print the tables of this file.")
-_SECONDS = flags.DEFINE_integer("seconds", 0, "Stop after the run that ends after this many seconds; 0: never.", 0)
+_EXPLAINED = """\
+Means over seeds, smallest and largest in brackets. `exact`: no delay. Until the mean of a round arrives, a replica
+counts on its own packet (`own`), on half of it (`half`), or on nothing (`late`); docs/algorithm.md has the equations.
+Game: norm of the field over the last quarter of the run, with every mean applied. Ring: share of samples within .25
+of a mode and number of modes, raw generator over the last quarter of the run, modes seed by seed; `ema`: the averaged
+generator at the end. `python -m benchmarks.delayed --report=results/local/delayed.jsonl` makes this page."""
 
 
 class Cell(NamedTuple):
@@ -398,8 +394,6 @@ def run_ring(cell: Cell) -> dict[str, Any]:
 
 def run(problem: str, path: str | os.PathLike, tell: Callable[[str], None] = print, seconds: int = 0) -> None:
     """Runs the cells of a problem that the file does not hold."""
-    import time
-
     path, started = pathlib.Path(path), time.monotonic()
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {row["cell"] for row in json_lines.read(path)}
@@ -468,15 +462,21 @@ def _ring_text(runs):
     return f"{statistics.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f}), {modes} modes; ema {averaged:.3f}"
 
 
-def main(arguments):
-    del arguments
-    if _REPORT.value:
-        print(table(json_lines.read(_REPORT.value)), end="")
-        return
-    if not (_PROBLEM.value and _OUTPUT.value):
-        raise UsageError("Name --problem and --output, such as --problem=nonlinear --output=runs/delayed.jsonl")
-    run(_PROBLEM.value, _OUTPUT.value, lambda line: print(line, flush=True), _SECONDS.value)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problem", choices=[NONLINEAR, RING], help="run the cells of it that the file does not hold")
+    parser.add_argument("--output", help="file of the runs, JSON lines")
+    parser.add_argument("--report", help="run nothing: print the tables of this file")
+    parser.add_argument("--seconds", type=int, default=0, help="stop after the run that ends after so many; 0: never")
+    arguments = parser.parse_args()
+    if arguments.report:
+        print(table(json_lines.read(arguments.report)), end="")
+    elif arguments.problem and arguments.output:
+        tell = functools.partial(print, flush=True)
+        run(arguments.problem, arguments.output, tell, arguments.seconds)
+    else:
+        parser.error("name --problem and --output, such as --problem=nonlinear --output=runs/delayed.jsonl")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    main()

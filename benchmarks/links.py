@@ -13,15 +13,15 @@ cluster and exchange nothing. `plain` is a plain Keras step, alone too. A repeat
 a rate that the file holds is not measured again, so the same command continues a measurement that was stopped.
 """
 
+import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags
-
 from dqgan_tf.errors import UsageError
-from dqgan_tf.training import command
+from dqgan_tf.telemetry import json_lines
 
 KIND = "links"
 ALONE, PLAIN = "alone", "plain"
@@ -32,25 +32,15 @@ VARIANTS = (
 """Names of `benchmarks.variants`, with the local steps K behind them. `float32` is TensorFlow's own all-reduce."""
 REFERENCES = (ALONE, f"{ALONE}/K=8", f"{ALONE}/K=32", PLAIN)
 
-_EXPLAINED = """Medians over rounds; quartiles of the ratio in brackets. `alone`: the same number of processes with as many local steps
-(K), which compute at the same time and exchange nothing. `plain`: a plain Keras step, alone. `float32`: TensorFlow's
-all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. wire: what the declared bytes alone take
-at the rate. `python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
-
-_OUTPUT = command.define_path("output", "File to which JSON lines are appended.")
-_REPORT = command.define_path("report", "Measure nothing: print the table of this file.")
-_RATES = flags.DEFINE_list("rates", ["100mbit", "20mbit"], "Rates of every worker's link.")
-_REPEATS = flags.DEFINE_integer("repeats", 2, "Times that all processes are started at every rate.", 1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed calls of every variant in a repeat.", 1)
-_WIDTH = flags.DEFINE_integer("width", None, "Filters of DCGAN's widest-resolution layer. Default: the network's.", 1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per worker and step.", 1)
-_SMALL = flags.DEFINE_bool(
-    "small", False, "Few variants of width 4, batches of 4, one repeat of two rounds at 100mbit."
-)
+_EXPLAINED = """\
+Medians over rounds; quartiles of the ratio in brackets. `alone`: the same number of processes with as many local
+steps (K), which compute at the same time and exchange nothing. `plain`: a plain Keras step, alone. `float32`:
+TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. wire: what the declared
+bytes alone take at the rate. `python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
 
 
 class Setup(NamedTuple):
-    """rates, repeats, rounds, width, batch_size: as the flags. steps_per_call: of the variants with K = 1."""
+    """rates, repeats, rounds, width, batch_size: as the options. steps_per_call: of the variants with K = 1."""
 
     rates: tuple[str, ...] = ("100mbit", "20mbit")
     repeats: int = 2
@@ -97,7 +87,6 @@ def measure(setup: Setup, path: str | os.PathLike, say: Callable[[str], None]) -
     from benchmarks import report, run
     from benchmarks.crew import bits_per_second
     from benchmarks.provenance import command_line
-    from dqgan_tf.telemetry import json_lines
 
     for rate in setup.rates:
         bits_per_second(rate)
@@ -200,18 +189,31 @@ def _source(rows, width, batch_size):
     return f"{words}; {'; '.join(sources[0])}; commit {', '.join(sources[1])}: `{rows[0]['command']}`"
 
 
-def main(arguments):
-    del arguments
-    if _REPORT.value:
-        from dqgan_tf.telemetry import json_lines
-
-        print(table([row for row in json_lines.read(_REPORT.value) if row.get("kind") == KIND]), end="")
-        return
-    if not _OUTPUT.value:
-        raise UsageError("Name the file of the measurements, such as --output=results/local/links.jsonl")
-    setup = Setup(tuple(_RATES.value), _REPEATS.value, _ROUNDS.value, _WIDTH.value, _BATCH_SIZE.value)
-    measure(SMALL if _SMALL.value else setup, _OUTPUT.value, lambda line: print(line, file=sys.stderr, flush=True))
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Setup()
+    parser.add_argument("--output", help="file to which JSON lines are appended")
+    parser.add_argument("--report", help="measure nothing: print the table of this file")
+    parser.add_argument("--rates", default=",".join(default.rates), help="of every worker's link")
+    parser.add_argument("--repeats", type=int, default=default.repeats, help="starts of all processes at every rate")
+    parser.add_argument("--rounds", type=int, default=default.rounds, help="timed calls of every variant in a repeat")
+    parser.add_argument("--width", type=int, help="filters of the layer next to the image; default: the network's")
+    parser.add_argument("--batch_size", type=int, default=default.batch_size, help="images per worker and step")
+    parser.add_argument("--small", action="store_true", help="few variants, width 4, batches of 4, one repeat")
+    arguments = parser.parse_args()
+    try:
+        if arguments.report:
+            rows = json_lines.read(arguments.report)
+            print(table([row for row in rows if row.get("kind") == KIND]), end="")
+        elif arguments.output:
+            chosen = {name: getattr(arguments, name) for name in ("repeats", "rounds", "width", "batch_size")}
+            setup = SMALL if arguments.small else Setup(rates=tuple(arguments.rates.split(",")), **chosen)
+            measure(setup, arguments.output, functools.partial(print, file=sys.stderr, flush=True))
+        else:
+            parser.error("name the file of the measurements, such as --output=results/local/links.jsonl")
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
-    command.run(main)
+    main()
