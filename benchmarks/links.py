@@ -189,16 +189,28 @@ def _source(rows, width, batch_size):
     return f"{words}; {'; '.join(sources[0])}; commit {', '.join(sources[1])}: `{rows[0]['command']}`"
 
 
+def _positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, such as 5. Received: {text}")
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Setup()
     parser.add_argument("--output", help="file to which JSON lines are appended")
     parser.add_argument("--report", help="measure nothing: print the table of this file")
     parser.add_argument("--rates", default=",".join(default.rates), help="of every worker's link")
-    parser.add_argument("--repeats", type=int, default=default.repeats, help="starts of all processes at every rate")
-    parser.add_argument("--rounds", type=int, default=default.rounds, help="timed calls of every variant in a repeat")
-    parser.add_argument("--width", type=int, help="filters of the layer next to the image; default: the network's")
-    parser.add_argument("--batch_size", type=int, default=default.batch_size, help="images per worker and step")
+    parser.add_argument(
+        "--repeats", type=_positive, default=default.repeats, help="starts of all processes at every rate"
+    )
+    parser.add_argument(
+        "--rounds", type=_positive, default=default.rounds, help="timed calls of every variant in a repeat"
+    )
+    parser.add_argument(
+        "--width", type=_positive, help="filters of the layer next to the image; default: the network's"
+    )
+    parser.add_argument("--batch_size", type=_positive, default=default.batch_size, help="images per worker and step")
     parser.add_argument("--small", action="store_true", help="few variants, width 4, batches of 4, one repeat")
     arguments = parser.parse_args()
     try:
