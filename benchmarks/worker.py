@@ -146,7 +146,8 @@ def whole_step(arguments: Mapping[str, Any]) -> list[Measured]:
     """Returns the variants of a training step, on one repeated batch of synthetic samples.
 
     `plain` is `plain_steps`. Every other variant is a `DQGAN` with the settings of the variant, the `NetworkConfig`
-    `arguments["network"]` and otherwise the default settings of the library.
+    `arguments["network"]` and otherwise the default settings of the library. A variant with `local_steps` above 1 takes
+    so many steps in one call.
     """
     import keras
     import numpy as np
@@ -172,8 +173,11 @@ def whole_step(arguments: Mapping[str, Any]) -> list[Measured]:
             players = build_players()
             model = dqgan_tf.DQGAN(players.generator, players.discriminator, latent_dim=players.latent_dim)
         settings = {name: variant[name] for name in ("error_feedback", "topology", "packet_mb", "transport")}
+        count = steps
+        if variant.get("local_steps", 1) > 1:
+            settings["local_steps"] = count = variant["local_steps"]  # a call is one round
         compression = renamed(dqgan_tf.CompressionConfig, compressor=variant["spec"], **settings)
-        model.compile(dqgan_tf.OptimizerConfig(), compression, steps_per_execution=steps)
+        model.compile(dqgan_tf.OptimizerConfig(), compression, steps_per_execution=count)
         iterator = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
 
         def phases():
@@ -186,7 +190,7 @@ def whole_step(arguments: Mapping[str, Any]) -> list[Measured]:
             channel = model.channel
             return {"declared_bytes": channel.sent_bytes, "topology": channel.topology, "values": values}
 
-        return Measured(lambda: model.train_steps(iterator, steps), phases, describe, steps)
+        return Measured(lambda: model.train_steps(iterator, count), phases, describe, count)
 
     return [measured(variant) for variant in arguments["variants"]]
 
