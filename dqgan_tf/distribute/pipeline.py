@@ -2,7 +2,7 @@
 
 import collections
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,18 @@ PHASES = ("encode", "exchange", "decode")
 
 TIMES = (*PHASES, "reduction")
 """What a reduction measures: the time in each phase, and the whole from the last input to the last mean."""
+
+
+def hidden(seconds: Mapping[str, float]) -> float:
+    """Returns the time of the phases for which a step does not wait: encode + exchange + decode - reduction.
+
+    It is 0 for one packet, whose phases follow one another, and never negative: until the last mean exists, at least
+    one packet is in a phase.
+
+    Args:
+      seconds: by the names in `TIMES`, in any unit of time.
+    """
+    return sum(seconds[phase] for phase in PHASES) - seconds["reduction"]
 
 
 def reduce_packets(
