@@ -11,7 +11,6 @@ from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import TrainingError
 from dqgan_tf.training import checkpoint, loop
 
-
 PHASES = {"milliseconds/compute": 1.0, "milliseconds/reduction": 0.5}
 
 
@@ -353,7 +352,7 @@ class TestStepClock:
         assert clock.end_interval(PHASES)["milliseconds/step"] == pytest.approx(3000.0)
 
     def test_the_parts_of_a_step_add_up(self, clock):
-        """Not those of the interval whose `step` is without the first call: 20 s compile in a call that phases count."""
+        """Not those of the interval whose `step` is without the first call, which phases count."""
         clock, now = clock
 
         def interval(phases, *seconds):
