@@ -79,7 +79,8 @@ class CompressedStrategy(WorkerStrategy):
             tf_config.check_resolver(cluster_resolver)
         elif (place := tf_config.read(os.environ)) is None:
             cluster_resolver = no_cluster()  # TensorFlow fails if TF_CONFIG is an empty text
-        options, connect = plain_options(communication_options), contextlib.nullcontext()
+        options = plain_options(communication_options)
+        connect: contextlib.AbstractContextManager = contextlib.nullcontext()
         if place is not None and place.num_workers > 1 and not joined_cluster():  # a second strategy finds TensorFlow
             rendezvous.meet(place, start_timeout)
             start_timeout, connect = _CONNECT_SECONDS, start_watch.limit(place.worker_index, _END_SECONDS)
