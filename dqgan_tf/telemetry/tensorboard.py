@@ -240,6 +240,15 @@ def write_picture(name: str, image) -> None:
     tf.summary.image(SAMPLES + name, image[tf.newaxis], description=_SAMPLES[name].capitalize() + ".")
 
 
+def write_timeline(image) -> None:
+    """Writes the picture of the last exchange, uint8 [H, W, 3]."""
+    text = (
+        "The last exchange of the chief from its first update on: a bar for each packet. `compute` ends when the last "
+    )
+    text += "update exists; what is behind it is the `reduction`, for which the step waits. The length is above."
+    tf.summary.image(_PHASES + "one exchange", image[tf.newaxis], description=text)
+
+
 def write_table(name: str, columns: tuple[str, ...], rows: Iterable[tuple], description: str) -> None:
     """Writes a table of text."""
     lines = [columns, ("---",) * len(columns), *rows]

@@ -138,7 +138,14 @@ def test_phases_are_what_a_step_waits_for_and_what_is_hidden(monkeypatch, ends, 
     begin = lambda kind, value, options: lambda: received[id(value)]  # noqa: E731
     updates = [[types.SimpleNamespace(vector=packet.update)] for packet in packets]
     collectives = types.SimpleNamespace(rank=0, begin=begin)
-    outcomes, seconds = pipeline.reduce_packets(packets, updates, 0, None, collectives, None)
+    outcomes, seconds, spans = pipeline.reduce_packets(packets, updates, 0, None, collectives, None)
     assert [outcome.acceptable for outcome in outcomes] == [packet.mean for packet in packets]
     assert seconds.numpy().tolist() == list(expected)
     assert pipeline.hidden(dict(zip(pipeline.TIMES, expected, strict=True))) == hidden
+    first, last = ends[0][0], ends[-1][0]
+    assert spans[0].numpy().tolist() == [0, 0, last - first]  # until the last update exists
+    drawn = {name: 0.0 for name in pipeline.PHASES}
+    for index, begin, end in spans.numpy()[1:].tolist():
+        assert 0 <= begin <= end <= ends[-1][3] - first
+        drawn[pipeline.SPANS[int(index)]] += end - begin
+    assert list(drawn.values()) == list(expected[:3])
