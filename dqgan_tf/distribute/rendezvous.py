@@ -48,6 +48,7 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
         return
     notice = _Notice(place.worker_index, timeout_seconds)
     with _Meeting(place) as meeting:
+        meeting.check_own_address()
         if place.worker_index:
             meeting.report(notice)
         else:
@@ -68,7 +69,6 @@ class _Meeting:
         self._unreached = {}  # worker index -> when its address first led nowhere
         self._listener = _listen(self._me, self._addresses[self._me])
         threading.Thread(target=self._accept, daemon=True).start()
-        self._check_own_address()
 
     def __enter__(self):
         return self
@@ -81,7 +81,7 @@ class _Meeting:
             for connection in self._members.values():
                 connection.close()
 
-    def _check_own_address(self):
+    def check_own_address(self):
         """Raises UsageError if this worker's address is of another machine.
 
         It is of this one if its host is, or if it leads here, as behind NAT. A name that is not known yet passes: a pod
@@ -98,7 +98,6 @@ class _Meeting:
             if found == self._token:
                 return
             if not _is_name(address) or time.monotonic() - start > _NAME_SECONDS:
-                self._listener.close()
                 leads = "leads to another process" if found else "does not lead here"
                 raise UsageError(
                     f"The host of {address}, the address of worker {self._me} in TF_CONFIG, is not this machine "
@@ -207,6 +206,8 @@ class _Meeting:
             return self._unless_stale(
                 worker, f"{self._addresses[worker]}, its address in TF_CONFIG, leads to another process."
             )
+        with self._lock:
+            self._unreached.pop(worker, None)
         return ""
 
     def _unless_stale(self, worker, refusal):

@@ -163,19 +163,32 @@ class TestRefusals:
 
     def test_a_name_may_lead_to_the_machine_before_for_a_while(self, addresses, workers, monkeypatch):
         """A pod that starts again has another address, and name servers give the old one for some time."""
-        monkeypatch.setattr(rendezvous, "_NAME_SECONDS", 0.4)
+        monkeypatch.setattr(rendezvous, "_NAME_SECONDS", 1.0)
         named = (addresses[0], addresses[1].replace("127.0.0.1", "localhost"))
         report = {"worker": 1, "token": "t", "cluster": list(named)}
-        chief = workers.start(named, 0, seconds=5.0)
+        chief = workers.start(named, 0)
         assert "cannot reach it at localhost" in answer_to(named[0], report)["later"]
-        workers.start(named, 1, seconds=0.1)  # "later" makes it try again
         with socket.create_server(("127.0.0.1", int(named[1].rpartition(":")[2]))) as other:
             threading.Thread(target=lambda: rendezvous._tell(other.accept()[0], {"token": "x"})).start()
             assert "leads to another process" in answer_to(named[0], report)["later"]
-        time.sleep(0.4)
+        time.sleep(1.0)
         assert "cannot reach it at localhost" in answer_to(named[0], report)["refused"]
-        workers.start(named, 1).result(10)
-        chief.result(10)
+        for call in (workers.start(named, 1), chief):
+            call.result(10)
+
+    def test_a_worker_that_cannot_be_reached_yet_asks_again(self, addresses, workers, monkeypatch):
+        refusal, asked = rendezvous._Meeting._refusal, []
+
+        def not_yet(*arguments):
+            asked.append(arguments)
+            if len(asked) < 3:
+                raise ConnectionError("worker 0 cannot reach it yet")
+            return refusal(*arguments)
+
+        monkeypatch.setattr(rendezvous._Meeting, "_refusal", not_yet)
+        for call in [workers.start(addresses[:2], worker) for worker in (0, 1)]:
+            call.result(10)
+        assert len(asked) == 3
 
     @pytest.mark.parametrize("worker", [0, 1])
     @pytest.mark.parametrize("listens", [True, False])

@@ -94,7 +94,8 @@ def test_a_worker_that_is_lost_after_the_meeting(tmp_path, lost, seconds, code, 
     both = cluster.Cluster(arguments, tmp_path / "logs")
     other = 1 - lost
     try:
-        cluster.wait_for(lambda: "all have come" in both.output(other), 60, "the meeting")
+        log = both.logs[other]
+        cluster.wait_for(lambda: log.exists() and "all have come" in log.read_text(), 60, "the meeting")
         if seconds:
             time.sleep(seconds)
             both.kill(other, signal.SIGTERM)

@@ -134,7 +134,8 @@ def test_a_chief_that_is_lost_while_it_evaluates(tmp_path, number):
     arguments = command(tmp_path / "run", 100, "--eval_every=10", "--silence_timeout=5")[2:]
     both = cluster.Cluster(prepared(*arguments, LONG_EVALUATION), tmp_path / "logs")
     try:
-        cluster.wait_for(lambda: "evaluating" in both.output(0), 120, "the evaluation")
+        log = both.logs[0]
+        cluster.wait_for(lambda: log.exists() and "evaluating" in log.read_text(), 120, "the evaluation")
         time.sleep(10.0)
         assert not any(process.has_ended() for process in both.processes), both.output()
         both.kill(0, number)
