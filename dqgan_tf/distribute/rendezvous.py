@@ -127,6 +127,11 @@ class _Meeting:
             try:
                 with _connect(self._addresses[0]) as connection:
                     greeting = _read(connection)
+                    if greeting.get("token") == self._token:
+                        raise UsageError(
+                            f"The addresses of worker 0 and worker {self._me} in TF_CONFIG, {self._addresses[0]} and "
+                            f"{self._addresses[self._me]}, are two names of one address."
+                        )
                     if greeting.get("worker") != 0:
                         raise ValueError
                     self._follow(connection, str(greeting.get("token")), notice)

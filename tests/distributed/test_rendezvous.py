@@ -152,6 +152,12 @@ class TestRefusals:
             with pytest.raises(PeerLostError):
                 call.result(10)
 
+    def test_two_names_of_one_address(self, addresses):
+        """`tf_config` refuses equal texts."""
+        named = (addresses[0].replace("127.0.0.1", "localhost"), addresses[0])
+        with pytest.raises(UsageError, match=r"localhost:\d+ and 127.0.0.1:\d+, are two names of one address"):
+            rendezvous.meet(TfConfig(named, 1), 5.0)
+
     def test_an_address_that_nobody_answers(self, addresses, workers):
         chief = workers.start(addresses, 0, seconds=1.5)
         assert (
