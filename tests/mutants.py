@@ -269,6 +269,27 @@ MUTANTS = (
         "distributed/test_pipeline.py",
     ),
     _mutant(
+        "distribute/pipeline.py",
+        "tf.maximum(self._available[index], self._ended[phase])",
+        "self._available[index]",
+        "a phase counts the time in which it waits for another packet twice",
+        "distributed/test_pipeline.py",
+    ),
+    _mutant(
+        "training/loop.py",
+        'figures["milliseconds/compute"] + figures["milliseconds/reduction"]',
+        'figures["milliseconds/compute"]',
+        "the parts of a step add up to more than the step",
+        "training/test_loop.py",
+    ),
+    _mutant(
+        "distribute/rendezvous.py",
+        "if not hosts or any(map(_is_own, hosts)):",
+        "if True:",
+        "a worker listens for an address of another machine",
+        "distributed/test_rendezvous.py",
+    ),
+    _mutant(
         "distribute/topologies/packet.py",
         "blocks.block_seed(seed, start // block)",
         "blocks.block_seed(seed, 0)",

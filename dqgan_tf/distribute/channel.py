@@ -94,6 +94,7 @@ class Channel:
       accepted: whether the last reduction was accepted, bool.
       energies: squared norms of the last reduction, float32 [vectors, len(ENERGIES)].
       seconds: times of the last reduction, float64 [len(TIMES)].
+      spans: spans of the last reduction, float64 [spans, 3]; see `reduce_packets`.
 
     Raises:
       UsageError: no vector, an empty vector, or error feedback with a compressor that is not contractive.
@@ -149,6 +150,7 @@ class Channel:
         self.energies = ReplicaLocal(devices, [len(self.vectors), len(ENERGIES)], "energies")
         host = [tf.DeviceSpec.from_string(d).replace(device_type="CPU", device_index=0).to_string() for d in devices]
         self.seconds = ReplicaLocal(host, [len(TIMES)], "seconds", tf.float64)
+        self.spans = ReplicaLocal(host, [None, 3], "spans", tf.float64)
 
     @property
     def topology(self) -> str:
@@ -207,7 +209,7 @@ class Channel:
         seeds = self._next_seeds(replica)
         updates = [[self._window(slice_, values) for slice_ in packet.slices] for packet in self.packets]
         # Runs `Packet.reduce` of every packet (`AllGather`, `TwoStep`, ...), which encodes, exchanges and decodes.
-        outcomes, seconds = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
+        outcomes, seconds, spans = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
         accepted = tf.reduce_all(tf.stack([outcome.acceptable for outcome in outcomes]))
         next_states = self._next_states(outcomes, replica, collectives, options)
         means = self._by_weight([pair for outcome in outcomes for pair in outcome.means])
@@ -234,6 +236,7 @@ class Channel:
         update, error = measured[:, 0], measured[:, 2]
         self.energies.variables[replica].assign(tf.stack([update, energies[:, 0], error, energies[:, 1]], 1))
         self.seconds.variables[replica].assign(seconds)
+        self.spans.variables[replica].assign(spans)
         return [mean if old is None else old + mean for old, mean in zip(old_shifts, means, strict=True)]
 
     def residuals(self, replica: int) -> list[tf.Tensor | None]:

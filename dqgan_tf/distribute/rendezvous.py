@@ -8,6 +8,7 @@ its own address of TF_CONFIG, and all others report to worker 0, which compares 
 import contextlib
 import errno
 import hmac
+import ipaddress
 import json
 import os
 import secrets
@@ -24,6 +25,7 @@ from dqgan_tf.errors import PeerLostError, UsageError
 _NOTICE_SECONDS = 30.0  # between two lines that say who is missing
 _PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
 _PORT_SECONDS = 10.0  # a worker that is started again may find its port still in use by the last one
+_NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
 
@@ -38,14 +40,15 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
       timeout_seconds: how long to wait for the other workers.
 
     Raises:
-      UsageError: this worker's port is in use, two workers claim one index, workers describe different clusters or have
-        different secrets, or an address leads to another process or nowhere.
+      UsageError: this worker's host is not this machine or its port is in use, two workers claim one index, workers
+        describe different clusters or have different secrets, or an address leads to another process or nowhere.
       PeerLostError: a worker is missing when the time is over.
     """
     if place.num_workers < 2:
         return
     notice = _Notice(place.worker_index, timeout_seconds)
     with _Meeting(place) as meeting:
+        meeting.check_own_address()
         if place.worker_index:
             meeting.report(notice)
         else:
@@ -61,8 +64,9 @@ class _Meeting:
     def __init__(self, place):
         self._me, self._addresses = place.worker_index, list(place.addresses)
         self._token = secrets.token_hex(16)
-        self._lock = threading.Lock()  # guards the next one
-        self._members = {}  # worker index -> open connection, of worker 0
+        self._lock = threading.Lock()  # guards the next two, of worker 0
+        self._members = {}  # worker index -> open connection
+        self._unreached = {}  # worker index -> when its address first led nowhere
         self._listener = _listen(self._me, self._addresses[self._me])
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -76,6 +80,30 @@ class _Meeting:
         with self._lock:
             for connection in self._members.values():
                 connection.close()
+
+    def check_own_address(self):
+        """Raises UsageError if this worker's address is of another machine.
+
+        It is of this one if its host is, or if it leads here, as behind NAT. A name that is not known yet passes: a pod
+        may start before its name.
+        """
+        address, start = self._addresses[self._me], time.monotonic()
+        while True:
+            hosts = _resolve(address)
+            if not hosts or any(map(_is_own, hosts)):
+                return
+            found = ""
+            with contextlib.suppress(OSError, ValueError):
+                found = self._call(self._me)["token"]
+            if found == self._token:
+                return
+            if not _is_name(address) or time.monotonic() - start > _NAME_SECONDS:
+                leads = "leads to another process" if found else "does not lead here"
+                raise UsageError(
+                    f"The host of {address}, the address of worker {self._me} in TF_CONFIG, is not this machine "
+                    f"({', '.join(hosts)}), and the address {leads}. task.index must be that of this machine's address."
+                )
+            time.sleep(_RETRY_SECONDS)
 
     def gather(self, notice):
         """Worker 0: waits for the reports of all others."""
@@ -99,6 +127,11 @@ class _Meeting:
             try:
                 with _connect(self._addresses[0]) as connection:
                     greeting = _read(connection)
+                    if greeting.get("token") == self._token:
+                        raise UsageError(
+                            f"The addresses of worker 0 and worker {self._me} in TF_CONFIG, {self._addresses[0]} and "
+                            f"{self._addresses[self._me]}, are two names of one address."
+                        )
                     if greeting.get("worker") != 0:
                         raise ValueError
                     self._follow(connection, str(greeting.get("token")), notice)
@@ -118,6 +151,8 @@ class _Meeting:
         while (answer := _read(connection)).get("missing") != []:
             if "refused" in answer:
                 raise UsageError(f"Worker 0 refuses worker {self._me}: {answer['refused']}")
+            if "later" in answer:
+                raise ConnectionError(answer["later"])
             notice.wait(self._names([worker for worker in answer["missing"] if worker != self._me] or [0]))
 
     def _accept(self):
@@ -143,7 +178,11 @@ class _Meeting:
     def _admit(self, connection, report):
         """Keeps the connection of a worker that fits. Returns whether it does."""
         worker = report["worker"]
-        refusal = self._refusal(worker, report["token"], report["cluster"], str(report.get("proof")))
+        try:
+            refusal = self._refusal(worker, report["token"], report["cluster"], str(report.get("proof")))
+        except ConnectionError as error:
+            _tell(connection, {"later": str(error)})
+            return False
         if refusal:
             print(f"Worker 0 refuses worker {worker}: {refusal}", file=sys.stderr, flush=True)
             _tell(connection, {"refused": refusal})
@@ -153,7 +192,7 @@ class _Meeting:
         return True
 
     def _refusal(self, worker, token, cluster, proof):
-        """Returns why a worker does not fit; empty if it does."""
+        """Returns why a worker does not fit; empty if it does. Raises ConnectionError if that cannot be said yet."""
         if not hmac.compare_digest(proof.encode(), _proof(self._token, worker).encode()):
             return f"its {tf_config.SECRET} is not that of worker 0. Give all workers the same one."
         if cluster != self._addresses:
@@ -165,10 +204,24 @@ class _Meeting:
             found = self._call(worker)["token"]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return f"worker 0 cannot reach it at {self._addresses[worker]}, its address in TF_CONFIG: {reason}."
+            return self._unless_stale(
+                worker, f"worker 0 cannot reach it at {self._addresses[worker]}, its address in TF_CONFIG: {reason}."
+            )
         if found != token:
-            return f"{self._addresses[worker]}, its address in TF_CONFIG, leads to another process."
+            return self._unless_stale(
+                worker, f"{self._addresses[worker]}, its address in TF_CONFIG, leads to another process."
+            )
+        with self._lock:
+            self._unreached.pop(worker, None)
         return ""
+
+    def _unless_stale(self, worker, refusal):
+        """Returns the refusal, unless the worker's name may be that of a machine that it has just left."""
+        with self._lock:
+            seconds = time.monotonic() - self._unreached.setdefault(worker, time.monotonic())
+        if _is_name(self._addresses[worker]) and seconds < _NAME_SECONDS:
+            raise ConnectionError(refusal)
+        return refusal
 
     def _call(self, worker):
         with _connect(self._addresses[worker]) as connection:
@@ -232,6 +285,38 @@ def _listen(worker, address):
                     f"second process with the index {worker}."
                 ) from None
         time.sleep(_RETRY_SECONDS)
+
+
+def _resolve(address):
+    """Returns the numeric addresses of the host; none if its name is not known."""
+    try:
+        found = socket.getaddrinfo(_host(address), None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return list(dict.fromkeys(info[4][0] for info in found))
+
+
+def _is_own(host):
+    """Whether a numeric address is of this machine: one can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _is_name(address):
+    try:
+        ipaddress.ip_address(_host(address))
+    except ValueError:
+        return True
+    return False
+
+
+def _host(address):
+    return address.rpartition(":")[0].strip("[]")
 
 
 def _connect(address):

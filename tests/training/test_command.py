@@ -214,3 +214,18 @@ class TestPaths:
     def test_none_stays(self, values):
         values(["binary"])
         assert values.folder is None
+
+    def test_a_text_of_a_binary_is_no_path(self):
+        """Their paths are flags of `define_path`. --dataset may be a path, which `data.files` reads in the same way."""
+        sources = [
+            path for folder in ("trainers", "benchmarks", "dqgan_tf/training") for path in (ROOT / folder).glob("*.py")
+        ]
+        texts = [re.findall(r"DEFINE_(?:multi_)?string\(\s*\"(\w+)\"", source.read_text()) for source in sources]
+        assert {name for names in texts for name in names} == {
+            "cell",
+            "checkpoint",
+            "dataset",
+            "only",
+            "rate",
+            "variant",
+        }
