@@ -4,6 +4,7 @@ All names were checked with TensorFlow 2.21.0. A comment says what a name is for
 `make test-next` lists the names that a newer TensorFlow has moved; tests/test_layers.py forbids such imports elsewhere.
 """
 
+import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -275,5 +276,34 @@ class CoordinationService:
         context.context().delete_config_key_value(key)
 
     def wait_at_barrier(self, name: str, timeout_seconds: float) -> None:
-        """Waits until all workers wait at the barrier of this name; fails at once if one misses its heartbeat."""
-        context.context().wait_at_barrier(name, int(1e3 * timeout_seconds))
+        """Waits until all workers wait at the barrier of this name; fails at once if one misses its heartbeat.
+
+        It calls TensorFlow's C function, because `Context.wait_at_barrier` keeps Python's lock (GIL) while it waits:
+        no thread of the process would run, send a heartbeat, notice that worker 0 is gone or see a signal. ctypes
+        releases the lock.
+        """
+        handle = ctypes.pythonapi.PyCapsule_GetPointer(context.context()._handle, None)
+        status = _framework.TF_NewStatus()
+        try:
+            _eager.TFE_WaitAtBarrier(handle, name.encode(), int(1e3 * timeout_seconds), status)
+            code, message = _framework.TF_GetCode(status), _framework.TF_Message(status).decode(errors="replace")
+        finally:
+            _framework.TF_DeleteStatus(status)
+        if code:
+            raise tf.compat.v1.errors.exception_type_from_error_code(code)(None, None, message)
+
+
+def _declare(library, name, result, *arguments):
+    """Declares a C function: ctypes takes pointers for 32-bit numbers otherwise."""
+    function = getattr(library, name)
+    function.restype, function.argtypes = result, arguments
+
+
+# TensorFlow has loaded both libraries already. Replacement: a `Context.wait_at_barrier` that releases Python's lock.
+_eager, _framework = ctypes.CDLL("libtensorflow_cc.so.2"), ctypes.CDLL("libtensorflow_framework.so.2")
+_declare(ctypes.pythonapi, "PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+_declare(_framework, "TF_NewStatus", ctypes.c_void_p)
+_declare(_framework, "TF_GetCode", ctypes.c_int, ctypes.c_void_p)
+_declare(_framework, "TF_Message", ctypes.c_char_p, ctypes.c_void_p)
+_declare(_framework, "TF_DeleteStatus", None, ctypes.c_void_p)
+_declare(_eager, "TFE_WaitAtBarrier", None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p)

@@ -104,7 +104,7 @@ NAMES = (
     Name("tensorflow.python.eager.context", "Context.set_config_key_value", "(self, key, value)"),
     Name("tensorflow.python.eager.context", "Context.get_config_key_value", "(self, key, timeout_in_ms=0)"),
     Name("tensorflow.python.eager.context", "Context.delete_config_key_value", "(self, key)"),
-    Name("tensorflow.python.eager.context", "Context.wait_at_barrier", "(self, barrier_id, timeout_in_ms)"),
+    Name("tensorflow.python.eager.context", "Context._handle", "property"),
     Name("tensorflow.python.framework.config", "is_op_determinism_enabled", "()"),
     Name("tensorflow.python.framework.func_graph", "FuncGraph.experimental_acd_manager", "attribute"),
     Name(

@@ -156,9 +156,14 @@ class Job:
         return time.monotonic() - start
 
     def detail(self):
-        """The last line of each worker."""
-        texts = [path.read_text(errors="replace").strip().splitlines() for path in self._cluster.logs]
-        return " | ".join(text[-1][:400] if text else "" for text in texts)
+        """The error of each worker, or its last line."""
+        return " | ".join(map(last_line, self._cluster.logs))
+
+
+def last_line(log):
+    """Returns the line of a log that begins with ERROR, or its last one: TensorFlow may print another after it."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")[:400]
 
 
 # --- a worker stops ---
@@ -253,13 +258,14 @@ def _goes_on(case, job, started):
 def kills(number, rng, folder):
     """Ten SIGKILLs of one worker or both at random moments; the last resume ends with the state of a whole run."""
     setting = list(SETTINGS)[number % len(SETTINGS)]
-    arguments, longest = (*SHORT_CALLS, *SETTINGS[setting], f"--start_timeout={START_SECONDS}"), 0.0
-    codes, notes = [], []
+    arguments, start_seconds = (*SHORT_CALLS, *SETTINGS[setting]), START_SECONDS / 2
+    codes, notes, slowest = [], [], (0.0, SILENCE_SECONDS + NOTICE_SECONDS)
     for kill in range(KILLS):
-        with Job(folder, *arguments, f"--steps={FOREVER}", name=f"logs_{kill}") as job:
+        more = f"--steps={FOREVER}", f"--start_timeout={start_seconds}"
+        with Job(folder, *arguments, *more, name=f"logs_{kill}") as job:
             if rng.random() < 0.2:
                 time.sleep(rng.uniform(0, 8))
-                limit = START_SECONDS + SILENCE_SECONDS + NOTICE_SECONDS
+                limit = start_seconds + SILENCE_SECONDS + NOTICE_SECONDS
             else:
                 _wait_for_checkpoint(job)
                 time.sleep(rng.uniform(0, 1.5))
@@ -269,15 +275,18 @@ def kills(number, rng, folder):
                 job.signal(victim, signal.SIGKILL)
             survivors = [worker for worker in (0, 1) if worker not in victims]
             seconds = job.end_of(survivors, STEP_SECONDS) if survivors else 0.0
-            longest = max(longest, STEP_SECONDS if seconds is None else seconds)
+            seconds = STEP_SECONDS if seconds is None else seconds
+            slowest = max(slowest, (seconds, limit), key=lambda pair: pair[0] / pair[1])
             codes += [job.codes()[worker] for worker in survivors]
-            if seconds is None or seconds > limit or set(codes) - {EXIT_PEER_LOST}:
-                notes.append(f"kill {kill}: {job.detail()}")
+            if seconds > limit or set(codes) - {EXIT_PEER_LOST}:
+                notes.append(f"kill {kill}, {seconds:.1f} s: {job.detail()}")
     steps = int(_newest(folder / "run").name[5:]) + 20
     exact = _finish(folder, arguments, steps, notes)
     passed = exact and not notes
-    case, limit = f"{setting}, {steps} steps", SILENCE_SECONDS + NOTICE_SECONDS
-    return Outcome(case, passed, "survived", sorted(set(codes)), longest, limit, KILLS, exact, "; ".join(notes)[:2000])
+    unique = sorted(set(codes), key=str)
+    return Outcome(
+        f"{setting}, {steps} steps", passed, "survived", unique, *slowest, KILLS, exact, "; ".join(notes)[:2000]
+    )
 
 
 def _wait_for_checkpoint(job):
@@ -445,7 +454,7 @@ def clusters(number, rng, folder):
             codes.append(None)
             process.send_signal(signal.SIGKILL)
     seconds = time.monotonic() - start
-    detail = " | ".join((folder / f"log_{index}").read_text().splitlines()[-1][:400] for index in range(len(codes)))
+    detail = " | ".join(last_line(folder / f"log_{index}") for index in range(len(codes)))
     passed = EXIT_USAGE in codes and set(codes) <= {EXIT_USAGE, EXIT_PEER_LOST} and seconds <= limit
     return Outcome(name, passed, "refused", codes, seconds, limit, detail=detail)
 
@@ -554,7 +563,7 @@ def links(number, rng, folder):
         seconds, codes = time.monotonic() - start, job.codes()
         ended = codes == [EXIT_PEER_LOST, EXIT_PEER_LOST]
         allowed = {"for good": ended, "a quarter of the limit": went_on, "half of the limit": went_on or ended}[kind]
-        detail = " | ".join((folder / f"log_{index}").read_text().strip()[-300:] for index in (0, 1))
+        detail = " | ".join(last_line(folder / f"log_{index}") for index in (0, 1))
         result = "survived" if went_on else "ended"
         return Outcome(case, allowed and seconds <= limit, result, codes, seconds, limit, detail=detail)
 
