@@ -4,6 +4,7 @@ All names were checked with TensorFlow 2.21.0. A comment says what a name is for
 `make test-next` lists the names that a newer TensorFlow has moved; tests/test_layers.py forbids such imports elsewhere.
 """
 
+import contextlib
 import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
@@ -282,15 +283,39 @@ class CoordinationService:
         no thread of the process would run, send a heartbeat, notice that worker 0 is gone or see a signal. ctypes
         releases the lock.
         """
-        handle = ctypes.pythonapi.PyCapsule_GetPointer(context.context()._handle, None)
-        status = _framework.TF_NewStatus()
-        try:
-            _eager.TFE_WaitAtBarrier(handle, name.encode(), int(1e3 * timeout_seconds), status)
-            code, message = _framework.TF_GetCode(status), _framework.TF_Message(status).decode(errors="replace")
-        finally:
-            _framework.TF_DeleteStatus(status)
-        if code:
-            raise tf.compat.v1.errors.exception_type_from_error_code(code)(None, None, message)
+        _call(_eager.TFE_WaitAtBarrier, context.context()._handle, name.encode(), int(1e3 * timeout_seconds))
+
+
+@contextlib.contextmanager
+def other_threads_run():
+    """In the body, TensorFlow connects to its cluster without Python's lock: TFE_EnableCollectiveOps would keep it.
+
+    So another thread can set a limit to this wait, which ends by itself after an hour (TensorFlow 2.21). Replacement: a
+    limit for the wait, or a binding that releases the lock.
+    """
+    module = context.pywrap_tfe
+    original = module.TFE_EnableCollectiveOps
+
+    def enable(handle, server_def):
+        _call(_eager.TFE_EnableCollectiveOps, handle, server_def, len(server_def))
+
+    module.TFE_EnableCollectiveOps = enable
+    try:
+        yield
+    finally:
+        module.TFE_EnableCollectiveOps = original
+
+
+def _call(function, handle, *arguments):
+    """Calls a C function of a context's handle without Python's lock; raises the error of its status."""
+    status = _framework.TF_NewStatus()
+    try:
+        function(ctypes.pythonapi.PyCapsule_GetPointer(handle, None), *arguments, status)
+        code, message = _framework.TF_GetCode(status), _framework.TF_Message(status).decode(errors="replace")
+    finally:
+        _framework.TF_DeleteStatus(status)
+    if code:
+        raise tf.compat.v1.errors.exception_type_from_error_code(code)(None, None, message)
 
 
 def _declare(library, name, result, *arguments):
@@ -299,11 +324,12 @@ def _declare(library, name, result, *arguments):
     function.restype, function.argtypes = result, arguments
 
 
-# TensorFlow has loaded both libraries already. Replacement: a `Context.wait_at_barrier` that releases Python's lock.
+# TensorFlow has loaded both libraries already. Replacement: methods of `Context` that release Python's lock.
 _eager, _framework = ctypes.CDLL("libtensorflow_cc.so.2"), ctypes.CDLL("libtensorflow_framework.so.2")
 _declare(ctypes.pythonapi, "PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _declare(_framework, "TF_NewStatus", ctypes.c_void_p)
 _declare(_framework, "TF_GetCode", ctypes.c_int, ctypes.c_void_p)
 _declare(_framework, "TF_Message", ctypes.c_char_p, ctypes.c_void_p)
 _declare(_framework, "TF_DeleteStatus", None, ctypes.c_void_p)
+_declare(_eager, "TFE_EnableCollectiveOps", None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
 _declare(_eager, "TFE_WaitAtBarrier", None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p)

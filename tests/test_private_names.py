@@ -105,6 +105,7 @@ NAMES = (
     Name("tensorflow.python.eager.context", "Context.get_config_key_value", "(self, key, timeout_in_ms=0)"),
     Name("tensorflow.python.eager.context", "Context.delete_config_key_value", "(self, key)"),
     Name("tensorflow.python.eager.context", "Context._handle", "property"),
+    Name("tensorflow.python.eager.context", "pywrap_tfe.TFE_EnableCollectiveOps"),
     Name("tensorflow.python.framework.config", "is_op_determinism_enabled", "()"),
     Name("tensorflow.python.framework.func_graph", "FuncGraph.experimental_acd_manager", "attribute"),
     Name(

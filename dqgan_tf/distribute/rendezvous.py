@@ -19,7 +19,7 @@ import time
 
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
-from dqgan_tf.errors import PeerLostError, UsageError
+from dqgan_tf.errors import EXIT_PEER_LOST, PeerLostError, UsageError
 
 _NOTICE_SECONDS = 30.0  # between two lines that say who is missing
 _PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
@@ -50,6 +50,32 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
             meeting.report(notice)
         else:
             meeting.gather(notice)
+
+
+@contextlib.contextmanager
+def limit(timeout_seconds: float):
+    """Ends this process with code 4 and a sentence if the body takes longer than `timeout_seconds`.
+
+    For TensorFlow's own connecting, which no exception can interrupt: if a worker dies or freezes right after the
+    meeting, the others would wait for an hour.
+    """
+
+    def end():
+        print(
+            f"ERROR: After the meeting of all workers, TensorFlow could not connect them in {timeout_seconds:g} s: a "
+            "worker has died or is frozen. Start all workers again. --start_timeout sets the limit.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_PEER_LOST)
+
+    timer = threading.Timer(timeout_seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Meeting:

@@ -14,7 +14,13 @@ from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
-from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place, joined_cluster
+from dqgan_tf.private_tensorflow import (
+    ClusterPlace,
+    WorkerStrategy,
+    cluster_place,
+    joined_cluster,
+    other_threads_run,
+)
 
 # Types that CollectiveGatherV2 does not take (TensorFlow 2.21.0) -> a type that it takes and that holds their values.
 _GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16), tf.int32)
@@ -75,7 +81,8 @@ class CompressedStrategy(WorkerStrategy):
         elif not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
         options = plain_options(communication_options)
-        super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
+        with rendezvous.limit(start_timeout), other_threads_run():
+            super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
         self._channels: dict[str, Channel] = {}
         self._options = options
         self._silence_timeout = silence_timeout

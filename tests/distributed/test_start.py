@@ -61,3 +61,30 @@ def test_a_user_script_reads_tf_config_through_the_same_checks(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "it names a task and no cluster, so every worker would train alone" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_freezes_right_after_the_meeting_is_given_up(tmp_path, victim):
+    """TensorFlow by itself waits for it for an hour."""
+    code = f"""
+import os, signal
+import dqgan_tf
+from dqgan_tf.distribute import rendezvous
+
+meet = rendezvous.meet
+
+def meet_and_freeze(place, seconds):
+    meet(place, seconds)
+    if place.worker_index == {victim}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+rendezvous.meet = meet_and_freeze
+dqgan_tf.CompressedStrategy(start_timeout=20, silence_timeout=5)
+"""
+    workers = cluster.Cluster(["-c", code], tmp_path)
+    try:
+        assert workers.processes[1 - victim].wait(90) == 4
+        assert "could not connect" in workers.output(1 - victim)
+    finally:
+        workers.kill()
