@@ -1,6 +1,6 @@
 """Attacks on jobs of two workers: stopped and killed processes, cut links, strangers, wrong folders and clusters.
 
-    python -m tests.weather.attacks [--only=kills] [--seed=0] [--results=results/weather/attacks.jsonl]
+    python -m tests.weather.attacks [--only=kills] [--rounds=2] [--seed=0] [--results=results/weather/attacks.jsonl]
     python -m tests.weather.attacks --document=docs/operations.md
 
 Each attack is a function that makes one round of it on a tiny network, with moments from `--seed`, and returns what
@@ -585,12 +585,12 @@ ATTACKS: dict[str, tuple[Callable, int, str]] = {
 }
 
 
-def rounds(path, only, seed):
-    """Runs the rounds that the results do not hold, and yields a line after each."""
+def rounds(path, only, seed, most=None):
+    """Runs the rounds that the results do not hold, `most` of each attack; yields a line after each."""
     done = {(entry["attack"], entry["step"], entry["provenance"]["seeds"][0]) for entry in json_lines.read(path)}
     for name in only:
         attack, count, _ = ATTACKS[name]
-        for number in range(count):
+        for number in range(count if most is None else min(count, most)):
             if (name, number, seed) in done:
                 continue
             with tempfile.TemporaryDirectory() as folder:
@@ -629,6 +629,7 @@ def table(entries):
 
 
 _ONLY = flags.DEFINE_multi_enum("only", list(ATTACKS), list(ATTACKS), "Attack to make; may be given several times.")
+_ROUNDS = flags.DEFINE_integer("rounds", None, "Rounds of each attack. Default: all.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments and the victims.")
 _RESULTS = command.define_path("results", "File of the rounds.")
 _DOCUMENT = command.define_path("document", "Markdown file with a marked place for the table; runs nothing.")
@@ -640,7 +641,7 @@ def main(arguments):
     if _DOCUMENT.value:
         comparison.fill(_DOCUMENT.value, "weather", table(json_lines.read(path)))
         return
-    for line in rounds(path, _ONLY.value, _SEED.value):
+    for line in rounds(path, _ONLY.value, _SEED.value, _ROUNDS.value):
         print(line, flush=True)
 
 
