@@ -40,6 +40,7 @@ START_SECONDS = 20  # --start_timeout of the jobs that lose a worker before the 
 STEP_SECONDS = 120  # for a job to start and take steps on a loaded machine
 KILLS = 10  # of one run
 FOREVER = 1_000_000  # steps
+FAST_START = ("--r1_gamma=0", "--sample_every=0")  # no gradient of a gradient to compile, no pictures
 
 SHORT_CALLS = (
     "--dataset=gaussian_ring",
@@ -258,7 +259,7 @@ def _goes_on(case, job, started):
 def kills(number, rng, folder):
     """Ten SIGKILLs of one worker or both at random moments; the last resume ends with the state of a whole run."""
     setting = list(SETTINGS)[number % len(SETTINGS)]
-    arguments, start_seconds = (*SHORT_CALLS, *SETTINGS[setting]), START_SECONDS / 2
+    arguments, start_seconds = (*SHORT_CALLS, *FAST_START, *SETTINGS[setting]), START_SECONDS / 2
     codes, notes, slowest = [], [], (0.0, SILENCE_SECONDS + NOTICE_SECONDS)
     for kill in range(KILLS):
         more = f"--steps={FOREVER}", f"--start_timeout={start_seconds}"
