@@ -63,6 +63,25 @@ def test_a_user_script_reads_tf_config_through_the_same_checks(tmp_path):
     assert "it names a task and no cluster, so every worker would train alone" in done.stderr.splitlines()[-1]
 
 
+def test_the_limit_of_connecting_ends_the_process_with_a_sentence(tmp_path):
+    code = """
+import time
+from dqgan_tf.distribute import rendezvous
+
+with rendezvous.limit(0.2):
+    pass
+time.sleep(0.5)
+print("in time", flush=True)
+with rendezvous.limit(0.2):
+    time.sleep(60)
+"""
+    process = cluster.start(["-c", code], environment_of([0], 0), tmp_path / "log")
+    assert process.wait(30) == 4
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[-2] == "in time"
+    assert lines[-1].startswith("ERROR: After the meeting of all workers, TensorFlow could not connect them in 0.2 s")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_that_freezes_right_after_the_meeting_is_given_up(tmp_path, victim):
