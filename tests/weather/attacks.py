@@ -557,14 +557,16 @@ def links(number, rng, folder):
             time.sleep(silence / (4 if "quarter" in kind else 2))
             job.set_link(victim, "up")
             start = time.monotonic()
-        before, went_on = job.lines(), False
+        before, went_on, ends = job.lines(), False, {}
         while not went_on and None in job.codes() and time.monotonic() - start < STEP_SECONDS:
             time.sleep(0.05)
+            ended = [index for index, code in enumerate(job.codes()) if code is not None]
+            ends = {index: time.monotonic() - start for index in ended} | ends
             went_on = job.lines() > before + 3 and kind != "for good" and job.codes() == [None, None]
         seconds, codes = time.monotonic() - start, job.codes()
         ended = codes == [EXIT_PEER_LOST, EXIT_PEER_LOST]
         allowed = {"for good": ended, "a quarter of the limit": went_on, "half of the limit": went_on or ended}[kind]
-        detail = " | ".join(last_line(folder / f"log_{index}") for index in (0, 1))
+        detail = " | ".join(f"{ends.get(i, 0):.1f} s: {last_line(folder / f'log_{i}')}" for i in (0, 1))
         result = "survived" if went_on else "ended"
         return Outcome(case, allowed and seconds <= limit, result, codes, seconds, limit, detail=detail)
 
