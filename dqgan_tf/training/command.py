@@ -149,7 +149,7 @@ def _end(code, exits_at_once):
     return code
 
 
-def _exit_code(error: BaseException) -> int:
+def _exit_code(error: Exception | KeyboardInterrupt) -> int:
     """Says what has happened; returns the exit code. Called where the error is handled."""
     if isinstance(error, errors.UsageError | errors.TrainingError | errors.PeerLostError):
         return _tell(error, error.exit_code)
