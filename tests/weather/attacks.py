@@ -381,7 +381,7 @@ def mixed(number, rng, folder):
     del rng
     what = MIXED[number % len(MIXED)]
     run = folder / "run"
-    shutil.copytree(_finished_run() / "run", run)
+    shutil.copytree(pathlib.Path(_finished_run().name) / "run", run)
     older, newest = run / "checkpoints" / "step_00000020", run / "checkpoints" / "step_00000040"
     for path in older.glob(f"{what}*"):
         shutil.copy(path, newest / path.name)
@@ -395,9 +395,9 @@ def mixed(number, rng, folder):
 
 @functools.cache
 def _finished_run():
-    """A folder with a run of 40 steps that has checkpoints at 20 and 40."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="dqgan-mixed-"))
-    with Job(folder, *SHORT_CALLS, "--checkpoint_every=20", "--steps=40") as job:
+    """A temporary folder with a run of 40 steps that has checkpoints at 20 and 40; it ends with the process."""
+    folder = tempfile.TemporaryDirectory()
+    with Job(pathlib.Path(folder.name), *SHORT_CALLS, "--checkpoint_every=20", "--steps=40") as job:
         job.end_of([0, 1], STEP_SECONDS)
         if job.codes() != [0, 0]:
             raise RuntimeError(job.detail())
