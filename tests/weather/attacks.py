@@ -474,9 +474,9 @@ def strangers(number, rng, folder):
 
 
 class Strangers:
-    """Threads that connect to all ports at which processes listen. A context manager.
+    """Threads that connect to all sockets at which processes listen, 40 times to each. A context manager.
 
-    A third of the connections stay idle, a third send a byte every half second, and a third send nonsense.
+    One port has several listeners one after another: first the meeting of the workers, then TensorFlow's server. A third of the connections stay idle, a third send a byte every half second, and a third send nonsense.
     """
 
     def __init__(self, rng):
@@ -504,16 +504,16 @@ class Strangers:
     def _call(self, pids):
         seen = {}
         while not self._stop.wait(0.05):
-            for port in {port for pid in pids for port in listening_ports(pid)}:
-                if seen.get(port, 0) == 40:
+            for port, inode in {listener for pid in pids for listener in listeners(pid)}:
+                if seen.get(inode, 0) == 40:
                     continue
                 with contextlib.suppress(OSError):
                     connection = socket.create_connection(("127.0.0.1", port), 1)
-                    kind = seen.get(port, 0) % 3
+                    kind = seen.get(inode, 0) % 3
                     if kind == 2:
                         connection.sendall(self._rng.randbytes(300))
                     self._open.append((connection, kind))
-                    seen[port] = seen.get(port, 0) + 1
+                    seen[inode] = seen.get(inode, 0) + 1
 
     def _drip(self):
         while not self._stop.wait(0.5):
@@ -523,20 +523,20 @@ class Strangers:
                         connection.sendall(b"{")
 
 
-def listening_ports(pid):
-    """TCP ports at which a process listens, from /proc."""
+def listeners(pid):
+    """TCP ports and inodes of the sockets at which a process listens, from /proc."""
     inodes = set()
     with contextlib.suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 inodes.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-    ports = set()
+    found = set()
     for table in ("tcp", "tcp6"):
         for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                ports.add(int(fields[1].rpartition(":")[2], 16))
-    return ports
+                found.add((int(fields[1].rpartition(":")[2], 16), fields[9]))
+    return found
 
 
 # --- links ---

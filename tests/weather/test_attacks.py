@@ -5,8 +5,10 @@ Cut links are in test_outages.py, a killed worker under `trainers.launch` and tw
 
 import dataclasses
 import json
+import os
 import pathlib
 import random
+import socket
 
 import pytest
 
@@ -79,6 +81,13 @@ def test_the_last_line_of_a_log_is_its_error(tmp_path):
     assert attacks.last_line(log) == "ERROR: Worker 0 lost another worker."
     log.write_text("")
     assert attacks.last_line(log) == ""
+
+
+def test_the_listeners_of_a_process_are_found():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, inode = server.getsockname()[1], os.fstat(server.fileno()).st_ino
+        assert (port, str(inode)) in attacks.listeners(os.getpid())
+    assert (port, str(inode)) not in attacks.listeners(os.getpid())
 
 
 def make(attack, number, folder):
