@@ -476,7 +476,7 @@ def strangers(number, rng, folder):
 class Strangers:
     """Threads that connect to all sockets at which processes listen, 40 times to each. A context manager.
 
-    One port has several listeners one after another: first the meeting of the workers, then TensorFlow's server. A third
+    One port has several listeners one after another: the meeting of the workers, then TensorFlow's server. A third
     of the connections stay idle, a third send a byte every half second, and a third send nonsense.
     """
 
