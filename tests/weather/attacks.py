@@ -68,6 +68,7 @@ SETTINGS = {
         "--topology=two_step",
         "--shift=0.1",
         "--local_steps=4",
+        "--steps_per_call=4",
     ),
 }
 
@@ -271,6 +272,9 @@ def kills(number, rng, folder):
                 _wait_for_checkpoint(job)
                 time.sleep(rng.uniform(0, 1.5))
                 limit = SILENCE_SECONDS + NOTICE_SECONDS
+            if any(process.has_ended() for process in job.processes):
+                notes.append(f"ended before kill {kill}: {job.codes()} {job.detail()}")
+                break
             victims = rng.choice(([0], [1], [0, 1]))
             for victim in victims:
                 job.signal(victim, signal.SIGKILL)
@@ -281,8 +285,9 @@ def kills(number, rng, folder):
             codes += [job.codes()[worker] for worker in survivors]
             if seconds > limit or set(codes) - {EXIT_PEER_LOST}:
                 notes.append(f"kill {kill}, {seconds:.1f} s: {job.detail()}")
-    steps = int(_newest(folder / "run").name[5:]) + 20
-    exact = _finish(folder, arguments, steps, notes)
+    newest = _newest(folder / "run")
+    steps = int(newest.name[5:]) + 20 if newest else 0
+    exact = newest is not None and _finish(folder, arguments, steps, notes)
     passed = exact and not notes
     unique = sorted(set(codes), key=str)
     return Outcome(
