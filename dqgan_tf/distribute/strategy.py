@@ -1,5 +1,6 @@
 """A MultiWorkerMirroredStrategy with compressed channels."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -74,14 +75,16 @@ class CompressedStrategy(WorkerStrategy):
     ):
         for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
             config.check(config.settings()[f"train.{setting}"], value)
+        connecting: contextlib.AbstractContextManager = contextlib.nullcontext()
         if cluster_resolver is not None:
             tf_config.check_resolver(cluster_resolver)
         elif (place := tf_config.read(os.environ)) is None:
             cluster_resolver = no_cluster()  # TensorFlow fails if TF_CONFIG is an empty text
         elif not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
+            connecting = rendezvous.limit(start_timeout)
         options = plain_options(communication_options)
-        with rendezvous.limit(start_timeout), other_threads_run():
+        with connecting, other_threads_run():
             super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
         self._channels: dict[str, Channel] = {}
         self._options = options
