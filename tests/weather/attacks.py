@@ -225,7 +225,8 @@ def starve(number, rng, folder):
                 os.sched_setaffinity(int(task), {core})
             for _ in range(2):
                 stack.enter_context(_busy_loop(core))
-            time.sleep(end - time.monotonic())
+            time.sleep(max(0.0, end - time.monotonic()))
+            stack.close()
             return _goes_on(case, job, started)
         while time.monotonic() < end:
             job.signal(victim, signal.SIGSTOP)
