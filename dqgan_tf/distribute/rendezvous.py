@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import select
+import signal
 import socket
 import sys
 import threading
@@ -20,7 +21,7 @@ import time
 
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
-from dqgan_tf.errors import PeerLostError, UsageError
+from dqgan_tf.errors import EXIT_PEER_LOST, PeerLostError, UsageError
 
 _NOTICE_SECONDS = 30.0  # between two lines that say who is missing
 _PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
@@ -28,6 +29,8 @@ _PORT_SECONDS = 10.0  # a worker that is started again may find its port still i
 _NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
+_SIGTERM_SECONDS = 3.0  # in which a worker that is connected ends by itself
+_LOOK_SECONDS = 0.2
 
 
 def meet(place: TfConfig, timeout_seconds: float) -> None:
@@ -53,6 +56,55 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
             meeting.report(notice)
         else:
             meeting.gather(notice)
+
+
+@contextlib.contextmanager
+def limit(worker: int, seconds: float):
+    """Ends this process with a line on stderr and code 4 if the body takes longer than `seconds`.
+
+    For TensorFlow's own connecting, which no exception can interrupt: its limit covers worker 0, not a worker that
+    waits for another one, so a worker that dies or freezes right after the meeting would hold the others for an hour.
+
+    SIGTERM has its effect when the body has ended; after 3 s it ends this process with code 143. TensorFlow's notifier
+    of preemptions, which the body starts, would take it: it would have no effect at all.
+
+    Args:
+      worker: index of this worker.
+      seconds: the limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    is_over = threading.Event()
+    threading.Thread(target=_watch, args=(is_over, worker, seconds), daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if signal.SIGTERM in signal.sigpending():
+            # Puts back what Python knows of, in place of TensorFlow's handler.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _watch(is_over, worker, seconds):
+    start, signalled = time.monotonic(), None
+    while not is_over.wait(_LOOK_SECONDS):
+        now = time.monotonic()
+        signalled = (signalled or now) if signal.SIGTERM in signal.sigpending() else None
+        if signalled and now - signalled > _SIGTERM_SECONDS:
+            text, code = f"Worker {worker} was stopped by SIGTERM while TensorFlow connected the workers.", 143
+        elif now - start > seconds:
+            text, code = (
+                f"All workers had come, and TensorFlow could not connect worker {worker} with them in {seconds:g} s: "
+                "one was lost meanwhile. Start all workers again.",
+                EXIT_PEER_LOST,
+            )
+        else:
+            continue
+        print(f"ERROR: {text}", file=sys.stderr, flush=True)
+        os._exit(code)
 
 
 class _Meeting:
