@@ -140,11 +140,8 @@ class Channel:
         packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else values  # 2**18 float32 values are 1 MiB
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
         self.packets = choice.build(chosen.topology, vectors, self._learned, context, packet_values, threads)
-        compressed = {weight for vector in vectors if not vector.is_exact for weight in vector.weights}
-        self._mean_shifts = [
-            ReplicaLocal(devices, shape, "mean_shift") if shift and weight in compressed else None
-            for weight, shape in enumerate(self._shapes)
-        ]
+        self._exact = {weight for vector in vectors if vector.is_exact for weight in vector.weights}
+        self._mean_shifts = [ReplicaLocal(devices, shape, "mean_shift") if shift else None for shape in self._shapes]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.energies = ReplicaLocal(devices, [len(self.vectors), len(ENERGIES)], "energies")
@@ -216,13 +213,19 @@ class Channel:
         mean_shifts = [None if local is None else local.variables[replica] for local in self._mean_shifts]
         old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
 
+        # Weights that are not compressed send x itself: less sbar, it is what the others send.
+        sent = [
+            mean - old if old is not None and weight in self._exact else mean
+            for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
+        ]
+
         def keep():
             if self.error_feedback:
                 for packet, outcome, of_packet in zip(self.packets, outcomes, updates, strict=True):
                     packet.keep(outcome, replica, of_packet)
-            for variable, old, mean in zip(mean_shifts, old_shifts, means, strict=True):
+            for variable, old, part in zip(mean_shifts, old_shifts, sent, strict=True):
                 if variable is not None:
-                    variable.assign(old + self.shift * mean)
+                    variable.assign(old + self.shift * part)
             for index, state in next_states.items():
                 self._learned[index].variables[replica].assign(state)
             return accepted
@@ -237,7 +240,10 @@ class Channel:
         self.energies.variables[replica].assign(tf.stack([update, energies[:, 0], error, energies[:, 1]], 1))
         self.seconds.variables[replica].assign(seconds)
         self.spans.variables[replica].assign(spans)
-        return [mean if old is None else old + mean for old, mean in zip(old_shifts, means, strict=True)]
+        return [
+            mean if old is None or weight in self._exact else old + mean
+            for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
+        ]
 
     def residuals(self, replica: int) -> list[tf.Tensor | None]:
         """Returns e of one local replica, one tensor per weight; None for weights without error feedback."""

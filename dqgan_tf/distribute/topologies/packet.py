@@ -104,6 +104,9 @@ class Packet(abc.ABC):
     shift. In the two-step exchange, e' of the owner contains the error of the second encoding. So p - e' has the mean
     that all replicas receive, and mean(s) moves by a times this mean with every topology.
 
+    A slice that is not compressed has e = 0 and sends x itself, which is sbar plus the mean of x - s; its s is learned
+    in the same way, for half_step='corrected'.
+
     Args:
       slices: what is sent.
       vectors: vectors of the channel; slices name them by index.
@@ -132,10 +135,10 @@ class Packet(abc.ABC):
             residual = shift = spare = None
             if context.error_feedback and not vector.is_exact:
                 residual = ReplicaLocal(context.devices, [one.size], f"residual_{vector.name}")
-                if context.shift:
-                    shift = ReplicaLocal(context.devices, [one.size], f"shift_{vector.name}")
                 if self.double_buffered and blocks.effective_block(one.compressor, context.block):
                     spare = ReplicaLocal(context.devices, [one.size], f"spare_residual_{vector.name}")
+            if context.shift:
+                shift = ReplicaLocal(context.devices, [one.size], f"shift_{vector.name}")
             self.residuals.append(residual)
             self.shifts.append(shift)
             self._spare_residuals.append(spare)
@@ -177,6 +180,9 @@ class Packet(abc.ABC):
             self.residuals, self._spare_residuals, self.shifts, outcome.residuals, updates, strict=True
         ):
             if residual is None:
+                if shift is not None:
+                    s = shift.variables[replica]
+                    s.assign(_next_exact_shift(update, s.read_value(), rate=self.context.shift))
                 continue
             variable, spare = residual.variables[replica], None if spare is None else spare.variables[replica]
             old, new = variable.read_value(), value if spare is None else spare.read_value()
@@ -197,7 +203,7 @@ class Packet(abc.ABC):
     def _carried(self, replica: int) -> list[tf.Tensor | None]:
         """Returns what is added to the update of each slice: e, or e - s; None for a slice without a residual."""
         pairs = zip(self._read(self.residuals, replica), self._read(self.shifts, replica), strict=True)
-        return [residual if shift is None else residual - shift for residual, shift in pairs]
+        return [residual if residual is None or shift is None else residual - shift for residual, shift in pairs]
 
     def _read(self, variables: Sequence[ReplicaLocal | None], replica: int) -> list:
         """Returns one replica's value of each, None for None."""
@@ -251,6 +257,12 @@ def bound(compressor: Compressor, binding: tf.Tensor | None) -> Compressor:
 def _next_shift(update, residual, shift, new_residual, *, rate):
     """s + a (p - e') with p = x + (e - s)."""
     return shift + rate * (blocks.whole(update) + (residual - shift) - new_residual)
+
+
+@compiled
+def _next_exact_shift(update, shift, *, rate):
+    """s + a (x - s)."""
+    return shift + rate * (blocks.whole(update) - shift)
 
 
 class Exact(Packet):
