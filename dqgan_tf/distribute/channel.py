@@ -272,7 +272,13 @@ class Channel:
         return state | {"shift": self.shifts(replica), "mean_shift": self.mean_shifts(replica)} if self.shift else state
 
     def set_state(self, replica: int, state: Mapping[str, Sequence]) -> None:
-        """Inverse of `state`. Eager only."""
+        """Inverse of `state`; None is 0: until 0.2.0, weights that are not compressed had no shift. Eager only."""
+        state = {
+            kind: [
+                tf.zeros(shape) if value is None else value for shape, value in zip(self._shapes, values, strict=True)
+            ]
+            for kind, values in state.items()
+        }
         for kind, attribute in (("residual", "residuals"), ("shift", "shifts")):
             for slice_, variable in self._variables_of(attribute, replica) if kind in state else ():
                 variable.assign(blocks.whole(self._window(slice_, state[kind])))

@@ -179,6 +179,8 @@ class TestState:
             np.testing.assert_array_equal(second, rows[kind][2])
             assert exact is rows[kind][1] or np.array_equal(exact, rows[kind][1])
             assert not np.any(channel.state(0)[kind][0])
+        channel.set_state(1, {kind: [values[0], None, values[2]] for kind, values in rows.items()})
+        assert not np.any(channel.shifts(1)[1]) and not np.any(channel.mean_shifts(1)[1])
 
     @pytest.mark.parametrize("topology", ["all_gather", "two_step"])
     def test_shifts_of_weights_that_are_not_compressed_are_learned(self, strategy, opened, topology):
