@@ -465,7 +465,7 @@ class TrainConfig(Settings):
     silence_timeout: float = setting(
         30.0,
         "Seconds without a sign of life after which a worker counts as lost and the others end with code 4. An outage "
-        "of the network of up to a third of this time is survived.",
+        "of the network of up to a quarter of this time, and at most 10 s, is survived.",
         lower=5,
         is_local=True,
     )

@@ -4,6 +4,8 @@ All names were checked with TensorFlow 2.21.0. A comment says what a name is for
 `make test-next` lists the names that a newer TensorFlow has moved; tests/test_layers.py forbids such imports elsewhere.
 """
 
+import contextlib
+import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -72,23 +74,14 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
       communication_options: a `CommunicationOptions`, not None.
       replicas_per_worker: number of replicas of a machine without GPUs.
       silence_seconds: without a heartbeat, after which TensorFlow's coordination service declares a worker lost.
-      connect_seconds: how long TensorFlow waits for the other workers; its own limit is an hour.
 
     Raises:
       UsageError: fewer logical CPUs than replicas.
     """
 
-    def __init__(
-        self,
-        cluster_resolver,
-        communication_options,
-        replicas_per_worker: int,
-        silence_seconds: float,
-        connect_seconds: float,
-    ):
+    def __init__(self, cluster_resolver, communication_options, replicas_per_worker: int, silence_seconds: float):
         # Not the __init__ of the base class: it would build an `extended` of its own.
-        limits = silence_seconds, connect_seconds
-        extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker, *limits)
+        extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker, silence_seconds)
         distribute_lib.Strategy.__init__(self, extended)
 
     def reduce_in_channel(self, reduce_op, values: Sequence[tf.Tensor], replica: int, options) -> list[tf.Tensor]:
@@ -119,9 +112,8 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
 
 class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
-    def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker, *limits):
-        self._replicas_per_worker = replicas_per_worker
-        self._silence_seconds, self._connect_seconds = limits
+    def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker, silence_seconds):
+        self._replicas_per_worker, self._silence_seconds = replicas_per_worker, silence_seconds
         super().__init__(strategy, cluster_resolver, communication_options)
 
     def _initialize_local_devices(self, cluster_resolver, worker_device):
@@ -149,9 +141,9 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
         self._replace_cross_device_ops()
 
     def _configure_coordination_service(self, cluster):
-        """As the base class does, which keeps what is configured already, and with limits for the start and heartbeats.
+        """As the base class does, which keeps what is configured already, and with a limit for heartbeats.
 
-        The limits of the base class are those of TensorFlow, an hour and 10 s.
+        The limit of the base class is that of TensorFlow, 10 s.
         """
         jobs = [job for job in ("chief", "worker") if job in cluster.jobs]
         context.context().configure_coordination_service(
@@ -160,7 +152,6 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
             coordinated_jobs=[
                 coordination_config_pb2.CoordinatedJob(name=job, num_tasks=cluster.num_tasks(job)) for job in jobs
             ],
-            cluster_register_timeout_in_ms=max(1, int(1e3 * self._connect_seconds)),
             heartbeat_timeout_in_ms=int(1e3 * self._silence_seconds),
         )
 
@@ -286,5 +277,59 @@ class CoordinationService:
         context.context().delete_config_key_value(key)
 
     def wait_at_barrier(self, name: str, timeout_seconds: float) -> None:
-        """Waits until all workers wait at the barrier of this name; fails at once if one misses its heartbeat."""
-        context.context().wait_at_barrier(name, int(1e3 * timeout_seconds))
+        """Waits until all workers wait at the barrier of this name; fails at once if one misses its heartbeat.
+
+        It calls TensorFlow's C function, because `Context.wait_at_barrier` keeps Python's lock (GIL) while it waits:
+        no thread of the process would run, send a heartbeat, notice that worker 0 is gone or see a signal. ctypes
+        releases the lock.
+        """
+        _call(_eager.TFE_WaitAtBarrier, context.context()._handle, name.encode(), int(1e3 * timeout_seconds))
+
+
+@contextlib.contextmanager
+def other_threads_run():
+    """In the body, TensorFlow connects to its cluster without Python's lock: TFE_EnableCollectiveOps would keep it.
+
+    So another thread can set a limit to this wait, which ends by itself after an hour (TensorFlow 2.21). Replacement: a
+    limit for the wait, or a binding that releases the lock.
+    """
+    module = context.pywrap_tfe
+    original = module.TFE_EnableCollectiveOps
+
+    def enable(handle, server_def):
+        _call(_eager.TFE_EnableCollectiveOps, handle, server_def, len(server_def))
+
+    module.TFE_EnableCollectiveOps = enable
+    try:
+        yield
+    finally:
+        module.TFE_EnableCollectiveOps = original
+
+
+def _call(function, handle, *arguments):
+    """Calls a C function of a context's handle without Python's lock; raises the error of its status."""
+    status = _framework.TF_NewStatus()
+    try:
+        function(ctypes.pythonapi.PyCapsule_GetPointer(handle, None), *arguments, status)
+        code, message = _framework.TF_GetCode(status), _framework.TF_Message(status).decode(errors="replace")
+    finally:
+        _framework.TF_DeleteStatus(status)
+    if code:
+        raise tf.compat.v1.errors.exception_type_from_error_code(code)(None, None, message)
+
+
+def _declare(library, name, result, *arguments):
+    """Declares a C function: ctypes takes pointers for 32-bit numbers otherwise."""
+    function = getattr(library, name)
+    function.restype, function.argtypes = result, arguments
+
+
+# TensorFlow has loaded both libraries already. Replacement: methods of `Context` that release Python's lock.
+_eager, _framework = ctypes.CDLL("libtensorflow_cc.so.2"), ctypes.CDLL("libtensorflow_framework.so.2")
+_declare(ctypes.pythonapi, "PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+_declare(_framework, "TF_NewStatus", ctypes.c_void_p)
+_declare(_framework, "TF_GetCode", ctypes.c_int, ctypes.c_void_p)
+_declare(_framework, "TF_Message", ctypes.c_char_p, ctypes.c_void_p)
+_declare(_framework, "TF_DeleteStatus", None, ctypes.c_void_p)
+_declare(_eager, "TFE_EnableCollectiveOps", None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
+_declare(_eager, "TFE_WaitAtBarrier", None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p)

@@ -349,6 +349,20 @@ MUTANTS = (
         "distributed/transport/test_connection.py",
     ),
     _mutant(
+        "distribute/transport/connection.py",
+        "min(timeout_seconds, silence_seconds)",
+        "timeout_seconds",
+        "a worker that freezes before it calls is waited for longer than the silence",
+        "distributed/transport/test_connect.py",
+    ),
+    _mutant(
+        "distribute/rendezvous.py",
+        "timer.start()",
+        "pass",
+        "TensorFlow's connecting has no limit",
+        "distributed/test_start.py",
+    ),
+    _mutant(
         "distribute/rendezvous.py",
         "if found != token:",
         "if False:",

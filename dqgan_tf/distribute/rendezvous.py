@@ -6,6 +6,7 @@ its own address of TF_CONFIG, and all others report to worker 0, which compares 
 """
 
 import contextlib
+import ctypes
 import errno
 import hmac
 import ipaddress
@@ -13,6 +14,7 @@ import json
 import os
 import secrets
 import select
+import signal
 import socket
 import sys
 import threading
@@ -20,7 +22,7 @@ import time
 
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
-from dqgan_tf.errors import PeerLostError, UsageError
+from dqgan_tf.errors import EXIT_PEER_LOST, PeerLostError, UsageError
 
 _NOTICE_SECONDS = 30.0  # between two lines that say who is missing
 _PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
@@ -28,6 +30,7 @@ _PORT_SECONDS = 10.0  # a worker that is started again may find its port still i
 _NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
+_WATCH_SECONDS = 0.1
 
 
 def meet(place: TfConfig, timeout_seconds: float) -> None:
@@ -53,6 +56,49 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
             meeting.report(notice)
         else:
             meeting.gather(notice)
+
+
+@contextlib.contextmanager
+def limit(timeout_seconds: float):
+    """Ends this process with code 4 and a sentence if the body takes longer than `timeout_seconds`.
+
+    For TensorFlow's own connecting, which no exception can interrupt: if a worker dies or freezes right after the
+    meeting, the others would wait for an hour. TensorFlow's notifier of preemptions, which starts then, would also take
+    SIGTERM, and it would have no effect. Here it ends the process at once; a handler of Python's runs after the body.
+    """
+    is_main = threading.current_thread() is threading.main_thread()  # only its handlers and mask count
+    takes_signal = is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM] if is_main else [])
+    done = threading.Event()
+    watch = threading.Thread(target=_watch, args=[done, timeout_seconds, takes_signal], daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()
+        if is_main and signal.SIGTERM in signal.sigpending():
+            # Puts back what Python knows of, in place of TensorFlow's handler.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _watch(done, timeout_seconds, takes_signal):
+    """The thread of `limit`."""
+    end = time.monotonic() + timeout_seconds
+    while not done.wait(0.0 if takes_signal else _WATCH_SECONDS):
+        if takes_signal and signal.sigtimedwait([signal.SIGTERM], _WATCH_SECONDS):
+            ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(0))  # SIG_DFL; Python sets it in its main thread
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            os.kill(os.getpid(), signal.SIGTERM)
+        if time.monotonic() > end:
+            print(
+                f"ERROR: After the meeting of all workers, TensorFlow could not connect them in {timeout_seconds:g} s: "
+                "a worker has died or is frozen. Start all workers again. --start_timeout sets the limit.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(EXIT_PEER_LOST)
 
 
 class _Meeting:
