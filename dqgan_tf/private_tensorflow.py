@@ -75,23 +75,14 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
       communication_options: a `CommunicationOptions`, not None.
       replicas_per_worker: number of replicas of a machine without GPUs.
       silence_seconds: seconds without a heartbeat after which TensorFlow's coordination service gives a worker up.
-      connect_seconds: how long TensorFlow waits for the other workers; its own limit is an hour.
 
     Raises:
       UsageError: fewer logical CPUs than replicas.
     """
 
-    def __init__(
-        self,
-        cluster_resolver,
-        communication_options,
-        replicas_per_worker: int,
-        silence_seconds: float,
-        connect_seconds: float,
-    ):
+    def __init__(self, cluster_resolver, communication_options, replicas_per_worker: int, silence_seconds: float):
         # Not the __init__ of the base class: it would build an `extended` of its own.
-        limits = silence_seconds, connect_seconds
-        extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker, *limits)
+        extended = _WorkerExtended(self, cluster_resolver, communication_options, replicas_per_worker, silence_seconds)
         distribute_lib.Strategy.__init__(self, extended)
 
     def reduce_in_channel(self, reduce_op, values: Sequence[tf.Tensor], replica: int, options) -> list[tf.Tensor]:
@@ -122,9 +113,8 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
 
 class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
-    def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker, *limits):
-        self._replicas_per_worker = replicas_per_worker
-        self._silence_seconds, self._connect_seconds = limits
+    def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker, silence_seconds):
+        self._replicas_per_worker, self._silence_seconds = replicas_per_worker, silence_seconds
         super().__init__(strategy, cluster_resolver, communication_options)
 
     def _initialize_local_devices(self, cluster_resolver, worker_device):
@@ -152,9 +142,9 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
         self._replace_cross_device_ops()
 
     def _configure_coordination_service(self, cluster):
-        """As the base class does, which keeps what is configured already, and with limits for the start and heartbeats.
+        """As the base class does, which keeps what is configured already, and with a limit for heartbeats.
 
-        The limits of the base class are those of TensorFlow, an hour and 10 s.
+        The limit of the base class is that of TensorFlow, 10 s.
         """
         jobs = [job for job in ("chief", "worker") if job in cluster.jobs]
         context.context().configure_coordination_service(
@@ -163,7 +153,6 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
             coordinated_jobs=[
                 coordination_config_pb2.CoordinatedJob(name=job, num_tasks=cluster.num_tasks(job)) for job in jobs
             ],
-            cluster_register_timeout_in_ms=max(1, int(1e3 * self._connect_seconds)),
             heartbeat_timeout_in_ms=int(1e3 * self._silence_seconds),
         )
 

@@ -195,9 +195,8 @@ def test_the_table_knows_every_name_that_the_adapters_use():
     assert private <= {name.module for name in NAMES} | {str(name) for name in NAMES}
     used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
     used |= {node.name for node in tree if isinstance(node, ast.FunctionDef)}
-    own = {"_replicas_per_worker", "_silence_seconds", "_connect_seconds"}
-    own |= {"_replace_cross_device_ops", "_configure_coordination_service", "_optimizer", "__init__"}
-    own |= {"_call", "_c_functions"}
+    own = {"_replicas_per_worker", "_silence_seconds", "_replace_cross_device_ops", "_configure_coordination_service"}
+    own |= {"_optimizer", "__init__", "_call", "_c_functions"}
     known = {name.name.split(".")[-1] for name in NAMES}
     assert {attribute for attribute in used if attribute.startswith("_")} - own <= known
 

@@ -6,6 +6,7 @@ its own address of TF_CONFIG, and all others report to worker 0, which compares 
 """
 
 import contextlib
+import ctypes
 import errno
 import hmac
 import ipaddress
@@ -29,8 +30,7 @@ _PORT_SECONDS = 10.0  # a worker that is started again may find its port still i
 _NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
-_SIGTERM_SECONDS = 3.0  # in which a worker that is connected ends by itself
-_LOOK_SECONDS = 0.2
+_WATCH_SECONDS = 0.1
 
 
 def meet(place: TfConfig, timeout_seconds: float) -> None:
@@ -59,52 +59,46 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def limit(worker: int, seconds: float):
-    """Ends this process with a line on stderr and code 4 if the body takes longer than `seconds`.
+def limit(timeout_seconds: float):
+    """Ends this process with code 4 and a sentence if the body takes longer than `timeout_seconds`.
 
-    For TensorFlow's own connecting, which no exception can interrupt: its limit covers worker 0, not a worker that
-    waits for another one, so a worker that dies or freezes right after the meeting would hold the others for an hour.
-
-    SIGTERM has its effect when the body has ended; after 3 s it ends this process with code 143. TensorFlow's notifier
-    of preemptions, which the body starts, would take it: it would have no effect at all.
-
-    Args:
-      worker: index of this worker.
-      seconds: the limit.
+    For TensorFlow's own connecting, which no exception can interrupt: if a worker dies or freezes right after the
+    meeting, the others would wait for an hour. TensorFlow's notifier of preemptions, which starts then, would also take
+    SIGTERM, and it would have no effect. Here it ends the process at once; a handler of Python's runs after the body.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    is_over = threading.Event()
-    threading.Thread(target=_watch, args=(is_over, worker, seconds), daemon=True).start()
+    is_main = threading.current_thread() is threading.main_thread()  # only its handlers and mask count
+    takes_signal = is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM] if is_main else [])
+    done = threading.Event()
+    watch = threading.Thread(target=_watch, args=[done, timeout_seconds, takes_signal], daemon=True)
+    watch.start()
     try:
         yield
     finally:
-        is_over.set()
-        if signal.SIGTERM in signal.sigpending():
+        done.set()
+        watch.join()
+        if is_main and signal.SIGTERM in signal.sigpending():
             # Puts back what Python knows of, in place of TensorFlow's handler.
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _watch(is_over, worker, seconds):
-    start, signalled = time.monotonic(), None
-    while not is_over.wait(_LOOK_SECONDS):
-        now = time.monotonic()
-        signalled = (signalled or now) if signal.SIGTERM in signal.sigpending() else None
-        if signalled and now - signalled > _SIGTERM_SECONDS:
-            text, code = f"Worker {worker} was stopped by SIGTERM while TensorFlow connected the workers.", 143
-        elif now - start > seconds:
-            text, code = (
-                f"All workers had come, and TensorFlow could not connect worker {worker} with them in {seconds:g} s: "
-                "one was lost meanwhile. Start all workers again.",
-                EXIT_PEER_LOST,
+def _watch(done, timeout_seconds, takes_signal):
+    """The thread of `limit`."""
+    end = time.monotonic() + timeout_seconds
+    while not done.wait(0.0 if takes_signal else _WATCH_SECONDS):
+        if takes_signal and signal.sigtimedwait([signal.SIGTERM], _WATCH_SECONDS):
+            ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(0))  # SIG_DFL; Python sets it in its main thread
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            os.kill(os.getpid(), signal.SIGTERM)
+        if time.monotonic() > end:
+            print(
+                f"ERROR: After the meeting of all workers, TensorFlow could not connect them in {timeout_seconds:g} s: "
+                "a worker has died or is frozen. Start all workers again. --start_timeout sets the limit.",
+                file=sys.stderr,
+                flush=True,
             )
-        else:
-            continue
-        print(f"ERROR: {text}", file=sys.stderr, flush=True)
-        os._exit(code)
+            os._exit(EXIT_PEER_LOST)
 
 
 class _Meeting:

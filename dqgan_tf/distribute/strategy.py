@@ -26,10 +26,6 @@ from dqgan_tf.private_tensorflow import (
 # Types that CollectiveGatherV2 does not take (TensorFlow 2.21.0) -> a type that it takes and that holds their values.
 _GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16), tf.int32)
 
-# After the meeting TensorFlow's start takes a second, more where a machine has many GPUs or no free core. The second
-# limit, later than the first, ends it where TensorFlow does not keep the first one.
-_CONNECT_SECONDS, _END_SECONDS = 60.0, 15.0
-
 
 class CompressedStrategy(WorkerStrategy):
     """`tf.distribute.MultiWorkerMirroredStrategy` with compressed channels.
@@ -68,7 +64,6 @@ class CompressedStrategy(WorkerStrategy):
       UsageError: fewer logical CPUs than replicas; TF_CONFIG, or the cluster of `cluster_resolver`, cannot be used: see
         `tf_config.read`, `rendezvous.meet`.
       PeerLostError: a worker did not come in time.
-      tf.errors.OpError: a worker was lost after all had come, while TensorFlow connected them.
     """
 
     def __init__(
@@ -81,19 +76,17 @@ class CompressedStrategy(WorkerStrategy):
     ):
         for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
             config.check(config.settings()[f"train.{setting}"], value)
-        place = None
+        connecting: contextlib.AbstractContextManager = contextlib.nullcontext()
         if cluster_resolver is not None:
             tf_config.check_resolver(cluster_resolver)
         elif (place := tf_config.read(os.environ)) is None:
             cluster_resolver = no_cluster()  # TensorFlow fails if TF_CONFIG is an empty text
-        options = plain_options(communication_options)
-        connecting: contextlib.AbstractContextManager = contextlib.nullcontext()
-        if place is not None and place.num_workers > 1 and not joined_cluster():  # a second strategy finds TensorFlow
+        elif not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
-            start_timeout = min(start_timeout, _CONNECT_SECONDS)
-            connecting = rendezvous.limit(place.worker_index, start_timeout + _END_SECONDS)
+            connecting = rendezvous.limit(start_timeout)
+        options = plain_options(communication_options)
         with connecting, other_threads_run():
-            super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout, start_timeout)
+            super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
         self._channels: dict[str, Channel] = {}
         self._options = options
         self._silence_timeout = silence_timeout

@@ -1,6 +1,5 @@
 """The start of a worker whose cluster does not come together, as its user sees it."""
 
-import concurrent.futures
 import contextlib
 import json
 import signal
@@ -11,23 +10,8 @@ import time
 
 import pytest
 
-from dqgan_tf.distribute import rendezvous
 from tests.distributed import cluster
 from tests.distributed.cluster import ROOT, environment_of, free_ports
-from tests.distributed.test_training import command
-from tests.distributed.test_worker_errors import prepared
-
-# A worker that is lost when all have met, before TensorFlow connects them, with short limits for the connection.
-LOST_AFTER_THE_MEETING = """
-import os, time
-from dqgan_tf.distribute import rendezvous, strategy
-strategy._CONNECT_SECONDS, strategy._END_SECONDS, meet = 3.0, 10.0, rendezvous.meet
-def meet_and_go(place, seconds):
-    meet(place, seconds)
-    print("all have come", flush=True)
-    place.worker_index == LOST and time.sleep(600)
-rendezvous.meet = meet_and_go
-"""
 
 
 @contextlib.contextmanager
@@ -79,84 +63,104 @@ def test_a_user_script_reads_tf_config_through_the_same_checks(tmp_path):
     assert "it names a task and no cluster, so every worker would train alone" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lost", "seconds", "code", "line"),
-    [
-        (0, None, 4, "All workers had come, and TensorFlow could not connect them (DeadlineExceededError"),
-        (1, None, 4, "All workers had come, and TensorFlow could not connect worker 0 with them in"),
-        (1, 0.5, 143, "Worker 0 was stopped by SIGTERM while TensorFlow connected the workers"),
-    ],
-)
-def test_a_worker_that_is_lost_after_the_meeting(tmp_path, lost, seconds, code, line):
-    """seconds: after which the other one receives SIGTERM."""
-    arguments = prepared(*command(tmp_path / "run", 20)[2:], LOST_AFTER_THE_MEETING.replace("LOST", str(lost)))
-    both = cluster.Cluster(arguments, tmp_path / "logs")
-    other = 1 - lost
-    try:
-        log = both.logs[other]
-        cluster.wait_for(lambda: log.exists() and "all have come" in log.read_text(), 60, "the meeting")
-        if seconds:
-            time.sleep(seconds)
-            both.kill(other, signal.SIGTERM)
-        assert both.processes[other].wait(40) == code, both.output()
-    finally:
-        both.kill()
-    errors = [text for text in both.output(other).splitlines() if text.startswith("ERROR: ")]
-    assert len(errors) == 1 and errors[0].startswith(f"ERROR: {line}") and "Traceback" not in both.output(other)
-
-
-class TestLimit:
-    """Of a body that holds back SIGTERM, as TensorFlow's start does, in a process of its own."""
-
-    BODY = """
-import ctypes, os, signal, sys, time
+def test_the_limit_of_connecting_ends_the_process_with_a_sentence(tmp_path):
+    code = """
+import time
 from dqgan_tf.distribute import rendezvous
-rendezvous._LOOK_SECONDS = 0.01
-if sys.argv[2] == "handler":
+
+with rendezvous.limit(0.2):
+    pass
+time.sleep(0.5)
+print("in time", flush=True)
+with rendezvous.limit(0.2):
+    time.sleep(60)
+"""
+    process = cluster.start(["-c", code], environment_of([0], 0), tmp_path / "log")
+    assert process.wait(30) == 4
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[-2] == "in time"
+    assert lines[-1].startswith("ERROR: After the meeting of all workers, TensorFlow could not connect them in 0.2 s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_freezes_right_after_the_meeting_is_given_up(tmp_path, victim):
+    """TensorFlow by itself waits for it for an hour."""
+    code = f"""
+import os, signal
+import dqgan_tf
+from dqgan_tf.distribute import rendezvous
+
+meet = rendezvous.meet
+
+def meet_and_freeze(place, seconds):
+    meet(place, seconds)
+    if place.worker_index == {victim}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+rendezvous.meet = meet_and_freeze
+dqgan_tf.CompressedStrategy(start_timeout=20, silence_timeout=5)
+"""
+    workers = cluster.Cluster(["-c", code], tmp_path)
+    try:
+        assert workers.processes[1 - victim].wait(90) == 4
+        assert "could not connect" in workers.output(1 - victim)
+    finally:
+        workers.kill()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_worker_while_tensorflow_connects(tmp_path):
+    """Its notifier of preemptions has taken the signal by then."""
+    code = """
+import json, os, time
+import dqgan_tf
+from dqgan_tf.distribute import rendezvous
+
+meet = rendezvous.meet
+
+def meet_and_sleep(place, seconds):
+    meet(place, seconds)
+    print("all have come", flush=True)
+    if place.worker_index == 0:
+        time.sleep(600)
+
+rendezvous.meet = meet_and_sleep
+dqgan_tf.CompressedStrategy()
+"""
+    workers = cluster.Cluster(["-c", code], tmp_path)
+    log = workers.logs[1]
+    try:
+        cluster.wait_for(lambda: log.exists() and "all have come" in log.read_text(), 60, "the meeting")
+        time.sleep(3.0)
+        workers.kill(1, signal.SIGTERM)
+        assert workers.processes[1].wait(10) == -signal.SIGTERM
+    finally:
+        workers.kill()
+
+
+SIGTERM_IN_A_LIMIT = """
+import ctypes, signal, sys, time
+from dqgan_tf.distribute import rendezvous
+
+if sys.argv[1] == "handler":
     signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
-with rendezvous.limit(3, float(sys.argv[1])):
+with rendezvous.limit(60.0):
     ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))  # ignored, as by TensorFlow's notifier
     print("begun", flush=True)
-    time.sleep(float(sys.argv[3]))
+    time.sleep(float(sys.argv[2]))
 print("ended", flush=True)
 """
 
-    def run(self, seconds, handler, body_seconds, is_signalled):
-        arguments = [sys.executable, "-c", self.BODY, str(seconds), handler, str(body_seconds)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(arguments, cwd=ROOT, text=True, **pipes) as process:
-            assert process.stdout.readline() == "begun\n"
-            if is_signalled:
-                process.send_signal(signal.SIGTERM)
-            output, errors = process.communicate(timeout=30)
-            return process.returncode, output, errors
 
-    def test_nothing_happens_in_time(self):
-        assert self.run(20, "", 0, False) == (0, "ended\n", "")
-
-    def test_a_body_that_does_not_end(self):
-        code, output, errors = self.run(0.3, "", 600, False)
-        assert (code, output) == (4, "")
-        assert errors.startswith("ERROR: All workers had come, and TensorFlow could not connect worker 3 with them in")
-
-    @pytest.mark.parametrize(
-        ("handler", "code", "output"), [("", -signal.SIGTERM, ""), ("handler", 0, "handled\nended\n")]
-    )
-    def test_sigterm_has_its_effect_after_the_body(self, handler, code, output):
-        assert self.run(20, handler, 0.5, True) == (code, output, "")
-
-    def test_sigterm_ends_a_body_that_does_not(self):
-        code, _, errors = self.run(20, "handler", 600, True)
-        assert code == 143 and errors.startswith("ERROR: Worker 3 was stopped by SIGTERM")
-
-
-def test_the_limit_holds_in_the_main_thread_only():
-    """Only its mask of signals counts."""
-
-    def body():
-        with rendezvous.limit(0, 0.0):
-            return signal.pthread_sigmask(signal.SIG_BLOCK, [])
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        assert signal.SIGTERM not in pool.submit(body).result()
+@pytest.mark.parametrize(
+    ("handler", "seconds", "code", "output"),
+    [("", 600.0, -signal.SIGTERM, ""), ("handler", 0.5, 0, "handled\nended\n")],
+)
+def test_sigterm_has_its_effect_while_tensorflow_connects(handler, seconds, code, output):
+    arguments = [sys.executable, "-c", SIGTERM_IN_A_LIMIT, handler, str(seconds)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == output
+        assert process.returncode == code
