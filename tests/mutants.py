@@ -546,11 +546,18 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/channel.py",
-        "return [mean if old is None else old + mean for",
-        "return [mean for",
+        "mean if old is None or weight in self._exact else old + mean",
+        "mean",
         "the mean shift is not added to the mean",
         "gan/test_local_steps.py",
         "gan/test_identities.py",
+    ),
+    _mutant(
+        "distribute/topologies/packet.py",
+        "return shift + rate * (blocks.whole(update) - shift)",
+        "return shift",
+        "weights that are not compressed learn no shift",
+        "distributed/test_channel.py",
     ),
     _mutant(
         "gan/player.py",
