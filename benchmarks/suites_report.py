@@ -185,7 +185,8 @@ def _pictures(rows, folder, name):
     for row in rows:
         file = folder / suites.picture(suites.parse(row["cell"]))
         if row["seed"] == 0 and file.exists():
-            files[f"{row['method']}\n{_NAMES.get(row['compressor'], row['compressor'])}"] = file
+            lines = [*row["method"].split(","), _NAMES.get(row["compressor"], row["compressor"])]
+            files["\n".join(lines)] = file
     if not files:
         return []
     figures.pictures(files, folder / name)
