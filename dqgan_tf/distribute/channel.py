@@ -213,7 +213,7 @@ class Channel:
         mean_shifts = [None if local is None else local.variables[replica] for local in self._mean_shifts]
         old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
 
-        # Weights that are not compressed send x itself: less sbar, it is what the others send.
+        # Weights that are not compressed send x and not x - s: their mean minus sbar is the mean of x - s.
         sent = [
             mean - old if old is not None and weight in self._exact else mean
             for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))

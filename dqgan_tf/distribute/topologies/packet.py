@@ -104,8 +104,8 @@ class Packet(abc.ABC):
     shift. In the two-step exchange, e' of the owner contains the error of the second encoding. So p - e' has the mean
     that all replicas receive, and mean(s) moves by a times this mean with every topology.
 
-    A slice that is not compressed has e = 0 and sends x itself, which is sbar plus the mean of x - s; its s is learned
-    in the same way, for half_step='corrected'.
+    A slice that is not compressed has e = 0 and sends x itself; the mean of x is sbar plus the mean of x - s. Its s is
+    learned in the same way, for half_step='corrected'.
 
     Args:
       slices: what is sent.
