@@ -136,6 +136,7 @@ def test_a_cluster_that_cannot_work_is_refused(tmp_path, number):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four starts; took 350 s beside ten other processes on two cores
 @pytest.mark.parametrize("number", [1, 4], ids=["rules and all_gather", "local steps and two_step"])
 def test_a_run_that_is_killed_twice_is_exact(tmp_path, monkeypatch, number):
     monkeypatch.setattr(attacks, "KILLS", 2)
