@@ -35,8 +35,9 @@ REFERENCES = (ALONE, f"{ALONE}/K=8", f"{ALONE}/K=32", PLAIN)
 _EXPLAINED = """\
 Medians over rounds; quartiles of the ratio in brackets. `alone`: the same number of processes with as many local
 steps (K), which compute at the same time and exchange nothing. `plain`: a plain Keras step, alone. `float32`:
-TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. wire: what the declared
-bytes alone take at the rate. `python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
+TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. Measured bytes contain
+headers, heartbeats and, once a call, the mean of the metrics. wire: what the declared bytes alone take at the rate.
+`python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
 
 
 class Setup(NamedTuple):
