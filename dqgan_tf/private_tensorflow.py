@@ -199,6 +199,15 @@ def joined_cluster() -> bool:
     return context.context().coordination_service is not None
 
 
+def joined_silence_seconds() -> float | None:
+    """Returns how long the joined cluster waits for a heartbeat; None: no cluster, or TensorFlow's own limit.
+
+    Replacement: a public getter.
+    """
+    service = context.context().coordination_service
+    return service.heartbeat_timeout_in_ms / 1e3 or None if service is not None else None
+
+
 def local_replica_index(replica_context: tf.distribute.ReplicaContext) -> int:
     """Returns the replica's index among this worker's replicas, an int, while Python builds its part of a graph.
 

@@ -20,6 +20,7 @@ from dqgan_tf.private_tensorflow import (
     WorkerStrategy,
     cluster_place,
     joined_cluster,
+    joined_silence_seconds,
     other_threads_run,
 )
 
@@ -57,12 +58,12 @@ class CompressedStrategy(WorkerStrategy):
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers of TF_CONFIG wait for each other.
-      silence_timeout: seconds without a sign of life after which a worker counts as lost. It limits the connections and
-        the message boards of this strategy, and TensorFlow's heartbeats if it is the first strategy of the process.
+      silence_timeout: seconds without a sign of life after which a worker counts as lost. All strategies of a process
+        have the same.
 
     Raises:
-      UsageError: fewer logical CPUs than replicas; TF_CONFIG, or the cluster of `cluster_resolver`, cannot be used: see
-        `tf_config.read`, `rendezvous.meet`.
+      UsageError: fewer logical CPUs than replicas; another silence_timeout than that of the first strategy; TF_CONFIG,
+        or the cluster of `cluster_resolver`, cannot be used: see `tf_config.read`, `rendezvous.meet`.
       PeerLostError: a worker did not come in time.
     """
 
@@ -76,6 +77,11 @@ class CompressedStrategy(WorkerStrategy):
     ):
         for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
             config.check(config.settings()[f"train.{setting}"], value)
+        if (joined := joined_silence_seconds()) not in (None, silence_timeout):
+            raise UsageError(
+                "A process has one silence_timeout, that of its first strategy, whose connection to the cluster stays. "
+                f"Received: silence_timeout={silence_timeout:g} after silence_timeout={joined:g}"
+            )
         connecting: contextlib.AbstractContextManager = contextlib.nullcontext()
         if cluster_resolver is not None:
             tf_config.check_resolver(cluster_resolver)
