@@ -8,6 +8,7 @@ happened. A round that the results hold is not repeated, so the same command con
 --document renders the table of the recorded rounds and runs nothing.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import functools
@@ -25,13 +26,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from absl import flags
-
 from benchmarks import comparison, report
 from benchmarks.provenance import command_line, provenance
 from dqgan_tf.errors import EXIT_PEER_LOST, EXIT_USAGE
 from dqgan_tf.telemetry import json_lines
-from dqgan_tf.training import command
 from tests.distributed import cluster
 
 SILENCE_SECONDS = 8  # --silence_timeout of the jobs that lose a worker
@@ -638,22 +636,24 @@ def table(entries):
     return report.markdown(header, rows)
 
 
-_ONLY = flags.DEFINE_multi_enum("only", list(ATTACKS), list(ATTACKS), "Attack to make; may be given several times.")
-_ROUNDS = flags.DEFINE_integer("rounds", None, "Rounds of each attack. Default: all.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments and the victims.")
-_RESULTS = command.define_path("results", "File of the rounds.")
-_DOCUMENT = command.define_path("document", "Markdown file with a marked place for the table; runs nothing.")
-
-
-def main(arguments):
-    del arguments
-    path = pathlib.Path(_RESULTS.value or "results/weather/attacks.jsonl")
-    if _DOCUMENT.value:
-        comparison.fill(_DOCUMENT.value, "weather", table(json_lines.read(path)))
+def main():
+    # argparse, because a test imports this file beside those of other programs, whose absl flags have equal names.
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", action="append", choices=list(ATTACKS), help="attack to make; may be given several times"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of each attack; default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    parser.add_argument("--results", default="results/weather/attacks.jsonl", help="file of the rounds")
+    parser.add_argument("--document", help="Markdown file with a marked place for the table; makes no attack")
+    given = parser.parse_args()
+    path = pathlib.Path(given.results).expanduser()
+    if given.document:
+        comparison.fill(pathlib.Path(given.document).expanduser(), "weather", table(json_lines.read(path)))
         return
-    for line in rounds(path, _ONLY.value, _SEED.value, _ROUNDS.value):
+    for line in rounds(path, given.only or list(ATTACKS), given.seed, given.rounds):
         print(line, flush=True)
 
 
 if __name__ == "__main__":
-    command.run(main)
+    main()
