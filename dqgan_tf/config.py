@@ -468,6 +468,7 @@ class TrainConfig(Settings):
         600.0,
         "Seconds that the workers of TF_CONFIG wait for each other before the run starts.",
         lower=1,
+        upper=2_592_000,
         is_local=True,
     )
     silence_timeout: float = setting(
@@ -475,6 +476,7 @@ class TrainConfig(Settings):
         "Seconds without a sign of life after which a worker counts as lost and the others end with code 4. An outage "
         "of the network of up to a quarter of this time, and at most 10 s, is survived.",
         lower=5,
+        upper=86_400,
         is_local=True,
     )
     keep_checkpoints: int = setting(3, "Number of complete checkpoints to keep.", lower=1, may_change=True)

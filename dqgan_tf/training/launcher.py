@@ -108,14 +108,14 @@ class Launcher:
         except OSError as error:
             raise UsageError(f"--log_dir={self._config.log_dir} cannot be made: {error.strerror}") from None
         ports = [] if self._config.name_in_cluster else free_ports(self._config.num_workers)
-        shown = self._log(self._names[0]).stat().st_size if attempt else 0
+        first = self._log(self._names[0])
+        shown = first.stat().st_size if first.exists() else 0
         self._processes = [
-            self._start(name, worker_environment(ports, index, self._secret), attempt)
-            for index, name in enumerate(self._names)
+            self._start(name, worker_environment(ports, index, self._secret)) for index, name in enumerate(self._names)
         ]
         if self._config.evaluator and not attempt:
-            self._evaluator = self._start("evaluator", evaluator_environment(ports), attempt)
-        follower = Follower(self._log(self._names[0]), shown)
+            self._evaluator = self._start("evaluator", evaluator_environment(ports))
+        follower = Follower(first, shown)
         try:
             failed = self._wait()
         finally:
@@ -125,8 +125,9 @@ class Launcher:
             return 0
         return self._report(self._names[failed], self._processes[failed].returncode)
 
-    def _start(self, name, environment, attempt):
-        with open(self._log(name), "ab" if attempt else "wb") as log:
+    def _start(self, name, environment):
+        # Appended: another job may be writing there, which the workers find out after this.
+        with open(self._log(name), "ab") as log:
             return subprocess.Popen(
                 self._config.command,
                 env=environment,
