@@ -211,7 +211,8 @@ def pictures(files: dict[str, pathlib.Path], path: pathlib.Path, columns: int = 
       UsageError: Matplotlib is not installed.
     """
     rows = -(-len(files) // columns)
-    with _panels(path, min(columns, len(files)), rows, size=(2.6, 2.8), legend=False) as panels:
+    height = 2.6 + 0.2 * max(name.count("\n") + 1 for name in files)
+    with _panels(path, min(columns, len(files)), rows, size=(2.6, height), legend=False) as panels:
         from matplotlib import image
 
         for axes, (name, file) in zip(panels, files.items(), strict=False):

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import suites
 from dqgan_tf import config as config_lib
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.gan import losses
@@ -145,7 +146,7 @@ def train(
 
     Returns:
       field: mean over the marks of the last quarter of |F(w)| / sqrt(2 d), or infinity for a run that diverged.
-      norm: |w| at the end.
+      norm: |w| at the end. spread: `suites.spread` since the mark before the last.
       curve: lists step, field, seconds (without the first call, which compiles).
       sent_bytes_per_step, steps.
     """
@@ -164,6 +165,7 @@ def train(
         done += count
         w = weights(model)
         field = float(np.linalg.norm(instance.field(w)) / root)
+        spread = suites.spread(model)
         for name, value in (("step", done), ("field", field), ("seconds", round(seconds, 3))):
             curve[name].append(value)
         tell(done, steps)
@@ -176,6 +178,7 @@ def train(
         "field": field,
         "norm": float(np.linalg.norm(w)),
         "steps": done,
-        "sent_bytes_per_step": model.channel.sent_bytes,
+        "spread": spread,
+        "sent_bytes_per_step": model.bytes_per_step()["sent_bytes"],
         "curve": curve,
     }

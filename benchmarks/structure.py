@@ -32,7 +32,7 @@ from absl import flags
 from benchmarks.provenance import ROOT, checkout, git
 from dqgan_tf.training import command
 
-_BASE = flags.DEFINE_string("base", None, "Revision or folder of another checkout, for a column of its own.")
+_BASE = command.define_path("base", "Revision or folder of another checkout, for a column of its own.")
 _VERBOSE = flags.DEFINE_boolean("verbose", False, "List the files that are counted, for this checkout.")
 _PRIVATE = re.compile(r"(tensorflow\.(python|compiler|tsl|core)|keras\.src)(\.|$)")
 _ENTRANCE = "dqgan_tf/gan/model.py"

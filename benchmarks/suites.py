@@ -6,6 +6,7 @@ process of its own, in which all replicas live. This file imports no TensorFlow.
 """
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -29,11 +30,10 @@ IMAGES, SMALL_IMAGES = 10_000, 200
 
 
 class Method(NamedTuple):
-    """settings: by their key in `config.settings()`. reference: the method whose float32 runs the table compares with;
-    None: this one."""
+    """settings: by their key in `config.settings()`. reference: the method whose float32 runs a table compares with."""
 
     settings: dict[str, Any]
-    reference: str | None = None
+    reference: str
 
 
 _REFERENCES = {"cpoadam_gq": "cpoadam", "cpoadam_ef": "cpoadam"} | {
@@ -42,18 +42,45 @@ _REFERENCES = {"cpoadam_gq": "cpoadam", "cpoadam_ef": "cpoadam"} | {
     for ablation in ("residual_out", "no_error_feedback", "no_half_step")
 }
 # For workers with different data: a second moment of more steps, never below the worker's own.
-_SPLIT = config_lib.ALGORITHMS["dqgan_adam_guarded"] | {"optimizer.beta_2": 0.999}
 METHODS: dict[str, Method] = {
-    **{name: Method(settings, _REFERENCES.get(name)) for name, settings in config_lib.ALGORITHMS.items()},
-    "dqgan_adam_split": Method(_SPLIT),
-    "dqgan_shift": Method(config_lib.ALGORITHMS["dqgan"] | {"compression.shift": 0.1}, "dqgan"),
-    "dqgan_adam_split_no_half_step": Method(_SPLIT | {"optimizer.half_step": "none"}),
-    "dqgan_adam_split_common": Method(
-        _SPLIT | {"optimizer.half_step": "common", "compression.residual_in_half_step": False}
-    ),
-    "dqgan_adam_split_corrected": Method(_SPLIT | {"optimizer.half_step": "corrected", "compression.shift": 0.3}),
+    name: Method(settings, _REFERENCES.get(name, name)) for name, settings in config_lib.ALGORITHMS.items()
+} | {
+    "dqgan_adam_split": Method(
+        config_lib.ALGORITHMS["dqgan_adam_guarded"] | {"optimizer.beta_2": 0.999}, "dqgan_adam_split"
+    )
 }
-"""The methods of `--algorithm`, and others for workers with different data."""
+"""The methods of `--algorithm`, and one for workers with different data."""
+
+
+def method(name: str, keep_local_steps: bool = False) -> Method:
+    """Returns the method of `NAME[,SETTING=VALUE...]`, such as `dqgan,local_steps=4,shift=0.1`.
+
+    Args:
+      name: a key of `METHODS`, and flags of `trainers.train` that differ from it.
+      keep_local_steps: whether the reference has the same number of local steps; else it is exchanged at every step.
+
+    Raises:
+      UsageError: no such method, or no such setting.
+    """
+    base, *changes = name.split(",")
+    if base not in METHODS:
+        raise UsageError(f"A cell's method must be one of {', '.join(METHODS)}. Received: {base!r}")
+    settings, reference = METHODS[base]
+    for change in changes:
+        flag, _, text = change.partition("=")
+        settings = settings | dict([_setting(flag, text)])
+        if keep_local_steps and flag == "local_steps":
+            reference = f"{reference},{change}"
+    return Method(settings, reference)
+
+
+def _setting(flag, text):
+    """Returns the key and the value of a flag of `trainers.train`."""
+    keys = {field.name: (key, config_lib.value_type(field)[0]) for key, field in config_lib.settings().items()}
+    if flag not in keys:
+        raise UsageError(f"A setting must be a flag of trainers.train, such as local_steps=4. Received: {flag}={text}")
+    key, kind = keys[flag]
+    return key, text.lower() == "true" if kind is bool else kind(text)
 
 
 class Figure(NamedTuple):
@@ -91,16 +118,15 @@ def parse(name: str) -> Cell:
       UsageError: another form, or an unknown method.
     """
     try:
-        problem, method, compressor, workers, shards, seed = name.split("/")
+        problem, variant, compressor, workers, shards, seed = name.split("/")
         cell = Cell(
-            problem, method, compressor, int(workers.removeprefix("M=")), shards, int(seed.removeprefix("seed="))
+            problem, variant, compressor, int(workers.removeprefix("M=")), shards, int(seed.removeprefix("seed="))
         )
     except ValueError:
         raise UsageError(
             f"A cell is such as nonlinear/dqgan/sign:bucket=512/M=8/homogeneous/seed=0. Received: {name!r}"
         ) from None
-    if method not in METHODS:
-        raise UsageError(f"A cell's method must be one of {', '.join(METHODS)}. Received: {method!r}")
+    method(cell.method)
     return cell
 
 
@@ -146,13 +172,14 @@ _NONLINEAR = [
     *_rows(["sgda", "cpoadam", "extra_adam"], (NONE,)),
     *_rows(["cpoadam_gq", "cpoadam_ef"], _SHARP),
 ]
-_AVERAGED = [*_rows(["dqgan_adam_averaged"], (NONE, *_SHARP)), *_rows(["dqgan_shift"], (NONE, *_SHARP))]
+_AVERAGED = [*_rows(["dqgan_adam_averaged"], (NONE, *_SHARP)), *_rows(["dqgan,shift=0.1"], (NONE, *_SHARP))]
 _AFFINE = [
     *_rows(["dqgan"], (NONE, *_SHARP)),
     *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], _SHARP),
     *_rows(["dqgan_no_half_step"], (NONE,)),
 ]
 _LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
+_SPREAD = Figure("spread", "spread of the residuals", 1.0, 3)
 _FIELD = (Figure("field", "norm of the field", 1.0, 4, "percent"),)
 _SPEEDUP = _rows(["dqgan"], (NONE, SIGN, TOP_5))
 _BASELINES = [
@@ -167,13 +194,25 @@ _MIXTURE = [
     *_BASELINES,
 ]
 _MIXTURE_SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
-_SPLIT_ROWS = [
-    *_rows(["dqgan_adam"], (NONE, SIGN)),
-    *_rows(["dqgan_adam_split"], (NONE, FOUR_BIT, SIGN, TOP_1)),
-    *_rows(["dqgan_adam_split_no_half_step"], (NONE, SIGN)),
-    *_rows(["dqgan_adam_split_common"], (NONE, SIGN, TOP_1)),
-    *_rows(["dqgan_adam_split_corrected"], (NONE, SIGN)),
+# Where gradients are taken: the direction that looks ahead, and what else is in the point. Workers have different data.
+_SPLIT = [
+    f"dqgan_adam_split{changes}"
+    for changes in (
+        "",
+        ",residual_in_half_step=false",
+        ",shift=0.3",
+        ",half_step=common",
+        ",half_step=common,residual_in_half_step=false",
+        ",half_step=common,residual_in_half_step=false,shift=0.3",
+        ",half_step=corrected,shift=0.3",
+        ",half_step=corrected,shift=1",
+        ",half_step=corrected,residual_in_half_step=false,shift=0.3",
+        ",half_step=none",
+    )
 ]
+_SPLIT_ROWS = [*_rows(["dqgan_adam"], (NONE, SIGN)), *_rows(_SPLIT, (NONE, SIGN, TOP_1))]
+_COMMON = ",half_step=common,residual_in_half_step=false"
+_SPLIT_SHORT = _rows(["dqgan_adam", "dqgan_adam_split", f"dqgan_adam_split{_COMMON}"], (NONE, SIGN))
 _COVERAGE = (
     Figure("high_quality_fraction_3_sd", "samples within 3 sd of a mode, %", 100.0, 1, "points"),
     Figure("modes_3_sd", "modes at 3 sd", 1.0, 1),
@@ -210,6 +249,39 @@ _SHORT_IMAGES = {
 }
 
 
+def _local(name, steps, extra=""):
+    """The method with every number of local steps; one step without a setting of it."""
+    return [f"{name}{extra}" if count == 1 else f"{name},local_steps={count}{extra}" for count in steps]
+
+
+_LOCAL_GAME = [
+    *_rows(_local("dqgan", (1, 4, 16, 64)) + _local("dqgan_adam", (1, 4, 16, 64)), (NONE, SIGN, TOP_5)),
+    *_rows(_local("dqgan_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5)),
+    *_rows(_local("dqgan_adam_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5)),
+]
+_LOCAL_SHIFT = _rows(
+    [
+        *_local("dqgan", (1, 4, 16)),
+        *_local("dqgan", (1, 4, 16), ",shift=0.1"),
+        *_local("dqgan", (1, 4, 16), ",shift=0.1,half_step=corrected"),
+    ],
+    (NONE, SIGN, TOP_5),
+)
+_LOCAL = [
+    ("dqgan_adam", NONE),
+    *_rows(_local("dqgan_adam", (8, 32)), (SIGN,)),
+    ("dqgan_adam,local_steps=8", NONE),
+    ("dqgan_adam,local_steps=8", TOP_1),
+    ("dqgan_adam_residual_out,local_steps=8", SIGN),
+    ("dqgan_adam_no_error_feedback,local_steps=8", SIGN),
+]
+_LOCAL_SPLIT = [
+    ("dqgan_adam_split", NONE),
+    ("dqgan_adam_split", SIGN),
+    *_rows(_local("dqgan_adam_split", (1, 8, 32), _COMMON), (NONE, SIGN)),
+]
+
+
 def _images(name):
     rows = [(name, 2, "iid", _IMAGE_ROWS), (name, 4, "iid", _IMAGE_ROWS)]
     question = f"What does compression cost on {name}?"
@@ -239,7 +311,7 @@ SUITES = {
         [
             ("mixture_ring", 4, "iid", _MIXTURE),
             ("mixture_grid", 4, "iid", _MIXTURE),
-            ("mixture_ring", 4, "by_class", _SPLIT_ROWS),
+            ("mixture_ring", 4, "by_class", _SPLIT_SHORT),
             ("mixture_ring", 8, "iid", _MIXTURE_SHORT),
         ],
         range(5),
@@ -258,7 +330,46 @@ SUITES = {
         _FIELD,
         {},
     ),
+    "local/games": Suite(
+        GAMES,
+        "Do local steps and a learned shift reach the float32 figure on games whose field is known?",
+        [
+            ("nonlinear", 8, "homogeneous", _LOCAL_GAME),
+            ("nonlinear", 8, "heterogeneous", _LOCAL_SHIFT),
+        ],
+        range(5),
+        (*_FIELD, _SPREAD),
+        {},
+        marks=32,
+    ),
+    "local/mixture": Suite(
+        DATA,
+        "Do local steps cost modes or quality on mixtures of Gaussians, and do modes split among workers?",
+        [
+            ("mixture_ring", 4, "iid", _LOCAL),
+            ("mixture_ring", 4, "by_class", _SPLIT_ROWS),
+            ("mixture_grid", 4, "iid", _LOCAL),
+            ("mixture_ring", 8, "iid", _LOCAL),
+            ("mixture_grid", 8, "iid", _LOCAL),
+        ],
+        range(5),
+        (*_COVERAGE, _SPREAD),
+        {"train.steps": 3072, "train.steps_per_call": 64},
+        worker_batch=64,
+        marks=12,
+    ),
+    "local/fashion_mnist": Suite(
+        DATA,
+        "What do local steps cost on fashion_mnist?",
+        [("fashion_mnist", 4, "iid", _LOCAL), ("fashion_mnist", 4, "by_class", _LOCAL_SPLIT)],
+        range(3),
+        (*_distances(IMAGES), _SPREAD),
+        _SHORT_IMAGES | {"train.steps": 2048, "train.steps_per_call": 64},
+        worker_batch=32,
+        marks=4,
+    ),
 }
+"""Every suite is a whole number of rounds of local steps between two marks."""
 
 
 def get(name: str, small: bool) -> Suite:
@@ -387,14 +498,20 @@ def _run_cell(name, cell, threads, small, cache, options):
 
 def preset(name: str) -> dict[str, Any]:
     """Returns the settings of flags/experiments/NAME.flags by key, such as {"data.dataset": "gaussian_ring"}."""
-    keys = {field.name: (key, config_lib.value_type(field)[0]) for key, field in config_lib.settings().items()}
     settings = {}
     for line in (ROOT / "flags" / "experiments" / f"{name}.flags").read_text().splitlines():
         if line.startswith("--"):
-            flag, _, text = line.removeprefix("--").partition("=")
-            key, kind = keys[flag if flag in keys else flag.removeprefix("no")]
-            settings[key] = (text or str(flag in keys)).lower() == "true" if kind is bool else kind(text)
+            flag, is_given, text = line.removeprefix("--").partition("=")
+            if not is_given:
+                flag, text = flag.removeprefix("no"), str(not flag.startswith("no"))
+            settings |= dict([_setting(flag, text)])
     return settings
+
+
+def spread(model: Any) -> float:
+    """Returns the root mean square distance of the replicas' residuals to their mean since the last call."""
+    figures = model.drain_metrics()
+    return math.hypot(figures["spread/generator"], figures["spread/discriminator"])
 
 
 def train_command(config: config_lib.RunConfig) -> str:
@@ -418,4 +535,4 @@ def run_config(suite: Suite, cell: Cell, settings: dict[str, Any]) -> config_lib
     own |= {"train.replicas_per_worker": cell.workers, "train.seed": cell.seed}
     if suite.kind == DATA:
         own |= {"data.shards": cell.shards, "train.batch_size": suite.worker_batch * cell.workers}
-    return config_lib.from_flat(settings | METHODS[cell.method].settings | own | suite.settings)
+    return config_lib.from_flat(settings | method(cell.method).settings | own | suite.settings)

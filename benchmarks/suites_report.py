@@ -40,7 +40,8 @@ def write(name: str, folder: str | os.PathLike) -> str:
         parts.append(_speedup(rows, folder))
     for (problem, workers, shards), of_group in groups.items():
         parts.append(f"## {problem}, M = {workers}, {shards}")
-        parts.append(table(suite, of_group))
+        equal = [row for row in groups.get((problem, workers, "iid"), []) if shards not in ("iid", "homogeneous")]
+        parts.append(table(suite, of_group, _exact(equal)))
         name_of_group, title = f"{problem}_{workers}_{shards}", suite.figures[0].title
         if suite.kind == suites.DATA:
             path = folder / f"{name_of_group}_bytes.png"
@@ -48,9 +49,9 @@ def write(name: str, folder: str | os.PathLike) -> str:
             figures.end_against_bytes(_ends(suite, of_group), title, path, scale)
             parts.append(f"![{title} against bytes]({name_of_group}_bytes.png)")
             parts += _pictures(of_group, folder, f"{name_of_group}_samples.png")
-        for reference in dict.fromkeys(_reference(row) for row in of_group):
-            lines = [row for row in of_group if _reference(row) == reference]
-            path = folder / f"{name_of_group}_{reference}.png"
+        for reference in dict.fromkeys(reference_of(row) for row in of_group):
+            lines = [row for row in of_group if reference_of(row) == reference]
+            path = folder / f"{name_of_group}_{reference.replace(',', '_')}.png"
             if name != "speedup" and len(_by_variant(lines)) > 1:
                 figures.curves(_curves(suite, lines), title, path)
                 parts.append(f"![{title} of {reference}]({path.name})")
@@ -78,12 +79,22 @@ def summary(name: str, folder: str | os.PathLike) -> str:
     return f"{table(suite._replace(figures=suite.figures[:1]), rows)}\n\n{_source(rows)}"
 
 
-def table(suite: suites.Suite, rows: Rows) -> str:
+def _exact(rows):
+    """The float32 runs of DQGAN with Adam, exchanged at every step."""
+    return [row for row in rows if (row["method"], row["compressor"]) == ("dqgan_adam", suites.NONE)]
+
+
+def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) -> str:
     """Returns the Markdown table of the runs of one problem, number of workers and shards.
 
     Every figure has its mean and standard deviation over the seeds. A difference is that of runs with the same seed,
     this row minus the float32 runs of the reference; its 95 % interval is that of Student's t with n - 1 degrees of
     freedom. A variant of which a run diverged has no mean.
+
+    Args:
+      suite: of the runs.
+      rows: the runs.
+      equal: float32 runs of workers with equal data, which are the reference if there are any.
     """
     variants = _by_variant(rows)
     header = ["method", "compressor", "bytes per step and worker", "n"]
@@ -91,12 +102,12 @@ def table(suite: suites.Suite, rows: Rows) -> str:
         header.append(f"{figure.title}, mean ± sd")
         if figure.difference:
             unit = "%" if figure.difference == "percent" else "points"
-            header.append(f"difference to float32, {unit} (95 %)")
+            header.append(f"difference to float32{' with equal data' if equal else ''}, {unit} (95 %)")
     lines = []
     for (method, compressor), of_variant in variants.items():
         sent = round(statistics.mean(row["sent_bytes_per_step"] for row in of_variant))
         cells = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
-        reference = variants.get((_reference(of_variant[0]), suites.NONE), [])
+        reference = equal or variants.get((reference_of(of_variant[0]), suites.NONE), [])
         for figure in suite.figures:
             cells.append(_mean(figure, of_variant))
             if figure.difference:
@@ -174,7 +185,8 @@ def _pictures(rows, folder, name):
     for row in rows:
         file = folder / suites.picture(suites.parse(row["cell"]))
         if row["seed"] == 0 and file.exists():
-            files[f"{row['method']}\n{_NAMES.get(row['compressor'], row['compressor'])}"] = file
+            lines = [*row["method"].split(","), _NAMES.get(row["compressor"], row["compressor"])]
+            files["\n".join(lines)] = file
     if not files:
         return []
     figures.pictures(files, folder / name)
@@ -212,8 +224,13 @@ def _by_variant(rows):
     return variants
 
 
-def _reference(row):
-    return suites.METHODS[row["method"]].reference or row["method"]
+def reference_of(row):
+    """Returns the method whose float32 runs the row of a run is compared with.
+
+    On homogeneous games it has as many local steps: the question there is what bits cost. Elsewhere it is exchanged at
+    every step.
+    """
+    return suites.method(row["method"], keep_local_steps=row["shards"] == "homogeneous").reference
 
 
 def _curves(suite, rows):

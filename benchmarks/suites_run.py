@@ -36,7 +36,7 @@ def _game(suite, cell):
 
     game = games.GAMES[cell.problem]
     # Momentum has the size of a gradient.
-    direction = "adam" if suites.METHODS[cell.method].settings["optimizer.direction"] == "adam" else "sgd"
+    direction = "adam" if suites.method(cell.method).settings["optimizer.direction"] == "adam" else "sgd"
     rate = game.rates[direction]
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
     config = suites.run_config(suite, cell, settings)
@@ -63,7 +63,7 @@ def _training(suite, cell):
         model.train_steps(iterator, count)
         seconds += (time.perf_counter() - started) * (mark > 1)
         done += count
-        figures = judge()
+        figures = judge() | {"spread": suites.spread(model)}
         for name, value in ({"step": done, "seconds": round(seconds, 3)} | figures).items():
             curve[name].append(value)
         _tell(done, steps)
@@ -72,7 +72,7 @@ def _training(suite, cell):
     return figures | {
         "steps": done,
         "skipped": int(model.local_value(model.skipped)),
-        "sent_bytes_per_step": model.channel.sent_bytes,
+        "sent_bytes_per_step": model.bytes_per_step()["sent_bytes"],
         "weights_sha256": summary.weights_sha256(model),
         "train_command": suites.train_command(config),
         "curve": curve,

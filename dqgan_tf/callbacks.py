@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 
 import keras
@@ -48,7 +49,11 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in (("every", every), ("keep", keep)):
             if not isinstance(value, int) or value < 1:
                 raise UsageError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
-        self._folder, self._every, self._keep = pathlib.Path(folder), every, keep
+        if "://" in os.fspath(folder):  # `pathlib` would make a folder of that name here
+            raise UsageError(
+                f"`folder` must be a path, such as that at which its storage is mounted. Received: folder={folder!r}"
+            )
+        self._folder, self._every, self._keep = pathlib.Path(folder).expanduser(), every, keep
         self._board_name = f"checkpoint/{next(_serial)}"
         self._checkpoints = None
 

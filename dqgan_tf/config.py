@@ -186,20 +186,26 @@ class DataConfig(Settings):
 class NetworkConfig(Settings):
     """Architecture of both players."""
 
-    network: str = setting("mlp", "Architecture of both players.", choices=("mlp", "dcgan"))
+    network: str = setting(
+        "mlp",
+        "Architecture of both players. resnet: the residual networks of WGAN-GP; sn_resnet: those of SNGAN, with "
+        "spectral normalisation in the discriminator.",
+        choices=("mlp", "dcgan", "resnet", "sn_resnet"),
+    )
     latent_dim: int | None = setting(
         None, "Dimension of the normal latent z. Default: the network's reference value.", lower=1, example=128
     )
     width: int | None = setting(
         None,
-        "Hidden units (mlp) or filters of the layer next to the image (dcgan). Default: the network's reference value.",
+        "Hidden units (mlp), filters of the layer next to the image (dcgan) or of the discriminator's blocks (resnet). "
+        "Default: the network's reference value.",
         lower=1,
         example=64,
     )
     batch_norm: bool = setting(
         True,
-        "Batch normalisation in the generator of dcgan; the discriminator has none. Its statistics are averaged over "
-        "the replicas.",
+        "Batch normalisation in the generator of images, except mlp; the discriminator has none. Its statistics are "
+        "averaged over the replicas.",
     )
 
 
@@ -274,11 +280,10 @@ class OptimizerConfig(Settings):
     )
     half_step: str = setting(
         "own",
-        "Point at which a worker evaluates its gradient, which looks ahead from the current weights: by its own last "
-        "direction (own: DQGAN), by the last update of all workers (common), by its own last direction less its drift, "
-        "the difference of its shift from the mean shift (corrected; its local steps are corrected too), or not at all "
-        "(none: simultaneous gradient descent; the point has no residual either). Try common or corrected if workers "
-        "have different data.",
+        "Point at which a worker takes its gradient. own: ahead of the weights by its own last direction (DQGAN). "
+        "common: ahead by the last update of all workers. corrected: ahead by its own last direction minus its drift, "
+        "which is its shift minus the mean shift; its local steps are corrected too. none: the weights, without the "
+        "residual (simultaneous gradient descent). Try common or corrected if workers have different data.",
         choices=("own", "common", "corrected", "none"),
     )
     exchange: str = setting(
@@ -289,16 +294,17 @@ class OptimizerConfig(Settings):
     )
     step_rule: str = setting(
         "plain",
-        "Form of a step: plain (w - eta u_t; the half step of DQGAN goes with it alone), optimistic (w - eta (2 u_t - "
-        "u_{t-1}) with u_0 = u_1, so that the first step is a plain one) or extragradient (an odd step moves the "
-        "weights from w to w - eta u_t, the next one from the same w to w - eta u_{t+1}; each has its own batch and "
-        "exchange).",
+        "Form of a step. plain: w - eta u_t. optimistic: w - eta (2 u_t - u_{t-1}) with u_0 = u_1, so that the first "
+        "step is a plain one. extragradient: an odd step moves the weights from w to w - eta u_t, the next one moves "
+        "them from the same w to w - eta u_{t+1}; each has its own batch and exchange. optimistic and extragradient "
+        "need half_step=none.",
         choices=("plain", "optimistic", "extragradient"),
     )
     discriminator_steps: int = setting(
         1,
-        "Steps of the discriminator for each step of the generator, which moves at every step whose number is a "
-        "multiple. All of them count as steps; each player has its own residuals and number of updates.",
+        "Steps n of the discriminator for each step of the generator: the discriminator moves at every step, the "
+        "generator at steps n, 2n and so on. All of them count as steps. Each player has its own residuals and number "
+        "of updates.",
         lower=1,
     )
 
@@ -329,9 +335,9 @@ class CompressionConfig(Settings):
     )
     local_steps: int = setting(
         1,
-        "Gradient steps K of each worker between two exchanges: bytes fall by K. Steps are gradient steps everywhere; "
-        "logs, pictures, checkpoints and checks wait for the next exchange, and the last round is shorter if steps is "
-        "no multiple of K. With 1 every step is exchanged.",
+        "Gradient steps K of each worker between two exchanges; a step then sends 1/K of the bytes on average. All "
+        "numbers of steps count gradient steps. Logs, pictures, checkpoints and checks wait for the next exchange. The "
+        "last round is shorter if steps is no multiple of K. 1: every step is exchanged.",
         lower=1,
     )
     start_step: int = setting(
@@ -351,8 +357,9 @@ class CompressionConfig(Settings):
     shift: float = setting(
         0.0,
         "Learning rate a of a learned shift, for workers with different data; 0: no shift. Each worker learns the mean "
-        "of its own updates and sends the difference to it; all add the mean of the shifts, which costs no byte. 0.1 "
-        "suits 1 bit and more. Top-k of a share f needs less: f/4 keeps its residuals bounded.",
+        "of its own updates and sends only the difference from it. All workers know the mean of the shifts without "
+        "sending it, and add it. 0.1 suits 1 bit and more. Top-k of a share f needs less: f/4 keeps its residuals "
+        "bounded.",
         lower=0,
         upper=1,
         example=0.1,
@@ -424,7 +431,8 @@ class TrainConfig(Settings):
     )
     steps_per_call: int = setting(
         20,
-        "Steps in one call of the compiled function. SIGTERM and SIGINT take effect between calls.",
+        "Steps in one call of the compiled function, rounded up to a multiple of local_steps. SIGTERM and SIGINT take "
+        "effect between calls.",
         lower=1,
         may_change=True,
     )
@@ -435,8 +443,8 @@ class TrainConfig(Settings):
     sample_every: int = setting(1000, "Steps between two pictures; 0: only at the end.", lower=0, may_change=True)
     eval_every: int = setting(
         0,
-        "Steps between two evaluations of the averaged generator by the chief, and one at the end; the other workers "
-        "wait meanwhile. 0: none. A task `evaluator` evaluates beside the run instead.",
+        "Steps between two evaluations of the averaged generator; another one follows at the end. The chief evaluates, "
+        "and the other workers wait. 0: none. A task `evaluator` evaluates beside the run instead.",
         lower=0,
         may_change=True,
     )
@@ -451,8 +459,8 @@ class TrainConfig(Settings):
     )
     max_skipped_in_row: int = setting(
         10,
-        "Stop the run after this many consecutive skipped steps (a step is skipped if an update is not finite), or "
-        "exchanges with local_steps; 0: never stop.",
+        "Stop the run after this many skipped steps in a row (with local_steps: skipped exchanges). A step is skipped "
+        "if an update is not finite. 0: never stop.",
         lower=0,
         may_change=True,
     )
@@ -465,7 +473,7 @@ class TrainConfig(Settings):
     silence_timeout: float = setting(
         30.0,
         "Seconds without a sign of life after which a worker counts as lost and the others end with code 4. An outage "
-        "of the network of up to a third of this time is survived.",
+        "of the network of up to a quarter of this time, and at most 10 s, is survived.",
         lower=5,
         is_local=True,
     )
@@ -705,8 +713,8 @@ class RunConfig(Settings):
     )
     algorithm: str = setting(
         "custom",
-        "Method whose settings are taken; docs/methods.md lists the settings of each. A setting that contradicts the "
-        "method is refused. custom: the settings alone.",
+        "Method, a name for several settings; docs/methods.md lists those of each method. A setting that contradicts "
+        "the method is refused. custom: no method, all settings as given.",
         choices=("custom", *ALGORITHMS),
         may_change=True,
     )

@@ -18,8 +18,8 @@ class Encoded(NamedTuple):
 
     payload: c_t, the compressor's NamedTuple of 32-bit tensors.
     residual: e_t, float32 [n]; None without error feedback.
-    energies: squared norms, float32 [3] = (||p_t||^2, ||e_{t-1}||^2, ||p_t - decode(c_t)||^2); inf if a square
-      overflows.
+    energies: squared norms, float32 [3] = (||p_t||^2, that of the argument `residual`, ||p_t - decode(c_t)||^2); inf if
+      a square overflows.
     """
 
     payload: Any
@@ -51,7 +51,7 @@ def encode(
     Args:
       compressor: compressor that encodes p_t.
       update: float32 [n], in units of parameters, or a window of a longer vector.
-      residual: e_{t-1}, float32 [n]; None: no error feedback, p_t = update_t.
+      residual: e_{t-1}, or e_{t-1} minus a learned shift, float32 [n]; None: no error feedback, p_t = update_t.
       seed: int32 [2], seed of stochastic rounding.
       block: number of values that are encoded at a time, rounded to whole buckets, so that all passes over a block hit
         the cache. Faster on a CPU (`blocks.CPU_BLOCK`), slower on a GPU; only inside `tf.function(jit_compile=True)`.

@@ -92,8 +92,9 @@ class Sgd(Direction):
 class Momentum(Direction):
     """u_t = m_t / (1 - beta_1^t) with m_t = beta_1 m_{t-1} + (1 - beta_1) g_t, m_0 = 0; hence u_1 = g_1.
 
-    With EF21 it is EF21-SGDM (Fatkhullin, Tyurin, Richtarik 2023, arXiv 2305.15155), which starts from the gradient of
-    one batch and does not divide by 1 - beta_1^t; the factor is below 1.01 from t = 7 on at beta_1 = 0.5.
+    With EF21 it is EF21-SGDM (Fatkhullin, Tyurin, Richtarik 2023, arXiv 2305.15155), with one difference: the
+    publication sets m_1 = g_1 and does not divide by 1 - beta_1^t. At beta_1 = 0.5 the factor 1 / (1 - beta_1^t) is
+    below 1.01 from t = 7 on.
 
     Raises:
       UsageError: a setting that `OptimizerConfig` refuses.

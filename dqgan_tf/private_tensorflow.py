@@ -4,6 +4,9 @@ All names were checked with TensorFlow 2.21.0. A comment says what a name is for
 `make test-next` lists the names that a newer TensorFlow has moved; tests/test_layers.py forbids such imports elsewhere.
 """
 
+import contextlib
+import ctypes
+import functools
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -71,7 +74,7 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
       cluster_resolver: as in the base class.
       communication_options: a `CommunicationOptions`, not None.
       replicas_per_worker: number of replicas of a machine without GPUs.
-      silence_seconds: without a heartbeat, after which TensorFlow's coordination service declares a worker lost.
+      silence_seconds: seconds without a heartbeat after which TensorFlow's coordination service gives a worker up.
 
     Raises:
       UsageError: fewer logical CPUs than replicas.
@@ -196,6 +199,15 @@ def joined_cluster() -> bool:
     return context.context().coordination_service is not None
 
 
+def joined_silence_seconds() -> float | None:
+    """Returns how long the joined cluster waits for a heartbeat; None: no cluster, or TensorFlow's own limit.
+
+    Replacement: a public getter.
+    """
+    service = context.context().coordination_service
+    return service.heartbeat_timeout_in_ms / 1e3 or None if service is not None else None
+
+
 def local_replica_index(replica_context: tf.distribute.ReplicaContext) -> int:
     """Returns the replica's index among this worker's replicas, an int, while Python builds its part of a graph.
 
@@ -275,5 +287,66 @@ class CoordinationService:
         context.context().delete_config_key_value(key)
 
     def wait_at_barrier(self, name: str, timeout_seconds: float) -> None:
-        """Waits until all workers wait at the barrier of this name; fails at once if one misses its heartbeat."""
-        context.context().wait_at_barrier(name, int(1e3 * timeout_seconds))
+        """Waits until all workers wait at the barrier of this name; fails at once if one misses its heartbeat.
+
+        It calls TensorFlow's C function, because `Context.wait_at_barrier` keeps Python's lock (GIL) while it waits:
+        no thread of the process would run, send a heartbeat, notice that worker 0 is gone or see a signal. ctypes
+        releases the lock.
+        """
+        _call("TFE_WaitAtBarrier", context.context()._handle, name.encode(), int(1e3 * timeout_seconds))
+
+
+@contextlib.contextmanager
+def other_threads_run():
+    """In the body, TensorFlow connects to its cluster without Python's lock: TFE_EnableCollectiveOps would keep it.
+
+    So another thread can set a limit to this wait, which ends by itself after an hour (TensorFlow 2.21). Replacement: a
+    limit for the wait, or a binding that releases the lock.
+    """
+    module = context.pywrap_tfe
+    original = module.TFE_EnableCollectiveOps
+
+    def enable(handle, server_def):
+        _call("TFE_EnableCollectiveOps", handle, server_def, len(server_def))
+
+    module.TFE_EnableCollectiveOps = enable
+    try:
+        yield
+    finally:
+        module.TFE_EnableCollectiveOps = original
+
+
+def _call(name, handle, *arguments):
+    """Calls a C function of a context's handle without Python's lock; raises the error of its status."""
+    c = _c_functions()
+    status = c["TF_NewStatus"]()
+    try:
+        c[name](c["PyCapsule_GetPointer"](handle, None), *arguments, status)
+        code, message = c["TF_GetCode"](status), c["TF_Message"](status).decode(errors="replace")
+    finally:
+        c["TF_DeleteStatus"](status)
+    if code:
+        raise tf.compat.v1.errors.exception_type_from_error_code(code)(None, None, message)
+
+
+@functools.cache
+def _c_functions():
+    """Returns C functions by name. ctypes takes pointers for 32-bit numbers unless types are declared.
+
+    TensorFlow has loaded both libraries already. Replacement: methods of `Context` that release Python's lock.
+    """
+    eager, framework = ctypes.CDLL("libtensorflow_cc.so.2"), ctypes.CDLL("libtensorflow_framework.so.2")
+    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    functions = {}
+    for library, name, result, *arguments in (
+        (ctypes.pythonapi, "PyCapsule_GetPointer", pointer, ctypes.py_object, text),
+        (framework, "TF_NewStatus", pointer),
+        (framework, "TF_GetCode", ctypes.c_int, pointer),
+        (framework, "TF_Message", text, pointer),
+        (framework, "TF_DeleteStatus", None, pointer),
+        (eager, "TFE_EnableCollectiveOps", None, pointer, text, size, pointer),
+        (eager, "TFE_WaitAtBarrier", None, pointer, text, ctypes.c_int64, pointer),
+    ):
+        function = functions[name] = library[name]  # by index: an object of its own, which nobody else declares
+        function.restype, function.argtypes = result, arguments
+    return functions

@@ -104,7 +104,8 @@ NAMES = (
     Name("tensorflow.python.eager.context", "Context.set_config_key_value", "(self, key, value)"),
     Name("tensorflow.python.eager.context", "Context.get_config_key_value", "(self, key, timeout_in_ms=0)"),
     Name("tensorflow.python.eager.context", "Context.delete_config_key_value", "(self, key)"),
-    Name("tensorflow.python.eager.context", "Context.wait_at_barrier", "(self, barrier_id, timeout_in_ms)"),
+    Name("tensorflow.python.eager.context", "Context._handle", "property"),
+    Name("tensorflow.python.eager.context", "pywrap_tfe.TFE_EnableCollectiveOps"),
     Name("tensorflow.python.framework.config", "is_op_determinism_enabled", "()"),
     Name("tensorflow.python.framework.func_graph", "FuncGraph.experimental_acd_manager", "attribute"),
     Name(
@@ -195,7 +196,7 @@ def test_the_table_knows_every_name_that_the_adapters_use():
     used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
     used |= {node.name for node in tree if isinstance(node, ast.FunctionDef)}
     own = {"_replicas_per_worker", "_silence_seconds", "_replace_cross_device_ops", "_configure_coordination_service"}
-    own |= {"_optimizer", "__init__"}
+    own |= {"_optimizer", "__init__", "_call", "_c_functions"}
     known = {name.name.split(".")[-1] for name in NAMES}
     assert {attribute for attribute in used if attribute.startswith("_")} - own <= known
 

@@ -6,7 +6,7 @@ tests/distributed/test_lost_peer.py provokes them in real processes.
 import pytest
 import tensorflow as tf
 
-from dqgan_tf import tensorflow_texts
+from dqgan_tf import private_tensorflow, tensorflow_texts
 
 STACK = """Graph execution error:
 
@@ -98,3 +98,11 @@ def test_the_reason_of_a_server_that_does_not_start_asks_for_the_port():
 )
 def test_first_line(error, line):
     assert tensorflow_texts.first_line(error) == line
+
+
+def test_the_c_functions_exist_and_raise_errors_of_tensorflow():
+    """No cluster: a barrier cannot be."""
+    tf.constant(0)  # starts TensorFlow
+    assert "TFE_WaitAtBarrier" in private_tensorflow._c_functions()
+    with pytest.raises(tf.errors.OpError, match="[Cc]oordination service"):
+        private_tensorflow.CoordinationService().wait_at_barrier("nobody", 0.1)

@@ -29,7 +29,7 @@ _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes; 1 for w
 _THREADS = flags.DEFINE_list("threads", ["1"], "Threads of each worker for its computation; several: 1,2,4.")
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed steps of every variant.", lower_bound=1)
 _RATE = flags.DEFINE_string("rate", "loopback", "Rate of every worker's link, such as 1gbit.")
-_AGAINST = flags.DEFINE_string("against", None, "Revision or folder of another checkout that runs in the same rounds.")
+_AGAINST = command.define_path("against", "Revision or folder of another checkout that runs in the same rounds.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per worker and step.", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("width", None, "Filters of DCGAN's widest-resolution layer. Default: the network's.", 1)
 _IMAGE = flags.DEFINE_enum("image", "64x64x3", ["28x28x1", "32x32x3", "64x64x3"], "Shape of the images.")

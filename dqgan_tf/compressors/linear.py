@@ -92,6 +92,7 @@ class Linear(quantizer.BucketQuantizer):
         return self._codes(rows, steps, noise), steps
 
     def dequantize_rows(self, codes, steps):
+        # The payload has unsigned codes, code_i + L.
         return tf.cast(codes - self.max_code, tf.float32) * steps[:, None]
 
     def _range(self, rows, top):

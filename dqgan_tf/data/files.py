@@ -77,6 +77,10 @@ def find(dataset: str, split: str, is_known: Callable[[str], bool]) -> tuple[Sou
     Raises:
       DatasetError: the source cannot be read, or the split does not exist.
     """
+    if "://" in dataset:
+        raise DatasetError(
+            f"`dataset` must be a path, a name or MODULE:FUNCTION, not a URL: mount that storage. Received: {dataset!r}"
+        )
     base, bracket, part = split.partition("[")
     arrays, function = _ARRAYS.fullmatch(dataset), _FUNCTION.fullmatch(dataset)
     path = pathlib.Path(dataset).expanduser()

@@ -94,6 +94,7 @@ class Channel:
       accepted: whether the last reduction was accepted, bool.
       energies: squared norms of the last reduction, float32 [vectors, len(ENERGIES)].
       seconds: times of the last reduction, float64 [len(TIMES)].
+      spans: spans of the last reduction, float64 [spans, 3]; see `reduce_packets`.
 
     Raises:
       UsageError: no vector, an empty vector, or error feedback with a compressor that is not contractive.
@@ -139,16 +140,14 @@ class Channel:
         packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else values  # 2**18 float32 values are 1 MiB
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
         self.packets = choice.build(chosen.topology, vectors, self._learned, context, packet_values, threads)
-        compressed = {weight for vector in vectors if not vector.is_exact for weight in vector.weights}
-        self._mean_shifts = [
-            ReplicaLocal(devices, shape, "mean_shift") if shift and weight in compressed else None
-            for weight, shape in enumerate(self._shapes)
-        ]
+        self._exact = {weight for vector in vectors if vector.is_exact for weight in vector.weights}
+        self._mean_shifts = [ReplicaLocal(devices, shape, "mean_shift") if shift else None for shape in self._shapes]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.energies = ReplicaLocal(devices, [len(self.vectors), len(ENERGIES)], "energies")
         host = [tf.DeviceSpec.from_string(d).replace(device_type="CPU", device_index=0).to_string() for d in devices]
         self.seconds = ReplicaLocal(host, [len(TIMES)], "seconds", tf.float64)
+        self.spans = ReplicaLocal(host, [None, 3], "spans", tf.float64)
 
     @property
     def topology(self) -> str:
@@ -207,20 +206,26 @@ class Channel:
         seeds = self._next_seeds(replica)
         updates = [[self._window(slice_, values) for slice_ in packet.slices] for packet in self.packets]
         # Runs `Packet.reduce` of every packet (`AllGather`, `TwoStep`, ...), which encodes, exchanges and decodes.
-        outcomes, seconds = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
+        outcomes, seconds, spans = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
         accepted = tf.reduce_all(tf.stack([outcome.acceptable for outcome in outcomes]))
         next_states = self._next_states(outcomes, replica, collectives, options)
         means = self._by_weight([pair for outcome in outcomes for pair in outcome.means])
-        mean_shifts = [None if one is None else one.variables[replica] for one in self._mean_shifts]
+        mean_shifts = [None if local is None else local.variables[replica] for local in self._mean_shifts]
         old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
+
+        # Weights that are not compressed send x and not x - s: their mean minus sbar is the mean of x - s.
+        sent = [
+            mean - old if old is not None and weight in self._exact else mean
+            for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
+        ]
 
         def keep():
             if self.error_feedback:
                 for packet, outcome, of_packet in zip(self.packets, outcomes, updates, strict=True):
                     packet.keep(outcome, replica, of_packet)
-            for variable, old, mean in zip(mean_shifts, old_shifts, means, strict=True):
+            for variable, old, part in zip(mean_shifts, old_shifts, sent, strict=True):
                 if variable is not None:
-                    variable.assign(old + self.shift * mean)
+                    variable.assign(old + self.shift * part)
             for index, state in next_states.items():
                 self._learned[index].variables[replica].assign(state)
             return accepted
@@ -228,12 +233,17 @@ class Channel:
         tf.cond(accepted, keep, lambda: accepted)
         self.accepted.variables[replica].assign(accepted)
         measured = tf.stack(self._by_vector(outcomes, "energies", tf.add_n))
+        # `measured` has ||e||^2 in column 1; with shifts it has ||e - s||^2 there, and `_state_energies` both norms.
         if energies is None:
             energies = tf.pad(measured[:, 1:2], [[0, 0], [0, 1]])
         update, error = measured[:, 0], measured[:, 2]
         self.energies.variables[replica].assign(tf.stack([update, energies[:, 0], error, energies[:, 1]], 1))
         self.seconds.variables[replica].assign(seconds)
-        return [mean if old is None else old + mean for old, mean in zip(old_shifts, means, strict=True)]
+        self.spans.variables[replica].assign(spans)
+        return [
+            mean if old is None or weight in self._exact else old + mean
+            for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
+        ]
 
     def residuals(self, replica: int) -> list[tf.Tensor | None]:
         """Returns e of one local replica, one tensor per weight; None for weights without error feedback."""
@@ -262,7 +272,13 @@ class Channel:
         return state | {"shift": self.shifts(replica), "mean_shift": self.mean_shifts(replica)} if self.shift else state
 
     def set_state(self, replica: int, state: Mapping[str, Sequence]) -> None:
-        """Inverse of `state`. Eager only."""
+        """Inverse of `state`; None is 0: until 0.2.0, weights that are not compressed had no shift. Eager only."""
+        state = {
+            kind: [
+                tf.zeros(shape) if value is None else value for shape, value in zip(self._shapes, values, strict=True)
+            ]
+            for kind, values in state.items()
+        }
         for kind, attribute in (("residual", "residuals"), ("shift", "shifts")):
             for slice_, variable in self._variables_of(attribute, replica) if kind in state else ():
                 variable.assign(blocks.whole(self._window(slice_, state[kind])))

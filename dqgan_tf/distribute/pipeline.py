@@ -2,7 +2,7 @@
 
 import collections
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,21 @@ PHASES = ("encode", "exchange", "decode")
 TIMES = (*PHASES, "reduction")
 """What a reduction measures: the time in each phase, and the whole from the last input to the last mean."""
 
+SPANS = ("compute", *PHASES)
+"""What the spans of a reduction show: the wait for later updates, while these are computed, and the phases."""
+
+
+def hidden(seconds: Mapping[str, float]) -> float:
+    """Returns the time of the phases for which a step does not wait: encode + exchange + decode - reduction.
+
+    It is 0 for one packet, whose phases follow one another, and never negative: until the last mean exists, at least
+    one packet is in a phase.
+
+    Args:
+      seconds: by the names in `TIMES`, in any unit of time.
+    """
+    return sum(seconds[phase] for phase in PHASES) - seconds["reduction"]
+
 
 def reduce_packets(
     packets: Sequence[Packet],
@@ -26,8 +41,10 @@ def reduce_packets(
     seeds: Seeds,
     collectives: Collectives,
     options,
-) -> tuple[list[Outcome], tf.Tensor]:
-    """Returns the outcome of every packet's `reduce`, and the seconds spent, float64 [len(TIMES)].
+) -> tuple[list[Outcome], tf.Tensor, tf.Tensor]:
+    """Returns the outcome of every packet's `reduce`, the seconds spent, float64 [len(TIMES)], and the spans.
+
+    The spans, float64 [spans, 3], are (index in `SPANS`, beginning, end) in seconds since the first update existed.
 
     `Packet.reduce` is a generator. `advance` runs it to its next `yield`, starts the collective that it asks for, and
     later sends it the result. All workers must start collectives in the same order. This function fixes the order while
@@ -69,7 +86,7 @@ def reduce_packets(
             received = finish()
             stopwatch.end("exchange", index, tf.nest.flatten(received))
             computed = advance(index, generator, received, "decode")
-    return [outcomes[index] for index in range(len(packets))], stopwatch.seconds()
+    return [outcomes[index] for index in range(len(packets))], stopwatch.seconds(), stopwatch.spans()
 
 
 class _Stopwatch:
@@ -80,16 +97,25 @@ class _Stopwatch:
         self._start = self._last()
         self._ended = {phase: self._available[0] for phase in PHASES}
         self._spent = {phase: tf.zeros([], tf.float64) for phase in TIMES}
+        self._first = tf.reduce_min(tf.stack(list(self._available.values())))
+        self._spans = [("compute", self._first, self._start)]
 
     def end(self, phase, index, tensors):
         """Packet `index` ends `phase` once `tensors` exist."""
         end = now(tensors)
-        self._spent[phase] += tf.maximum(end - tf.maximum(self._available[index], self._ended[phase]), 0.0)
+        begin = tf.minimum(tf.maximum(self._available[index], self._ended[phase]), end)
+        self._spent[phase] += end - begin
+        self._spans.append((phase, begin, end))
         self._available[index] = self._ended[phase] = end
 
     def seconds(self):
         self._spent["reduction"] = self._last() - self._start
         return tf.stack([self._spent[phase] for phase in TIMES])
+
+    def spans(self):
+        phases, begins, ends = zip(*self._spans, strict=True)
+        indices = tf.constant([SPANS.index(phase) for phase in phases], tf.float64)
+        return tf.stack([indices, tf.stack(begins) - self._first, tf.stack(ends) - self._first], 1)
 
     def _last(self):
         return tf.reduce_max(tf.stack(list(self._available.values())))
@@ -98,8 +124,8 @@ class _Stopwatch:
 def now(after: Iterable[tf.Tensor]) -> tf.Tensor:
     """Returns seconds since the epoch, float64 scalar, once the tensors `after` exist.
 
-    Nothing waits for it but its readers. On a GPU a tensor exists when its kernel is enqueued: use a profiler there for
-    the phases of a step.
+    Only operations that use the result wait for it. On a GPU a tensor exists when its kernel is enqueued: use a
+    profiler there for the phases of a step.
     """
     with tf.control_dependencies(list(after)), tf.device("/device:CPU:0"):
         if private_tensorflow.is_op_determinism_enabled():

@@ -6,12 +6,15 @@ its own address of TF_CONFIG, and all others report to worker 0, which compares 
 """
 
 import contextlib
+import ctypes
 import errno
 import hmac
+import ipaddress
 import json
 import os
 import secrets
 import select
+import signal
 import socket
 import sys
 import threading
@@ -19,13 +22,15 @@ import time
 
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
-from dqgan_tf.errors import PeerLostError, UsageError
+from dqgan_tf.errors import EXIT_PEER_LOST, PeerLostError, UsageError
 
 _NOTICE_SECONDS = 30.0  # between two lines that say who is missing
 _PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
 _PORT_SECONDS = 10.0  # a worker that is started again may find its port still in use by the last one
+_NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
+_WATCH_SECONDS = 0.1
 
 
 def meet(place: TfConfig, timeout_seconds: float) -> None:
@@ -38,18 +43,62 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
       timeout_seconds: how long to wait for the other workers.
 
     Raises:
-      UsageError: this worker's port is in use, two workers claim one index, workers describe different clusters or have
-        different secrets, or an address leads to another process or nowhere.
+      UsageError: this worker's host is not this machine or its port is in use, two workers claim one index, workers
+        describe different clusters or have different secrets, or an address leads to another process or nowhere.
       PeerLostError: a worker is missing when the time is over.
     """
     if place.num_workers < 2:
         return
     notice = _Notice(place.worker_index, timeout_seconds)
     with _Meeting(place) as meeting:
+        meeting.check_own_address()
         if place.worker_index:
             meeting.report(notice)
         else:
             meeting.gather(notice)
+
+
+@contextlib.contextmanager
+def limit(timeout_seconds: float):
+    """Ends this process with code 4 and a sentence if the body takes longer than `timeout_seconds`.
+
+    For TensorFlow's own connecting, which no exception can interrupt: if a worker dies or freezes right after the
+    meeting, the others would wait for an hour. TensorFlow's notifier of preemptions, which starts then, would also take
+    SIGTERM, and it would have no effect. Here it ends the process at once; a handler of Python's runs after the body.
+    """
+    is_main = threading.current_thread() is threading.main_thread()  # only its handlers and mask count
+    takes_signal = is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM] if is_main else [])
+    done = threading.Event()
+    watch = threading.Thread(target=_watch, args=[done, timeout_seconds, takes_signal], daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()
+        if is_main and signal.SIGTERM in signal.sigpending():
+            # Puts back what Python knows of, in place of TensorFlow's handler.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _watch(done, timeout_seconds, takes_signal):
+    """The thread of `limit`."""
+    end = time.monotonic() + timeout_seconds
+    while not done.wait(0.0 if takes_signal else _WATCH_SECONDS):
+        if takes_signal and signal.sigtimedwait([signal.SIGTERM], _WATCH_SECONDS):
+            ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(0))  # SIG_DFL; Python sets it in its main thread
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            os.kill(os.getpid(), signal.SIGTERM)
+        if time.monotonic() > end:
+            print(
+                f"ERROR: After the meeting of all workers, TensorFlow could not connect them in {timeout_seconds:g} s: "
+                "a worker has died or is frozen. Start all workers again. --start_timeout sets the limit.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(EXIT_PEER_LOST)
 
 
 class _Meeting:
@@ -61,8 +110,9 @@ class _Meeting:
     def __init__(self, place):
         self._me, self._addresses = place.worker_index, list(place.addresses)
         self._token = secrets.token_hex(16)
-        self._lock = threading.Lock()  # guards the next one
-        self._members = {}  # worker index -> open connection, of worker 0
+        self._lock = threading.Lock()  # guards the next two, of worker 0
+        self._members = {}  # worker index -> open connection
+        self._unreached = {}  # worker index -> when its address first led nowhere
         self._listener = _listen(self._me, self._addresses[self._me])
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -76,6 +126,30 @@ class _Meeting:
         with self._lock:
             for connection in self._members.values():
                 connection.close()
+
+    def check_own_address(self):
+        """Raises UsageError if this worker's address is of another machine.
+
+        It is of this one if its host is, or if it leads here, as behind NAT. A name that is not known yet passes: a pod
+        may start before its name.
+        """
+        address, start = self._addresses[self._me], time.monotonic()
+        while True:
+            hosts = _resolve(address)
+            if not hosts or any(map(_is_own, hosts)):
+                return
+            found = ""
+            with contextlib.suppress(OSError, ValueError):
+                found = self._call(self._me)["token"]
+            if found == self._token:
+                return
+            if not _is_name(address) or time.monotonic() - start > _NAME_SECONDS:
+                leads = "leads to another process" if found else "does not lead here"
+                raise UsageError(
+                    f"The host of {address}, the address of worker {self._me} in TF_CONFIG, is not this machine "
+                    f"({', '.join(hosts)}), and the address {leads}. task.index must be that of this machine's address."
+                )
+            time.sleep(_RETRY_SECONDS)
 
     def gather(self, notice):
         """Worker 0: waits for the reports of all others."""
@@ -99,6 +173,11 @@ class _Meeting:
             try:
                 with _connect(self._addresses[0]) as connection:
                     greeting = _read(connection)
+                    if greeting.get("token") == self._token:
+                        raise UsageError(
+                            f"The addresses of worker 0 and worker {self._me} in TF_CONFIG, {self._addresses[0]} and "
+                            f"{self._addresses[self._me]}, are two names of one address."
+                        )
                     if greeting.get("worker") != 0:
                         raise ValueError
                     self._follow(connection, str(greeting.get("token")), notice)
@@ -118,6 +197,8 @@ class _Meeting:
         while (answer := _read(connection)).get("missing") != []:
             if "refused" in answer:
                 raise UsageError(f"Worker 0 refuses worker {self._me}: {answer['refused']}")
+            if "later" in answer:
+                raise ConnectionError(answer["later"])
             notice.wait(self._names([worker for worker in answer["missing"] if worker != self._me] or [0]))
 
     def _accept(self):
@@ -143,7 +224,11 @@ class _Meeting:
     def _admit(self, connection, report):
         """Keeps the connection of a worker that fits. Returns whether it does."""
         worker = report["worker"]
-        refusal = self._refusal(worker, report["token"], report["cluster"], str(report.get("proof")))
+        try:
+            refusal = self._refusal(worker, report["token"], report["cluster"], str(report.get("proof")))
+        except ConnectionError as error:
+            _tell(connection, {"later": str(error)})
+            return False
         if refusal:
             print(f"Worker 0 refuses worker {worker}: {refusal}", file=sys.stderr, flush=True)
             _tell(connection, {"refused": refusal})
@@ -153,7 +238,7 @@ class _Meeting:
         return True
 
     def _refusal(self, worker, token, cluster, proof):
-        """Returns why a worker does not fit; empty if it does."""
+        """Returns why a worker does not fit; empty if it does. Raises ConnectionError if that cannot be said yet."""
         if not hmac.compare_digest(proof.encode(), _proof(self._token, worker).encode()):
             return f"its {tf_config.SECRET} is not that of worker 0. Give all workers the same one."
         if cluster != self._addresses:
@@ -165,10 +250,24 @@ class _Meeting:
             found = self._call(worker)["token"]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return f"worker 0 cannot reach it at {self._addresses[worker]}, its address in TF_CONFIG: {reason}."
+            return self._unless_stale(
+                worker, f"worker 0 cannot reach it at {self._addresses[worker]}, its address in TF_CONFIG: {reason}."
+            )
         if found != token:
-            return f"{self._addresses[worker]}, its address in TF_CONFIG, leads to another process."
+            return self._unless_stale(
+                worker, f"{self._addresses[worker]}, its address in TF_CONFIG, leads to another process."
+            )
+        with self._lock:
+            self._unreached.pop(worker, None)
         return ""
+
+    def _unless_stale(self, worker, refusal):
+        """Returns the refusal, unless the worker's name may be that of a machine that it has just left."""
+        with self._lock:
+            seconds = time.monotonic() - self._unreached.setdefault(worker, time.monotonic())
+        if _is_name(self._addresses[worker]) and seconds < _NAME_SECONDS:
+            raise ConnectionError(refusal)
+        return refusal
 
     def _call(self, worker):
         with _connect(self._addresses[worker]) as connection:
@@ -232,6 +331,38 @@ def _listen(worker, address):
                     f"second process with the index {worker}."
                 ) from None
         time.sleep(_RETRY_SECONDS)
+
+
+def _resolve(address):
+    """Returns the numeric addresses of the host; none if its name is not known."""
+    try:
+        found = socket.getaddrinfo(_host(address), None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return list(dict.fromkeys(info[4][0] for info in found))
+
+
+def _is_own(host):
+    """Whether a numeric address is of this machine: one can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _is_name(address):
+    try:
+        ipaddress.ip_address(_host(address))
+    except ValueError:
+        return True
+    return False
+
+
+def _host(address):
+    return address.rpartition(":")[0].strip("[]")
 
 
 def _connect(address):

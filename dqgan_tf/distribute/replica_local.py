@@ -21,19 +21,21 @@ class ReplicaLocal:
 
     Args:
       devices: devices of the local replicas, in replica order.
-      shape, dtype: shape and dtype of each variable.
+      shape, dtype: shape and dtype of each variable. A dimension of None has the size of the value; it starts at 0.
       name: name in messages and checkpoints.
     """
 
-    def __init__(self, devices: Sequence[str], shape: Sequence[int], name: str, dtype: tf.DType = tf.float32):
+    def __init__(self, devices: Sequence[str], shape: Sequence[int | None], name: str, dtype: tf.DType = tf.float32):
         self.name = name
         self.variables = []
         with tf.init_scope():
             for index, device in enumerate(devices):
                 with tf.device(device):
-                    zeros = tf.zeros(shape, dtype)
+                    zeros = tf.zeros([size or 0 for size in shape], dtype)
                     # tf.Variable in a strategy's scope would be mirrored on all replicas (TensorFlow 2.21.0).
-                    variable = private_tensorflow.ResourceVariable(zeros, trainable=False, name=f"{name}_{index}")
+                    variable = private_tensorflow.ResourceVariable(
+                        zeros, trainable=False, name=f"{name}_{index}", shape=tf.TensorShape(shape)
+                    )
                     self.variables.append(variable)
 
     def local(self) -> tf.Variable:

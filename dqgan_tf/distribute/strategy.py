@@ -1,5 +1,6 @@
 """A MultiWorkerMirroredStrategy with compressed channels."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,14 @@ from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
-from dqgan_tf.private_tensorflow import ClusterPlace, WorkerStrategy, cluster_place, joined_cluster
+from dqgan_tf.private_tensorflow import (
+    ClusterPlace,
+    WorkerStrategy,
+    cluster_place,
+    joined_cluster,
+    joined_silence_seconds,
+    other_threads_run,
+)
 
 # Types that CollectiveGatherV2 does not take (TensorFlow 2.21.0) -> a type that it takes and that holds their values.
 _GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16), tf.int32)
@@ -50,11 +58,12 @@ class CompressedStrategy(WorkerStrategy):
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers of TF_CONFIG wait for each other.
-      silence_timeout: seconds without a sign of life after which a worker counts as lost.
+      silence_timeout: seconds without a sign of life after which a worker counts as lost. All strategies of a process
+        have the same.
 
     Raises:
-      UsageError: fewer logical CPUs than replicas; TF_CONFIG, or the cluster of `cluster_resolver`, cannot be used: see
-        `tf_config.read`, `rendezvous.meet`.
+      UsageError: fewer logical CPUs than replicas; another silence_timeout than that of the first strategy; TF_CONFIG,
+        or the cluster of `cluster_resolver`, cannot be used: see `tf_config.read`, `rendezvous.meet`.
       PeerLostError: a worker did not come in time.
     """
 
@@ -68,14 +77,22 @@ class CompressedStrategy(WorkerStrategy):
     ):
         for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
             config.check(config.settings()[f"train.{setting}"], value)
+        if (joined := joined_silence_seconds()) not in (None, silence_timeout):
+            raise UsageError(
+                "A process has one silence_timeout, that of its first strategy, whose connection to the cluster stays. "
+                f"Received: silence_timeout={silence_timeout:g} after silence_timeout={joined:g}"
+            )
+        connecting: contextlib.AbstractContextManager = contextlib.nullcontext()
         if cluster_resolver is not None:
             tf_config.check_resolver(cluster_resolver)
         elif (place := tf_config.read(os.environ)) is None:
             cluster_resolver = no_cluster()  # TensorFlow fails if TF_CONFIG is an empty text
         elif not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
+            connecting = rendezvous.limit(start_timeout)
         options = plain_options(communication_options)
-        super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
+        with connecting, other_threads_run():
+            super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
         self._channels: dict[str, Channel] = {}
         self._options = options
         self._silence_timeout = silence_timeout

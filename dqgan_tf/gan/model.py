@@ -47,7 +47,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
 
     `compile` may choose another method; docs/methods.md has a table of them.
 
-    The gradient is evaluated at tensors; only the last line changes the mirrored weights. `train_step` is one such
+    The gradient is taken at plain tensors; only the last line changes the mirrored weights. `train_step` is one such
     step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
     The same happens if a replica gets no sample, e.g. if the last batch has fewer samples than there are replicas.
 
@@ -158,7 +158,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
           optimizer: see `OptimizerConfig`. Keras optimizers do not apply: DQGAN has its own update rule.
           compression: see `CompressionConfig`.
           total_steps: length of the run, for schedules that need it.
-          steps_per_execution: steps of `fit` in one call of the compiled function; None: those between two exchanges.
+          steps_per_execution: steps of `fit` in one call of the compiled function, a multiple of `local_steps`; None:
+            `local_steps`.
           max_skipped_in_row: `fit` raises TrainingError after so many skipped steps without an accepted one; 0: never.
           learning_rates: a `keras.optimizers.schedules.LearningRateSchedule` for both players, or a pair (generator's,
             discriminator's), in place of those of `optimizer`: step t has the rate schedule(t - 1). Without schedules,
@@ -274,8 +275,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
 
         Args:
           data: this replica's batch, or a tuple that begins with it; with labels for a conditional GAN.
-          kind: whether Adam's second moment is averaged over the replicas, whether the step is uncompressed, and so on.
-            By default neither, and both players move.
+          kind: see `StepKind`. Default: a compressed step of both players that averages no second moment.
 
         Returns:
           {}: the metrics are summed in variables; see `drain_metrics`.
@@ -290,7 +290,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         real, labels = self._samples_and_labels(data)
         step = self.step.value + 1
         rates = self._rates(step)
-        moves = self._moves(step)  # of each player, this step included
+        counts = self._update_counts(step)
         started = pipeline.now([real])
         points = tuple(
             player.evaluation_points(residuals, eta, drifts) if player in players else player.values()
@@ -302,18 +302,18 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         self._note_range(real)
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
         first = len(self._players) - len(players)  # players before it rest
-        rates, moves = rates[first:], moves[first:]
+        rates, counts = rates[first:], counts[first:]
         proposals = [
             player.propose(gradients, statistics, eta, t, average)
             for player, gradients, statistics, eta, t in zip(
-                players, evaluation.gradients[first:], evaluation.non_trainable[first:], rates, moves, strict=True
+                players, evaluation.gradients[first:], evaluation.non_trainable[first:], rates, counts, strict=True
             )
         ]
         computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
         means, accepted = self._exchange([proposal.updates for proposal in proposals], kind)
         concluded = [
             player.conclude(proposal, of_player, eta, t)
-            for player, proposal, of_player, eta, t in zip(players, proposals, means, rates, moves, strict=True)
+            for player, proposal, of_player, eta, t in zip(players, proposals, means, rates, counts, strict=True)
         ]
         accepted &= tf.reduce_all([finite for _, _, finite in concluded])
         statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
@@ -324,7 +324,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
                 for player, (proposal, subtracted, _) in zip(players, concluded, strict=True)
             ]
             if kind.generator and not kind.looks_ahead:
-                self._averaged.update(weights[0], moves[0])
+                self._averaged.update(weights[0], counts[0])
             if kind.generator and self._generator_moves:
                 self._generator_moves.local().assign_add(1)
             for player, values in zip(self._players, statistics, strict=True):
@@ -365,9 +365,11 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         return self._open(self._kind(int(self.step.numpy()) + 1))[-1]
 
     def bytes_per_step(self, exact: bool = False) -> dict[str, float]:
-        """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), mean over
-        steps of which every n-th moves the generator or, with local steps, is exchanged. The dense ones are those of
-        float32 at every step.
+        """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), means over
+        the steps.
+
+        With `discriminator_steps=n`, the generator's bytes count 1/n. With `local_steps=K`, `wire_bytes` and
+        `sent_bytes` count 1/K; the dense ones are those of an exchange of float32 at every step.
 
         Args:
           exact: before compression starts.
@@ -565,7 +567,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             )
         return kind or _PLAIN_STEP
 
-    def _moves(self, step):
+    def _update_counts(self, step):
         """Returns each player's number of accepted updates, this step included, float32 scalars. Replica context."""
         accepted = tf.cast(step - self.skipped.value, tf.float32)
         if self._generator_moves is None:

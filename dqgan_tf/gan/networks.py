@@ -17,18 +17,32 @@ sec. 4). Its layers have biases instead.
 | 32 | 4 | 3 | 256, 128, 64 | 128 | Gidel et al. 2019, arXiv:1802.10551, DCGAN of the WGAN-GP runs |
 | 64 | 4 | 4 | 512, 256, 128, 64 | 100 | Radford et al. 2016, arXiv:1511.06434 |
 
+**resnet** and **sn_resnet**, for images of 28 or 32 pixels: the residual networks of WGAN-GP (Gulrajani et al. 2017,
+arXiv:1704.00028, app. F) and of SNGAN (Miyato et al. 2018, arXiv:1802.05957, table 4). Generator: z -> dense to
+`base x base x filters` -> one block per doubling of the pixels -> ReLU -> 3x3 convolution to the channels -> tanh. A
+block is ReLU, nearest-neighbour upsampling, 3x3 convolution, ReLU, 3x3 convolution, beside a 1x1 convolution of the
+upsampled input; optionally batch normalisation stands in front of every ReLU. Discriminator: four blocks, of which the
+first two halve the pixels by means of 2x2 -> ReLU -> pooling over the pixels -> dense to one logit. Convolutions are
+Glorot uniform (Glorot and Bengio 2010), those of 3x3 in blocks times sqrt(2). Base, levels and latent_dim are those of
+dcgan.
+
+| | filters of generator, discriminator | pooling | spectral normalisation of the discriminator |
+|---|---|---|---|
+| resnet | width, width (128) | mean | no |
+| sn_resnet | 2 width, width (256, 128) | sum | every layer: the kernel over its largest singular value |
+
 **Labels** (`num_classes`). The generator gets the latent and, behind it, an embedding of the label of the same length,
 which starts as N(0, 1). The discriminator has a projection (Miyato and Koyama 2018, arXiv:1802.05637): its logit is
-psi(phi(x)) + <v_y, phi(x)>, with phi(x) the last hidden layer, summed over the pixels of an image, and v_y an embedding
-of the label.
+psi(phi(x)) + <v_y, phi(x)>, with phi(x) the last hidden layer, pooled over the pixels of an image (dcgan: their sum),
+and v_y an embedding of the label.
 
-Weights start as N(0, .02^2) (Radford et al. 2016). With 64 pixels, 3 channels and the defaults the generator has
-3,576,704 trainable parameters and the discriminator 2,764,737. The usual total for both, 6,342,272, counts 1,792
+Weights of dcgan start as N(0, .02^2) (Radford et al. 2016). With 64 pixels, 3 channels and the defaults the generator
+has 3,576,704 trainable parameters and the discriminator 2,764,737. The usual total for both, 6,342,272, counts 1,792
 parameters of batch normalisation in the discriminator where this one has 961 biases.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -44,6 +58,7 @@ MLP_HIDDEN_LAYERS = 3
 DCGAN_LEVELS = {28: 2, 32: 3, 64: 4}
 DCGAN_LATENT_DIM = {28: 128, 32: 128, 64: 100}
 DCGAN_WIDTH = 64
+RESNET_WIDTH, RESNET_PIXELS = 128, (28, 32)
 
 
 class Players(NamedTuple):
@@ -75,7 +90,8 @@ def build(config: NetworkConfig, data_shape: tuple[int, ...], seed: int, num_cla
     Raises:
       UsageError: the network does not draw samples of this shape.
     """
-    return (_mlp if config.network == "mlp" else _dcgan)(config, tuple(data_shape), seed, num_classes)
+    make = {"mlp": _mlp, "dcgan": _dcgan, "resnet": _resnet, "sn_resnet": _resnet}[config.network]
+    return make(config, tuple(data_shape), seed, num_classes)
 
 
 # Layers that move values and change none.
@@ -250,18 +266,27 @@ def _latent_input(latent_dim: int, num_classes: int | None, seed: int) -> tuple[
     return [latent, label], keras.layers.Concatenate(name="latent_and_label")([latent, embedding])
 
 
+def _as_it_is(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return layer
+
+
 def _discriminator(
     sample: keras.KerasTensor,
     logit: keras.KerasTensor,
     features: keras.KerasTensor,
     num_classes: int | None,
     initializer: keras.initializers.Initializer,
+    normalise: Callable[[keras.layers.Layer], Callable] = _as_it_is,
 ) -> keras.Model:
-    """Returns the discriminator; with labels, its logit has the projection of the features [batch, n] added."""
+    """Returns the discriminator; with labels, its logit has the projection of the features [batch, n] added.
+
+    `normalise` is applied to the layer of v_y.
+    """
     if num_classes is None:
         return keras.Model(sample, logit, name="discriminator")
     label = keras.Input([], dtype="int32", name="label")
-    vectors = keras.layers.Embedding(num_classes, features.shape[-1], initializer, name="projection")(label)
+    layer = keras.layers.Embedding(num_classes, features.shape[-1], initializer, name="projection")
+    vectors = normalise(layer)(label)
     projection = keras.layers.Dot(1, name="product")([vectors, features])
     return keras.Model([sample, label], keras.layers.Add(name="logit")([logit, projection]), name="discriminator")
 
@@ -315,6 +340,106 @@ def _dcgan(config: NetworkConfig, data_shape: tuple[int, ...], seed: int, num_cl
     )
     features = x if num_classes is None else keras.ops.sum(x, axis=(1, 2))
     return Players(generator, _discriminator(image, logit, features, num_classes, _normal(seeds)), latent_dim)
+
+
+def _resnet(config: NetworkConfig, data_shape: tuple[int, ...], seed: int, num_classes: int | None) -> Players:
+    """Both residual networks."""
+    if len(data_shape) != 3:
+        raise UsageError(f"`{config.network}` draws images; use `mlp` for points. Received: data_shape={data_shape}")
+    pixels, columns, channels = data_shape
+    if pixels != columns or pixels not in RESNET_PIXELS:
+        raise UsageError(
+            f"`{config.network}` draws images of 28 or 32 pixels; set image_size=32, or use `dcgan`. "
+            f"Received: data_shape={data_shape}"
+        )
+    is_normalised = config.network == "sn_resnet"
+    latent_dim, width = config.latent_dim or DCGAN_LATENT_DIM[pixels], config.width or RESNET_WIDTH
+    levels, filters = DCGAN_LEVELS[pixels], width << is_normalised
+    base = pixels >> levels
+
+    seeds = _layer_seeds(seed, "generator")
+    inputs, x = _latent_input(latent_dim, num_classes, seed)
+    x = keras.layers.Dense(base * base * filters, kernel_initializer=_glorot(seeds), name="project")(x)
+    x = keras.layers.Reshape([base, base, filters], name="reshape")(x)
+    for level in range(levels):
+        x = _up_block(x, filters, seeds, level, config.batch_norm)
+    x = _activate(x, 2 * levels, config.batch_norm)
+    x = _convolution(channels, 3, _glorot(seeds), "output")(x)
+    generator = keras.Model(inputs, keras.layers.Activation("tanh", name="tanh")(x), name="generator")
+
+    seeds = _layer_seeds(seed, "discriminator")
+    normalise = _spectral_normalisation(_layer_seeds(seed, "vectors")) if is_normalised else _as_it_is
+    image = x = keras.Input(data_shape, name="image")
+    for block in range(4):
+        x = _down_block(x, width, seeds, block, normalise)
+    x = keras.layers.ReLU(name="relu")(x)
+    x = (keras.ops.sum if is_normalised else keras.ops.mean)(x, axis=(1, 2))
+    output = keras.layers.Dense(1, use_bias=not is_normalised, kernel_initializer=_glorot(seeds), name="output")
+    discriminator = _discriminator(image, normalise(output)(x), x, num_classes, _glorot(seeds), normalise)
+    return Players(generator, discriminator, latent_dim)
+
+
+def _up_block(
+    x: keras.KerasTensor, filters: int, seeds: Iterator[int], level: int, batch_norm: bool
+) -> keras.KerasTensor:
+    """Returns the output of a generator's block, with twice the pixels of x."""
+    residual = _activate(x, 2 * level, batch_norm)
+    residual = keras.layers.UpSampling2D(name=f"up_{level}")(residual)
+    residual = _convolution(filters, 3, _glorot(seeds, 2.0), f"first_{level}")(residual)
+    residual = _activate(residual, 2 * level + 1, batch_norm)
+    residual = _convolution(filters, 3, _glorot(seeds, 2.0), f"second_{level}")(residual)
+    shortcut = keras.layers.UpSampling2D(name=f"shortcut_up_{level}")(x)
+    shortcut = _convolution(filters, 1, _glorot(seeds), f"shortcut_{level}")(shortcut)
+    return keras.layers.Add(name=f"block_{level}")([residual, shortcut])
+
+
+def _down_block(
+    x: keras.KerasTensor,
+    filters: int,
+    seeds: Iterator[int],
+    block: int,
+    normalise: Callable[[keras.layers.Layer], Callable],
+) -> keras.KerasTensor:
+    """Returns the output of a discriminator's block: half the pixels of x for blocks 0 and 1, as many for 2 and 3.
+
+    Block 0 gets the image, so no ReLU stands in front of it, and its shortcut halves the pixels before it convolves.
+    """
+    residual = x if block == 0 else keras.layers.ReLU(name=f"relu_{block}_first")(x)
+    residual = normalise(_convolution(filters, 3, _glorot(seeds, 2.0), f"first_{block}"))(residual)
+    residual = keras.layers.ReLU(name=f"relu_{block}_second")(residual)
+    residual = normalise(_convolution(filters, 3, _glorot(seeds, 2.0), f"second_{block}"))(residual)
+    shortcut = x
+    if block < 2:
+        residual = keras.layers.AveragePooling2D(2, name=f"down_{block}")(residual)
+        halve = keras.layers.AveragePooling2D(2, name=f"shortcut_down_{block}")
+        convolve = normalise(_convolution(filters, 1, _glorot(seeds), f"shortcut_{block}"))
+        shortcut = convolve(halve(x)) if block == 0 else halve(convolve(x))
+    return keras.layers.Add(name=f"block_{block}")([residual, shortcut])
+
+
+def _convolution(filters: int, size: int, initializer: keras.initializers.Initializer, name: str) -> keras.layers.Layer:
+    return keras.layers.Conv2D(filters, size, padding="same", kernel_initializer=initializer, name=name)
+
+
+def _spectral_normalisation(seeds: Iterator[int]) -> Callable[[keras.layers.Layer], Callable]:
+    """Returns a function that wraps a layer; seeds also give the start of its power iteration."""
+
+    def normalise(layer: keras.layers.Layer) -> Callable:
+        wrapped = keras.layers.SpectralNormalization(layer, name=f"{layer.name}_normalised")
+
+        def call(x: keras.KerasTensor) -> keras.KerasTensor:
+            y = wrapped(x)
+            wrapped.vector_u.assign(_normal(seeds)(wrapped.vector_u.shape))
+            return y
+
+        return call
+
+    return normalise
+
+
+def _glorot(seeds: Iterator[int], gain: float = 1.0) -> keras.initializers.Initializer:
+    """Uniform with variance 2 gain / (inputs + outputs)."""
+    return keras.initializers.VarianceScaling(gain, "fan_avg", "uniform", next(seeds))
 
 
 def _activate(x: keras.KerasTensor, level: int, batch_norm: bool) -> keras.KerasTensor:

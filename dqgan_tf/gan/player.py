@@ -30,9 +30,9 @@ _EF21_SLOTS = ("previous_value", "estimate")
 class Proposal(NamedTuple):
     """What a replica sends, and its new state if the step is accepted. Lists hold one item per weight.
 
-    updates: x_t, shaped like the weight: eta u_t in units of parameters, or g_t if gradients are exchanged; with EF21,
-      x_t - x_{t-1}. They are compressed and sent, and NaN where a slot is not finite, and everywhere if the network's
-      statistics are not.
+    updates: x_t, shaped like the weight, which is compressed and sent: eta u_t in units of parameters, or g_t if
+      gradients are exchanged; with EF21, x_t - x_{t-1}. A value is NaN where a slot is not finite. All values are NaN
+      if a statistic of the network is not finite.
     directions: u_t; None if gradients are exchanged, until `conclude`.
     slots: state of the direction after this gradient, and of EF21, a dict of tensors.
     gradient_energy: ||g_t||^2 of this replica's gradient, float32 scalar.
@@ -144,17 +144,18 @@ class Player:
             self._slots |= {slot: self._per_weight(slot) for slot in _EF21_SLOTS}
         # The last update of all replicas, equal on all of them.
         self._look_ahead = self._per_weight("look_ahead") if self._half_step == "common" else []
-        # With local steps: the sum of the updates since the last exchange; what a refused round restores, by variable;
-        # and the network's non-trainable values.
-        rounds = compression.local_steps > 1
-        self._moved = self._per_weight("moved") if rounds else []
-        changing = [self._previous, *self._slots.values()] if rounds else []
-        self._kept = [
-            (one, kept) for group in changing for one, kept in zip(group, self._per_weight("kept"), strict=True)
+        has_rounds = compression.local_steps > 1
+        # With local steps, per weight: the sum of the updates since the last exchange.
+        self._round_updates = self._per_weight("moved") if has_rounds else []
+        # Pairs (variable, its value before the round), for a round that is refused.
+        changing = [self._previous, *self._slots.values()] if has_rounds else []
+        self._before_round = [
+            pair for per_weight in changing for pair in zip(per_weight, self._per_weight("kept"), strict=True)
         ]
+        # The network's non-trainable values inside the round.
         self._statistics = [
             ReplicaLocal(self._devices, variable.shape, f"{self.name}_statistics", tf.as_dtype(variable.dtype))
-            for variable in (self.network.non_trainable_variables if rounds else [])
+            for variable in (self.network.non_trainable_variables if has_rounds else [])
         ]
         self._anchors = self._per_weight("anchor") if optimizer.step_rule == "extragradient" else []
         self.reset_anchors()
@@ -199,10 +200,10 @@ class Player:
         Args:
           residuals: e_{t-1} per weight; None for a weight that has no residual.
           learning_rate: eta_t, float32 scalar.
-          drifts: what a corrected half step leaves out: s - sbar per weight, or the share of it that local steps have
-            taken, the next one included; None for a weight that has no shift.
+          drifts: for a corrected half step, s - sbar per weight, times k / K at local step k of K; None for a weight
+            that has no shift.
         """
-        moved = read_local(self._moved)
+        moved = read_local(self._round_updates)
         if self._half_step == "none":
             return [w - m for w, m in zip(self.values(), moved, strict=True)] if moved else self.values()
         if not self._residual_in_half_step:
@@ -306,10 +307,10 @@ class Player:
 
     def begin_round(self) -> None:
         """Starts a round of local steps. Replica context."""
-        for variable, kept in self._kept:
-            kept.local().assign(variable.local().read_value())
-        for moved in self._moved:
-            moved.local().assign(tf.zeros(moved.local().shape))
+        for variable, before in self._before_round:
+            before.local().assign(variable.local().read_value())
+        for total in self._round_updates:
+            total.local().assign(tf.zeros(total.local().shape))
         for statistic, variable in zip(self._statistics, self.network.non_trainable_variables, strict=True):
             statistic.local().assign(tf.convert_to_tensor(variable.value))
 
@@ -320,8 +321,8 @@ class Player:
           proposal: of this replica; NaN in a proposal makes all replicas refuse the round.
           statistics: new non-trainable values of the network.
         """
-        for index, moved in enumerate(self._moved):
-            moved.local().assign_add(proposal.updates[index])
+        for index, total in enumerate(self._round_updates):
+            total.local().assign_add(proposal.updates[index])
             self._previous[index].local().assign(proposal.directions[index])
             for name, slot in self._slots.items():
                 slot[index].local().assign(proposal.slots[index][name])
@@ -330,7 +331,7 @@ class Player:
 
     def round_updates(self) -> list[tf.Tensor]:
         """Returns the sum of the round's updates per weight. Replica context."""
-        return read_local(self._moved)
+        return read_local(self._round_updates)
 
     def round_statistics(self) -> list[tf.Tensor]:
         """Returns this replica's non-trainable values of the network inside a round. Replica context."""
@@ -366,8 +367,8 @@ class Player:
 
     def refuse_round(self) -> None:
         """Restores the state before the round. Replica context."""
-        for variable, kept in self._kept:
-            variable.local().assign(kept.local().read_value())
+        for variable, before in self._before_round:
+            variable.local().assign(before.local().read_value())
 
     def shift_seeds(self, values: Sequence[tf.Tensor], offset: tf.Tensor) -> list[tf.Tensor]:
         """Returns non-trainable values of the network; the seeds of its random layers are shifted by `offset`.

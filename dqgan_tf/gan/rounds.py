@@ -13,8 +13,9 @@ class LocalRounds:
         p^m = w - x_K = e^m + sum_k eta u_k;   c^m = encode(p^m);   e^m <- p^m - decode(c^m)
         w <- w - 1/M sum_m decode(c^m)     bit-identical on every replica
 
-    docs/algorithm.md derives it. A replica keeps sum_k eta u_k and not x_k, whose rounding would be that of weights. If
-    any value of any replica is not finite, all replicas refuse the round and restore their state before it.
+    docs/algorithm.md derives it. A replica stores sum_k eta u_k and not x_k, because x_k is rounded to the precision of
+    a weight, which is much larger than an update. If any value of any replica is not finite, all replicas refuse the
+    round and restore their state before it.
     """
 
     def _take_rounds(self, iterator, num_steps, kind):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from dqgan_tf.distribute.channel import ENERGIES, Channel
-from dqgan_tf.distribute.pipeline import TIMES
+from dqgan_tf.distribute.pipeline import TIMES, hidden
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.gan.player import PLAYERS
 
@@ -120,6 +120,7 @@ class StepMetrics:
         figures = {name: total[name] / accepted for name in _SCALARS}
         for phase in ("compute", *TIMES):
             figures[f"milliseconds/{phase}"] = 1e3 * total[f"seconds/{phase}"] / accepted
+        figures["milliseconds/hidden"] = hidden({phase: figures[f"milliseconds/{phase}"] for phase in TIMES})
         for player in PLAYERS:
             moves, exchanges = (total[f"{name}/{player}"] or math.nan for name in ("moves", "exchanges"))
             vectors = [vector for vector in self._vectors if vector.split(".")[0] == player]

@@ -30,8 +30,8 @@ class StepKind(NamedTuple):
 def kind_of(step: int, optimizer: OptimizerConfig, direction: Direction, start_step: int) -> StepKind:
     """Returns the kind of step number `step`, from 1.
 
-    The generator moves at every multiple of `discriminator_steps`. Steps that average the second moment are counted in
-    its moves, because only then both players average.
+    The generator moves at every multiple of `discriminator_steps`. The periods of averages of the second moment count
+    its moves and not the steps, because both players average at the same steps.
     """
     moves, rest = divmod(step, optimizer.discriminator_steps)
     return StepKind(
@@ -66,13 +66,14 @@ def group_rounds(
 ) -> Iterable[tuple[int, StepKind]]:
     """As `group_steps`, for rounds of several steps and one exchange.
 
-    A round averages the second moment, once, if one of its steps does; it is uncompressed if its first step is.
+    A round averages the second moment, once, if one of its steps does; it is uncompressed if its first step is. A
+    length is a number of steps, not of rounds.
     """
     last = step + num_steps
     rounds = [range(first, min(first + local_steps, last + 1)) for first in range(step + 1, last + 1, local_steps)]
-    kinds = [StepKind(average=any(kind_at(t).average for t in one), exact=kind_at(one[0]).exact) for one in rounds]
+    kinds = [StepKind(average=any(kind_at(t).average for t in ts), exact=kind_at(ts[0]).exact) for ts in rounds]
     for length, kind in group_steps(0, len(rounds), lambda number: kinds[number - 1]):
-        yield sum(len(one) for one in rounds[:length]), kind
+        yield sum(map(len, rounds[:length])), kind
         rounds = rounds[length:]
 
 

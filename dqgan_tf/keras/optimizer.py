@@ -13,7 +13,7 @@ from dqgan_tf.compressors import rules as compressor_rules
 from dqgan_tf.config import CompressionConfig
 from dqgan_tf.distribute import layout
 from dqgan_tf.distribute.channel import ENERGIES, Channel
-from dqgan_tf.distribute.pipeline import TIMES
+from dqgan_tf.distribute.pipeline import TIMES, hidden
 from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
@@ -279,6 +279,7 @@ class CompressedSteps:
         total = dict(zip(_SUMS, (float(value) for value in sums), strict=True))
         exchanges, accepted = max(total["exchanges"], 1.0), max(total["accepted"], 1.0)
         update, residual, error, shift = (total[energy] for energy in ENERGIES)
+        seconds = total | {"hidden": hidden(total)}
         return {
             "wire_bytes": total["wire_bytes"] / exchanges,
             "sent_bytes": total["sent_bytes"] / exchanges,
@@ -288,7 +289,7 @@ class CompressedSteps:
             "shift_ratio": math.sqrt(shift / max(update, 1e-38)),
             "compression_error": error / max(update, 1e-38),
             "skipped": total["exchanges"] - total["accepted"],
-        } | {f"milliseconds/{phase}": 1e3 * total[phase] / exchanges for phase in TIMES}
+        } | {f"milliseconds/{phase}": 1e3 * seconds[phase] / exchanges for phase in (*TIMES, "hidden")}
 
     def _replica_context(self):
         context = tf.distribute.get_replica_context()

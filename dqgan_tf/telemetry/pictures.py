@@ -1,14 +1,18 @@
-"""Pictures as uint8 arrays [height, width, channels]: grids of images, scatter plots of points, and PNG files."""
+"""Pictures as uint8 arrays [height, width, channels]: grids of images, scatter plots, timelines, and PNG files."""
 
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
 import tensorflow as tf
 
 from dqgan_tf.telemetry.json_lines import write_atomically
 
-_WHITE, _BLUE, _RED = (255, 255, 255), (31, 119, 180), (214, 39, 40)
+_WHITE, _BLACK, _BLUE, _RED, _ORANGE = (255, 255, 255), (0, 0, 0), (31, 119, 180), (214, 39, 40), (255, 127, 14)
+_LEFT, _ROW = 80, 20  # of a timeline: width of the names and height of a row, in pixels
 _SQUARE = [(0, 0), (0, 1), (1, 0), (1, 1)]  # (row, column) offsets of the pixels of one point
 _CROSS = [(k, 0) for k in range(-3, 4)] + [(0, k) for k in range(-3, 4)]
 
@@ -100,6 +104,36 @@ def scatter(
     _stamp(image, points, limit, _SQUARE, _BLUE)
     _stamp(image, centres, limit, _CROSS, _RED)
     return image
+
+
+def timeline(spans: Sequence[tuple[str, float, float]], rows: Sequence[str], width: int = 640) -> np.ndarray:
+    """Draws spans of time as bars, a row for each name, from 0 to the last end; bars of one row take turns in colour.
+
+    Second t has its pixel in column `left + floor(t s)`, where `left` is the place of the names and
+    `s = (width - left) / (last end)`. The last end is written above.
+
+    Args:
+      spans: (name of the row, beginning, end), in seconds from 0 on.
+      rows: names, from the top.
+      width: in pixels.
+
+    Returns:
+      uint8 [20 (1 + len(rows)), width, 3].
+    """
+    last = max((end for _, _, end in spans), default=0.0)
+    scale = (width - _LEFT) / last if last > 0 else 0.0
+    picture = PIL.Image.new("RGB", (width, _ROW * (1 + len(rows))), _WHITE)
+    draw, text = PIL.ImageDraw.Draw(picture), f"{1e3 * last:.3g} ms"
+    draw.text((width - 8 - draw.textlength(text), 4), text, _BLACK)
+    for index, row in enumerate(rows):
+        top = _ROW * (1 + index)
+        draw.text((4, top + 4), row, _BLACK)
+        for number, (_, begin, end) in enumerate(span for span in spans if span[0] == row):
+            columns = [_LEFT + math.floor(scale * time) for time in (begin, end)]
+            if columns[1] > columns[0]:
+                corners = [columns[0], top + 2, columns[1] - 1, top + _ROW - 3]
+                draw.rectangle(corners, fill=(_BLUE, _ORANGE)[number % 2])
+    return np.asarray(picture)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:

@@ -93,15 +93,25 @@ _FIGURES = {
         "link rate below which compression saves more time than encode and decode cost; 0: at no rate; at most 1e6",
     ),
     "milliseconds/step": Figure(
-        "6 time/", "ms per step", "the whole step, without logs, pictures, evaluations and checkpoints"
+        "6 time/",
+        "ms per step",
+        "the whole step of the chief, without logs, pictures, evaluations and checkpoints: compute + reduction + rest",
     ),
     "milliseconds/compute": Figure("6 time/", "ms per step", "half step, gradients and direction"),
     "milliseconds/reduction": Figure(
+        "6 time/", "ms per step", "from the last update to the last mean: the time that the exchange adds to a step"
+    ),
+    "milliseconds/rest": Figure(
         "6 time/",
         "ms per step",
-        "from the last update to the last mean: the time that the exchange adds to a step. With one packet it is "
-        "encode + exchange + decode; with several packets it is less, because the phases overlap with each other and "
-        "with `compute`",
+        "step - compute - reduction: reading the batch, applying the means, starting a call. Not in the first line of "
+        "a start if that has several calls",
+    ),
+    "milliseconds/hidden": Figure(
+        _PHASES,
+        "ms per step",
+        "encode + exchange + decode - reduction: the time of these phases for which a step does not wait, because "
+        "they overlap with each other and with `compute`; 0 with one packet",
     ),
     "milliseconds/encode": Figure(_PHASES, "ms per step", "adding the residual, encoding, the new residual"),
     "milliseconds/exchange": Figure(
@@ -172,11 +182,12 @@ _CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "spread of the replicas": ("spread/generator", "spread/discriminator"),
     },
     "Time": {
-        "a step: compute, then reduction (ms)": (
-            *("milliseconds/step", "milliseconds/compute", "milliseconds/reduction"),
+        "a step = compute + reduction + rest (ms)": (
+            *("milliseconds/step", "milliseconds/compute", "milliseconds/reduction", "milliseconds/rest"),
         ),
-        "phases of the exchange, which overlap: their sum is no time of a step (ms)": (
+        "phases that overlap: encode + exchange + decode = reduction + hidden (ms)": (
             *("milliseconds/encode", "milliseconds/exchange", "milliseconds/decode"),
+            *("milliseconds/reduction", "milliseconds/hidden"),
         ),
     },
 }
@@ -227,6 +238,15 @@ def quality_tag(name: str) -> str:
 def write_picture(name: str, image) -> None:
     """Writes one picture, uint8 [H, W, 1 or 3]; `name` is real, raw or ema."""
     tf.summary.image(SAMPLES + name, image[tf.newaxis], description=_SAMPLES[name].capitalize() + ".")
+
+
+def write_timeline(image) -> None:
+    """Writes the picture of the last exchange, uint8 [H, W, 3]."""
+    text = (
+        "The last exchange of the chief from its first update on: a bar for each packet. `compute` ends when the last "
+    )
+    text += "update exists; what is behind it is the `reduction`, for which the step waits. The length is above."
+    tf.summary.image(_PHASES + "one exchange", image[tf.newaxis], description=text)
 
 
 def write_table(name: str, columns: tuple[str, ...], rows: Iterable[tuple], description: str) -> None:

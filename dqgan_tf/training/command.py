@@ -130,7 +130,17 @@ def _pass_on(reading, writing):
 def _run_and_end(main, exits_at_once, arguments):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # of TensorFlow and Keras; a run prints its own lines
-    code = _exit_code(main, arguments)
+    try:
+        code = main(arguments) or 0
+    except (Exception, KeyboardInterrupt) as error:
+        # In this block the error keeps the frames of `main` alive. After it they are freed, and with them a strategy,
+        # whose end may wait for workers that are lost.
+        return _end(_exit_code(error), exits_at_once)
+    return _end(code, exits_at_once)
+
+
+def _end(code, exits_at_once):
+    """Flushes the output and returns `code`, or ends the process with it."""
     with contextlib.suppress(OSError):  # the reader of the output has exited, or the disk is full
         sys.stdout.flush()
         sys.stderr.flush()
@@ -139,22 +149,20 @@ def _run_and_end(main, exits_at_once, arguments):
     return code
 
 
-def _exit_code(main, arguments) -> int:
-    try:
-        return main(arguments) or 0
-    except (errors.UsageError, errors.TrainingError, errors.PeerLostError) as error:
+def _exit_code(error: Exception | KeyboardInterrupt) -> int:
+    """Says what has happened; returns the exit code. Called where the error is handled."""
+    if isinstance(error, errors.UsageError | errors.TrainingError | errors.PeerLostError):
         return _tell(error, error.exit_code)
-    except OSError as error:
+    if isinstance(error, OSError):
         return _tell(error, errors.EXIT_TRAINING)
-    except KeyboardInterrupt as error:
+    if isinstance(error, KeyboardInterrupt):
         number = error.args[0] if error.args else signal.SIGINT
         return _tell(f"Interrupted by signal {int(number)}.", 128 + number)
-    except Exception as error:
-        if _is_full_disk(error):
-            return _tell(tensorflow_texts.first_line(error), errors.EXIT_TRAINING)
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        return errors.EXIT_FAULT
+    if _is_full_disk(error):
+        return _tell(tensorflow_texts.first_line(error), errors.EXIT_TRAINING)
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+    return errors.EXIT_FAULT
 
 
 def _is_full_disk(error):

@@ -127,9 +127,15 @@ def build(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy, 
         config.optimizer,
         config.compression,
         total_steps=config.train.steps,
-        steps_per_execution=config.train.steps_per_call,
+        steps_per_execution=steps_per_execution(config),
     )
     return Job(config, strategy, board, spec, model)
+
+
+def steps_per_execution(config: RunConfig) -> int:
+    """Returns `steps_per_call`, or the next multiple of `local_steps`: a call ends with an exchange."""
+    local_steps = config.compression.local_steps
+    return -(-config.train.steps_per_call // local_steps) * local_steps
 
 
 def build_model(config: RunConfig, spec: data.DataSpec, strategy: CompressedStrategy) -> DQGAN:

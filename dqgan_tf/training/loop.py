@@ -157,9 +157,7 @@ class Loop:
             figures = self._model.drain_metrics()
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
             figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
-            self._clock.add_phases(figures)
-            figures["milliseconds/step"] = self._clock.take_interval()
-            self._reporter.log(step, figures)
+            self._reporter.log(step, self._clock.end_interval(figures))
         if due(before, step, config.checkpoint_every):
             self._save()
         if due(before, step, config.sample_every) or last:
@@ -242,7 +240,7 @@ class StepClock:
         self._calls: list[float] = []
         self._phases: list[dict[str, float]] = []
         self._interval: list[tuple[float, int]] = []  # seconds and steps of the calls since `take_interval`
-        self._is_first = True
+        self._is_first = True  # no interval has ended yet
 
     @contextlib.contextmanager
     def measure(self, count: int):
@@ -253,19 +251,26 @@ class StepClock:
         self._calls.append(seconds / count)
         self._interval.append((seconds, count))
 
-    def add_phases(self, figures: dict[str, float]) -> None:
-        """Adds the phases (`milliseconds/*`) of one log interval."""
-        self._phases.append({name: value for name, value in figures.items() if name.startswith("milliseconds/")})
+    def end_interval(self, figures: dict[str, float]) -> dict[str, float]:
+        """Returns the figures of the log interval that ends, with `milliseconds/step` and `milliseconds/rest`.
 
-    def take_interval(self) -> float:
-        """Returns the milliseconds per step since the last call of this method, NaN without a step.
+        compute + reduction + rest = step. The first call of steps, which compiles, counts in `step` only if there is no
+        other. The phases always count it: then they are not parts of that step, and there is no rest.
 
-        The first call of steps, which compiles, counts only if there is no other.
+        Args:
+          figures: means over the steps of the interval.
         """
-        calls = self._interval[1:] if self._is_first and len(self._interval) > 1 else self._interval
+        is_without_first = self._is_first and len(self._interval) > 1
+        calls = self._interval[1:] if is_without_first else self._interval
         self._is_first, self._interval = False, []
         seconds, steps = (sum(column) for column in zip(*calls, strict=True)) if calls else (0.0, 0)
-        return 1e3 * seconds / steps if steps else math.nan
+        milliseconds = 1e3 * seconds / steps if steps else math.nan
+        figures = figures | {"milliseconds/step": milliseconds}
+        if not is_without_first:
+            parts = figures["milliseconds/compute"] + figures["milliseconds/reduction"]
+            figures["milliseconds/rest"] = milliseconds - parts
+        self._phases.append({name: value for name, value in figures.items() if name.startswith("milliseconds/")})
+        return figures
 
     def figures(self) -> dict[str, float]:
         """Returns medians: milliseconds per step and steps per second over calls, each phase over log intervals."""
@@ -285,8 +290,8 @@ def due(before: int, step: int, period: int) -> bool:
 
 
 def next_stop(step: int, config, local_steps: int = 1) -> int:
-    """Returns the last step of the next call of `train_steps`: at most that of the next periodic work, or the first
-    exchange after it."""
+    """Returns the last step of the next call of `train_steps`: that of the next periodic work at the latest, rounded up
+    to the next exchange."""
     periods = (
         *(config.log_every, config.sample_every, config.eval_every),
         *(config.checkpoint_every, config.weight_check_every),

@@ -10,8 +10,9 @@ import traceback
 import tensorflow as tf
 
 from dqgan_tf.config import FREE_FIELDS
+from dqgan_tf.distribute.pipeline import SPANS
 from dqgan_tf.evaluation import report
-from dqgan_tf.telemetry import tensorboard
+from dqgan_tf.telemetry import pictures, tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
 from dqgan_tf.telemetry.tensorboard import PLAYERS
 from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
@@ -42,7 +43,7 @@ class Reporter:
         self._job = job
         self._active = job.strategy.is_chief
         self._folder = pathlib.Path(job.config.model_dir)
-        self._throughput = Throughput(start_step)
+        self._start_step, self._throughput = start_step, Throughput(start_step)
         self._failed: set[str] = set()  # kinds of extra work of which a failure has been printed
         self.failure = ""
         if self._active:
@@ -104,6 +105,8 @@ class Reporter:
             real = None if dataset is None else samples.take(dataset, self._job.data_spec)
             folder = self._folder / "samples"
             samples.write_pictures(folder, step, self._job.data_spec, self._job.model, self._tensorboard, real)
+            if step > self._start_step:
+                self._write_timeline(step)
 
     def evaluate(self, step: int, evaluator: Evaluator, interrupting=contextlib.nullcontext) -> report.Figures:
         """Evaluates the averaged generator and writes the figures. Returns them, or {} after a failure.
@@ -142,6 +145,13 @@ class Reporter:
             with self._record_failure():
                 self._tensorboard.close()
                 self._metrics.close()
+
+    def _write_timeline(self, step):
+        """Draws the phases of the last exchange as spans, because they overlap."""
+        spans = self._job.model.channel.spans.variables[0].numpy()
+        named = [(SPANS[int(index)], begin, end) for index, begin, end in spans.tolist()]
+        with self._tensorboard.as_default(step):
+            tensorboard.write_timeline(pictures.timeline(named, SPANS))
 
     def _write_constants(self, figures):
         """Writes the figures that do not change during a run as one table, once."""
@@ -214,5 +224,6 @@ def values_in_use(job) -> dict[str, bool | float | str]:
 
 def _width(model):
     """Returns the width of `NetworkConfig`, which is that of the discriminator's first layer."""
-    layer = next(layer for layer in model.discriminator.layers if hasattr(layer, "units") or hasattr(layer, "filters"))
+    layers = [getattr(layer, "layer", layer) for layer in model.discriminator.layers]  # in spectral normalisation
+    layer = next(layer for layer in layers if hasattr(layer, "units") or hasattr(layer, "filters"))
     return layer.units if hasattr(layer, "units") else layer.filters

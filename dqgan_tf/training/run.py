@@ -56,7 +56,7 @@ def run(config: RunConfig) -> int:
         strategy = job_lib.start_strategy(config)
     except tf.errors.OpError as error:
         text = f"{type(error).__name__}: {reason(error)}"
-        raise PeerLostError(f"The workers of TF_CONFIG could not connect ({text}).") from None
+        raise PeerLostError(f"The workers of TF_CONFIG could not connect ({text}). {_AGAIN}") from None
     with StopSignal() as stop:  # after the strategy, whose preemption notifier handles SIGTERM (TensorFlow 2.21)
         board = strategy.message_board()
         try:

@@ -65,8 +65,9 @@ def table(figures: dict, folder) -> str:
     if not dense:  # A single replica sends nothing. The table shows the size of its payload.
         sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]
     rows["bytes per step and worker"] = f"{sent:,} sent, {dense:,} in float32 ({dense / max(sent, 1):.1f} x less)"
-    parts = "  ".join(f"{phase} {figures.get(f'milliseconds_{phase}', 0.0):.2f}" for phase in ("compute", *PHASES))
+    parts = _parts(figures, ("compute", "reduction", "rest"))
     rows["milliseconds per step"] = f"{figures['milliseconds_per_step']:.2f}:  {parts}"
+    rows["phases of the reduction"] = _parts(figures, (*PHASES, "hidden"))
     rows["steps per second"] = f"{figures['steps_per_second']:.1f}"
     rows["peak memory"] = f"{figures['peak_memory_mib']:.0f} MiB of worker 0"
     rows["skipped steps"] = str(figures["skipped"])
@@ -74,3 +75,9 @@ def table(figures: dict, folder) -> str:
     rows["TensorBoard"] = f"make tensorboard MODEL_DIR={folder}"
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _parts(figures, names):
+    """Returns times of a step as text; of a short run some are unknown."""
+    texts = [f"{name} {figures[f'milliseconds_{name}']:.2f}" for name in names if f"milliseconds_{name}" in figures]
+    return "  ".join(texts)

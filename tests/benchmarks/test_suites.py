@@ -42,8 +42,20 @@ class TestCells:
         }
         for cell in suite.cells():
             suites.run_config(suite, cell, {})
-            reference = suites.METHODS[cell.method].reference or cell.method
+            reference = suites_report.reference_of(cell._asdict())
             assert (cell.problem, cell.workers, cell.shards, reference) in compared
+
+    def test_a_method_with_changes(self):
+        method = suites.method("dqgan_adam_residual_out,local_steps=4,half_step=common")
+        settings = suites.METHODS["dqgan_adam_residual_out"].settings
+        changes = {"compression.local_steps": 4, "optimizer.half_step": "common"}
+        assert method == suites.Method(settings | changes, "dqgan_adam")
+        kept = suites.method("dqgan_residual_out,local_steps=4", keep_local_steps=True)
+        assert kept.reference == "dqgan,local_steps=4"
+
+    def test_a_change_of_no_setting_is_refused(self):
+        with pytest.raises(UsageError, match="flag of trainers.train.*Received: steps_local=4"):
+            suites.method("dqgan,steps_local=4")
 
     def test_a_preset_is_what_the_flags_say(self):
         """Text, whole number, number, choice, switch."""

@@ -109,6 +109,8 @@ class TestFolder:
     def test_faults(self, tmp_path):
         assert "'own' does not exist" in refusal("own/") and "'../own' does not exist" in refusal("../own")
         assert f"'{tmp_path}/nothing' does not exist" in refusal(tmp_path / "nothing")
+        for url in ("gs://bucket/pictures/", "s3://bucket/pictures.npz"):
+            assert "not a URL: mount that storage" in refusal(url)
         (tmp_path / "text").write_text("hello")
         assert f"'{tmp_path}/text' is neither a folder nor an .npz" in refusal(tmp_path / "text")
         (tmp_path / "empty").mkdir()

@@ -1,14 +1,22 @@
 """Run by two workers: each waits for the other in its own way, until the other is gone. Prints the error that it got.
 
 Arguments: of worker 0 and of worker 1, what it does after both have met: `collective`, `sockets`, `board`, `barrier`,
-`pause` (sleeps, then uses the board), `leave` (ends at once), `sleep`. `tensorflow`: the workers do not meet first.
+`pause` (sleeps, then uses the board), `ticks` (uses the board, while a thread prints), `leave` (ends at once), `sleep`.
+`tensorflow`: the workers do not meet first.
 """
 
 import json
 import sys
+import threading
 import time
 
 import tensorflow as tf
+
+
+def tick():
+    while True:
+        print("tick", flush=True)
+        time.sleep(0.1)
 
 
 def main(*acts):
@@ -42,6 +50,8 @@ def main(*acts):
             return
         if act == "sleep":
             time.sleep(600)
+        if act == "ticks":
+            threading.Thread(target=tick, daemon=True).start()
         if act == "pause":
             time.sleep(3)
         if act in ("collective", "sockets"):

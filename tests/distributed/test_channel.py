@@ -170,13 +170,33 @@ class TestState:
         cut = Vector("cut", compressors.get("sign:bucket=32"), ((8, 16), (128,)), (0, 2))
         channel = opened(cut, vector("none", (3,), first=1), packet_mb=4 * 96 / 2**20, shift=0.1)
         kinds = "residual", "shift", "mean_shift"
-        rows = {kind: [update(i, 8, 16), None, update(9 + i, 128)] for i, kind in enumerate(kinds)}
+        rows = {kind: [update(i, 8, 16), update(5 + i, 3), update(9 + i, 128)] for i, kind in enumerate(kinds)}
+        rows["residual"][1] = None  # of weights that are not compressed
         channel.set_state(1, rows)
         assert list(channel.state(1)) == list(kinds)
         for kind, (first, exact, second) in channel.state(1).items():
             np.testing.assert_array_equal(first, rows[kind][0])
             np.testing.assert_array_equal(second, rows[kind][2])
-            assert exact is None and not np.any(channel.state(0)[kind][0])
+            assert exact is rows[kind][1] or np.array_equal(exact, rows[kind][1])
+            assert not np.any(channel.state(0)[kind][0])
+        channel.set_state(1, {kind: [values[0], None, values[2]] for kind, values in rows.items()})
+        assert not np.any(channel.shifts(1)[1]) and not np.any(channel.mean_shifts(1)[1])
+
+    @pytest.mark.parametrize("topology", ["all_gather", "two_step"])
+    def test_shifts_of_weights_that_are_not_compressed_are_learned(self, strategy, opened, topology):
+        """s <- s + a (x - s) beside a compressed weight; the mean is that of x, and sbar the mean of s."""
+        channel = opened(vector("sign:bucket=32", (N,)), vector("none", (3,), first=1), topology=topology, shift=0.25)
+        mean, s = reduction(strategy, channel), np.zeros([REPLICAS, 3])
+        for call in range(3):
+            rows = [[update(9 * call + r, N), update(99 * call + r, 3)] for r in range(REPLICAS)]
+            exact = np.array([row[1] for row in rows], np.float64)
+            np.testing.assert_allclose(mean(rows)[1][1], exact.mean(0), rtol=1e-6)
+            s += 0.25 * (exact - s)
+        for replica in range(REPLICAS):
+            state = channel.state(replica)
+            np.testing.assert_allclose(state["shift"][1], s[replica], atol=1e-6)
+            np.testing.assert_allclose(state["mean_shift"][1], s.mean(0), atol=1e-6)
+            assert state["residual"][1] is None
 
     @pytest.mark.parametrize(
         ("settings", "message"),

@@ -83,6 +83,13 @@ def test_frozen_in_the_message_board(start):
     check(error_of(workers, 0), "heartbeat timeout")
 
 
+def test_other_threads_run_while_a_worker_waits_in_the_message_board(start):
+    """They send heartbeats and notice lost workers. TensorFlow's own binding of barriers stops all of them."""
+    workers = start("sleep", "ticks")
+    time.sleep(3.0)
+    assert workers.logs[1].read_text().count("\ntick") > 10
+
+
 def test_left_early(start):
     check(error_of(start("board", "leave"), 0), "Barrier failed because: task is set to ERROR")
 

@@ -2,12 +2,13 @@
 
 import copy
 import inspect
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf import compressors, config
+from dqgan_tf import compressors, config, private_tensorflow
 from dqgan_tf.distribute.channel import CompressionOptions
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.strategy import CompressedStrategy, plain_options
@@ -153,3 +154,13 @@ def test_a_strategy_refuses_limits_out_of_bounds():
         CompressedStrategy(silence_timeout=1)
     with pytest.raises(UsageError, match="start_timeout. must be .*1.*=0"):
         CompressedStrategy(start_timeout=0)
+
+
+def test_a_second_strategy_with_another_silence_timeout_is_refused(monkeypatch):
+    """TensorFlow keeps the heartbeats that the first strategy of a process has set."""
+    context = types.SimpleNamespace(coordination_service=types.SimpleNamespace(heartbeat_timeout_in_ms=20_000))
+    monkeypatch.setattr(private_tensorflow.context, "context", lambda: context)
+    with pytest.raises(UsageError, match="Received: silence_timeout=30 after silence_timeout=20"):
+        CompressedStrategy()
+    context.coordination_service.heartbeat_timeout_in_ms = 0
+    assert private_tensorflow.joined_silence_seconds() is None

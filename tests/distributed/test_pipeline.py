@@ -1,4 +1,6 @@
-"""What a packet waits for, read from the graph: everything that an operation can be reached from."""
+"""What a packet waits for, read from the graph: everything that an operation can be reached from. Times, by hand."""
+
+import types
 
 import pytest
 import tensorflow as tf
@@ -105,3 +107,45 @@ def test_what_has_arrived_is_decoded_before_the_next_packet_is_awaited():
     graph = graph_of("all_gather")
     *_, last = sockets_of(graph)
     assert len(kernels_before(graph, last)) == 3, "two encodings and the first decoding"
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected", "hidden"),
+    [
+        # Phases: 0-1 encode, 1-6 exchange, 6-7 decode of the first packet; 4-5, 6-9, 9-10 of the second. Until 4, when
+        # the last update exists, 1 + 3 are hidden by its computation; then 4-5 encode by exchange, 6-7 decode by it.
+        ([(0, 1, 6, 7), (4, 5, 9, 10)], (2, 8, 2, 6), 6),
+        # The first packet is decoded before the second exists: nothing is done from 3 to 10.
+        ([(0, 1, 2, 3), (10, 11, 13, 17)], (2, 3, 5, 7), 3),
+        ([(2, 3, 5, 9)], (1, 2, 4, 7), 0),
+    ],
+)
+def test_phases_are_what_a_step_waits_for_and_what_is_hidden(monkeypatch, ends, expected, hidden):
+    """ends: for each packet, when its update, its words, those of all ranks and the mean exist."""
+    monkeypatch.setattr(pipeline, "now", lambda after: tf.constant(max(map(float, after)), tf.float64))
+
+    class Packet:
+        def __init__(self, times):
+            self.update, self.words, self.of_all_ranks, self.mean = (tf.constant(float(time)) for time in times)
+
+        def reduce(self, updates, replica, rank, seeds):
+            received = yield types.SimpleNamespace(kind="all_gather", value=self.words)
+            assert received is self.of_all_ranks
+            return types.SimpleNamespace(acceptable=self.mean)
+
+    packets = [Packet(times) for times in ends]
+    received = {id(packet.words): packet.of_all_ranks for packet in packets}
+    begin = lambda kind, value, options: lambda: received[id(value)]  # noqa: E731
+    updates = [[types.SimpleNamespace(vector=packet.update)] for packet in packets]
+    collectives = types.SimpleNamespace(rank=0, begin=begin)
+    outcomes, seconds, spans = pipeline.reduce_packets(packets, updates, 0, None, collectives, None)
+    assert [outcome.acceptable for outcome in outcomes] == [packet.mean for packet in packets]
+    assert seconds.numpy().tolist() == list(expected)
+    assert pipeline.hidden(dict(zip(pipeline.TIMES, expected, strict=True))) == hidden
+    first, last = ends[0][0], ends[-1][0]
+    assert spans[0].numpy().tolist() == [0, 0, last - first]  # until the last update exists
+    drawn = {name: 0.0 for name in pipeline.PHASES}
+    for index, begin, end in spans.numpy()[1:].tolist():
+        assert 0 <= begin <= end <= ends[-1][3] - first
+        drawn[pipeline.SPANS[int(index)]] += end - begin
+    assert list(drawn.values()) == list(expected[:3])

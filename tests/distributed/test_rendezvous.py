@@ -152,6 +152,12 @@ class TestRefusals:
             with pytest.raises(PeerLostError):
                 call.result(10)
 
+    def test_two_names_of_one_address(self, addresses):
+        """`tf_config` refuses equal texts."""
+        named = (addresses[0].replace("127.0.0.1", "localhost"), addresses[0])
+        with pytest.raises(UsageError, match=r"localhost:\d+ and 127.0.0.1:\d+, are two names of one address"):
+            rendezvous.meet(TfConfig(named, 1), 5.0)
+
     def test_an_address_that_nobody_answers(self, addresses, workers):
         chief = workers.start(addresses, 0, seconds=1.5)
         assert (
@@ -160,6 +166,60 @@ class TestRefusals:
         )
         with pytest.raises(PeerLostError):
             chief.result(10)
+
+    def test_a_name_may_lead_to_the_machine_before_for_a_while(self, addresses, workers, monkeypatch):
+        """A pod that starts again has another address, and name servers give the old one for some time."""
+        monkeypatch.setattr(rendezvous, "_NAME_SECONDS", 1.0)
+        named = (addresses[0], addresses[1].replace("127.0.0.1", "localhost"))
+        report = {"worker": 1, "token": "t", "cluster": list(named)}
+        chief = workers.start(named, 0)
+        assert "cannot reach it at localhost" in answer_to(named[0], report)["later"]
+        with socket.create_server(("127.0.0.1", int(named[1].rpartition(":")[2]))) as other:
+            threading.Thread(target=lambda: rendezvous._tell(other.accept()[0], {"token": "x"})).start()
+            assert "leads to another process" in answer_to(named[0], report)["later"]
+        time.sleep(1.0)
+        assert "cannot reach it at localhost" in answer_to(named[0], report)["refused"]
+        for call in (workers.start(named, 1), chief):
+            call.result(10)
+
+    def test_a_worker_that_cannot_be_reached_yet_asks_again(self, addresses, workers, monkeypatch):
+        refusal, asked = rendezvous._Meeting._refusal, []
+
+        def not_yet(*arguments):
+            asked.append(arguments)
+            if len(asked) < 3:
+                raise ConnectionError("worker 0 cannot reach it yet")
+            return refusal(*arguments)
+
+        monkeypatch.setattr(rendezvous._Meeting, "_refusal", not_yet)
+        for call in [workers.start(addresses[:2], worker) for worker in (0, 1)]:
+            call.result(10)
+        assert len(asked) == 3
+
+    @pytest.mark.parametrize("worker", [0, 1])
+    @pytest.mark.parametrize("listens", [True, False])
+    def test_a_host_that_is_not_this_machine(self, addresses, monkeypatch, worker, listens):
+        """203.0.113.0/24 is reserved for documents. Whoever answers there is another process."""
+        named = [*addresses]
+        named[worker] = "203.0.113.7:" + named[worker].rpartition(":")[2]
+        answer = (lambda *_: {"token": "of another"}) if listens else (lambda *_: rendezvous._connect("127.0.0.1:1"))
+        monkeypatch.setattr(rendezvous._Meeting, "_call", answer)
+        end = "leads to another process" if listens else "does not lead here"
+        with pytest.raises(UsageError, match=rf"The host of 203.0.113.7:\d+, .* of worker {worker} .*, and .* {end}"):
+            rendezvous.meet(TfConfig(tuple(named), worker), 5.0)
+        with socket.create_server(("", int(named[worker].rpartition(":")[2]))):
+            pass  # nobody listens there any more
+
+    def test_a_host_behind_nat_that_leads_here(self, addresses, workers, monkeypatch):
+        monkeypatch.setattr(rendezvous, "_is_own", lambda host: False)
+        for call in [workers.start(addresses, worker) for worker in (0, 1, 2)]:
+            call.result(10)
+
+    def test_a_name_that_is_not_known_yet(self, addresses, monkeypatch):
+        monkeypatch.setattr(rendezvous, "_resolve", lambda address: [])
+        monkeypatch.setattr(rendezvous, "_is_own", lambda host: False)
+        with pytest.raises(PeerLostError, match="worker 1 at"):
+            rendezvous.meet(TfConfig(addresses, 0), 0.1)
 
     @pytest.mark.parametrize("proof", ["", "00" * 32, 7, None])
     def test_a_worker_that_does_not_know_the_secret(self, addresses, workers, monkeypatch, proof):

@@ -61,3 +61,106 @@ def test_a_user_script_reads_tf_config_through_the_same_checks(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "it names a task and no cluster, so every worker would train alone" in done.stderr.splitlines()[-1]
+
+
+def test_the_limit_of_connecting_ends_the_process_with_a_sentence(tmp_path):
+    code = """
+import time
+from dqgan_tf.distribute import rendezvous
+
+with rendezvous.limit(0.2):
+    pass
+time.sleep(0.5)
+print("in time", flush=True)
+with rendezvous.limit(0.2):
+    time.sleep(60)
+"""
+    process = cluster.start(["-c", code], environment_of([0], 0), tmp_path / "log")
+    assert process.wait(30) == 4
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[-2] == "in time"
+    assert lines[-1].startswith("ERROR: After the meeting of all workers, TensorFlow could not connect them in 0.2 s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_freezes_right_after_the_meeting_is_given_up(tmp_path, victim):
+    """TensorFlow by itself waits for it for an hour."""
+    code = f"""
+import os, signal
+import dqgan_tf
+from dqgan_tf.distribute import rendezvous
+
+meet = rendezvous.meet
+
+def meet_and_freeze(place, seconds):
+    meet(place, seconds)
+    if place.worker_index == {victim}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+rendezvous.meet = meet_and_freeze
+dqgan_tf.CompressedStrategy(start_timeout=20, silence_timeout=5)
+"""
+    workers = cluster.Cluster(["-c", code], tmp_path)
+    try:
+        assert workers.processes[1 - victim].wait(90) == 4
+        assert "could not connect" in workers.output(1 - victim)
+    finally:
+        workers.kill()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_worker_while_tensorflow_connects(tmp_path):
+    """Its notifier of preemptions has taken the signal by then."""
+    code = """
+import json, os, time
+import dqgan_tf
+from dqgan_tf.distribute import rendezvous
+
+meet = rendezvous.meet
+
+def meet_and_sleep(place, seconds):
+    meet(place, seconds)
+    print("all have come", flush=True)
+    if place.worker_index == 0:
+        time.sleep(600)
+
+rendezvous.meet = meet_and_sleep
+dqgan_tf.CompressedStrategy()
+"""
+    workers = cluster.Cluster(["-c", code], tmp_path)
+    log = workers.logs[1]
+    try:
+        cluster.wait_for(lambda: log.exists() and "all have come" in log.read_text(), 60, "the meeting")
+        time.sleep(3.0)
+        workers.kill(1, signal.SIGTERM)
+        assert workers.processes[1].wait(10) == -signal.SIGTERM
+    finally:
+        workers.kill()
+
+
+SIGTERM_IN_A_LIMIT = """
+import ctypes, signal, sys, time
+from dqgan_tf.distribute import rendezvous
+
+if sys.argv[1] == "handler":
+    signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+with rendezvous.limit(60.0):
+    ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))  # ignored, as by TensorFlow's notifier
+    print("begun", flush=True)
+    time.sleep(float(sys.argv[2]))
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "seconds", "code", "output"),
+    [("", 600.0, -signal.SIGTERM, ""), ("handler", 0.5, 0, "handled\nended\n")],
+)
+def test_sigterm_has_its_effect_while_tensorflow_connects(handler, seconds, code, output):
+    arguments = [sys.executable, "-c", SIGTERM_IN_A_LIMIT, handler, str(seconds)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == output
+        assert process.returncode == code

@@ -1,8 +1,10 @@
 """What ends one worker ends all: one line each that names the cause. Only a fault of the library shows a traceback."""
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -38,6 +40,15 @@ from dqgan_tf.training import job
 def faulty(config, strategy):
     raise ValueError("injected")
 job.describe = faulty
+"""
+# The chief stays in its first evaluation.
+LONG_EVALUATION = """
+import time
+from dqgan_tf.training.evaluation import Evaluator
+def evaluate(self, model):
+    print("evaluating", flush=True)
+    time.sleep(600)
+Evaluator.evaluate = evaluate
 """
 
 
@@ -114,6 +125,27 @@ def test_a_fault_behind_the_launcher(tmp_path):
     assert "Restart 1 of 1." in done.stderr and done.stderr.count("Worker 0 exited with code 70.") == 2
     shows_a_traceback(done.stderr, "  ValueError: injected", "dqgan_tf/training/run.py")
     assert "  Traceback (most recent call last):" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_chief_that_is_lost_while_it_evaluates(tmp_path, number):
+    """The other waits for it as long as it gives signs of life, here twice the limit without one; then it ends."""
+    arguments = command(tmp_path / "run", 100, "--eval_every=10", "--silence_timeout=5")[2:]
+    both = cluster.Cluster(prepared(*arguments, LONG_EVALUATION), tmp_path / "logs")
+    try:
+        log = both.logs[0]
+        cluster.wait_for(lambda: log.exists() and "evaluating" in log.read_text(), 120, "the evaluation")
+        time.sleep(10.0)
+        assert not any(process.has_ended() for process in both.processes), both.output()
+        both.kill(0, number)
+        start = time.monotonic()
+        assert both.processes[1].wait(60) == EXIT_PEER_LOST, both.output()
+        assert time.monotonic() - start < 5 + 10, "the limit, and what TensorFlow and this machine add"
+    finally:
+        both.kill()
+    assert sum(line.startswith("ERROR: Worker 1 ") for line in both.output(1).splitlines()) == 1
+    assert "Traceback" not in both.output(1)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_a_wrong_command_line(binary, argument):
     [
         "--steps=many",
         "--beta_1=2",
-        "--network=resnet",
+        "--network=vgg",
         "--half_step=maybe",
         "--compressor=sgin",
         "--compressor=linear:bits=12",

@@ -114,7 +114,7 @@ def test_every_kind_of_value_arrives():
         ("--learning_rate_d=nan", ("learning_rate_d", "nan")),
         ("--learning_rate_g=1e999", ("`learning_rate_g` must be a number above 0", "inf")),
         ("--batch_size=1.5", ("`batch_size` must be a whole number of at least 1", "'1.5'")),
-        ("--network=resnet", ("`network` must be one of mlp, dcgan", "'resnet'")),
+        ("--network=vgg", ("`network` must be one of mlp, dcgan", "'vgg'")),
         ("--transport=mpi", ("`transport` must be one of auto, sockets, ring, nccl", "'mpi'")),
         ("--packet_mb=-1", ("packet_mb", "-1", "A value that works is packet_mb=4.0")),
         ("--start_step=x", ("start_step", "'x'", "A value that works is start_step=0")),

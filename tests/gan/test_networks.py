@@ -3,13 +3,17 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from dqgan_tf.config import NetworkConfig
+from dqgan_tf.config import CompressionConfig, LossConfig, NetworkConfig, OptimizerConfig
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import networks
+from dqgan_tf.gan.model import DQGAN
+from tests.gan.local_strategy import local_strategy
 
 DCGAN_SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
-ALL = [("mlp", (2,)), ("mlp", (28, 28, 1)), *(("dcgan", shape) for shape in DCGAN_SHAPES)]
+RESNETS = [("resnet", (28, 28, 1)), ("resnet", (32, 32, 3)), ("sn_resnet", (32, 32, 3))]
+ALL = [("mlp", (2,)), ("mlp", (28, 28, 1)), *(("dcgan", shape) for shape in DCGAN_SHAPES), *RESNETS]
 
 
 def small(network, shape, seed=0, **options):
@@ -47,14 +51,16 @@ class TestEveryNetwork:
     def test_no_two_kernels_begin_alike(self, network, shape):
         players = small(network, shape)
         models = (players.generator, players.discriminator)
-        kernels = [weight.ravel() for model in models for weight in model.get_weights() if weight.ndim > 1]
+        kernels = [v.numpy().ravel() for model in models for v in model.trainable_variables if len(v.shape) > 1]
         heads = {tuple(np.round(kernel[:4] / kernel.std(), 3)) for kernel in kernels}
         assert len(heads) == len(kernels)
 
     def test_discriminator_treats_samples_separately(self, network, shape):
         discriminator = small(network, shape).discriminator
         samples = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+        weights = discriminator.get_weights()
         together = discriminator(samples, training=True).numpy()[:1]
+        discriminator.set_weights(weights)  # spectral normalisation changes them
         alone = discriminator(samples[:1], training=True).numpy()
         np.testing.assert_allclose(
             alone, together, rtol=1e-4, atol=1e-6
@@ -115,6 +121,98 @@ class TestDcgan:
                     assert weight.mean() == pytest.approx(0, abs=4 * 0.02 / np.sqrt(weight.size))
 
 
+class TestResnet:
+    def test_counts_of_sngan(self):
+        """4,276,739 is the generator's usual count (Miyato et al. 2018, table 4); the discriminator's is by hand."""
+        players = networks.build(NetworkConfig(network="sn_resnet"), (32, 32, 3), 0)
+        assert players.latent_dim == 128 and count(players.generator) == 4_276_739
+        convolution, shortcut = 9 * 128 * 128 + 128, 128 * 128 + 128
+        first = 9 * 3 * 128 + 128 + convolution + 3 * 128 + 128
+        assert count(players.discriminator) == first + 6 * convolution + shortcut + 128
+
+    def test_counts_of_wgan_gp(self):
+        """128 -> 4x4x128 -> three blocks -> 3, batch normalisation twice a block and at the end; biases everywhere."""
+        players = networks.build(NetworkConfig(network="resnet"), (32, 32, 3), 0)
+        convolution, shortcut = 9 * 128 * 128 + 128, 128 * 128 + 128
+        block, last = 2 * convolution + shortcut + 4 * 128, 2 * 128 + 9 * 128 * 3 + 3
+        assert count(players.generator) == 128 * 2048 + 2048 + 3 * block + last
+        first = 9 * 3 * 128 + 128 + convolution + 3 * 128 + 128
+        assert count(players.discriminator) == first + 6 * convolution + shortcut + 128 + 1
+
+    @pytest.mark.parametrize(("network", "shape"), RESNETS)
+    def test_the_generator_by_hand(self, network, shape):
+        generator = small(network, shape, batch_norm=False).generator
+        latent = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
+        weights = {v.path: v.numpy() for v in generator.weights}
+        base, levels = (7, 2) if shape[0] == 28 else (4, 3)
+        x = (latent @ weights["project/kernel"] + weights["project/bias"]).reshape(2, base, base, -1)
+        for level in range(levels):
+            residual = convolved(weights, f"first_{level}", doubled(np.maximum(x, 0)))
+            residual = convolved(weights, f"second_{level}", np.maximum(residual, 0))
+            x = residual + convolved(weights, f"shortcut_{level}", doubled(x))
+        expected = np.tanh(convolved(weights, "output", np.maximum(x, 0)))
+        np.testing.assert_allclose(generator(latent).numpy(), expected, rtol=1e-4, atol=1e-5)
+        assert expected.shape == (2, *shape) and expected.std() > 0.01
+
+    @pytest.mark.parametrize(("network", "shape"), RESNETS)
+    def test_the_discriminator_by_hand(self, network, shape):
+        """While it is not trained, spectral normalisation takes the kernels as they are."""
+        discriminator = small(network, shape).discriminator
+        image = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)
+        weights = {v.path.split("/", v.path.count("/") - 1)[-1]: v.numpy() for v in discriminator.trainable_variables}
+        x = convolved(weights, "first_0", image)
+        x = halved(convolved(weights, "second_0", np.maximum(x, 0))) + convolved(weights, "shortcut_0", halved(image))
+        for block in (1, 2, 3):
+            residual = convolved(weights, f"first_{block}", np.maximum(x, 0))
+            residual = convolved(weights, f"second_{block}", np.maximum(residual, 0))
+            x = halved(residual) + halved(convolved(weights, "shortcut_1", x)) if block == 1 else residual + x
+        pooled = (np.sum if network == "sn_resnet" else np.mean)(np.maximum(x, 0), axis=(1, 2))
+        expected = pooled @ weights["output/kernel"] + weights.get("output/bias", 0)
+        np.testing.assert_allclose(discriminator(image).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+    def test_every_kernel_of_sn_resnet_is_normalised(self):
+        """Each step of the power iteration assigns the kernel over its largest singular value."""
+        discriminator = networks.build(
+            NetworkConfig(network="sn_resnet", width=4), (32, 32, 3), 0, num_classes=3
+        ).discriminator
+        image, labels = np.ones([1, 32, 32, 3], np.float32), np.array([0])
+        for _ in range(60):
+            discriminator([image, labels], training=True)
+        matrices = [w.numpy().reshape(-1, w.shape[-1]) for w in discriminator.trainable_variables if len(w.shape) > 1]
+        largest = [np.linalg.svd(matrix, compute_uv=False)[0] for matrix in matrices]
+        assert len(largest) == 2 * 4 + 2 + 2  # two a block, two shortcuts, the logit and the projection
+        np.testing.assert_allclose(largest, 1, atol=0.02)
+
+    def test_initial_weights(self):
+        """Variance 2 gain / (inputs + outputs), uniform: within sqrt(3) standard deviations."""
+        weights = {v.path: v.numpy() for v in networks.build(NetworkConfig("resnet"), (32, 32, 3), 0).generator.weights}
+        for name, gain in (("first_0", 2), ("second_1", 2), ("shortcut_0", 1), ("output", 1), ("project", 1)):
+            kernel = weights[f"{name}/kernel"]
+            patch = np.prod(kernel.shape[:-2])
+            expected = np.sqrt(2 * gain / (patch * (kernel.shape[-2] + kernel.shape[-1])))
+            assert kernel.std() == pytest.approx(expected, rel=4 / np.sqrt(2 * kernel.size))
+            assert np.abs(kernel).max() < 1.001 * np.sqrt(3) * expected
+
+    @pytest.mark.parametrize("shape", [(64, 64, 3), (32, 28, 1)])
+    def test_size(self, shape):
+        with pytest.raises(UsageError, match=r"`sn_resnet` draws images of 28 or 32 pixels; .* data_shape="):
+            networks.build(NetworkConfig(network="sn_resnet"), shape, 0)
+
+
+def convolved(weights, name, x):
+    return tf.nn.conv2d(x, weights[f"{name}/kernel"], 1, "SAME").numpy() + weights[f"{name}/bias"]
+
+
+def doubled(x):
+    """Nearest neighbour: every pixel four times."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def halved(x):
+    """Means of 2x2 pixels."""
+    return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+
 class TestMlp:
     def test_counts_for_points(self):
         """16 -> 128 -> 128 -> 128 -> 2 and 2 -> 128 -> 128 -> 128 -> 1, with biases."""
@@ -130,8 +228,8 @@ class TestMlp:
 
 class TestErrors:
     def test_unknown_network(self):
-        with pytest.raises(UsageError, match="one of mlp, dcgan. Received: network='resnet'"):
-            networks.build(NetworkConfig(network="resnet"), (32, 32, 3), 0)
+        with pytest.raises(UsageError, match="one of mlp, dcgan, resnet, sn_resnet. Received: network='vgg'"):
+            networks.build(NetworkConfig(network="vgg"), (32, 32, 3), 0)
 
     @pytest.mark.parametrize("shape", [(48, 48, 3), (32, 64, 3)])
     def test_dcgan_size(self, shape):
@@ -269,3 +367,23 @@ class TestLabels:
         named = keras.Model({"x": x, "label": y}, L.Concatenate()([x, y]))
         with pytest.raises(UsageError, match=r"must take one tensor, or a list \[latents, labels\]"):
             networks.takes_labels(named, labelled.discriminator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "loss"), [("resnet", "wgan_gp"), ("sn_resnet", "hinge")])
+def test_residual_networks_take_steps(network, loss):
+    """Two replicas take two steps, second derivatives included; both have the same weights, which have moved."""
+    strategy = local_strategy(2)
+    with strategy.scope():
+        players = networks.build(NetworkConfig(network, width=4, latent_dim=5), (28, 28, 1), 0)
+        model = DQGAN(players.generator, players.discriminator, loss=LossConfig(loss, r1_gamma=0.0))
+    model.compile(OptimizerConfig(), CompressionConfig("sign:bucket=512"))
+    before = players.discriminator.get_weights()
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 4, 28, 28, 1)).astype(np.float32)
+    data = tf.data.Dataset.from_tensor_slices(images).repeat()
+    model.train_steps(iter(strategy.distribute_datasets_from_function(lambda context: data)), 2)
+    assert int(model.local_value(model.skipped)) == 0
+    digests = model.weight_digests()
+    np.testing.assert_array_equal(digests[0], digests[1])
+    moved = [np.abs(a - b).max() for a, b in zip(players.discriminator.get_weights(), before, strict=True)]
+    assert min(moved) > 0 and np.isfinite(max(moved))

@@ -25,7 +25,7 @@ STEP_ENERGIES = [
     [[(4, 1, 0.5, 1), (12, 3, 1.5, 2), (25, 9, 5, 1)], [(8, 5, 1.5, 0), (8, 7, 4.5, 3), (75, 7, 15, 2)]],
     [[(16, 16, 1, 0), (16, 0, 1, 1), (30, 1, 1, 4)], [(0, 0, 0, 1), (64, 32, 6, 0), (70, 3, 19, 1)]],
 ]
-SECONDS = [[(0.5, 0.125, 0.25, 0.0625, 1)] * 2, [(1.5, 0.375, 0.75, 0.1875, 3)] * 2]
+SECONDS = [[(0.5, 0.125, 0.25, 0.0625, 0.375)] * 2, [(1.5, 0.375, 0.75, 0.1875, 1.125)] * 2]
 
 
 class Steps:
@@ -85,7 +85,11 @@ class TestByHand:
 
     def test_milliseconds_are_means_over_steps(self, figures):
         names = ("compute", "encode", "exchange", "decode", "reduction")
-        assert [figures[f"milliseconds/{name}"] for name in names] == [1000, 250, 500, 125, 2000]
+        assert [figures[f"milliseconds/{name}"] for name in names] == [1000, 250, 500, 125, 750]
+
+    def test_hidden_is_what_the_phases_exceed_the_reduction_by(self, figures):
+        """250 + 500 + 125 - 750."""
+        assert figures["milliseconds/hidden"] == 125
 
     def test_norms_are_of_mean_energies(self, figures):
         """|g|^2: (16 + 4 + 8 + 8) / 4 and (1 + 9 + 3 + 3) / 4. |p|^2, of both vectors of the generator: (16 + 16 + 32 +

@@ -183,6 +183,13 @@ def test_another_number_of_replicas_starts_from_the_means(strategy, tmp_path):
     np.testing.assert_array_equal(small_models.values(alone, other.trainable_variables)[0], expected[0])
 
 
+def test_a_folder_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dqgan_tf.callbacks.Checkpoint("~/run")._folder == tmp_path / "run"
+    with pytest.raises(UsageError, match="`folder` must be a path, .* Received: folder='gs://bucket/run'"):
+        dqgan_tf.callbacks.Checkpoint("gs://bucket/run")
+
+
 def test_a_model_of_another_strategy_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.compile("sgd", loss="mse")

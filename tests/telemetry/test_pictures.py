@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.telemetry.pictures import image_grid, scatter, to_uint8, write_png
+from dqgan_tf.telemetry.pictures import image_grid, scatter, timeline, to_uint8, write_png
 
 WHITE, BLUE, RED = (255, 255, 255), (31, 119, 180), (214, 39, 40)
 
@@ -125,3 +125,24 @@ def test_no_square_is_refused(arguments):
 def test_what_is_not_of_the_plane_is_refused(shape):
     with pytest.raises(ValueError, match="shape"):
         scatter(np.zeros(shape))
+
+
+class TestTimeline:
+    ROWS = ("compute", "encode")
+
+    def row(self, spans, index, width=180):
+        """The colours of the middle of a row, beside the names: 100 pixels."""
+        drawn = timeline(spans, self.ROWS, width)
+        assert drawn.shape == (60, width, 3) and drawn.dtype == np.uint8
+        return [tuple(pixel) for pixel in drawn[20 * (1 + index) + 10, 80:].tolist()]
+
+    def test_bars_have_the_places_of_their_times(self):
+        """2 s in 100 pixels: 0.5 s to 1.25 s are 25 to 62.5."""
+        spans = [("compute", 0.0, 2.0), ("encode", 0.5, 1.25), ("encode", 1.25, 1.5)]
+        blue, orange, white = (31, 119, 180), (255, 127, 14), (255, 255, 255)
+        assert self.row(spans, 0) == [blue] * 100
+        assert self.row(spans, 1) == [white] * 25 + [blue] * 37 + [orange] * 13 + [white] * 25
+
+    def test_what_takes_no_time_is_not_drawn(self):
+        for spans in ([], [("compute", 0.0, 0.0)]):
+            assert set(self.row(spans, 0)) == {(255, 255, 255)}

@@ -91,10 +91,13 @@ def test_errors_of_tensorflow(monkeypatch, capsys):
     """Only a full disk, which TensorFlow's file system reports by an error of its own, ends in one line."""
 
     def code(error):
-        def main(arguments):
+        def main():
             raise error
 
-        return command._exit_code(main, [])
+        try:
+            main()
+        except Exception as caught:
+            return command._exit_code(caught)
 
     assert code(tf.errors.ResourceExhaustedError(None, None, "{{node x}} events; No space\nmore")) == 3
     assert capsys.readouterr() == ("", "ERROR: events; No space\n")
@@ -116,6 +119,14 @@ def test_leaving_at_once_skips_the_teardown():
     body = "import atexit; atexit.register(print, 'teardown')"
     assert ended(body, at_once=False)[1] == "started\nteardown\n"
     assert ended(body, at_once=True)[1] == "started\n"
+
+
+def test_leaving_at_once_does_not_wait_for_what_an_error_keeps_alive():
+    """A strategy whose workers are lost takes many seconds to end."""
+    body = "slow = type('Slow', (), {'__del__': lambda self: time.sleep(20)})(); raise errors.PeerLostError('gone')"
+    start_time = time.monotonic()
+    assert ended(body, at_once=True) == (4, "started\n", "ERROR: gone\n")
+    assert time.monotonic() - start_time < 15
 
 
 def test_ctrl_c():
@@ -214,3 +225,18 @@ class TestPaths:
     def test_none_stays(self, values):
         values(["binary"])
         assert values.folder is None
+
+    def test_a_text_of_a_binary_is_no_path(self):
+        """Their paths are flags of `define_path`. --dataset may be a path, which `data.files` reads in the same way."""
+        sources = [
+            path for folder in ("trainers", "benchmarks", "dqgan_tf/training") for path in (ROOT / folder).glob("*.py")
+        ]
+        texts = [re.findall(r"DEFINE_(?:multi_)?string\(\s*\"(\w+)\"", source.read_text()) for source in sources]
+        assert {name for names in texts for name in names} == {
+            "cell",
+            "checkpoint",
+            "dataset",
+            "only",
+            "rate",
+            "variant",
+        }

@@ -11,6 +11,8 @@ from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import TrainingError
 from dqgan_tf.training import checkpoint, loop
 
+PHASES = {"milliseconds/compute": 1.0, "milliseconds/reduction": 0.5}
+
 
 class Model:
     """Takes steps that cost nothing; skips all from `skips_from` on; replica 1 diverges at `diverges_at`."""
@@ -40,7 +42,7 @@ class Model:
 
     def drain_metrics(self):
         self.drained += 1
-        return {"milliseconds/encode": 1.0}
+        return dict(PHASES)
 
 
 class Recorder:
@@ -121,7 +123,7 @@ class TestSchedule:
         assert seen.pictured == [25]
         step_milliseconds = seen.logged[0][1].pop("milliseconds/step")
         assert step_milliseconds > 0
-        assert seen.logged[0][1] == {"milliseconds/encode": 1.0, "skipped": 0, "sent_bytes_per_step": 10.0}
+        assert seen.logged[0][1] == PHASES | {"skipped": 0, "sent_bytes_per_step": 10.0}
 
     def test_resumes_in_the_middle_of_a_period(self):
         model = Model()
@@ -338,16 +340,35 @@ class TestStepClock:
                 now[0] += seconds
 
         call(10, 30.0), call(10, 2.0), call(20, 1.0)
-        assert clock.take_interval() == pytest.approx(100.0)
+        assert clock.end_interval(PHASES)["milliseconds/step"] == pytest.approx(100.0)
         call(10, 4.0)
-        assert clock.take_interval() == pytest.approx(400.0)
-        assert np.isnan(clock.take_interval())
+        assert clock.end_interval(PHASES)["milliseconds/step"] == pytest.approx(400.0)
+        assert np.isnan(clock.end_interval(PHASES)["milliseconds/step"])
 
     def test_an_interval_of_the_first_call_alone(self, clock):
         clock, now = clock
         with clock.measure(10):
             now[0] += 30.0
-        assert clock.take_interval() == pytest.approx(3000.0)
+        assert clock.end_interval(PHASES)["milliseconds/step"] == pytest.approx(3000.0)
+
+    def test_the_parts_of_a_step_add_up(self, clock):
+        """Not those of the interval whose `step` is without the first call, which phases count."""
+        clock, now = clock
+
+        def interval(phases, *seconds):
+            for of_call in seconds:
+                with clock.measure(10):
+                    now[0] += of_call
+            return clock.end_interval({f"milliseconds/{name}": 1e3 * value for name, value in phases.items()})
+
+        first = interval({"compute": 1.2, "reduction": 0.3}, 30.0, 4.0)
+        assert first["milliseconds/step"] == pytest.approx(400.0) and "milliseconds/rest" not in first
+        for reduction, rest in ((0.0625, 212.5), (0.25, 25.0)):
+            later = interval({"compute": 0.125, "reduction": reduction}, 4.0, 4.0)
+            assert later["milliseconds/rest"] == pytest.approx(rest)
+            parts = ("milliseconds/compute", "milliseconds/reduction", "milliseconds/rest")
+            assert sum(later[part] for part in parts) == pytest.approx(later["milliseconds/step"])
+        assert clock.figures()["milliseconds_rest"] == pytest.approx((212.5 + 25.0) / 2)
 
     def test_nothing_measured(self, clock):
         assert clock[0].figures() == {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
@@ -359,12 +380,10 @@ class TestStepClock:
         with clock.measure(1):
             now[0] += 0.5
         for value in values:
-            clock.add_phases({"milliseconds/encode": value, "generator_loss": 3.0})
-        assert clock.figures() == {
-            "milliseconds_per_step": 500.0,
-            "steps_per_second": 2.0,
-            "milliseconds_encode": expected,
-        }
+            clock.end_interval(PHASES | {"milliseconds/encode": value, "generator_loss": 3.0})
+        figures = clock.figures()
+        assert (figures["milliseconds_per_step"], figures["steps_per_second"]) == (500.0, 2.0)
+        assert figures["milliseconds_encode"] == expected and "generator_loss" not in figures
 
 
 def test_a_signal_before_the_interruptible_part_does_not_end_it():

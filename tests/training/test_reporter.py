@@ -49,7 +49,10 @@ class Model:
     """Draws one point again and again."""
 
     seed, latent_dim, local_value = 0, 2, staticmethod(DQGAN.local_value)
-    channel = types.SimpleNamespace(topology="two_step")
+    spans = np.array([[0, 0.0, 0.5], [1, 0.25, 1.0]])  # see `pipeline.reduce_packets`
+    channel = types.SimpleNamespace(
+        topology="two_step", spans=types.SimpleNamespace(variables=[types.SimpleNamespace(numpy=lambda: Model.spans)])
+    )
     discriminator = types.SimpleNamespace(layers=[object(), types.SimpleNamespace(units=128)])
     bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10})
 
@@ -210,7 +213,8 @@ def test_the_documents_name_every_figure_and_its_place_in_tensorboard(tmp_path, 
             documented[name.replace("{p}", player)] = tuple(cell.replace("{p}", player) for cell in rest)
     assert documented == tensorboard.FIGURES
     reporter = make_reporter(tmp_path)
-    reporter.log(10, two[1].drain_metrics() | {"skipped": 0, "sent_bytes_per_step": 1.0, "milliseconds/step": 1.0})
+    of_loop = ("skipped", "sent_bytes_per_step", "milliseconds/step", "milliseconds/rest")
+    reporter.log(10, two[1].drain_metrics() | dict.fromkeys(of_loop, 1.0))
     reporter.close()
     assert set(json_lines.read(tmp_path / "metrics.jsonl")[0]) == {"step", *documented}
     shown = {value.tag: value.metadata.summary_description for step, value in events(tmp_path) if step == 10}
@@ -319,6 +323,12 @@ def test_the_first_picture_is_next_to_real_samples(tmp_path):
     shown = [(step, value.tag) for step, value in events(tmp_path) if value.tag.startswith("3 samples/")]
     steps = [(0, "real"), (0, "raw"), (0, "ema"), (10, "raw"), (10, "ema")]
     assert shown == [(step, f"3 samples/{name}") for step, name in steps]
+    # No exchange before the first step.
+    (exchange,) = [(step, value) for step, value in events(tmp_path) if value.tag.endswith("/one exchange")]
+    image = tf.io.decode_png(exchange[1].tensor.string_val[2])
+    named = [("compute", 0.0, 0.5), ("encode", 0.25, 1.0)]
+    assert exchange[0] == 10
+    np.testing.assert_array_equal(image, pictures.timeline(named, ("compute", "encode", "exchange", "decode")))
     drawn = tf.io.decode_png((tmp_path / "samples" / "real_00000000.png").read_bytes())
     spec = data.describe(DataConfig("gaussian_ring"))
     np.testing.assert_array_equal(drawn, pictures.scatter(points[:2048], spec.modes))

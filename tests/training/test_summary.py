@@ -21,7 +21,9 @@ FIGURES = {
     "wire_bytes_per_step": 500,
     "dense_bytes_per_step": 4000,
     "milliseconds_per_step": 2.5,
-    "milliseconds_encode": 0.25,
+    **{"milliseconds_compute": 1.25, "milliseconds_reduction": 1.0, "milliseconds_rest": 0.25},
+    **{"milliseconds_encode": 0.25, "milliseconds_exchange": 0.75, "milliseconds_decode": 0.25},
+    "milliseconds_hidden": 0.25,
     "steps_per_second": 400.0,
     "peak_memory_mib": 512.4,
 }
@@ -89,7 +91,8 @@ class TestTable:
         assert rows["modes found"] == "7 of 8"
         assert rows["high-quality samples"] == "95.7 %"
         assert rows["bytes per step and worker"] == "1,000 sent, 7,800 in float32 (7.8 x less)"
-        assert rows["milliseconds per step"].startswith("2.50:  compute 0.00  encode 0.25")
+        assert rows["milliseconds per step"] == "2.50:  compute 1.25  reduction 1.00  rest 0.25"
+        assert rows["phases of the reduction"] == "encode 0.25  exchange 0.75  decode 0.25  hidden 0.25"
         assert rows["skipped steps"] == "3"
         assert rows["pictures"] == "runs/x/samples/"
 

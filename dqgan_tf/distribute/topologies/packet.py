@@ -13,8 +13,8 @@ from dqgan_tf.compressors import Compressor, blocks, float_bits
 from dqgan_tf.distribute.layout import Slice, Vector
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 
-_STREAM = 0x27D4EB2F
-"""Factor of the seed of a slice that is encoded as a whole: it is the seed of the call + start * _STREAM."""
+_START_FACTOR = 0x27D4EB2F
+"""A slice that is not encoded in blocks has the seed: seed of the call + start * _START_FACTOR."""
 
 
 class Request(NamedTuple):
@@ -100,9 +100,12 @@ class Volume(NamedTuple):
 class Packet(abc.ABC):
     """Slices that are sent together. It owns their residuals e and shifts s, one variable per slice and local replica.
 
-    What is encoded is p = x + (e - s) for the update x. With e' the new residual, which contains the error of the
-    second encoding at the owner in the two-step exchange, s' = s + a (p - e'): the shift follows what has left the
-    replica, so its mean over the replicas moves by a times the mean that all receive, with every topology.
+    For the update x, a packet encodes p = x + (e - s). Then e' is the new residual and s' = s + a (p - e') the new
+    shift. In the two-step exchange, e' of the owner contains the error of the second encoding. So p - e' has the mean
+    that all replicas receive, and mean(s) moves by a times this mean with every topology.
+
+    A slice that is not compressed has e = 0 and sends x itself; the mean of x is sbar plus the mean of x - s. Its s is
+    learned in the same way, for half_step='corrected'.
 
     Args:
       slices: what is sent.
@@ -132,10 +135,10 @@ class Packet(abc.ABC):
             residual = shift = spare = None
             if context.error_feedback and not vector.is_exact:
                 residual = ReplicaLocal(context.devices, [one.size], f"residual_{vector.name}")
-                if context.shift:
-                    shift = ReplicaLocal(context.devices, [one.size], f"shift_{vector.name}")
                 if self.double_buffered and blocks.effective_block(one.compressor, context.block):
                     spare = ReplicaLocal(context.devices, [one.size], f"spare_residual_{vector.name}")
+            if context.shift:
+                shift = ReplicaLocal(context.devices, [one.size], f"shift_{vector.name}")
             self.residuals.append(residual)
             self.shifts.append(shift)
             self._spare_residuals.append(spare)
@@ -177,6 +180,9 @@ class Packet(abc.ABC):
             self.residuals, self._spare_residuals, self.shifts, outcome.residuals, updates, strict=True
         ):
             if residual is None:
+                if shift is not None:
+                    s = shift.variables[replica]
+                    s.assign(_next_exact_shift(update, s.read_value(), rate=self.context.shift))
                 continue
             variable, spare = residual.variables[replica], None if spare is None else spare.variables[replica]
             old, new = variable.read_value(), value if spare is None else spare.read_value()
@@ -197,7 +203,7 @@ class Packet(abc.ABC):
     def _carried(self, replica: int) -> list[tf.Tensor | None]:
         """Returns what is added to the update of each slice: e, or e - s; None for a slice without a residual."""
         pairs = zip(self._read(self.residuals, replica), self._read(self.shifts, replica), strict=True)
-        return [residual if shift is None else residual - shift for residual, shift in pairs]
+        return [residual if residual is None or shift is None else residual - shift for residual, shift in pairs]
 
     def _read(self, variables: Sequence[ReplicaLocal | None], replica: int) -> list:
         """Returns one replica's value of each, None for None."""
@@ -224,7 +230,7 @@ class Packet(abc.ABC):
             if block and start % block == 0:
                 seeds.append(blocks.block_seed(seed, start // block) + [0, slice_.vector])
             else:
-                seeds.append(seed + [start * _STREAM % 2**31, slice_.vector])
+                seeds.append(seed + [start * _START_FACTOR % 2**31, slice_.vector])
         return seeds
 
 
@@ -251,6 +257,12 @@ def bound(compressor: Compressor, binding: tf.Tensor | None) -> Compressor:
 def _next_shift(update, residual, shift, new_residual, *, rate):
     """s + a (p - e') with p = x + (e - s)."""
     return shift + rate * (blocks.whole(update) + (residual - shift) - new_residual)
+
+
+@compiled
+def _next_exact_shift(update, shift, *, rate):
+    """s + a (x - s)."""
+    return shift + rate * (blocks.whole(update) - shift)
 
 
 class Exact(Packet):

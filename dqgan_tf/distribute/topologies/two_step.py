@@ -22,7 +22,7 @@ class TwoStep(Packet):
         e^k[k] <- e^k[k] + M (q[k] - qhat[k])                                  on the owner alone
 
     The last line adds the error of the second encoding to the owner's residual. mean_m e^m then contains both errors,
-    w - mean_m e^m follows optimistic mirror descent, and no second residual is needed.
+    so the identities of docs/algorithm.md hold for w - mean_m e^m, and no second residual is needed.
 
     Every replica sends (M-1)/M of a payload in each phase, less than two payloads in total. The vector is padded by at
     most M buckets; this matters if n / M is only a few buckets.

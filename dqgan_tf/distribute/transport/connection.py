@@ -56,7 +56,8 @@ def connect(
       board: where workers post their ports.
       addresses: every worker's `host:port` in TF_CONFIG. The other workers connect to this worker's host.
       worker_index: index of this worker.
-      timeout_seconds: for all connections together, from the moment when all workers have posted.
+      timeout_seconds: for all connections together, from the moment when all workers have posted; at most
+        `silence_seconds`, because a worker that freezes now gives no other sign of life.
       silence_seconds: see `Connection`.
 
     Raises:
@@ -68,7 +69,7 @@ def connect(
     with contextlib.closing(_listen(host)) as listening, contextlib.ExitStack() as opened:
         own = {"host": host, "port": listening.getsockname()[1], "token": token}
         listeners = [json.loads(text) for text in board.exchange("address", json.dumps(own))]
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + min(timeout_seconds, silence_seconds)
         sockets, problem = {}, ""
         try:
             for worker in range(worker_index):

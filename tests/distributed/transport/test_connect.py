@@ -155,6 +155,21 @@ def test_a_worker_that_cannot_be_reached_is_named_by_all():
         assert "has no connection to worker" in str(error) and "--transport=ring" in str(error)
 
 
+def test_a_worker_that_freezes_before_it_calls_is_given_up_after_the_silence():
+    boards = Boards(2)
+
+    def freeze():
+        board = boards.of(1)
+        board.exchange("address", json.dumps({"host": "127.0.0.1", "port": 9, "token": ""}))
+        board.exchange("connected", "")  # the real board would raise
+
+    threading.Thread(target=freeze, daemon=True).start()
+    start = time.monotonic()
+    with pytest.raises(LostConnectionError, match="worker 0 has no connection to worker 1"):
+        connection.connect(boards.of(0), ["127.0.0.1:9"] * 2, 0, timeout_seconds=20.0, silence_seconds=0.5)
+    assert 0.4 < time.monotonic() - start < 10.0
+
+
 def test_the_time_begins_when_all_workers_are_there(closing, monkeypatch):
     clock = types.SimpleNamespace(late=0.0)
     clock.monotonic = lambda: time.monotonic() + clock.late
