@@ -30,7 +30,6 @@ VARIANTS = (
     *("sign:bucket=512@auto@4", "none@auto@4/K=8", "sign:bucket=512@auto@4/K=8", "sign:bucket=512@auto@4/K=32"),
 )
 """Names of `benchmarks.variants`, with the local steps K behind them. `float32` is TensorFlow's own all-reduce."""
-REFERENCES = (ALONE, f"{ALONE}/K=8", f"{ALONE}/K=32", PLAIN)
 
 _EXPLAINED = """\
 Medians over rounds; quartiles of the ratio in brackets. `alone`: the same number of processes with as many local
@@ -68,6 +67,12 @@ def described(name: str) -> dict[str, Any]:
     return settings | {"name": name, "local_steps": _local_steps(name)}
 
 
+def references(names: Sequence[str]) -> list[str]:
+    """Returns `alone` for every number of local steps among the variants, and `plain`."""
+    counts = sorted({_local_steps(name) for name in names})
+    return [*(ALONE if count == 1 else f"{ALONE}/K={count}" for count in counts), PLAIN]
+
+
 def _local_steps(name):
     return int(name.partition("/K=")[2] or 1)
 
@@ -96,7 +101,7 @@ def measure(setup: Setup, path: str | os.PathLike, say: Callable[[str], None]) -
         for rate in setup.rates:
             key = fields | {"repeat": repeat, "rate": rate}
             recorded = [row for row in json_lines.read(path) if key.items() <= row.items()]
-            if {row["variant"] for row in recorded} >= {*setup.names, *REFERENCES}:
+            if {row["variant"] for row in recorded} >= {*setup.names, *references(setup.names)}:
                 say(f"{rate}, repeat {repeat + 1}: in {path} already")
                 continue
             say(f"{rate}, repeat {repeat + 1} of {setup.repeats}")
@@ -118,7 +123,9 @@ def _entries(plan, setup, key, say):
     with run.checkouts(None) as [tree]:
         programs = [
             run.Program(worker, arguments, [described(name) for name in setup.names], 1, tree),
-            run.Program(worker, arguments, [described(name) for name in REFERENCES], 1, tree, connected=False),
+            run.Program(
+                worker, arguments, [described(name) for name in references(setup.names)], 1, tree, connected=False
+            ),
         ]
         series = run.measure(plan, programs, warm_up=2, say=say)
         entries = run.make_entries(plan, series, key, seeds=[0])
@@ -157,7 +164,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines = []
         own = [row for row in rows if (row["width"], row["batch_size"]) == (width, batch_size)]
         for rate in sorted({row["rate"] for row in own}, key=bits_per_second):
-            for name in dict.fromkeys([*REFERENCES, *VARIANTS, *(row["variant"] for row in own)]):
+            for name in dict.fromkeys([*references(VARIANTS), *VARIANTS, *(row["variant"] for row in own)]):
                 runs = [row for row in own if (row["rate"], row["variant"]) == (rate, name)]
                 if not runs:
                     continue
