@@ -28,6 +28,7 @@ _NOTICE_SECONDS = 30.0  # between two lines that say who is missing
 _PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
 _PORT_SECONDS = 10.0  # a worker that is started again may find its port still in use by the last one
 _NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
+_GONE_SECONDS = 10.0  # in which a member's host confirms what worker 0 has written, else it is cut off
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
 _WATCH_SECONDS = 0.1
@@ -233,6 +234,9 @@ class _Meeting:
             print(f"Worker 0 refuses worker {worker}: {refusal}", file=sys.stderr, flush=True)
             _tell(connection, {"refused": refusal})
             return False
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            # Worker 0 writes all the time: a host that is cut off is missed, and another process may take its place.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1e3 * _GONE_SECONDS))
         with self._lock:
             self._members[worker] = connection
         return True

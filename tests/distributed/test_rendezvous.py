@@ -94,6 +94,22 @@ class TestMeeting:
             second.result(10)
 
 
+    @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this limit")
+    def test_a_member_whose_host_is_cut_off_is_given_up(self, addresses):
+        """The kernel ends a connection whose data nobody confirms; then select says that it is closed."""
+        chief, member = (rendezvous._Meeting(TfConfig(addresses, worker)) for worker in (0, 1))
+        with chief, member:
+            report = {"worker": 1, "token": member._token, "cluster": list(addresses)}
+            with rendezvous._connect(addresses[0]) as connection:
+                proof = rendezvous._proof(rendezvous._read(connection)["token"], 1)
+                rendezvous._tell(connection, {"proof": proof} | report)
+                end = time.monotonic() + 10
+                while 1 not in chief._members and time.monotonic() < end:
+                    time.sleep(0.02)
+                kept = chief._members[1]
+                assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+
+
 class TestNotices:
     def test_who_is_missing(self, addresses, workers, monkeypatch, capsys):
         monkeypatch.setattr(rendezvous, "_NOTICE_SECONDS", 0.2)
