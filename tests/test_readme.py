@@ -17,8 +17,9 @@ import pytest
 import tensorflow as tf
 
 import dqgan_tf
-from benchmarks import suites_report
+from benchmarks import links, suites_report
 from dqgan_tf.distribute import tf_config
+from dqgan_tf.telemetry import json_lines
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -277,3 +278,18 @@ def test_the_table_of_speed_rounds_what_was_recorded(row, rate):
         last = recorded("exchange", kind="exchange", rate=rate, variant=variant, workers=2)[-1]
         assert abs(float(cell) - last["milliseconds_median"]) <= 0.5, variant
         assert f"{last['hardware']}; commit {last['commit']}" in README
+
+
+LINKS = ("float32", "fp16@auto@4", "linear:bits=8,bucket=512@auto@4", "linear:bits=4,bucket=512@auto@4")
+LINKS += ("sign:bucket=512@auto@4", "sign:bucket=512@auto@4/K=8", "sign:bucket=512@auto@4/K=32", "alone/K=8")
+
+
+@pytest.mark.parametrize(("row", "rate"), [("100 Mbit/s", "100mbit"), ("20 Mbit/s", "20mbit")])
+def test_the_table_of_slow_links_rounds_what_was_recorded(row, rate):
+    text = README.split("**Slow links.**")[1]
+    shown = re.search(rf"^\| {row} \|(.*)\|$", text, re.MULTILINE).group(1).split("|")
+    page = links.table(json_lines.read(ROOT / "results" / "local" / "links.jsonl"))
+    assert (ROOT / "results" / "local" / "links.md").read_text().strip() == page.strip()
+    for cell, variant in zip(shown, LINKS, strict=True):
+        recorded = re.search(rf"^\| {rate} \| {re.escape(variant)} \| ([\d.]+) \|", page, re.MULTILINE).group(1)
+        assert float(cell) == pytest.approx(float(recorded), abs=0.051), variant

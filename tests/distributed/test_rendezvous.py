@@ -93,7 +93,6 @@ class TestMeeting:
         with pytest.raises(PeerLostError):
             second.result(10)
 
-
     @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this limit")
     def test_a_member_whose_host_is_cut_off_is_given_up(self, addresses):
         """The kernel ends a connection whose data nobody confirms; then select says that it is closed."""
