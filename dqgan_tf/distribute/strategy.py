@@ -77,7 +77,8 @@ class CompressedStrategy(WorkerStrategy):
     ):
         for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
             config.check(config.settings()[f"train.{setting}"], value)
-        if (joined := joined_silence_seconds()) not in (None, silence_timeout):
+        joined = joined_silence_seconds()
+        if joined is not None and abs(joined - silence_timeout) > 1e-3:  # TensorFlow keeps whole milliseconds
             raise UsageError(
                 "A process has one silence_timeout, that of its first strategy, whose connection to the cluster stays. "
                 f"Received: silence_timeout={silence_timeout:g} after silence_timeout={joined:g}"

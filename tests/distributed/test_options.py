@@ -162,5 +162,8 @@ def test_a_second_strategy_with_another_silence_timeout_is_refused(monkeypatch):
     monkeypatch.setattr(private_tensorflow.context, "context", lambda: context)
     with pytest.raises(UsageError, match="Received: silence_timeout=30 after silence_timeout=20"):
         CompressedStrategy()
+    context.coordination_service.heartbeat_timeout_in_ms = int(1e3 * 8.2)  # 8199
+    with pytest.raises(AttributeError):  # the stand-in has no more: 8.2 itself is no other limit
+        CompressedStrategy(silence_timeout=8.2)
     context.coordination_service.heartbeat_timeout_in_ms = 0
     assert private_tensorflow.joined_silence_seconds() is None
