@@ -36,8 +36,14 @@ def test_an_exchange_of_one_worker_gives_its_own_values_back(vector):
 
 def test_phases_and_bytes_of_an_exchange():
     exact, compressed = exchange("float32", EIGHT_BIT)
-    compressed.step()
-    assert all(compressed.phases()[phase] > 0.0 for phase in ("encode", "decode", "reduction"))
+    steps = []
+    for _ in range(10):
+        compressed.step()
+        steps.append(compressed.phases())
+    # Nothing orders the clock's operation for an input before the phase that uses it. With 1000 values a phase takes
+    # microseconds, so TensorFlow's scheduler may run the clock after it, and a single step then has 0.
+    assert all(np.median([step[phase] for step in steps]) > 0.0 for phase in ("encode", "decode", "reduction"))
+    assert all(value >= 0.0 for step in steps for value in step.values())
     assert compressed.phases().keys() == set(worker.TIMES)
     assert compressed.describe() == {"declared_bytes": 0, "topology": "all_gather"}  # nobody to send to
     assert exact.phases() == {} and exact.describe() == {"declared_bytes": 0}
