@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import zipfile
+from typing import Any
 
 import h5py
 import keras
@@ -52,9 +53,8 @@ class KerasFiles:
         return None if self.channel is None else self._compiled
 
     def compile_from_config(self, config):
-        given = {"optimizer": OptimizerConfig(**config["optimizer"])}
-        given["compression"] = CompressionConfig(**config["compression"])
-        self.compile(**config | given)
+        optimizer, compression = OptimizerConfig(**config["optimizer"]), CompressionConfig(**config["compression"])
+        self.compile(**config | {"optimizer": optimizer, "compression": compression})
 
     def set_weights(self, weights) -> None:
         """As `keras.Model.set_weights`; the averaged generator starts anew from the weights."""
@@ -76,17 +76,17 @@ class KerasFiles:
         if int(self.step.numpy()):
             steps = int(self.step.numpy())
             raise UsageError(f"A warm start comes before the first step. Received: a model after {steps} steps")
-        values = _file_values(path)
+        own_values, num_variables = _contents(path)
         average = {f"ema/{name}" for name in self._players[0].trainable_names}
-        saved = {name.replace(".", "/") for name in values["own"] if name.startswith("ema.")}
+        saved = {name.replace(".", "/") for name in own_values if name.startswith("ema.")}
         if average != saved:
             name = sorted(average ^ saved)[0]
             where = "it has no" if name in average else "this model has no"
             raise UsageError(f"{path} is of other networks than this model: {where} {name}.")
         count = len(self.generator.variables) + len(self.discriminator.variables)
-        if values["networks"] != count:
+        if num_variables != count:
             raise UsageError(
-                f"{path} is of other networks than this model: it has {values['networks']} variables, and this model "
+                f"{path} is of other networks than this model: it has {num_variables} variables, and this model "
                 f"has {count}."
             )
         self._loads_average_alone = True
@@ -158,7 +158,7 @@ class KerasFiles:
         return {name: np.asarray(value) for name, value in values.items()}
 
 
-def _file_values(path):
+def _contents(path: str | os.PathLike) -> tuple[list[str], int]:
     """Returns the names of DQGAN's own values in a file of Keras, and the number of the networks' variables.
 
     Keras ignores variables of a file that a model lacks.
@@ -168,28 +168,17 @@ def _file_values(path):
             "A warm start takes a file X.weights.h5 or X.keras that a DQGAN has saved, or the model_dir of a run. "
             f"Received: {str(path)!r}"
         )
-    own: list[str] = []
-    others = 0
-
-    def visit(name, item):
-        nonlocal others
-        if not isinstance(item, h5py.Dataset):
-            return
-        folder, _, last = name.rpartition("/")
-        if folder == "vars":
-            own.append(last)
-        else:
-            others += 1
-
+    names: list[str] = []
+    source: Any = path
     try:
-        source = path
         if str(path).endswith(".keras"):
             with zipfile.ZipFile(path) as archive:
                 source = io.BytesIO(archive.read("model.weights.h5"))
         with h5py.File(source, "r") as file:
-            file.visititems(visit)
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read: {first_line(error)}") from None
-    if "step" not in own:
+    own_values = [name.removeprefix("vars/") for name in names if name.rpartition("/")[0] == "vars"]
+    if "step" not in own_values:
         raise UsageError(f"{path} was not written by DQGAN.save_weights or .save: it has no 'step'.")
-    return {"own": own, "networks": others}
+    return own_values, len(names) - len(own_values)

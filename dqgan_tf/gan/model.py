@@ -293,7 +293,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         counts = self._update_counts(step)
         started = pipeline.now([real])
         points = tuple(
-            player.evaluation_points(residuals, eta, drifts) if player in players else player.values()
+            player.evaluation_points(residuals, eta, drifts) if player in players else player.weight_values()
             for player, residuals, eta, drifts in zip(
                 self._players, self._residuals(), rates, self._drifts(), strict=True
             )
@@ -330,7 +330,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             for player, values in zip(self._players, statistics, strict=True):
                 for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
                     variable.assign(value)
-            self._step_metrics.add(evaluation, proposals, self._open(kind), computed - started)
+            self._step_metrics.add(evaluation, proposals, self._channels_of(kind), computed - started)
             return accepted
 
         tf.cond(accepted, commit, lambda: accepted)
@@ -362,7 +362,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
     @property
     def channel_now(self) -> Channel:
         """As `channel`, for the next step: an uncompressed one before compression starts."""
-        return self._open(self._kind(int(self.step.numpy()) + 1))[-1]
+        return self._channels_of(self._kind(int(self.step.numpy()) + 1))[-1]
 
     def bytes_per_step(self, exact: bool = False) -> dict[str, float]:
         """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), means over
@@ -548,7 +548,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             first += len(player.shapes)
         return by_channel
 
-    def _open(self, kind):
+    def _channels_of(self, kind):
         """Returns the channels of a step, in the order of the players."""
         channels = self._exact_channels if kind.exact else self._channels
         return channels if kind.generator else channels[1:]
@@ -593,13 +593,13 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean, which
         adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
         """
-        channels, context = self._open(kind), tf.distribute.get_replica_context()
+        channels, context = self._channels_of(kind), tf.distribute.get_replica_context()
         shared = len(channels) < len(updates)
         values = [[update for of_player in updates for update in of_player]] if shared else updates
         if len(values) > 1:  # the players skip a step together, so a NaN of one is a NaN of the other
             usable = float_bits.are_bounded([update for of_player in updates for update in of_player])
             values = [[tf.where(usable, update, float("nan")) for update in of_player] for of_player in updates]
-        means: list = []
+        means = []
         for channel, of_channel in zip(channels, values, strict=True):
             with tf.control_dependencies(means):  # one order of the collectives on all workers
                 means += context.all_reduce("mean", of_channel, options=channel.options)
@@ -648,7 +648,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         latent = tf.random.stateless_normal([tf.shape(real)[0], self.latent_dim], latent_seed)
         penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
         states = states or [[v.value for v in p.network.non_trainable_variables] for p in self._players]
-        states = tuple(p.shift_seeds(values, replica) for p, values in zip(self._players, states, strict=True))
+        states = tuple(p.offset_seeds(values, replica) for p, values in zip(self._players, states, strict=True))
         check_keeps_weights(self.generator, weights[0], states[0], network_inputs(latent, labels))
 
         def evaluate(states, batch, seed):
@@ -664,7 +664,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             evaluation = in_micro_batches(evaluate, micro_batches, weights, states, batch, penalty_seed)
         return evaluation._replace(
             non_trainable=tuple(
-                p.shift_seeds(values, -replica)
+                p.offset_seeds(values, -replica)
                 for p, values in zip(self._players, evaluation.non_trainable, strict=True)
             )
         )

@@ -85,7 +85,7 @@ class Player:
         self.take_weights()
 
     def take_weights(self) -> None:
-        """Sets `weights`, which are trained, to those that are trainable now. The network's layers may be frozen.
+        """Trains the weights that are trainable now; layers of the network may be frozen.
 
         Raises:
           UsageError: none is trainable.
@@ -94,6 +94,7 @@ class Player:
             raise UsageError(f"The {self.name} has no trainable weight.")
         self.weights = list(self.network.trainable_variables)
         self.shapes = [tuple(variable.shape) for variable in self.weights]
+        self._running_statistics = {id(variable) for variable in running_statistics(self.network)}
 
     def check_trainable(self) -> None:
         """Raises UsageError if layers were frozen or released after `compile`."""
@@ -102,6 +103,11 @@ class Player:
                 f"`trainable` of a layer of the {self.name} has changed since compile, where it takes effect: call "
                 f"compile again. {len(self.weights)} weights were trainable then, "
                 f"{len(self.network.trainable_variables)} are now."
+            )
+        if self._running_statistics != {id(variable) for variable in running_statistics(self.network)}:
+            raise UsageError(
+                f"`trainable` of a normalization layer of the {self.name} has changed since compile, where it takes "
+                f"effect: call compile again. {len(self._running_statistics)} statistics were updated then."
             )
 
     @property
@@ -185,7 +191,7 @@ class Player:
             for variable in anchor.variables:
                 variable.assign(first_local_value(weight))
 
-    def values(self) -> list[tf.Tensor]:
+    def weight_values(self) -> list[tf.Tensor]:
         """Returns w_{t-1}. Replica context."""
         return [tf.convert_to_tensor(variable.value) for variable in self.weights]
 
@@ -205,7 +211,7 @@ class Player:
         """
         moved = read_local(self._round_updates)
         if self._half_step == "none":
-            return [w - m for w, m in zip(self.values(), moved, strict=True)] if moved else self.values()
+            return [w - m for w, m in zip(self.weight_values(), moved, strict=True)] if moved else self.weight_values()
         if not self._residual_in_half_step:
             residuals = [None] * len(residuals)
         else:
@@ -218,7 +224,7 @@ class Player:
         directions, rate = self._previous, learning_rate
         if self._half_step == "common":
             directions, rate = self._look_ahead, tf.ones([])  # in units of parameters
-        return self._evaluation_points_compiled(self.values(), read_local(directions), residuals, rate)
+        return self._evaluation_points_compiled(self.weight_values(), read_local(directions), residuals, rate)
 
     def propose(
         self,
@@ -293,7 +299,7 @@ class Player:
           keeps_anchors: the first half of an extragradient step, which only looks ahead. Both halves subtract from the
             anchors, and the second one moves them to w_t.
         """
-        weights = self._subtract_compiled(read_local(self._anchors) or self.values(), subtracted)
+        weights = self._subtract_compiled(read_local(self._anchors) or self.weight_values(), subtracted)
         for index, variable in enumerate(self.weights):
             variable.assign(weights[index])
             self._previous[index].local().assign(proposal.directions[index])
@@ -355,7 +361,7 @@ class Player:
           count: number of steps of the round, float32 scalar.
           moments: result of `mean_moments`; empty: no average is due.
         """
-        weights = self._subtract_compiled(self.values(), subtracted)
+        weights = self._subtract_compiled(self.weight_values(), subtracted)
         averaged = self._slots.get(self._direction.averaged_slot or "", [])
         for index, variable in enumerate(self.weights):
             variable.assign(weights[index])
@@ -370,7 +376,7 @@ class Player:
         for variable, before in self._before_round:
             variable.local().assign(before.local().read_value())
 
-    def shift_seeds(self, values: Sequence[tf.Tensor], offset: tf.Tensor) -> list[tf.Tensor]:
+    def offset_seeds(self, values: Sequence[tf.Tensor], offset: tf.Tensor) -> list[tf.Tensor]:
         """Returns non-trainable values of the network; the seeds of its random layers are shifted by `offset`.
 
         Keras' random layers hold equal seeds on all replicas, so dropout would drop the same units everywhere. Each
@@ -391,11 +397,10 @@ class Player:
           values: this replica's new values, one per non-trainable variable.
         """
         values = list(values)
-        statistics = {id(variable) for variable in running_statistics(self.network)}
-        floating = [i for i, v in enumerate(self.network.non_trainable_variables) if id(v) in statistics]
-        if floating:
-            means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in floating])
-            for index, mean in zip(floating, means, strict=True):
+        averaged = [i for i, v in enumerate(self.network.non_trainable_variables) if id(v) in self._running_statistics]
+        if averaged:
+            means = tf.distribute.get_replica_context().all_reduce("mean", [values[i] for i in averaged])
+            for index, mean in zip(averaged, means, strict=True):
                 values[index] = mean
         return values
 
@@ -453,7 +458,7 @@ class Player:
 
     def _conclude(self, means, slots, t, learning_rate):
         """Returns (what is subtracted, directions, slots, whether all are finite)."""
-        directions: list = []
+        directions = []
         if self._is_ef21:
             means = [slot["estimate"] + mean for slot, mean in zip(slots, means, strict=True)]
             slots = [slot | {"estimate": mean} for slot, mean in zip(slots, means, strict=True)]

@@ -87,7 +87,7 @@ class LocalRounds:
             for player, values in zip(self._players, statistics, strict=True):
                 for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
                     variable.assign(value)
-            self._step_metrics.add_round(self._open(kind))
+            self._step_metrics.add_round(self._channels_of(kind))
             return accepted
 
         def refuse():

@@ -28,9 +28,9 @@ class StopSignal:
     A second signal raises `KeyboardInterrupt(number)` immediately. Use as a context manager in the main thread.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: int | None = None
-        self._previous = {}
+        self._previous: dict = {}
         self._interrupts = False
 
     def __enter__(self):
@@ -236,7 +236,7 @@ class Loop:
 class StepClock:
     """Wall time of the steps, without the work between calls and without the first call, which compiles."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._calls: list[float] = []
         self._phases: list[dict[str, float]] = []
         self._interval: list[tuple[float, int]] = []  # seconds and steps of the calls since `take_interval`

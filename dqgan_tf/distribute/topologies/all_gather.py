@@ -6,7 +6,7 @@ from dqgan_tf import error_feedback
 from dqgan_tf.compressors import blocks, float_bits
 from dqgan_tf.compressors.base import from_wire, to_wire, wire_words
 from dqgan_tf.distribute.layout import Slice
-from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bound, compiled
+from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bind, compiled
 
 
 class AllGather(Packet):
@@ -24,7 +24,7 @@ class AllGather(Packet):
         return Volume(payload, (group_size - 1) * payload)
 
     def reduce(self, updates, replica, rank, seeds):
-        bindings, residuals = self._bindings(replica, seeds), self._carried(replica)
+        bindings, residuals = self._bindings(replica, seeds), self._shifted_residuals(replica)
         spares = [None if spare is None else spare.variables[replica] for spare in self._spare_residuals]
         # One call per slice: TensorFlow runs them on as many threads as it has.
         encoded = [
@@ -44,7 +44,7 @@ class AllGather(Packet):
 @compiled
 def _encode_slice(update, residual, spare, binding, seed, *, coding, block):
     """Returns (words, residual, energies, histogram); the residual is None if it is written to the variable `spare`."""
-    compressor = bound(coding.compressor, binding)
+    compressor = bind(coding.compressor, binding)
     memory = None if spare is None else spare.read_value()
     encoded = error_feedback.encode(compressor, update, residual, seed, block=block, spare=memory)
     new_residual = encoded.residual
@@ -69,7 +69,7 @@ def _decode_rows(rows, bindings, *, codings, groups):
     words = [tf.split(row, [wire_words(spec) for spec in specs]) for row in rows]
     means, scales = [], []
     for group in groups:
-        compressor, size = bound(codings[group[0]].compressor, bindings[group[0]]), sum(codings[i].size for i in group)
+        compressor, size = bind(codings[group[0]].compressor, bindings[group[0]]), sum(codings[i].size for i in group)
         payloads = [_join([from_wire(of_rank[i], specs[i]) for i in group]) for of_rank in words]
         means.append(compressor.mean_of_payloads(payloads, size))
         scales += [scale for payload in payloads for scale in compressor.scales(payload, size)]

@@ -21,7 +21,7 @@ class LowRank(Packet):
         return Volume(payload, 2 * (group_size - 1) * payload // group_size)
 
     def reduce(self, updates, replica, rank, seeds):
-        size, residuals = self.context.group_size, self._carried(replica)
+        size, residuals = self.context.group_size, self._shifted_residuals(replica)
         updates = [blocks.whole(update) for update in updates]
         queries = self._read(self._learned, replica)
         own_first, tensors = _project(updates, residuals, queries, codings=self.codings)

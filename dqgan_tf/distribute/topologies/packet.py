@@ -200,7 +200,7 @@ class Packet(abc.ABC):
             tf.stack([tf.zeros([]) if x is None else error_feedback.energy(x, None) for x in pair]) for pair in pairs
         ]
 
-    def _carried(self, replica: int) -> list[tf.Tensor | None]:
+    def _shifted_residuals(self, replica: int) -> list[tf.Tensor | None]:
         """Returns what is added to the update of each slice: e, or e - s; None for a slice without a residual."""
         pairs = zip(self._read(self.residuals, replica), self._read(self.shifts, replica), strict=True)
         return [residual if residual is None or shift is None else residual - shift for residual, shift in pairs]
@@ -248,7 +248,7 @@ def compiled(function: Callable) -> Callable:
     return lambda *tensors, **static: compile_for(**static)(*tensors)
 
 
-def bound(compressor: Compressor, binding: tf.Tensor | None) -> Compressor:
+def bind(compressor: Compressor, binding: tf.Tensor | None) -> Compressor:
     """Returns the compressor that encodes and decodes by `binding`; see `Packet._bindings`."""
     return compressor if binding is None else compressor.bind(binding)
 

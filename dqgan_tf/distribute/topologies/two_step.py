@@ -7,7 +7,7 @@ from dqgan_tf.compressors import blocks, float_bits
 from dqgan_tf.compressors.base import from_wire, to_wire, wire_words
 from dqgan_tf.compressors.packing import LANE
 from dqgan_tf.distribute.topologies.all_gather import histogram
-from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bound, compiled
+from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bind, compiled
 
 _SHARD_STREAM = 0x51ED270B  # factor of the seed of shard k of a replica: seed + k * _SHARD_STREAM
 _OWNER_STREAM = 0x2545F491  # added to the seed of the owner's second encoding
@@ -37,7 +37,7 @@ class TwoStep(Packet):
 
     def reduce(self, updates, replica, rank, seeds):
         size, block, rank = self.context.group_size, self.context.block, tf.constant(rank)
-        bindings, residuals = self._bindings(replica, seeds), self._carried(replica)
+        bindings, residuals = self._bindings(replica, seeds), self._shifted_residuals(replica)
         encoded = [
             _encode_shards(update, residual, binding, seed, coding=coding, block=block, group_size=size)
             for coding, update, residual, binding, seed in zip(
@@ -124,7 +124,7 @@ def _payloads(rows, layout):
 @compiled
 def _encode_shards(update, residual, binding, seed, *, coding, block, group_size):
     """Returns (float32 [M, W] words, row k for the owner of shard k; residual; energies; histogram)."""
-    shards, compressor = Shards(coding.compressor, coding.size, group_size), bound(coding.compressor, binding)
+    shards, compressor = Shards(coding.compressor, coding.size, group_size), bind(coding.compressor, binding)
     x, e = shards.pad(blocks.whole(update)), shards.pad(residual)
     if shards.bucket:  # one encoding, whose buckets are dealt out to their owners
         encoded = error_feedback.encode(compressor, x, e, seed, block=block)
@@ -147,7 +147,7 @@ def _average_shards(received, bindings, rank, *, codings):
     """Returns the means of the shards that this replica owns, float32 [size] each."""
     layout, means = _layout(codings, len(received)), []
     for (coding, shards, _), binding, payloads in zip(layout, bindings, _payloads(received, layout), strict=True):
-        mean = bound(coding.compressor, binding).mean_of_payloads(payloads, shards.size)
+        mean = bind(coding.compressor, binding).mean_of_payloads(payloads, shards.size)
         # Padding need not decode to zero (`sign` has no zero) and must not enter the scales of the second encoding.
         # Keep inf and NaN in the padding: with a random sparse compressor they may be the only trace of a non-finite
         # input.
@@ -165,7 +165,7 @@ def _encode_averages(averages, bindings, seeds, *, codings, block, group_size):
     for (coding, shards, _), mean, binding, seed in zip(
         _layout(codings, group_size), averages, bindings, seeds, strict=True
     ):
-        compressor = bound(coding.compressor, binding)
+        compressor = bind(coding.compressor, binding)
         payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
         words.append(to_wire(payload))
         errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
@@ -180,7 +180,7 @@ def _decode_averages(rows, bindings, residuals, errors, rank, *, codings):
     for (coding, shards, _), binding, payloads, residual, error in zip(
         layout, bindings, _payloads(rows, layout), residuals, errors, strict=True
     ):
-        compressor = bound(coding.compressor, binding)
+        compressor = bind(coding.compressor, binding)
         means.append(shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size])
         scales += [scale for payload in payloads for scale in compressor.scales(payload, shards.size)]
         if residual is not None:
