@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dqgan_tf.distribute.transport.collectives import SocketCollectives
 from dqgan_tf.distribute.transport.connection import close_all
-from dqgan_tf.distribute.transport.sockets import SocketCollectives
 from tests.contracts.collectives_contract import CollectivesContract
 from tests.distributed.transport.test_sockets import together
 

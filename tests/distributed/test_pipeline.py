@@ -10,7 +10,7 @@ from dqgan_tf.distribute import pipeline
 from dqgan_tf.distribute.channel import Channel, CompressionOptions
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.topologies import choice
-from dqgan_tf.distribute.transport.sockets import SocketCollectives
+from dqgan_tf.distribute.transport.collectives import SocketCollectives
 
 N = 4096
 DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"

@@ -10,8 +10,7 @@ import tensorflow as tf
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.layout import Slice, Vector
-from dqgan_tf.distribute.topologies.all_gather import joined_slices
-from dqgan_tf.distribute.topologies.packet import Seeds, coding
+from dqgan_tf.distribute.topologies.packet import Seeds, coding, joined_slices
 from tests.distributed import exchange_cases, lockstep
 from tests.distributed.exchange_cases import CALLS, MATRICES, POISONED, Case
 

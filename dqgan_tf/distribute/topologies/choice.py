@@ -8,9 +8,8 @@ from dqgan_tf import config
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.layout import Vector, packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
-from dqgan_tf.distribute.topologies.all_gather import AllGather
 from dqgan_tf.distribute.topologies.low_rank import LowRank
-from dqgan_tf.distribute.topologies.packet import Exact, Packet, PacketContext, coding
+from dqgan_tf.distribute.topologies.packet import AllGather, Exact, Packet, PacketContext, coding
 from dqgan_tf.distribute.topologies.two_step import TwoStep
 
 _WORTH_BYTES = 16 * 1024  # saved bytes that pay for a second trip and a second encoding: 1.3 ms at 100 Mbit/s

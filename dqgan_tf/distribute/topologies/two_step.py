@@ -6,8 +6,7 @@ from dqgan_tf import error_feedback
 from dqgan_tf.compressors import blocks, float_bits
 from dqgan_tf.compressors.base import from_wire, to_wire, wire_words
 from dqgan_tf.compressors.packing import LANE
-from dqgan_tf.distribute.topologies.all_gather import histogram
-from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bind, compiled
+from dqgan_tf.distribute.topologies.packet import Outcome, Packet, Request, Volume, bind, compiled, histogram
 
 _SHARD_STREAM = 0x51ED270B  # factor of the seed of shard k of a replica: seed + k * _SHARD_STREAM
 _OWNER_STREAM = 0x2545F491  # added to the seed of the owner's second encoding

@@ -1,6 +1,6 @@
 """What carries packets between replicas.
 
-`collectives.py` declares what every transport provides, and implements it with TensorFlow's collectives and for hosts
-of several replicas. `sockets.py` implements it with the TCP connections of `connection.py` between processes on CPUs.
-`transports.py` chooses one and owns what it opened.
+`collectives.py` declares what every transport provides, and implements it with TensorFlow's collectives, for hosts of
+several replicas, and with the TCP connections of `connection.py` between processes on CPUs. `transports.py` chooses one
+and owns what it opened.
 """

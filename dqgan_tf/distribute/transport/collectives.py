@@ -1,12 +1,22 @@
-"""The collectives of a replica: the contract of every transport, and TensorFlow's collectives."""
+"""The collectives of a replica: the contract, and what fulfils it over TensorFlow, between hosts and over TCP."""
 
 import abc
-from collections.abc import Callable, Sequence
+import itertools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import private_tensorflow
+from dqgan_tf.distribute.transport.connection import Connection, aligned, close_all
+
+_NO_RESULT = np.float32(0)  # an operation must return a tensor
+_PIECE = 1 << 18  # values that an all-reduce adds at a time, 1 MiB
+# Up to this size, an all-reduce sends all values to all ranks: one trip instead of two, but more bytes if M > 2.
+_SMALL_BYTES = 1 << 12
+_SMALL_BYTES_OF_TWO = 1 << 16
 
 
 class Collectives(abc.ABC):
@@ -128,3 +138,149 @@ class HostCollectives(Collectives):
             return [tf.reshape(vector, like.shape) for vector, like in zip(vectors, value, strict=True)]
 
         return finish
+
+
+class SocketCollectives(Collectives):
+    """Every process has one replica, which is a rank; TCP connections of this library send its packets.
+
+    `begin` adds an operation that hands the words over to a thread and returns; `finish` adds an operation that waits
+    for the words of the other ranks. Nothing is copied between TensorFlow and the socket. Each call of `begin` takes
+    the next tag while the graph is built: all processes must build the same calls in the same order.
+
+    The connections are closed by `close`, when nothing refers to this object any more, or when the interpreter ends:
+    always after everything that was handed over is sent.
+
+    Args:
+      connections: `Connection`, or any object with its methods, by worker index.
+      workers: worker index of each rank.
+      rank: rank of this replica.
+    """
+
+    def __init__(self, connections: Mapping[int, Connection], workers: Sequence[int], rank: int):
+        self.size, self.rank = len(workers), rank
+        self._connections = dict(connections)
+        self._finalizer = weakref.finalize(self, close_all, tuple(self._connections.values()))
+        others = [k % self.size for k in range(rank + 1, rank + self.size)]
+        self._peers = [(other, workers[other]) for other in others]  # (rank, worker), the next rank first
+        self._tags = itertools.count()
+        self._last_operation: weakref.WeakKeyDictionary = (
+            weakref.WeakKeyDictionary()
+        )  # graph -> name of the last operation in it
+
+    def close(self) -> None:
+        """See `connection.close_all`. The collectives fail from now on."""
+        self._finalizer()
+
+    def _begin(self, kind, value, options):
+        tag, timeout = next(self._tags), getattr(options, "timeout_seconds", None)
+        if kind == "all_reduce":
+            return self._begin_all_reduce(tag, timeout, list(value))
+        own = value if kind == "all_gather" else value[self.rank]
+        width = own.shape[0]
+
+        def send(array):
+            for rank, worker in self._peers:
+                self._connections[worker].send(tag, array if kind == "all_gather" else array[rank])
+            return _NO_RESULT
+
+        self._add_operation(send, [value], 1)
+
+        def receive():
+            rows = [self._receive(worker, tag, width, timeout) for _, worker in self._peers]
+            return rows if len(rows) > 1 else rows[0]
+
+        def finish():
+            rows = {self.rank: own}
+            for (rank, _), row in zip(self._peers, self._add_operation(receive, [], len(self._peers)), strict=True):
+                rows[rank] = tf.ensure_shape(row, [width])
+            return [rows[rank] for rank in range(self.size)]
+
+        return finish
+
+    def _begin_all_reduce(self, tag, timeout, values):
+        """Adds up S bytes of every rank.
+
+        Small vectors: every rank sends all values to all ranks, and each rank adds them; it sends (M-1) S bytes. Large
+        vectors: reduce-scatter, then all-gather; each rank sends 2(M-1)/M S bytes.
+
+        Values are added in the order of ranks, piece by piece: a sum is sent while later pieces arrive.
+        """
+        shapes = [value.shape for value in values]
+        values = [tf.reshape(value, [-1]) for value in values]
+        sizes = [value.shape[0] for value in values]
+        scatters = 4 * sum(sizes) > (_SMALL_BYTES_OF_TWO if self.size == 2 else _SMALL_BYTES)
+        # pieces[vector][rank]: the slices that the rank adds; one slice of everything if `scatters` is false.
+        pieces = [[_pieces(n, k, self.size) if scatters else [slice(0, n)] for k in range(self.size)] for n in sizes]
+
+        def send(*arrays):
+            for array, of_ranks in zip(arrays, pieces, strict=True):
+                for rank, worker in self._peers:
+                    for piece in of_ranks[rank]:
+                        self._connections[worker].send(tag, array[piece])
+            return _NO_RESULT
+
+        self._add_operation(send, values, 1)
+
+        def add(*arrays):
+            sums = [aligned(4 * array.size).view(np.float32) for array in arrays]
+            for array, total, of_ranks in zip(arrays, sums, pieces, strict=True):
+                for piece in of_ranks[self.rank]:
+                    added = self._add_ranks(array[piece], tag, timeout)
+                    if scatters:
+                        for _, worker in self._peers:
+                            self._connections[worker].send(tag, added)
+                    total[piece] = added  # a copy: TensorFlow may reuse the result's memory before `added` is sent
+            if scatters:
+                for total, of_ranks in zip(sums, pieces, strict=True):
+                    for rank, worker in self._peers:
+                        for piece in of_ranks[rank]:
+                            total[piece] = self._receive(worker, tag, total[piece].size, timeout)
+            return sums if len(sums) > 1 else sums[0]
+
+        def finish():
+            totals = self._add_operation(add, values, len(values))
+            return [tf.reshape(tf.ensure_shape(t, [n]), s) for t, n, s in zip(totals, sizes, shapes, strict=True)]
+
+        return finish
+
+    def _add_ranks(self, own, tag, timeout):
+        """Returns the sum of `own` and the values of the other ranks, in memory that nothing else uses."""
+        parts = {rank: self._receive(worker, tag, own.size, timeout) for rank, worker in self._peers}
+        parts[self.rank] = own
+        total = parts[1 if self.rank == 0 else 0]  # a received array, which may be overwritten
+        np.add(parts[0], parts[1], out=total)
+        for rank in range(2, self.size):
+            total += parts[rank]
+        return total
+
+    def _receive(self, worker, tag, count, timeout):
+        return self._connections[worker].receive(tag, 4 * count, timeout).view(np.float32)
+
+    def _add_operation(self, function, inputs, num_results):
+        """Adds an operation that calls a Python function, after the last such operation of this graph.
+
+        All processes execute these operations in the same order. Otherwise two processes with few threads could
+        deadlock, each waiting for the packet that the other sends later. TensorFlow's automatic control dependencies
+        (2.21.0) would put the operations of several replicas of a process into one order, too, and the replicas would
+        wait for each other: hence one replica per process.
+
+        Args:
+          function: returns `num_results` float32 arrays.
+          inputs: tensors; the function receives their arrays.
+          num_results: number of results.
+        """
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        known = graph is not None and graph in self._last_operation
+        with tf.control_dependencies([graph.get_operation_by_name(self._last_operation[graph])] if known else []):
+            plain = tf.autograph.experimental.do_not_convert(function)
+            results = tf.numpy_function(plain, inputs, [tf.float32] * num_results)
+        results = [results] if tf.is_tensor(results) else results
+        if graph is not None:
+            self._last_operation[graph] = results[0].op.name
+        return results
+
+
+def _pieces(size, rank, count):
+    """Returns the range of `rank`, one of `count` equal ranges of a vector, as slices of at most `_PIECE` values."""
+    start, stop = rank * size // count, (rank + 1) * size // count
+    return [slice(first, min(first + _PIECE, stop)) for first in range(start, stop, _PIECE)]

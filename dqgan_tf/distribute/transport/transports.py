@@ -11,8 +11,12 @@ from dqgan_tf import config
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.tf_config import JOBS
 from dqgan_tf.distribute.transport import connection
-from dqgan_tf.distribute.transport.collectives import Collectives, HostCollectives, TensorFlowCollectives
-from dqgan_tf.distribute.transport.sockets import SocketCollectives
+from dqgan_tf.distribute.transport.collectives import (
+    Collectives,
+    HostCollectives,
+    SocketCollectives,
+    TensorFlowCollectives,
+)
 from dqgan_tf.errors import UsageError
 from dqgan_tf.private_tensorflow import ClusterPlace
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
+from dqgan_tf.distribute.transport.collectives import HostCollectives, SocketCollectives, TensorFlowCollectives
 from dqgan_tf.distribute.transport.connection import Connection
-from dqgan_tf.distribute.transport.sockets import SocketCollectives
 from tests.contracts.collectives_contract import CollectivesContract
 
 WORKERS = {2: [0, 1], 3: [2, 0, 1], 4: [0, 3, 1, 2]}  # of every rank

@@ -6,8 +6,7 @@ import tensorflow as tf
 from dqgan_tf.config import TrainConfig
 from dqgan_tf.distribute.channel import CompressionOptions
 from dqgan_tf.distribute.transport import transports
-from dqgan_tf.distribute.transport.collectives import HostCollectives, TensorFlowCollectives
-from dqgan_tf.distribute.transport.sockets import SocketCollectives
+from dqgan_tf.distribute.transport.collectives import HostCollectives, SocketCollectives, TensorFlowCollectives
 from dqgan_tf.distribute.transport.transports import Transports
 from dqgan_tf.errors import UsageError
 from dqgan_tf.private_tensorflow import ClusterPlace, local_replica_index
