@@ -465,7 +465,7 @@ MUTANTS = (
         "gan/test_methods.py",
     ),
     _mutant(
-        "gan/model.py",
+        "gan/state.py",
         '"generator_calls": self._channels[0].calls, ',
         "",
         "the generator's counter of random numbers is not saved",

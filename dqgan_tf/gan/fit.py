@@ -12,7 +12,7 @@ from dqgan_tf.config import OptimizerConfig
 from dqgan_tf.distribute import loop
 from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
 from dqgan_tf.errors import TrainingError, UsageError
-from dqgan_tf.gan import networks, steps
+from dqgan_tf.gan import inputs
 from dqgan_tf.gan.player import PLAYERS
 from dqgan_tf.private_keras import LoopModel
 
@@ -72,32 +72,6 @@ class KerasFit(LoopModel):
             if value is not None:
                 raise UsageError(f"DQGAN has no use for `{name}`: pass {needed}. Received: {name}={value!r}")
 
-    def _known_labels(self, real, labels):
-        """Returns samples and labels, of which a label out of range has made NaN and 0: all replicas skip the step.
-
-        An Embedding fails on such a label on one replica alone, for which the others would wait, or returns zeros on a
-        GPU. Replica context.
-        """
-        values = tf.cast(labels, tf.int64)
-        is_strange = tf.logical_or(values < 0, values >= self._num_labels)
-        strange = tf.boolean_mask(values, is_strange)
-        found = tf.size(strange) > 0
-        seen = self._strange_label.local()
-        seen.assign(tf.cond(found, lambda: tf.stack([tf.ones([], tf.int64), strange[0]]), seen.read_value))
-        real = tf.where(found, tf.constant(float("nan"), real.dtype), real)
-        return real, tf.where(is_strange, tf.zeros_like(labels), labels)
-
-    def _check_labels(self):
-        """Raises UsageError if any replica has seen a label out of range. All workers must call it."""
-        seen = self._strategy.experimental_local_results(self._strange_labels())[0].numpy()
-        for variable in self._strange_label.variables:
-            variable.assign([0, 0])
-        networks.check_labels(seen[seen[:, 0] > 0, 1], self._num_labels)
-
-    def _replica_labels(self):
-        seen = self._strange_label.local().read_value()
-        return tf.distribute.get_replica_context().all_gather(seen[tf.newaxis], axis=0)
-
     def _iterator_of(self, x, y):
         dataset = tf.data.Dataset.from_tensors(x if y is None else (x, y))
         if len(self._strategy.local_devices) > 1 or self._strategy.num_workers > 1:
@@ -120,7 +94,7 @@ class KerasFit(LoopModel):
             raise StopIteration
         self._evaluated += total.numpy()
         if self._num_labels and np.any(np.isnan(self._evaluated)):
-            self._check_labels()
+            self._batch_checks.check_labels()
         generator_loss, discriminator_loss, samples = self._evaluated
         return _with_sum(
             {"generator_loss": generator_loss / samples, "discriminator_loss": discriminator_loss / samples}
@@ -139,7 +113,7 @@ class KerasFit(LoopModel):
         return loop.fold(step, iterator, num_steps, tf.zeros([3]))
 
     def _replica_losses(self, data):
-        samples = tf.cast(tf.shape(steps.real_samples(data))[0], tf.float32)
+        samples = tf.cast(tf.shape(inputs.real_samples(data))[0], tf.float32)
         real, labels = self._samples_and_labels(data)
         weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
         evaluation = self._evaluate(weights, real, self.step.value, labels)

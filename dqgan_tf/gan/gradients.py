@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
-from dqgan_tf.errors import UsageError
+from dqgan_tf.gan.inputs import network_inputs
 from dqgan_tf.gan.losses import Loss
 
 
@@ -157,36 +156,8 @@ def _dense(gradients):
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def network_inputs(samples: tf.Tensor, labels: tf.Tensor | None):
-    """Returns what a network is called with: samples or latents alone, or with labels."""
-    return samples if labels is None else [samples, labels]
-
-
 def _call(network, weights, non_trainable, samples, labels):
     """Returns (outputs, float32; non-trainable values; the network's own losses, float32 scalars)."""
     inputs = network_inputs(samples, labels)
     outputs, values, own = network.stateless_call(weights, non_trainable, inputs, return_losses=True, training=True)
     return tf.cast(outputs, tf.float32), values, [tf.cast(value, tf.float32) for value in own]
-
-
-def check_keeps_weights(network: keras.Model, weights, non_trainable, inputs) -> None:
-    """Refuses a generator that assigns its own weights while it runs: samples would come from another network.
-
-    Args:
-      network: the generator.
-      weights, non_trainable: its values.
-      inputs: a batch of latents, or of latents and labels.
-
-    Raises:
-      UsageError: names the weight.
-    """
-    variables = [*network.trainable_variables, *network.non_trainable_variables]
-    with keras.StatelessScope(state_mapping=list(zip(variables, [*weights, *non_trainable], strict=True))) as scope:
-        network.call(inputs, training=True)
-        for variable, value in zip(network.trainable_variables, weights, strict=True):
-            if scope.get_current_value(variable) is not value:
-                raise UsageError(
-                    f"The generator assigns its weight {variable.path} while it trains, as SpectralNormalization does. "
-                    "Its samples would come from another network than the one that is trained: remove that layer from "
-                    "the generator. The discriminator may have it."
-                )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -19,12 +18,12 @@ from dqgan_tf.distribute.channel import Channel
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, global_replica_id, local_replica_index
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import losses, networks, steps
-from dqgan_tf.gan.files import KerasFiles
+from dqgan_tf.gan import inputs, losses, steps
 from dqgan_tf.gan.fit import KerasFit, Optimizers
-from dqgan_tf.gan.gradients import check_keeps_weights, in_micro_batches, network_inputs, simultaneous_gradients
+from dqgan_tf.gan.gradients import in_micro_batches, simultaneous_gradients
 from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.rounds import LocalRounds
+from dqgan_tf.gan.state import SavedState
 from dqgan_tf.gan.step_metrics import StepMetrics
 from dqgan_tf.gan.steps import StepKind
 
@@ -34,7 +33,7 @@ _serial = itertools.count()  # of models; all workers make theirs in one order
 
 
 @keras.saving.register_keras_serializable("dqgan_tf")
-class DQGAN(KerasFiles, KerasFit, LocalRounds):
+class DQGAN(SavedState, KerasFit, LocalRounds):
     """Trains any two Keras models against each other by DQGAN, inside `CompressedStrategy`.
 
     One step t on replica m of M, for both players at once (Chen et al. 2020, arXiv 2010.13359):
@@ -115,8 +114,8 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             )
         self.generator = generator
         self.discriminator = discriminator
-        self.is_conditional = networks.takes_labels(generator, discriminator) if conditional is None else conditional
-        self._num_labels = networks.num_labels(generator, discriminator) if self.is_conditional else None
+        self.is_conditional = inputs.takes_labels(generator, discriminator) if conditional is None else conditional
+        self._num_labels = inputs.num_labels(generator, discriminator) if self.is_conditional else None
         self.latent_dim = latent_dim or (generator.input_shape[0] if self.is_conditional else generator.input_shape)[-1]
         loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
         self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
@@ -136,7 +135,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         self._exact_channels: list[Channel] = []
         self.anchors_are_stale = False
         self.built = True
-        last = networks.last_activation(discriminator)
+        last = inputs.last_activation(discriminator)
         if last in ("sigmoid", "hard_sigmoid", "log_sigmoid", "softmax", "tanh"):
             logging.warning("The discriminator ends in a %s. Losses expect logits: remove the activation.", last)
 
@@ -211,13 +210,9 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         separate, devices = optimizer.discriminator_steps > 1, self._strategy.local_devices
         self._generator_moves = ReplicaLocal(devices, [], "moves", tf.int64) if separate else None
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
-        self._sample_range = ReplicaLocal(self._strategy.local_devices, [2], "sample_range")
-        self._range_is_checked = False
-        self._strange_label = ReplicaLocal(self._strategy.local_devices, [2], "strange_label", tf.int64)
-        self._strange_labels = tf.function(lambda: self._strategy.run(self._replica_labels), autograph=False)
+        self._batch_checks = inputs.BatchChecks(self._strategy, self.generator, self._num_labels)
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
-        self._ranges = tf.function(lambda: self._strategy.run(self._replica_range), autograph=False)
         self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
         self.make_train_function(force=True)
 
@@ -252,9 +247,9 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             done = int(self._take_steps_compiled(iterator, tf.constant(length), kind))
             taken += done
             if self._num_labels and int(self.skipped.numpy()) > skipped:
-                self._check_labels()
-            if not self._range_is_checked and done:
-                self._check_range()
+                self._batch_checks.check_labels()
+            if done:
+                self._batch_checks.check_range()
             if done < length:
                 break
         return taken
@@ -299,7 +294,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             )
         )
         evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
-        self._note_range(real)
+        self._batch_checks.note_range(real, self._is_first_batch())
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
         first = len(self._players) - len(players)  # players before it rest
         rates, counts = rates[first:], counts[first:]
@@ -404,14 +399,14 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
             raise UsageError(f"This generator {use}. Received: labels={labels!r}")
         labels = None if labels is None else tf.convert_to_tensor(labels)
         if self._num_labels:
-            networks.check_labels(labels, self._num_labels)
+            inputs.check_labels(labels, self._num_labels)
         has_average = self._averaged.is_warm or int(self.step.numpy()) > int(self.skipped.numpy())
         averages = self._averaged.values() if use_ema and has_average else {}
         weights, state = (
             [averages[id(v)] if id(v) in averages else first_local_value(v) for v in variables]
             for variables in (self.generator.trainable_variables, self.generator.non_trainable_variables)
         )
-        return self._generate(weights, state, network_inputs(latent, labels))
+        return self._generate(weights, state, inputs.network_inputs(latent, labels))
 
     def averaged_generator(self) -> keras.Model:
         """Returns a copy of the generator with the averaged weights, to be saved or exported without this library.
@@ -440,65 +435,6 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         from."""
         self.reset_ema()
         self._reset_anchors()
-
-    def shared_values(self) -> dict[str, tf.Tensor]:
-        """Returns the state that is equal on all replicas, by name: counters, networks, averaged generator. Eager."""
-        values = {name: first_local_value(variable) for name, variable in self._shared_variables().items()}
-        return values | {name: average.variables[0].read_value() for name, average in self._averaged.state().items()}
-
-    def set_shared_values(self, values: Mapping[str, np.ndarray]) -> None:
-        """Sets the values that `shared_values` returned, on all local replicas. Eager only."""
-        for name, variable in self._shared_variables().items():
-            variable.assign(values[name])
-        for name, average in self._averaged.state().items():
-            for variable in average.variables:
-                variable.assign(values[name])
-
-    def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns the state of one replica, by name: residuals, shifts, moments, directions, levels. Eager only.
-
-        Names contain those of weights and do not depend on the cuts into packets.
-
-        Args:
-          replica: index of the local replica.
-        """
-        states = [channel.state(replica) for channel in self._channels]
-        values = {
-            f"{kind}/{name}": value
-            for kind in states[0]
-            for name, value in zip(self._weight_names(), [v for state in states for v in state[kind]], strict=True)
-            if value is not None
-        }
-        return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
-
-    def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
-        """Sets the values that `replica_values` returned. Eager only."""
-        names = iter(self._weight_names())
-        for channel in self._channels:
-            old = channel.state(replica)
-            own = [next(names) for _ in old["residual"]]
-            channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in own] for kind in old})
-        for name, local in self._replica_state().items():
-            local.variables[replica].assign(values[name])
-
-    def _shared_variables(self):
-        named = {name: getattr(self, name) for name in ("step", "skipped", "skipped_in_row")}
-        for player in self._players:
-            named |= player.saved_names
-        return named
-
-    def _replica_state(self):
-        named = {f"learned/{name}": state for channel in self._channels for name, state in channel.learned.items()}
-        named["calls"] = self._channels[-1].calls
-        if self._generator_moves:
-            named |= {"generator_calls": self._channels[0].calls, "generator_moves": self._generator_moves}
-        for player in self._players:
-            named |= player.state()
-        return named
-
-    def _weight_names(self):
-        """Names in checkpoints of all trainable weights, in the order of the channel."""
-        return [name for player in self._players for name in player.trainable_names]
 
     def _vectors(self, compression):
         """Returns the vectors of both players. The generator has order 0: its gradients are computed first."""
@@ -618,28 +554,17 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         items = iter(per_weight)
         return [[next(items) for _ in player.shapes] for player in self._players]
 
+    def _is_first_batch(self):
+        """Whether no exchange has taken place since `compile`, bool scalar. Replica context."""
+        return tf.equal(self._channels[-1].calls.local().read_value(), 0)
+
     def _samples_and_labels(self, data):
         """Returns the real samples of a batch and their labels, None unless the GAN is conditional; one at least."""
-        real = steps.one_sample_at_least(steps.real_samples(data))
+        real = inputs.one_sample_at_least(inputs.real_samples(data))
         if not self.is_conditional:
             return real, None
-        labels = steps.one_label_at_least(steps.class_labels(data))
-        return self._known_labels(real, labels) if self._num_labels else (real, labels)
-
-    def _note_range(self, real):
-        """Stores the smallest and the largest value of the first batch after `compile`, for `_check_range`."""
-        is_first = tf.equal(self._channels[-1].calls.local().read_value(), 0)
-
-        def store():
-            self._sample_range.local().assign(tf.stack([tf.reduce_min(real), tf.reduce_max(real)]))
-            return is_first
-
-        tf.cond(is_first, store, lambda: is_first)
-
-    def _check_range(self):
-        """Compares the first batches of all replicas with what the generator can draw."""
-        self._range_is_checked = True
-        networks.check_range(self.generator, self._first_local(self._ranges()).numpy())
+        labels = inputs.one_label_at_least(inputs.class_labels(data))
+        return self._batch_checks.known_labels(real, labels)
 
     def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True, states=None):
         replica = global_replica_id(self._strategy)
@@ -649,7 +574,7 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
         penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
         states = states or [[v.value for v in p.network.non_trainable_variables] for p in self._players]
         states = tuple(p.offset_seeds(values, replica) for p, values in zip(self._players, states, strict=True))
-        check_keeps_weights(self.generator, weights[0], states[0], network_inputs(latent, labels))
+        inputs.check_keeps_weights(self.generator, weights[0], states[0], inputs.network_inputs(latent, labels))
 
         def evaluate(states, batch, seed):
             real, latent, labels = batch
@@ -688,11 +613,6 @@ class DQGAN(KerasFiles, KerasFit, LocalRounds):
 
     def _replica_drain(self):
         return self._step_metrics.mean(self._residuals())
-
-    def _replica_range(self):
-        return tf.distribute.get_replica_context().all_gather(
-            self._sample_range.local().read_value()[tf.newaxis], axis=0
-        )
 
     def _replica_digest(self):
         weights = [v.value for p in self._players for v in p.network.trainable_variables]

@@ -11,8 +11,9 @@ from dqgan_tf.compressors import float_bits
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
 from dqgan_tf.errors import UsageError
+from dqgan_tf.gan import inputs
 from dqgan_tf.optimizers import Direction, half_step_point
-from dqgan_tf.private_keras import flat_layers, running_statistics
+from dqgan_tf.private_keras import running_statistics
 
 PLAYERS = ("generator", "discriminator")
 
@@ -56,29 +57,11 @@ class Player:
       devices: the local replicas' devices.
 
     Raises:
-      UsageError: the network is not built, has no trainable weight, one that is not float32, or a layer that computes
-        in float16 or float64; a generator with spectral normalization.
+      UsageError: the network has no trainable weight, or see `inputs.check_network`.
     """
 
     def __init__(self, name: str, network: keras.Model, devices: Sequence[str]):
-        if not network.built:
-            raise UsageError(f"The {name} must be built before training: call it once or give it an Input.")
-        for weight in network.trainable_variables:
-            if weight.dtype != "float32":
-                raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")
-        for layer in flat_layers(network):
-            if layer.compute_dtype not in ("float32", "bfloat16"):
-                raise UsageError(
-                    f"Layers must compute in float32 or, by the dtype policy mixed_bfloat16, in bfloat16. Received: "
-                    f"{name} layer {layer.name} with the dtype policy {layer.dtype_policy.name}; float16 would need a "
-                    "loss scale"
-                )
-            if name == PLAYERS[0] and isinstance(layer, keras.layers.SpectralNormalization):
-                raise UsageError(
-                    f"The generator's layer {layer.name} assigns its kernel while it trains, so samples would come "
-                    "from another network than the one that is trained. Use SpectralNormalization in the discriminator "
-                    "only."
-                )
+        inputs.check_network(network, name, is_generator=name == PLAYERS[0])
         self.name = name
         self.network = network
         self._devices = devices

@@ -55,7 +55,7 @@ class LocalRounds:
         )
         states = [player.round_statistics() for player in self._players]
         evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, states=states)
-        self._note_range(real)
+        self._batch_checks.note_range(real, self._is_first_batch())
         proposals = [
             player.propose(gradients, statistics, eta, t, None)
             for player, gradients, statistics, eta in zip(

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from dqgan_tf.config import OptimizerConfig
-from dqgan_tf.errors import UsageError
 from dqgan_tf.optimizers import Direction
 
 LATENT, PENALTY, SAMPLE = range(3)
@@ -75,73 +74,6 @@ def group_rounds(
     for length, kind in group_steps(0, len(rounds), lambda number: kinds[number - 1]):
         yield sum(map(len, rounds[:length])), kind
         rounds = rounds[length:]
-
-
-def real_samples(data) -> tf.Tensor:
-    """Returns the real samples of a data set's element, float32.
-
-    The element is a tensor, a tuple that begins with one, or a dict with the key `image`. Bytes, 0 to 255, are scaled
-    to [-1, 1]; other floating types are cast.
-
-    Raises:
-      UsageError: the element has another form or dtype.
-    """
-    data = data[0] if isinstance(data, (tuple, list)) and data else data
-    if isinstance(data, dict):
-        if "image" not in data:
-            raise UsageError(
-                "A batch must be a tensor, a tuple that begins with one, or a dict with the key 'image', as of "
-                f"dataset.map(lambda batch: batch[...]). Received: a dict with the keys {sorted(data)}"
-            )
-        data = data["image"]
-    if not tf.is_tensor(data):
-        raise UsageError(f"A batch must hold a tensor of real samples, such as float32 images. Received: {data!r}")
-    if data.dtype == tf.uint8:
-        return tf.cast(data, tf.float32) / 127.5 - 1.0
-    if not data.dtype.is_floating:
-        raise UsageError(
-            f"Real samples must be floating, or uint8, which is scaled to [-1, 1]. Received: dtype={data.dtype.name}"
-        )
-    return tf.cast(data, tf.float32)
-
-
-def class_labels(data) -> tf.Tensor:
-    """Returns the labels of a data set's element for networks that take labels, [batch, ...].
-
-    The element is a tuple (samples, labels) or a dict with the keys `image` and `label`.
-
-    Raises:
-      UsageError: the element has another form.
-    """
-    labels = None
-    if isinstance(data, dict):
-        labels = data.get("label")
-    elif isinstance(data, (tuple, list)) and len(data) > 1:
-        labels = data[1]
-    if not tf.is_tensor(labels):
-        form = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise UsageError(
-            "The networks take labels: a batch must be (samples, labels), or a dict with the keys 'image' and 'label'. "
-            f"Received: {form}"
-        )
-    return labels
-
-
-def one_label_at_least(labels: tf.Tensor) -> tf.Tensor:
-    """Returns `labels`; if they are empty, one label 0, for `one_sample_at_least`."""
-    if labels.shape[0]:
-        return labels
-    shape = tf.concat([[1], tf.shape(labels)[1:]], 0)
-    return tf.cond(tf.shape(labels)[0] > 0, lambda: labels, lambda: tf.zeros(shape, labels.dtype))
-
-
-def one_sample_at_least(real: tf.Tensor) -> tf.Tensor:
-    """Returns `real`; if it is empty, one NaN sample. Convolutions fail on an empty batch, and a NaN makes all replicas
-    skip the step."""
-    if real.shape[0]:
-        return real
-    shape = tf.concat([[1], tf.shape(real)[1:]], 0)
-    return tf.cond(tf.shape(real)[0] > 0, lambda: real, lambda: tf.fill(shape, tf.constant(float("nan"), real.dtype)))
 
 
 def stream_seed(seed: int, purpose: int, step: tf.Tensor, replica: tf.Tensor, num_replicas: int) -> tf.Tensor:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dqgan_tf.config import CompressionConfig, LossConfig, NetworkConfig, OptimizerConfig
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import networks
+from dqgan_tf.gan import inputs, networks
 from dqgan_tf.gan.model import DQGAN
 from tests.gan.local_strategy import local_strategy
 
@@ -278,14 +278,14 @@ L = keras.layers
     ],
 )
 def test_last_activation(network, expected):
-    assert networks.last_activation(network) == expected
+    assert inputs.last_activation(network) == expected
 
 
 class TestRange:
     @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
     def test_images_of_the_networks_fit(self, shape, caplog):
-        networks.check_range(small("dcgan", shape).generator, np.array([[-1.0, 1.0], [-1.04, 0.3]]))
-        networks.check_range(small("mlp", (2,)).generator, np.array([[-100.0, 100.0]]))  # linear
+        inputs.check_range(small("dcgan", shape).generator, np.array([[-1.0, 1.0], [-1.04, 0.3]]))
+        inputs.check_range(small("mlp", (2,)).generator, np.array([[-100.0, 100.0]]))  # linear
         assert not caplog.text
 
     @pytest.mark.parametrize(
@@ -298,16 +298,16 @@ class TestRange:
     )
     def test_samples_that_it_cannot_draw(self, end, ranges, message):
         with pytest.raises(UsageError, match=message):
-            networks.check_range(model(L.Dense(2, end)), np.array(ranges, np.float32))
+            inputs.check_range(model(L.Dense(2, end)), np.array(ranges, np.float32))
 
     @pytest.mark.parametrize(("end", "warned"), [("tanh", True), ("sigmoid", False)])
     def test_samples_without_a_negative_value(self, end, warned, caplog):
         with caplog.at_level("WARNING"):
-            networks.check_range(model(L.Dense(2, end)), np.array([[0.0, 1.0]]))
+            inputs.check_range(model(L.Dense(2, end)), np.array([[0.0, 1.0]]))
         assert ("scale them by 2 x - 1" in caplog.text) == warned
 
     def test_ranges_that_say_nothing(self, caplog):
-        networks.check_range(model(L.Dense(2, "tanh")), np.array([[np.nan, np.nan], [0.0, 0.0], [-np.inf, 300.0]]))
+        inputs.check_range(model(L.Dense(2, "tanh")), np.array([[np.nan, np.nan], [0.0, 0.0], [-np.inf, 300.0]]))
         assert not caplog.text
 
 
@@ -323,11 +323,11 @@ class Subclassed(keras.Model):
 class TestLabels:
     def test_the_number_of_labels_of_networks_with_and_without_symbolic_inputs(self):
         built = networks.build(NetworkConfig(network="mlp", width=8, latent_dim=5), (2,), 3, num_classes=4)
-        assert networks.num_labels(built.generator, built.discriminator) == 4
+        assert inputs.num_labels(built.generator, built.discriminator) == 4
         own = Subclassed()
         own([np.ones([2, 5], np.float32), np.array([0, 6])])
-        assert networks.num_labels(own, own) is None
-        assert networks.num_labels(own, built.discriminator) == 4
+        assert inputs.num_labels(own, own) is None
+        assert inputs.num_labels(own, built.discriminator) == 4
 
     @pytest.mark.parametrize(("network", "shape"), [("mlp", (2,)), ("mlp", (28, 28, 1)), ("dcgan", (28, 28, 1))])
     def test_the_logit_has_a_projection(self, network, shape):
@@ -360,13 +360,13 @@ class TestLabels:
     def test_both_networks_take_labels_or_none(self):
         config = NetworkConfig(width=8)
         labelled, plain = (networks.build(config, (2,), 0, num_classes=count) for count in (4, None))
-        assert networks.takes_labels(*labelled[:2]) and not networks.takes_labels(*plain[:2])
+        assert inputs.takes_labels(*labelled[:2]) and not inputs.takes_labels(*plain[:2])
         with pytest.raises(UsageError, match="Received: 2 and 1 inputs"):
-            networks.takes_labels(labelled.generator, plain.discriminator)
+            inputs.takes_labels(labelled.generator, plain.discriminator)
         x, y = keras.Input([2]), keras.Input([3])
         named = keras.Model({"x": x, "label": y}, L.Concatenate()([x, y]))
         with pytest.raises(UsageError, match=r"must take one tensor, or a list \[latents, labels\]"):
-            networks.takes_labels(named, labelled.discriminator)
+            inputs.takes_labels(named, labelled.discriminator)
 
 
 @pytest.mark.slow

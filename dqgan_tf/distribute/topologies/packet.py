@@ -1,4 +1,4 @@
-"""A packet: slices that are encoded, sent and decoded together, with their residuals; its kinds `AllGather`, `Exact`."""
+"""A packet: slices that are encoded, sent and decoded together, with their residuals; the kinds AllGather and Exact."""
 
 import abc
 import dataclasses

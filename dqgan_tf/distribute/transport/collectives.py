@@ -171,25 +171,25 @@ class SocketCollectives(Collectives):
         """See `connection.close_all`. The collectives fail from now on."""
         self._finalizer()
 
-    def _begin(self, kind, value, options):
+    def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         tag, timeout = next(self._tags), getattr(options, "timeout_seconds", None)
         if kind == "all_reduce":
             return self._begin_all_reduce(tag, timeout, list(value))
         own = value if kind == "all_gather" else value[self.rank]
         width = own.shape[0]
 
-        def send(array):
+        def send(array: np.ndarray) -> np.float32:
             for rank, worker in self._peers:
                 self._connections[worker].send(tag, array if kind == "all_gather" else array[rank])
             return _NO_RESULT
 
         self._add_operation(send, [value], 1)
 
-        def receive():
+        def receive() -> Any:
             rows = [self._receive(worker, tag, width, timeout) for _, worker in self._peers]
             return rows if len(rows) > 1 else rows[0]
 
-        def finish():
+        def finish() -> list[tf.Tensor]:
             rows = {self.rank: own}
             for (rank, _), row in zip(self._peers, self._add_operation(receive, [], len(self._peers)), strict=True):
                 rows[rank] = tf.ensure_shape(row, [width])
@@ -197,7 +197,9 @@ class SocketCollectives(Collectives):
 
         return finish
 
-    def _begin_all_reduce(self, tag, timeout, values):
+    def _begin_all_reduce(
+        self, tag: int, timeout: float | None, values: list[tf.Tensor]
+    ) -> Callable[[], list[tf.Tensor]]:
         """Adds up S bytes of every rank.
 
         Small vectors: every rank sends all values to all ranks, and each rank adds them; it sends (M-1) S bytes. Large
@@ -212,7 +214,7 @@ class SocketCollectives(Collectives):
         # pieces[vector][rank]: the slices that the rank adds; one slice of everything if `scatters` is false.
         pieces = [[_pieces(n, k, self.size) if scatters else [slice(0, n)] for k in range(self.size)] for n in sizes]
 
-        def send(*arrays):
+        def send(*arrays: np.ndarray) -> np.float32:
             for array, of_ranks in zip(arrays, pieces, strict=True):
                 for rank, worker in self._peers:
                     for piece in of_ranks[rank]:
@@ -221,7 +223,7 @@ class SocketCollectives(Collectives):
 
         self._add_operation(send, values, 1)
 
-        def add(*arrays):
+        def add(*arrays: np.ndarray) -> Any:
             sums = [aligned(4 * array.size).view(np.float32) for array in arrays]
             for array, total, of_ranks in zip(arrays, sums, pieces, strict=True):
                 for piece in of_ranks[self.rank]:
@@ -237,13 +239,13 @@ class SocketCollectives(Collectives):
                             total[piece] = self._receive(worker, tag, total[piece].size, timeout)
             return sums if len(sums) > 1 else sums[0]
 
-        def finish():
+        def finish() -> list[tf.Tensor]:
             totals = self._add_operation(add, values, len(values))
             return [tf.reshape(tf.ensure_shape(t, [n]), s) for t, n, s in zip(totals, sizes, shapes, strict=True)]
 
         return finish
 
-    def _add_ranks(self, own, tag, timeout):
+    def _add_ranks(self, own: np.ndarray, tag: int, timeout: float | None) -> np.ndarray:
         """Returns the sum of `own` and the values of the other ranks, in memory that nothing else uses."""
         parts = {rank: self._receive(worker, tag, own.size, timeout) for rank, worker in self._peers}
         parts[self.rank] = own
@@ -253,10 +255,10 @@ class SocketCollectives(Collectives):
             total += parts[rank]
         return total
 
-    def _receive(self, worker, tag, count, timeout):
+    def _receive(self, worker: int, tag: int, count: int, timeout: float | None) -> np.ndarray:
         return self._connections[worker].receive(tag, 4 * count, timeout).view(np.float32)
 
-    def _add_operation(self, function, inputs, num_results):
+    def _add_operation(self, function: Callable, inputs: Sequence[tf.Tensor], num_results: int) -> list[tf.Tensor]:
         """Adds an operation that calls a Python function, after the last such operation of this graph.
 
         All processes execute these operations in the same order. Otherwise two processes with few threads could
@@ -269,7 +271,7 @@ class SocketCollectives(Collectives):
           inputs: tensors; the function receives their arrays.
           num_results: number of results.
         """
-        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         known = graph is not None and graph in self._last_operation
         with tf.control_dependencies([graph.get_operation_by_name(self._last_operation[graph])] if known else []):
             plain = tf.autograph.experimental.do_not_convert(function)
@@ -280,7 +282,7 @@ class SocketCollectives(Collectives):
         return results
 
 
-def _pieces(size, rank, count):
+def _pieces(size: int, rank: int, count: int) -> list[slice]:
     """Returns the range of `rank`, one of `count` equal ranges of a vector, as slices of at most `_PIECE` values."""
     start, stop = rank * size // count, (rank + 1) * size // count
     return [slice(first, min(first + _PIECE, stop)) for first in range(start, stop, _PIECE)]

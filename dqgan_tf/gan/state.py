@@ -1,14 +1,16 @@
-"""What Keras writes into files for `DQGAN`: `save_weights`, `save`, `ModelCheckpoint`; and warm starts from them."""
+"""What is saved of a `DQGAN`: its state by name for checkpoints, and the files of Keras, with warm starts from them."""
 
 import dataclasses
 import io
 import os
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from dqgan_tf.config import CompressionConfig, LossConfig, OptimizerConfig
@@ -20,11 +22,72 @@ from dqgan_tf.tensorflow_texts import first_line
 _COUNTERS = ("step", "skipped", "skipped_in_row")
 
 
-class KerasFiles:
-    """Implements Keras' methods for saving and loading for `DQGAN`, the only subclass.
+class SavedState:
+    """The state of `DQGAN`, the only subclass, by name, and Keras' methods for saving and loading.
 
-    Keras saves the variables of the networks by itself. `save_own_variables` adds what else a model consists of.
+    Checkpoints of runs hold `shared_values` once and `replica_values` of every replica. Into files of Keras, Keras
+    writes the variables of the networks by itself; `save_own_variables` adds the rest, with means over this worker's
+    replicas.
     """
+
+    def shared_values(self) -> dict[str, tf.Tensor]:
+        """Returns the state that is equal on all replicas, by name: counters, networks, averaged generator. Eager."""
+        values = {name: first_local_value(variable) for name, variable in self._shared_variables().items()}
+        return values | {name: average.variables[0].read_value() for name, average in self._averaged.state().items()}
+
+    def set_shared_values(self, values: Mapping[str, np.ndarray]) -> None:
+        """Sets the values that `shared_values` returned, on all local replicas. Eager only."""
+        for name, variable in self._shared_variables().items():
+            variable.assign(values[name])
+        for name, average in self._averaged.state().items():
+            for variable in average.variables:
+                variable.assign(values[name])
+
+    def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
+        """Returns the state of one replica, by name: residuals, shifts, moments, directions, levels. Eager only.
+
+        Names contain those of weights and do not depend on the cuts into packets.
+
+        Args:
+          replica: index of the local replica.
+        """
+        states = [channel.state(replica) for channel in self._channels]
+        values = {
+            f"{kind}/{name}": value
+            for kind in states[0]
+            for name, value in zip(self._weight_names(), [v for state in states for v in state[kind]], strict=True)
+            if value is not None
+        }
+        return values | {name: local.variables[replica].read_value() for name, local in self._replica_state().items()}
+
+    def set_replica_values(self, replica: int, values: Mapping[str, np.ndarray]) -> None:
+        """Sets the values that `replica_values` returned. Eager only."""
+        names = iter(self._weight_names())
+        for channel in self._channels:
+            old = channel.state(replica)
+            own = [next(names) for _ in old["residual"]]
+            channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in own] for kind in old})
+        for name, local in self._replica_state().items():
+            local.variables[replica].assign(values[name])
+
+    def _shared_variables(self):
+        named = {name: getattr(self, name) for name in _COUNTERS}
+        for player in self._players:
+            named |= player.saved_names
+        return named
+
+    def _replica_state(self):
+        named = {f"learned/{name}": state for channel in self._channels for name, state in channel.learned.items()}
+        named["calls"] = self._channels[-1].calls
+        if self._generator_moves:
+            named |= {"generator_calls": self._channels[0].calls, "generator_moves": self._generator_moves}
+        for player in self._players:
+            named |= player.state()
+        return named
+
+    def _weight_names(self):
+        """Names in checkpoints of all trainable weights, in the order of the channel."""
+        return [name for player in self._players for name in player.trainable_names]
 
     def get_config(self) -> dict:
         """Returns the arguments of the constructor, without the name, which a second model may not share.
@@ -115,7 +178,7 @@ class KerasFiles:
             raise UsageError(f"The file was not written by DQGAN.save_weights or .save: it has no {missing[0]!r}.")
         rates = {name: saved.pop(f"learning_rate.{name}", None) for name in PLAYERS}
         own = {name: value for name, value in own.items() if not name.startswith("learning_rate/")}
-        values = {name: saved.get(name.replace("/", ".")) for name in own}
+        values: dict[str, Any] = {name: saved.get(name.replace("/", ".")) for name in own}
         fits = all(value is not None and value.shape == own[name].shape for name, value in values.items())
         frozen = [name for name, value in values.items() if name.startswith("ema/") and value is None]
         if frozen:
