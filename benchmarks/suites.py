@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from benchmarks.provenance import ROOT, provenance
 from dqgan_tf import config as config_lib
 from dqgan_tf.errors import TrainingError, UsageError
+from dqgan_tf.fields import value_type
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.telemetry.throughput import format_duration
 
@@ -76,7 +77,7 @@ def method(name: str, keep_local_steps: bool = False) -> Method:
 
 def _setting(flag, text):
     """Returns the key and the value of a flag of `trainers.train`."""
-    keys = {field.name: (key, config_lib.value_type(field)[0]) for key, field in config_lib.settings().items()}
+    keys = {field.name: (key, value_type(field)[0]) for key, field in config_lib.settings().items()}
     if flag not in keys:
         raise UsageError(f"A setting must be a flag of trainers.train, such as local_steps=4. Received: {flag}={text}")
     key, kind = keys[flag]

@@ -91,7 +91,7 @@ def parse(name: str) -> tuple[str, str, float]:
     if rest or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", packet_mb):
         text = "@".join([packet_mb, *rest])
         raise UsageError(f"`packet_mb` must be a number of MiB, such as 4 or 0.5. Received: packet_mb={text}")
-    config.check(config.settings()["compression.topology"], topology)
+    config.check_setting("compression.topology", topology)
     return spec, topology, float(packet_mb)
 
 

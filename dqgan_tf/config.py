@@ -8,140 +8,10 @@ is constructed, with the same rules and sentences as the flags. This file import
 import dataclasses
 import hashlib
 import json
-import numbers
-import os
-import sys
-import typing
 from typing import Any
 
 from dqgan_tf.errors import UsageError
-
-
-def setting(
-    default: Any,
-    help_text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    lower: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    upper: float | None = None,
-    example: Any = None,
-    is_path: bool = False,
-    may_change: bool = False,
-    is_local: bool = False,
-) -> Any:
-    """Returns a dataclass field with help text, bounds and choices in its metadata.
-
-    Args:
-      default: of the field and its flag.
-      help_text: for users, with units.
-      choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
-      lower, above, below, upper: bounds of a number: value >= lower, value > above, value < below, value <= upper.
-      example: a number that works, for error messages; None takes the default.
-      is_path: the text is a path.
-      may_change: a resumed run may have another value.
-      is_local: each worker may have its own value; implies `may_change`.
-    """
-    metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
-    metadata |= {"lower": lower, "above": above, "below": below, "upper": upper, "may_change": may_change or is_local}
-    return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
-
-
-def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | None:
-    """Returns `value` as the plain bool, int, float or str of the field's type; None where the type allows it.
-
-    Args:
-      field: field of one of the dataclasses below, as in `settings()`.
-      value: may be a number of numpy, or a `pathlib.Path` for a path.
-
-    Raises:
-      UsageError: another type, not finite, out of bounds, or none of the choices.
-    """
-    kind, is_optional = value_type(field)
-    if value is None and is_optional:
-        return None
-    if field.metadata["is_path"] and isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    has_type = {
-        bool: isinstance(value, bool),
-        # At most 64 bits, as TensorFlow's integers have.
-        int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < 1 << 63,
-        # At most the largest float: false for NaN, for infinity and for integers that no float holds.
-        float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
-        str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
-    }[kind]
-    choices, lower, above, below, upper = (
-        field.metadata[key] for key in ("choices", "lower", "above", "below", "upper")
-    )
-    if (
-        has_type
-        and (not choices or any(_is_choice(value, choice) for choice in choices))
-        and (lower is None or value >= lower)
-        and (above is None or value > above)
-        and (below is None or value < below)
-        and (upper is None or value <= upper)
-    ):
-        return kind(value)
-    works = f". A value that works is {field.name}={field.metadata['example']}" if kind in (int, float) else ""
-    raise UsageError(f"`{field.name}` must be {requirement(field)}. Received: {field.name}={value!r}{works}")
-
-
-def requirement(field: dataclasses.Field) -> str:
-    """Returns the condition that `check` tests, such as `a whole number of at least 1`."""
-    if field.metadata["choices"]:
-        return "one of " + ", ".join(field.metadata["choices"])
-    kind, _ = value_type(field)
-    noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
-    if field.metadata["is_path"]:
-        return "a path, not a URL"
-    words = {"lower": "of at least", "above": "above", "below": "below", "upper": "at most"}
-    bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
-    return " ".join([noun, " and ".join(bounds)]).rstrip()
-
-
-def _is_choice(value: Any, choice: str) -> bool:
-    name, colon, _ = choice.partition(":")
-    if not colon or not value.startswith(name + colon):
-        return value == choice
-    try:
-        return 0 < float(value.removeprefix(name + colon)) <= sys.float_info.max
-    except ValueError:
-        return False
-
-
-def value_type(field: dataclasses.Field) -> tuple[type, bool]:
-    """Returns the type of a field's values, and whether None is allowed too."""
-    allowed = typing.get_args(field.type) or (field.type,)
-    return allowed[0], type(None) in allowed
-
-
-def _group_class(field: dataclasses.Field) -> Any:
-    """Returns the class of a group of settings. A type checker knows `Field.type` as a class or a text."""
-    return field.type
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Base class of the dataclasses below. Construction checks every field; the help texts form the docstring.
-
-    Raises:
-      UsageError: see `check`; or a field of `RunConfig` has another class than its annotation.
-    """
-
-    def __init_subclass__(cls) -> None:
-        fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
-        lines = [f"{name}: {field.metadata['help']}" for name, field in fields.items() if field.metadata]
-        cls.__doc__ = "\n".join([cls.__doc__ or cls.__name__, "", *lines])
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.metadata:
-                object.__setattr__(self, field.name, check(field, value))
-            elif not isinstance(value, _group_class(field)):
-                name = _group_class(field).__name__
-                raise UsageError(f"`{field.name}` must be a dqgan_tf.config.{name}. Received: {field.name}={value!r}")
+from dqgan_tf.fields import Settings, check, group_class, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -584,13 +454,29 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
     Raises:
       UsageError: names the settings, and values that work.
     """
+    received = ", ".join(
+        f"{name}={getattr(group, name)!r}"
+        for group, names in (
+            (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
+            (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
+            (compression, ("shift", "local_steps")),
+        )
+        for name in names
+    )
+    for is_refused, sentence in _method_rules(optimizer, compression):
+        if is_refused:
+            raise UsageError(f"{sentence}. Received: {received}")
+
+
+def _method_rules(optimizer: OptimizerConfig, compression: CompressionConfig) -> list[tuple[bool, str]]:
+    """Returns every rule about settings that depend on each other: whether it refuses these, and what works."""
     looks_ahead = optimizer.half_step != "none"
     has_residual_in_half_step = looks_ahead and compression.error_feedback and compression.residual_in_half_step
     extragradient, gradients = optimizer.step_rule == "extragradient", optimizer.exchange == "gradient"
     ef21 = compression.error_feedback_form == "ef21"
     own_moment = optimizer.direction == "adam" and optimizer.second_moment != "local"
     residual_out = "half_step='none' or residual_in_half_step=False"
-    reasons = [
+    return [
         (
             gradients and has_residual_in_half_step,
             f"Residuals of exchange='gradient' are gradients, so no half-step point contains them: set {residual_out}",
@@ -644,18 +530,6 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             "exchange='update', or half_step='own'",
         ),
     ]
-    received = ", ".join(
-        f"{name}={getattr(group, name)!r}"
-        for group, names in (
-            (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
-            (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
-            (compression, ("shift", "local_steps")),
-        )
-        for name in names
-    )
-    for holds, sentence in reasons:
-        if holds:
-            raise UsageError(f"{sentence}. Received: {received}")
 
 
 def algorithm(
@@ -759,8 +633,17 @@ def settings() -> dict[str, dataclasses.Field]:
         if field.metadata:
             fields[field.name] = field
         else:
-            fields |= {f"{field.name}.{inner.name}": inner for inner in dataclasses.fields(_group_class(field))}
+            fields |= {f"{field.name}.{inner.name}": inner for inner in dataclasses.fields(group_class(field))}
     return fields
+
+
+def check_setting(key: str, value: Any) -> Any:
+    """Returns a value of the setting `key` of `settings()` as a plain one; see `dqgan_tf.fields.check`.
+
+    Raises:
+      UsageError: the setting cannot have this value.
+    """
+    return check(settings()[key], value)
 
 
 LOCAL_FIELDS = frozenset(key for key, field in settings().items() if field.metadata["is_local"])
@@ -813,5 +696,5 @@ def from_flat(values: dict[str, Any]) -> RunConfig:
     for key, value in values.items():
         group, _, name = key.rpartition(".")
         groups.setdefault(group, {})[name] = value
-    classes = {field.name: _group_class(field) for field in dataclasses.fields(RunConfig)}
+    classes = {field.name: group_class(field) for field in dataclasses.fields(RunConfig)}
     return RunConfig(**groups.pop("", {}), **{group: classes[group](**inner) for group, inner in groups.items()})

@@ -103,7 +103,7 @@ class Momentum(Direction):
     beta_1: float = OptimizerConfig.beta_1
 
     def __post_init__(self) -> None:
-        config_lib.check(config_lib.settings()["optimizer.beta_1"], self.beta_1)
+        config_lib.check_setting("optimizer.beta_1", self.beta_1)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -147,7 +147,7 @@ class Adam(Direction):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            config_lib.check(config_lib.settings()[f"optimizer.{name}"], value)
+            config_lib.check_setting(f"optimizer.{name}", value)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -215,7 +215,7 @@ def learning_rate(
     Raises:
       UsageError: unknown schedule, or one that needs `total_steps` without it.
     """
-    config_lib.check(config_lib.settings()["optimizer.learning_rate_schedule"], schedule)
+    config_lib.check_setting("optimizer.learning_rate_schedule", schedule)
     if schedule != "constant" and total_steps < 1:
         raise UsageError(
             f"Schedule {schedule!r} needs the length of the run, such as total_steps=4000. "

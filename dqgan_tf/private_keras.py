@@ -78,7 +78,13 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
     model it belongs to, and because `compile` makes a `LossScaleOptimizer` itself under `mixed_float16`. Replacement: a
     release of Keras without these faults.
     """
-    model_class, scale_class = keras.Model, keras.optimizers.LossScaleOptimizer
+    _repair_loops(strategy_class, repairs)
+    _repair_loss_scale(strategy_class, repairs)
+
+
+def _repair_loops(strategy_class, repairs):
+    """Replaces four methods of `keras.Model`."""
+    model_class = keras.Model
     keras_own = {
         name: getattr(model_class, name)
         for name in (
@@ -88,7 +94,6 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
             "_get_metrics_result_or_logs",
         )
     }
-    keras_init, keras_apply = scale_class.__init__, scale_class.apply
 
     def is_ours(model):
         return isinstance(model._distribute_strategy, strategy_class)
@@ -126,6 +131,17 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
         logs, figures = repairs.epoch_logs(self, logs)
         return keras_own["_get_metrics_result_or_logs"](self, logs) | figures
 
+    model_class.make_train_function = make_train_function
+    model_class.make_test_function = make_test_function
+    model_class._maybe_symbolic_build = maybe_symbolic_build
+    model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
+
+
+def _repair_loss_scale(strategy_class, repairs):
+    """Replaces `__init__` and `apply` of `keras.optimizers.LossScaleOptimizer`."""
+    scale_class = keras.optimizers.LossScaleOptimizer
+    keras_init, keras_apply = scale_class.__init__, scale_class.apply
+
     @functools.wraps(keras_init)
     def init(self, inner_optimizer, *args, **kwargs):
         repairs.check_scaled(inner_optimizer)
@@ -137,10 +153,6 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
             return keras_apply(self, grads, trainable_variables)
         repairs.apply_scaled(self, grads, trainable_variables)
 
-    model_class.make_train_function = make_train_function
-    model_class.make_test_function = make_test_function
-    model_class._maybe_symbolic_build = maybe_symbolic_build
-    model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
     scale_class.__init__, scale_class.apply = init, apply
 
 

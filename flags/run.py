@@ -4,7 +4,7 @@ import sys
 
 from absl import flags
 
-from dqgan_tf import compressors, config
+from dqgan_tf import compressors, config, fields
 from dqgan_tf.compressors import rules
 from dqgan_tf.training import command
 
@@ -17,20 +17,20 @@ _READERS = {
 
 
 class SettingParser(flags.ArgumentParser):
-    """Reads the text of a flag and checks the value by `config.check`, as the dataclass of the setting does."""
+    """Reads the text of a flag and checks the value by `fields.check`, as the dataclass of the setting does."""
 
     def __init__(self, field):
         self._field = field
-        self._type, _ = config.value_type(field)
+        self._type, _ = fields.value_type(field)
         is_limited = self._type in (int, float) or field.metadata["choices"]
-        self.syntactic_help = config.requirement(field) if is_limited else ""
+        self.syntactic_help = fields.requirement(field) if is_limited else ""
 
     def parse(self, argument):
         try:
             value = _READERS[self._type](argument)
         except (TypeError, ValueError):
             value = argument  # `check` refuses it
-        return config.check(self._field, value)
+        return fields.check(self._field, value)
 
     def flag_type(self):
         return self._type.__name__

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from dqgan_tf.config import RunConfig, requirement
+from dqgan_tf.config import RunConfig
+from dqgan_tf.fields import requirement
 
 _HEAD = """# Settings
 

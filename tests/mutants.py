@@ -657,7 +657,7 @@ MUTANTS = (
         "keras/test_refused_steps.py",
     ),
     _mutant(
-        "keras/optimizer.py",
+        "keras/nested.py",
         'divisor = tf.where(finite, scale, float("nan"))',
         "divisor = scale",
         "clipping hides an overflow",

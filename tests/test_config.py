@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from dqgan_tf import config
+from dqgan_tf import config, fields
 from dqgan_tf.config import CompressionConfig, DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from dqgan_tf.errors import UsageError
 
@@ -81,7 +81,7 @@ DEFAULTS = {
     "evaluation.best_figure": "none",
 }
 FIELDS = config.settings()
-NUMBERS = [key for key, field in FIELDS.items() if config.value_type(field)[0] in (int, float)]
+NUMBERS = [key for key, field in FIELDS.items() if fields.value_type(field)[0] in (int, float)]
 
 
 def make(key, value):
@@ -195,12 +195,12 @@ def test_what_is_no_number_is_refused_with_one_that_works(key, value):
         make(key, value)
     text, _, works = str(caught.value).partition(f". A value that works is {name}=")
     assert text.startswith(f"`{name}` must be a ") and text.endswith(f"Received: {name}={value!r}")
-    assert getattr(make(key, config.value_type(FIELDS[key])[0](works)), name) == float(works)
+    assert getattr(make(key, fields.value_type(FIELDS[key])[0](works)), name) == float(works)
     with pytest.raises(UsageError, match=f"`{name}` must be a "):
         saved(key, value)
 
 
-@pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if config.value_type(field)[0] is int])
+@pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if fields.value_type(field)[0] is int])
 def test_a_whole_number_has_no_fraction(key):
     with pytest.raises(UsageError, match="must be a whole number .*Received: .*=1.5. A value that works"):
         make(key, 1.5)

@@ -17,6 +17,7 @@ LEVELS = {
     "dqgan_tf.private_tensorflow": 0,
     "dqgan_tf.private_keras": 0,
     "dqgan_tf.config": 0,
+    "dqgan_tf.fields": 0,
     "dqgan_tf.compressors": 1,
     "dqgan_tf.optimizers": 1,
     "dqgan_tf.gan.losses": 1,

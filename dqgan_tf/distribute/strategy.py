@@ -76,7 +76,7 @@ class CompressedStrategy(WorkerStrategy):
         silence_timeout: float = config.TrainConfig.silence_timeout,
     ):
         for setting, value in (("start_timeout", start_timeout), ("silence_timeout", silence_timeout)):
-            config.check(config.settings()[f"train.{setting}"], value)
+            config.check_setting(f"train.{setting}", value)
         joined = joined_silence_seconds()
         if joined is not None and abs(joined - silence_timeout) > 1e-3:  # TensorFlow keeps whole milliseconds
             raise UsageError(
@@ -124,7 +124,7 @@ class CompressedStrategy(WorkerStrategy):
           UsageError: the name is taken, a value is out of bounds, a transport does not fit; or see `Channel`.
         """
         for setting, value in (("packet_mb", packet_mb), ("shift", shift)):
-            config.check(config.settings()[f"compression.{setting}"], value)
+            config.check_setting(f"compression.{setting}", value)
         config.check_shift(shift, error_feedback)
         if name in self._channels:
             raise UsageError(f"Channel {name!r} is open already.")

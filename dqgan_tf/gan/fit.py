@@ -153,8 +153,7 @@ class PlayerOptimizer:
                 f"The learning rate of the {self.name} is a Keras schedule and cannot be set: give compile no "
                 f"schedule, or omit the callback. Received: learning_rate={value}"
             )
-        field = config_lib.settings()[f"optimizer.learning_rate_{self.name[0]}"]
-        checked = config_lib.check(field, float(value))
+        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", float(value))
         for variable in self._rate.variables:
             variable.assign(checked)
 

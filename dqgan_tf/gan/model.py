@@ -176,7 +176,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         config_lib.check_method(optimizer, compression)
         # Refuses a schedule without `total_steps`.
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
-        config_lib.check(config_lib.settings()["train.max_skipped_in_row"], max_skipped_in_row)
+        config_lib.check_setting("train.max_skipped_in_row", max_skipped_in_row)
         rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
         for player in self._players:
             player.take_weights()
@@ -322,17 +322,12 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
                 self._averaged.update(weights[0], counts[0])
             if kind.generator and self._generator_moves:
                 self._generator_moves.local().assign_add(1)
-            for player, values in zip(self._players, statistics, strict=True):
-                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
-                    variable.assign(value)
+            self._assign_statistics(statistics)
             self._step_metrics.add(evaluation, proposals, self._channels_of(kind), computed - started)
             return accepted
 
         tf.cond(accepted, commit, lambda: accepted)
-        missed = tf.cast(tf.logical_not(accepted), tf.int64)
-        self.step.assign(step)
-        self.skipped.assign(self.skipped.value + missed)
-        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
+        self._count_steps(tf.constant(1, tf.int64), accepted)
         return {}
 
     def drain_metrics(self) -> dict[str, float]:
@@ -542,6 +537,19 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         accepted = tf.reduce_all([channel.accepted.local().read_value() for channel in channels])
         received = iter(means)
         return [[next(received) for _ in of_player] for of_player in updates], accepted
+
+    def _assign_statistics(self, statistics):
+        """Assigns new non-trainable values to both networks, one list each. Replica context, accepted step."""
+        for player, values in zip(self._players, statistics, strict=True):
+            for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
+                variable.assign(value)
+
+    def _count_steps(self, number, accepted):
+        """Counts the steps of one exchange, int64 scalar, as taken or as skipped. Replica context."""
+        missed = tf.cast(tf.logical_not(accepted), tf.int64)
+        self.step.assign(self.step.value + number)
+        self.skipped.assign(self.skipped.value + missed * number)
+        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
 
     def _reset_anchors(self):
         self.anchors_are_stale = False

@@ -84,9 +84,7 @@ class LocalRounds:
             triples = zip(self._players, means, moments, strict=True)
             weights = [player.accept_round(of_player, length, averages) for player, of_player, averages in triples]
             self._averaged.update(weights[0], t, length)
-            for player, values in zip(self._players, statistics, strict=True):
-                for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
-                    variable.assign(value)
+            self._assign_statistics(statistics)
             self._step_metrics.add_round(self._channels_of(kind))
             return accepted
 
@@ -96,8 +94,5 @@ class LocalRounds:
             return accepted
 
         tf.cond(accepted, accept, refuse)
-        missed = tf.cast(tf.logical_not(accepted), tf.int64)
-        self.step.assign(self.step.value + number)
-        self.skipped.assign(self.skipped.value + missed * number)
-        self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
+        self._count_steps(number, accepted)
         return {}

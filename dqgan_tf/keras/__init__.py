@@ -2,14 +2,12 @@
 
 from dqgan_tf import private_keras
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.keras import fit, optimizer
+from dqgan_tf.keras import fit, nested
 from dqgan_tf.keras.optimizer import compressed
 
 private_keras.repair(
     CompressedStrategy,
-    private_keras.Repairs(
-        fit.train_loop, fit.test_loop, fit.epoch_logs, optimizer.check_scaled, optimizer.apply_scaled
-    ),
+    private_keras.Repairs(fit.train_loop, fit.test_loop, fit.epoch_logs, nested.check_scaled, nested.apply_scaled),
 )
 
 __all__ = ["CompressedStrategy", "compressed"]

@@ -14,7 +14,7 @@ from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.loop import fold
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.errors import UsageError
-from dqgan_tf.keras.optimizer import compressed_leaves, optimizers_of
+from dqgan_tf.keras.nested import compressed_leaves, optimizers_of
 
 PREFIX = "compression/"
 _serial = itertools.count()  # of channels

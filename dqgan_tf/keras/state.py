@@ -13,7 +13,7 @@ from dqgan_tf import private_keras
 from dqgan_tf.config import FREE_FIELDS
 from dqgan_tf.distribute.replica_local import first_local_value
 from dqgan_tf.errors import CheckpointError
-from dqgan_tf.keras.optimizer import compressed_leaves, optimizers_of
+from dqgan_tf.keras.nested import compressed_leaves, optimizers_of
 
 
 class ModelState:

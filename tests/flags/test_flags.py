@@ -6,7 +6,7 @@ import pytest
 from absl.flags import FLAGS
 from absl.testing import flagsaver
 
-from dqgan_tf import config
+from dqgan_tf import config, fields
 from dqgan_tf.config import RunConfig
 from dqgan_tf.errors import EXIT_USAGE, UsageError
 from dqgan_tf.training import command
@@ -66,13 +66,13 @@ def test_no_argument_gives_the_default_configuration():
 def test_a_flag_takes_and_refuses_what_the_dataclass_does(key, value, capsys):
     """The same sentence, behind the flag's name."""
     field = FIELDS[key]
-    kind, _ = config.value_type(field)
+    kind, _ = fields.value_type(field)
     try:
         typed = {"true": True, "0": False}.get(value, value) if kind is bool else kind(value)
     except ValueError:
         typed = value
     try:
-        accepted = config.check(field, typed)
+        accepted = fields.check(field, typed)
     except UsageError as error:
         text = refusal(capsys, f"--{field.name}={value}")
         assert text == f"ERROR: flag --{field.name}={value}: {error} (see --helpshort)\n"
@@ -82,7 +82,7 @@ def test_a_flag_takes_and_refuses_what_the_dataclass_does(key, value, capsys):
 
 
 def test_every_number_is_refused_with_one_that_works(capsys):
-    numbers = [field.name for field in FIELDS.values() if config.value_type(field)[0] in (int, float)]
+    numbers = [field.name for field in FIELDS.values() if fields.value_type(field)[0] in (int, float)]
     assert len(numbers) > 20
     for name in numbers:
         works = refusal(capsys, f"--{name}=x").partition("A value that works is ")[2].split()[0]

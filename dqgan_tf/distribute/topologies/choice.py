@@ -40,7 +40,7 @@ def choose(topology: str, vectors: Sequence[Vector], group_size: int) -> Choice:
     Raises:
       UsageError: unknown topology.
     """
-    config.check(config.settings()["compression.topology"], topology)
+    config.check_setting("compression.topology", topology)
     encoded = [vector for vector in vectors if not vector.is_low_rank]
     if all(vector.is_exact for vector in encoded):
         return Choice(None, "")

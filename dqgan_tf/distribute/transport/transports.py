@@ -102,7 +102,7 @@ class Transports:
 
     def uses_sockets(self, transport: str) -> bool:
         """Returns whether packets between workers are sent over sockets. Raises UsageError as `collectives`."""
-        config.check(config.settings()["compression.transport"], transport)
+        config.check_setting("compression.transport", transport)
         on_gpu = "GPU" in self._devices[0]
         if transport == "nccl" and not on_gpu:
             raise UsageError(f"transport=nccl needs GPUs, the replicas run on {self._devices[0]}: use transport=ring.")

@@ -1,0 +1,75 @@
+"""Compressed optimizers inside models, and inside Keras' `MultiOptimizer` and `LossScaleOptimizer`."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.errors import UsageError
+from dqgan_tf.keras.optimizer import build
+from dqgan_tf.private_keras import OptimizerSteps
+
+
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers that are attributes of a model, or stand in a list or dictionary that is one."""
+    by_id: dict[int, keras.optimizers.Optimizer] = {}
+    for attribute in vars(model).values():
+        values = attribute.values() if isinstance(attribute, dict) else attribute
+        items = values if isinstance(attribute, (list, tuple, dict)) else [attribute]
+        by_id |= {id(item): item for item in items if isinstance(item, keras.optimizers.Optimizer)}
+    return list(by_id.values())
+
+
+def compressed_leaves(optimizers: Sequence[keras.optimizers.Optimizer]) -> list[keras.optimizers.Optimizer]:
+    """Returns the compressed ones of some optimizers and of those inside a `LossScaleOptimizer` or `MultiOptimizer`."""
+    leaves = []
+    for optimizer in optimizers:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            leaves += compressed_leaves([optimizer.inner_optimizer])
+        elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
+            leaves += compressed_leaves(optimizer.optimizers)
+        elif hasattr(optimizer, "compression"):
+            leaves.append(optimizer)
+    return leaves
+
+
+def check_scaled(inner: keras.optimizers.Optimizer) -> None:
+    """Raises UsageError for an inner optimizer that all replicas cannot scale together."""
+    is_multiple = isinstance(inner, keras.optimizers.MultiOptimizer)
+    if is_multiple and isinstance(OptimizerSteps.strategy_of(inner), CompressedStrategy):
+        raise UsageError(
+            "A LossScaleOptimizer in a CompressedStrategy cannot hold a MultiOptimizer: its optimizers would refuse a "
+            "step that overflows one by one. Take the policy mixed_bfloat16, which needs no loss scale, or one "
+            f"optimizer for all weights. Received: inner_optimizer={inner.name!r}"
+        )
+
+
+def apply_scaled(optimizer: keras.optimizers.LossScaleOptimizer, gradients, variables=None) -> None:
+    """`LossScaleOptimizer.apply` around a compressed optimizer: all replicas halve the scale when one overflows.
+
+    The inner optimizer refuses a step that is not finite anywhere. Clipping by value would make an infinite gradient
+    finite again, so an overflow makes one of the gradients NaN.
+
+    Raises:
+      UsageError: the inner optimizer is not compressed. Keras lets each replica decide alone whether it exchanges
+        gradients, so that all wait for ever when one of them overflows.
+    """
+    check_scaled(optimizer.inner_optimizer)
+    if not hasattr(optimizer.inner_optimizer, "compression"):
+        kind = type(optimizer.inner_optimizer).__name__
+        raise UsageError(
+            "Under several replicas Keras' LossScaleOptimizer waits for ever when one of them overflows alone. "
+            f"Compress the optimizer, if only by 'none': dqgan_tf.compressed({kind}(...), 'none'). Received: {kind} "
+            f"{optimizer.inner_optimizer.name!r}"
+        )
+    inner = optimizer.inner_optimizer.compression
+    build(optimizer, variables)
+    gradients, scale = inner.of_samples(gradients), tf.convert_to_tensor(optimizer.dynamic_scale.value)
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None])
+    divisor = tf.where(finite, scale, float("nan"))
+    taken = inner.apply([None if g is None else g / tf.cast(divisor, g.dtype) for g in gradients], variables)
+    count = tf.convert_to_tensor(optimizer.step_counter.value)
+    grows = taken & (count == optimizer.dynamic_growth_steps - 1)
+    optimizer.step_counter.assign(tf.where(taken & ~grows, count + 1, 0))
+    optimizer.dynamic_scale.assign(scale * tf.where(grows, 2.0, tf.where(taken, 1.0, 0.5)))
