@@ -213,7 +213,7 @@ class Channel:
         mean_shifts = [None if local is None else local.variables[replica] for local in self._mean_shifts]
         old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
 
-        # Weights that are not compressed send x and not x - s: their mean minus sbar is the mean of x - s.
+        # Uncompressed weights send x, not x - s, so sbar is subtracted from their mean.
         sent = [
             mean - old if old is not None and weight in self._exact else mean
             for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
@@ -272,7 +272,7 @@ class Channel:
         return state | {"shift": self.shifts(replica), "mean_shift": self.mean_shifts(replica)} if self.shift else state
 
     def set_state(self, replica: int, state: Mapping[str, Sequence]) -> None:
-        """Inverse of `state`; None is 0: until 0.2.0, weights that are not compressed had no shift. Eager only."""
+        """Inverse of `state`. None stands for zeros: before 0.2.0, uncompressed weights had no shift. Eager only."""
         state = {
             kind: [
                 tf.zeros(shape) if value is None else value for shape, value in zip(self._shapes, values, strict=True)

@@ -19,7 +19,7 @@ TIMES = (*PHASES, "reduction")
 """What a reduction measures: the time in each phase, and the whole from the last input to the last mean."""
 
 SPANS = ("compute", *PHASES)
-"""What the spans of a reduction show: the wait for later updates, while these are computed, and the phases."""
+"""Kinds of spans: `compute`, from the first update to the last one, and the phases."""
 
 
 def hidden(seconds: Mapping[str, float]) -> float:
@@ -81,7 +81,8 @@ def reduce_packets(
     computed = encoded
     while waiting:
         index, generator, finish = waiting.popleft()
-        # In the same order as well: a waiting `finish` blocks a thread, so later packets must be encoded first.
+        # A `finish` that waits blocks a thread. So the first one starts when all packets are encoded, and each later
+        # one when the packet before it has gone on.
         with tf.control_dependencies(computed):
             received = finish()
             stopwatch.end("exchange", index, tf.nest.flatten(received))

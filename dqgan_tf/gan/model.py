@@ -129,7 +129,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
-        self._channel_prefix = f"{self.name}/{next(_serial)}"  # after `clear_session` another model has this name
+        self._channel_prefix = f"{self.name}/{next(_serial)}"  # Keras may name two models alike
         # After `compile`: one channel for both players, or, with `discriminator_steps`, one for each.
         self._channels: list[Channel] = []
         self._exact_channels: list[Channel] = []
@@ -206,7 +206,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             player.compile(self._direction, optimizer, compression, clip_value)
         self.anchors_are_stale = False
         self._open_channels(vectors, compression)
-        # Moves of the generator, which are fewer than accepted steps with `discriminator_steps`.
+        # Number of the generator's updates. It is not the number of accepted steps if `discriminator_steps` is above 1.
         separate, devices = optimizer.discriminator_steps > 1, self._strategy.local_devices
         self._generator_moves = ReplicaLocal(devices, [], "moves", tf.int64) if separate else None
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
@@ -296,7 +296,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
         self._batch_checks.note_range(real, self._is_first_batch())
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
-        first = len(self._players) - len(players)  # players before it rest
+        first = len(self._players) - len(players)  # index of the first player that moves
         rates, counts = rates[first:], counts[first:]
         proposals = [
             player.propose(gradients, statistics, eta, t, average)
@@ -446,7 +446,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         """Closes the channels of the last `compile`; opens compressed ones, and exact ones for earlier steps."""
         for channel in [*self._channels, *self._exact_channels]:
             self._strategy.close_channel(channel.name)
-        self._channels, self._exact_channels = [], []  # stay so if a new one is refused
+        self._channels, self._exact_channels = [], []  # no closed channel stays if a new one is refused
         exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
         for end, vectors_of_channel in self._vectors_by_channel(vectors).items():
             channel = self._strategy.open_channel(
@@ -488,7 +488,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return steps.kind_of(step, self.optimizer_config, self._direction, self.compression_config.start_step)
 
     def _checked(self, kind):
-        """Returns the kind of a step, also for a training loop of the user's own, which has none."""
+        """Returns `kind`; a plain step if it is None, as in a training loop of the user's own."""
         config, local_steps = self.optimizer_config, self.compression_config.local_steps
         if kind is None and (config.discriminator_steps > 1 or config.step_rule == "extragradient" or local_steps > 1):
             raise UsageError(
@@ -527,7 +527,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         channels, context = self._channels_of(kind), tf.distribute.get_replica_context()
         shared = len(channels) < len(updates)
         values = [[update for of_player in updates for update in of_player]] if shared else updates
-        if len(values) > 1:  # the players skip a step together, so a NaN of one is a NaN of the other
+        if len(values) > 1:  # two channels: a NaN of one player must make both refuse the step
             usable = float_bits.are_bounded([update for of_player in updates for update in of_player])
             values = [[tf.where(usable, update, float("nan")) for update in of_player] for of_player in updates]
         means = []
@@ -575,6 +575,16 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return self._batch_checks.known_labels(real, labels)
 
     def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True, states=None):
+        """Returns the `Evaluation` of this replica's batch. Replica context.
+
+        Args:
+          weights: (generator's, discriminator's) lists of tensors: the point of the gradients.
+          real, labels: samples and labels of the batch.
+          step: t, which the latents and the seed of a penalty depend on.
+          micro_batches: number of parts of the batch.
+          generator_moves: whether the generator's updates are sent, and before the discriminator's.
+          states: non-trainable values of both networks; None: those of the variables.
+        """
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)

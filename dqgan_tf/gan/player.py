@@ -21,7 +21,8 @@ PLAYERS = ("generator", "discriminator")
 # with the backward pass saves.
 _CHUNK_VALUES = 1 << 18
 _SEED_STRIDE = 7919
-# Largest gradient that is exchanged: the second moment of its mean, and of what feedback adds to it, is far from inf.
+# A larger gradient is not exchanged but refused. Squares of values up to this one, with what error feedback adds to
+# them, cannot overflow the second moment.
 _LARGEST_GRADIENT = 1e15
 # State of EF21 (Richtarik, Sokolov, Fatkhullin 2021, arXiv 2106.05203): x_{t-1} of this replica, and the sum of all
 # means received, which is equal on all replicas.
@@ -490,7 +491,7 @@ class AveragedWeights:
       decay: the largest d.
 
     Attributes:
-      is_warm: the average is loaded, not begun: d = decay from the first step. Set it before the first step.
+      is_warm: whether the average was loaded; then d = decay from the first step. Set it before the first step.
     """
 
     def __init__(self, player: Player, devices: Sequence[str], decay: float):

@@ -128,7 +128,7 @@ class SavedState:
         """Loads the networks and the averaged generator of a file that `save_weights` or `save` of a DQGAN wrote.
 
         Counters, moments, directions and residuals start anew. The average continues with d = ema_decay from the first
-        step, as it is one already. Call it before the first step, on every worker, with one file.
+        step, without a warm-up. Call it before the first step, on every worker, with one file.
 
         Args:
           path: X.weights.h5 or X.keras.
@@ -207,7 +207,7 @@ class SavedState:
                 self.set_replica_values(replica, named)
 
     def _own_values(self):
-        """What Keras does not know as a variable, numpy, by name: see the class's docstring."""
+        """Returns the values that Keras does not save by itself, numpy arrays, by name."""
         values = {name: first_local_value(getattr(self, name)) for name in _COUNTERS}
         values |= {name: average.variables[0].read_value() for name, average in self._averaged.state().items()}
         if self.channel is not None:

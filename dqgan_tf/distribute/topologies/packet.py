@@ -76,8 +76,10 @@ class PacketContext:
 class Coding(NamedTuple):
     """What decides how a slice is encoded. Equal codings share their compiled functions.
 
-    compressor: a `Compressor`; in a `LowRank` packet a `PowerSGD`. stride: see `Vector.stride`. shapes: shapes of the
-    weights, for compressors of matrices; empty otherwise.
+    compressor: a `Compressor`, or a `PowerSGD` in a `LowRank` packet.
+    size: number of values of the slice.
+    stride: see `Vector.stride`.
+    shapes: shapes of the weights, for compressors of matrices; empty for others.
     """
 
     compressor: Any
@@ -92,7 +94,11 @@ def coding(vector: Vector, size: int) -> Coding:
 
 
 class Volume(NamedTuple):
-    """Bytes of one replica. wire_bytes: its payload, encoded once. sent_bytes: all that it sends in one reduction."""
+    """Bytes of one replica.
+
+    wire_bytes: its payload, encoded once.
+    sent_bytes: all that it sends in one reduction.
+    """
 
     wire_bytes: int
     sent_bytes: int

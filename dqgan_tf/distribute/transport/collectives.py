@@ -118,8 +118,9 @@ class HostCollectives(Collectives):
         return [total / self._local.size for total in self._local.exchange("all_reduce", values, options)]
 
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
+        # The words of all vectors, [W] or [M, W], are cut into one share of columns for each replica of this host.
         reduces = kind == "all_reduce"
-        words = tf.concat([tf.reshape(vector, [-1]) for vector in value], 0) if reduces else value  # [W] or [M, W]
+        words = tf.concat([tf.reshape(vector, [-1]) for vector in value], 0) if reduces else value
         width, replicas, rows = words.shape[-1], self._local.size, 1 if reduces else self.size
         share = -(-width // replicas)
         padding = [[0, 0]] * (words.shape.rank - 1) + [[0, share * replicas - width]]
