@@ -651,7 +651,7 @@ MUTANTS = (
     ),
     _mutant(
         "keras/local_point.py",
-        "            slot.assign(kept.local().read_value())\n",
+        "            slot.assign(before.local().read_value())\n",
         "            pass\n",
         "a refused round keeps the moments of a bad gradient",
         "keras/test_refused_steps.py",
@@ -707,7 +707,7 @@ MUTANTS = (
     ),
     _mutant(
         "keras/state.py",
-        '            named[f"{prefix}/calls"] = channel.calls.variables[replica]\n',
+        '            variables[f"{prefix}/calls"] = channel.calls.variables[replica]\n',
         "",
         "the counter of random numbers is not saved",
         "keras/test_checkpoint.py",

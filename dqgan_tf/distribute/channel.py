@@ -123,10 +123,9 @@ class Channel:
         self.options = options.merge(CompressionOptions(channel=name))
         self._collectives, self._streams, self._seed = tuple(collectives), tuple(streams), seed
         size = collectives[0].size
-        chosen = choice.choose(topology, vectors, size)
-        self.reason = chosen.reason
+        topology_of_vectors, self.reason = choice.choose(topology, vectors, size)
         if self.reason:
-            logging.info("Channel %s uses %s: %s", name, chosen.topology, self.reason)
+            logging.info("Channel %s uses %s: %s", name, topology_of_vectors, self.reason)
         weights = [pair for vector in vectors for pair in zip(vector.weights, vector.shapes, strict=True)]
         self._shapes = [shape for _, shape in sorted(weights)]
         self._weights = []  # per vector, (weight, start, size) of its weights
@@ -139,7 +138,7 @@ class Channel:
         values = sum(vector.size for vector in vectors)
         packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else values  # 2**18 float32 values are 1 MiB
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
-        self.packets = choice.build(chosen.topology, vectors, self._learned, context, packet_values, threads)
+        self.packets = choice.build(topology_of_vectors, vectors, self._learned, context, packet_values, threads)
         self._exact = {weight for vector in vectors if vector.is_exact for weight in vector.weights}
         self._mean_shifts = [ReplicaLocal(devices, shape, "mean_shift") if shift else None for shape in self._shapes]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
@@ -173,15 +172,15 @@ class Channel:
         size = self._collectives[0].size
         learning = [v.compressor for v in self.vectors if isinstance(v.compressor, Compressor)]
         histograms = 2 * (size - 1) * 4 * sum(compressor.histogram_size for compressor in learning) // size
-        sent = sum(packet.volume().sent_bytes for packet in self.packets) + histograms
-        return -(-sent // self._collectives[0].replicas_per_rank)
+        total = sum(packet.volume().sent_bytes for packet in self.packets) + histograms
+        return -(-total // self._collectives[0].replicas_per_rank)
 
     @property
     def dense_sent_bytes(self) -> int:
         """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n; as `sent_bytes`."""
         size = self._collectives[0].size
-        sent = sum(Exact.volume_of(packet.codings, size).sent_bytes for packet in self.packets)
-        return -(-sent // self._collectives[0].replicas_per_rank)
+        total = sum(Exact.volume_of(packet.codings, size).sent_bytes for packet in self.packets)
+        return -(-total // self._collectives[0].replicas_per_rank)
 
     @property
     def learned(self) -> dict[str, ReplicaLocal]:
@@ -214,7 +213,7 @@ class Channel:
         old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
 
         # Uncompressed weights send x, not x - s, so sbar is subtracted from their mean.
-        sent = [
+        mean_changes = [
             mean - old if old is not None and weight in self._exact else mean
             for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
         ]
@@ -223,27 +222,31 @@ class Channel:
             if self.error_feedback:
                 for packet, outcome, of_packet in zip(self.packets, outcomes, updates, strict=True):
                     packet.keep(outcome, replica, of_packet)
-            for variable, old, part in zip(mean_shifts, old_shifts, sent, strict=True):
+            for variable, old, change in zip(mean_shifts, old_shifts, mean_changes, strict=True):
                 if variable is not None:
-                    variable.assign(old + self.shift * part)
+                    variable.assign(old + self.shift * change)
             for index, state in next_states.items():
                 self._learned[index].variables[replica].assign(state)
             return accepted
 
         tf.cond(accepted, keep, lambda: accepted)
         self.accepted.variables[replica].assign(accepted)
-        measured = tf.stack(self._by_vector(outcomes, "energies", tf.add_n))
-        # `measured` has ||e||^2 in column 1; with shifts it has ||e - s||^2 there, and `_state_energies` both norms.
-        if energies is None:
-            energies = tf.pad(measured[:, 1:2], [[0, 0], [0, 1]])
-        update, error = measured[:, 0], measured[:, 2]
-        self.energies.variables[replica].assign(tf.stack([update, energies[:, 0], error, energies[:, 1]], 1))
         self.seconds.variables[replica].assign(seconds)
         self.spans.variables[replica].assign(spans)
+        self._record_energies(outcomes, energies, replica)
         return [
             mean if old is None or weight in self._exact else old + mean
             for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
         ]
+
+    def _record_energies(self, outcomes, state_energies, replica):
+        """Assigns `energies`; `state_energies` are those of `_state_energies` before the step."""
+        measured = tf.stack(self._by_vector(outcomes, "energies", tf.add_n))
+        # `measured` has ||e||^2 in column 1; with shifts it has ||e - s||^2 there, and `_state_energies` both norms.
+        if state_energies is None:
+            state_energies = tf.pad(measured[:, 1:2], [[0, 0], [0, 1]])
+        (update, _, error), (residual, shift) = tf.unstack(measured, axis=1), tf.unstack(state_energies, axis=1)
+        self.energies.variables[replica].assign(tf.stack([update, residual, error, shift], 1))
 
     def residuals(self, replica: int) -> list[tf.Tensor | None]:
         """Returns e of one local replica, one tensor per weight; None for weights without error feedback."""

@@ -113,7 +113,7 @@ def vectors(
     >>> [(vector.name, vector.size, vector.compressor.spec) for vector in found]
     [('d.1', 10, 'none'), ('d', 7840, 'sign:bucket=512')]
     """
-    made = [
+    in_order_of_rules = [
         Vector(
             f"{player}.{group.label}" if group.label else player,
             group.compressor,
@@ -123,7 +123,7 @@ def vectors(
         )
         for group in assign(names, compressor, rules)
     ]
-    return sorted(made, key=lambda vector: -vector.weights[0])
+    return sorted(in_order_of_rules, key=lambda vector: -vector.weights[0])
 
 
 def check_contraction(vectors: Sequence[Vector]) -> None:

@@ -69,10 +69,10 @@ def reduce_packets(
             outcomes[index] = returned.value
             stopwatch.end(phase, index, [returned.value.acceptable])
             return [returned.value.acceptable]
-        sent = tf.nest.flatten(request.value)
-        stopwatch.end(phase, index, sent)
+        words = tf.nest.flatten(request.value)
+        stopwatch.end(phase, index, words)
         waiting.append((index, generator, collectives.begin(request.kind, request.value, options)))
-        return sent
+        return words
 
     encoded: list[tf.Tensor] = []
     for index, (packet, of_packet) in enumerate(zip(packets, updates, strict=True)):

@@ -123,8 +123,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._settings |= {"conditional": conditional}
         self.seed = seed
         devices = self._strategy.local_devices
-        named = zip(PLAYERS, (generator, discriminator), strict=True)
-        self._players = tuple(Player(name, network, devices) for name, network in named)
+        self._players = tuple(Player(name, getattr(self, name), devices) for name in PLAYERS)
         self._averaged = AveragedWeights(self._players[0], devices, ema_decay)
         self.step = _counter("step")
         self.skipped = _counter("skipped")

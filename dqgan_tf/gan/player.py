@@ -105,8 +105,7 @@ class Player:
 
         They have no layer names, because Keras numbers layers by process: a resumed run would have others.
         """
-        named = enumerate(self.network.variables)
-        return {f"{self.name}/{index:03d}_{variable.name}": variable for index, variable in named}
+        return {f"{self.name}/{index:03d}_{v.name}": v for index, v in enumerate(self.network.variables)}
 
     @property
     def trainable_names(self) -> list[str]:

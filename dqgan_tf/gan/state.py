@@ -71,19 +71,19 @@ class SavedState:
             local.variables[replica].assign(values[name])
 
     def _shared_variables(self):
-        named = {name: getattr(self, name) for name in _COUNTERS}
+        variables = {name: getattr(self, name) for name in _COUNTERS}
         for player in self._players:
-            named |= player.saved_names
-        return named
+            variables |= player.saved_names
+        return variables
 
     def _replica_state(self):
-        named = {f"learned/{name}": state for channel in self._channels for name, state in channel.learned.items()}
-        named["calls"] = self._channels[-1].calls
+        states = {f"learned/{name}": learned for channel in self._channels for name, learned in channel.learned.items()}
+        states["calls"] = self._channels[-1].calls
         if self._generator_moves:
-            named |= {"generator_calls": self._channels[0].calls, "generator_moves": self._generator_moves}
+            states |= {"generator_calls": self._channels[0].calls, "generator_moves": self._generator_moves}
         for player in self._players:
-            named |= player.state()
-        return named
+            states |= player.state()
+        return states
 
     def _weight_names(self):
         """Names in checkpoints of all trainable weights, in the order of the channel."""
@@ -202,9 +202,9 @@ class SavedState:
             for name, rate in rates.items():
                 if rate is not None:
                     getattr(self.optimizer, name).learning_rate = rate
-            named = {name: values[f"replica/{name}"] for name in self.replica_values(0)}
+            replica_values = {name: values[f"replica/{name}"] for name in self.replica_values(0)}
             for replica in range(len(self._strategy.local_devices)):
-                self.set_replica_values(replica, named)
+                self.set_replica_values(replica, replica_values)
 
     def _own_values(self):
         """Returns the values that Keras does not save by itself, numpy arrays, by name."""

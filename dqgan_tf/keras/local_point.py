@@ -43,11 +43,11 @@ class LocalPoint:
         self._lead = per_weight("lead") if optimistic else []  # l_k
         self._moved = per_weight("moved") if rounds else []  # u_1 + ... + u_k
         # What a refused round restores.
-        self._kept_slots = [
+        self._slots_before = [
             ReplicaLocal(devices, slot.shape, "kept", tf.as_dtype(slot.dtype))
             for slot in (self._slots if rounds else [])
         ]
-        self._kept_lead = per_weight("kept_lead") if rounds and optimistic else []
+        self._lead_before = per_weight("kept_lead") if rounds and optimistic else []
         self._count = ReplicaLocal(devices, [], "steps_in_round", tf.int64)
         self._overflows = ReplicaLocal(devices, [], "overflows_in_round", tf.int64)
         # w per local replica between `look_ahead` and `come_back`, and the graph that it was read in.
@@ -55,10 +55,10 @@ class LocalPoint:
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the state of each replica by its name in checkpoints."""
-        kinds = {"lead": self._lead, "moved": self._moved, "kept": self._kept_slots, "kept_lead": self._kept_lead}
-        named = {f"{kind}/{i:03d}": local for kind, locals_ in kinds.items() for i, local in enumerate(locals_)}
+        kinds = {"lead": self._lead, "moved": self._moved, "kept": self._slots_before, "kept_lead": self._lead_before}
+        states = {f"{kind}/{i:03d}": local for kind, locals_ in kinds.items() for i, local in enumerate(locals_)}
         counters = {"steps_in_round": self._count, "overflows_in_round": self._overflows}
-        return named | (counters if self._moved else {})
+        return states | (counters if self._moved else {})
 
     def look_ahead(self) -> None:
         """Sets the variables to x_{k-1} - l_{k-1}; frozen ones keep w. Replica context."""
@@ -112,10 +112,10 @@ class LocalPoint:
 
     def keep(self) -> bool:
         """Keeps the state before a round. Replica context."""
-        for kept, slot in zip(self._kept_slots, self._slots, strict=True):
-            kept.local().assign(tf.convert_to_tensor(slot.value))
-        for kept, lead in zip(self._kept_lead, self._lead, strict=bool(self._kept_lead)):
-            kept.local().assign(lead.local().read_value())
+        for before, slot in zip(self._slots_before, self._slots, strict=True):
+            before.local().assign(tf.convert_to_tensor(slot.value))
+        for before, lead in zip(self._lead_before, self._lead, strict=bool(self._lead_before)):
+            before.local().assign(lead.local().read_value())
         return True
 
     def move(self, positions: Sequence[int], updates: Sequence[tf.Tensor], residuals: Sequence) -> None:
@@ -139,10 +139,10 @@ class LocalPoint:
     def restore(self) -> None:
         """Restores the state before the round. Replica context."""
         self._end_round()
-        for kept, slot in zip(self._kept_slots, self._slots, strict=True):
-            slot.assign(kept.local().read_value())
-        for kept, lead in zip(self._kept_lead, self._lead, strict=bool(self._kept_lead)):
-            lead.local().assign(kept.local().read_value())
+        for before, slot in zip(self._slots_before, self._slots, strict=True):
+            slot.assign(before.local().read_value())
+        for before, lead in zip(self._lead_before, self._lead, strict=bool(self._lead_before)):
+            lead.local().assign(before.local().read_value())
 
     def _end_round(self):
         for moved in self._moved:

@@ -123,29 +123,31 @@ class ModelState:
 
     def _shared_variables(self):
         alone = {id(variable) for steps in self._steps for variable in steps.replica_variables}
-        named = {f"model/{index:03d}_{variable.name}": variable for index, variable in enumerate(self._model.variables)}
+        variables = {
+            f"model/{index:03d}_{variable.name}": variable for index, variable in enumerate(self._model.variables)
+        }
         for number, optimizer in enumerate(self._optimizers):
             for index, variable in enumerate(optimizer.variables):
                 if id(variable) not in alone:
-                    named[f"optimizer_{number}/{index:03d}"] = variable
-        return named
+                    variables[f"optimizer_{number}/{index:03d}"] = variable
+        return variables
 
     def _replica_variables(self, replica):
         """A plain variable of one local replica by name."""
-        named = {}
+        variables = {}
         for number, steps in enumerate(self._steps):
-            named[f"compression_{number}/skipped"] = steps.skipped.variables[replica]
+            variables[f"compression_{number}/skipped"] = steps.skipped.variables[replica]
             for index, variable in enumerate(steps.replica_variables):
                 local = self._strategy.experimental_local_results(variable.value)[replica]
-                named[f"compression_{number}/slot/{index:03d}"] = local
+                variables[f"compression_{number}/slot/{index:03d}"] = local
             for name, local in (steps.point.state() if steps.point else {}).items():
-                named[f"compression_{number}/{name}"] = local.variables[replica]
+                variables[f"compression_{number}/{name}"] = local.variables[replica]
         for prefix, channel in self._channels():
-            named[f"{prefix}/calls"] = channel.calls.variables[replica]
+            variables[f"{prefix}/calls"] = channel.calls.variables[replica]
             for name, learned in channel.learned.items():
                 number = [vector.name for vector in channel.vectors].index(name)
-                named[f"{prefix}/learned/{number}"] = learned.variables[replica]
-        return named
+                variables[f"{prefix}/learned/{number}"] = learned.variables[replica]
+        return variables
 
     def _channels(self):
         """Yields (prefix of names, channel) of all channels."""

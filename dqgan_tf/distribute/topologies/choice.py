@@ -89,9 +89,12 @@ def build(
     slice_values = max(_SMALLEST_SLICE, -(-min(packet_values, size) // (1 if topology is None else threads)))
 
     def packets_of(indices, *limits):
-        cut = packets([vectors[index] for index in indices], *limits)
-        slices = [[slice_._replace(vector=indices[slice_.vector]) for slice_ in packet] for packet in cut]
-        return [_class_of(vectors[one[0].vector], topology)(one, vectors, learned, context) for one in slices]
+        packets_ = []
+        for slices in packets([vectors[index] for index in indices], *limits):
+            slices = [slice_._replace(vector=indices[slice_.vector]) for slice_ in slices]
+            packet_class = _class_of(vectors[slices[0].vector], topology)
+            packets_.append(packet_class(slices, vectors, learned, context))
+        return packets_
 
     in_one_packet = sum(vectors[index].size for index in low_rank), [None] * len(low_rank), 1
     return packets_of(low_rank, *in_one_packet) + packets_of(others, packet_values, granules, slice_values)

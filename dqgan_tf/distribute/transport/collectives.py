@@ -273,8 +273,8 @@ class SocketCollectives(Collectives):
           num_results: number of results.
         """
         graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        known = graph is not None and graph in self._last_operation
-        with tf.control_dependencies([graph.get_operation_by_name(self._last_operation[graph])] if known else []):
+        last = None if graph is None else self._last_operation.get(graph)
+        with tf.control_dependencies([] if last is None else [graph.get_operation_by_name(last)]):
             plain = tf.autograph.experimental.do_not_convert(function)
             results = tf.numpy_function(plain, inputs, [tf.float32] * num_results)
         results = [results] if tf.is_tensor(results) else results
