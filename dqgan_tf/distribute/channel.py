@@ -14,7 +14,7 @@ from dqgan_tf.distribute.layout import Slice, Vector, check_contraction
 from dqgan_tf.distribute.pipeline import TIMES, reduce_packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.distribute.topologies import choice
-from dqgan_tf.distribute.topologies.packet import Exact, PacketContext, Seeds
+from dqgan_tf.distribute.topologies.packet import Exact, PacketSettings, Seeds
 from dqgan_tf.distribute.transport.collectives import Collectives
 from dqgan_tf.errors import UsageError
 
@@ -134,11 +134,11 @@ class Channel:
             self._weights.append(list(zip(vector.weights, starts, vector.sizes, strict=True)))
         self._learned = [_initial_state(vector, devices) for vector in vectors]
         on_cpu = "CPU" in devices[0]
-        context = PacketContext(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices), shift)
+        settings = PacketSettings(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices), shift)
         values = sum(vector.size for vector in vectors)
         packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else values  # 2**18 float32 values are 1 MiB
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
-        self.packets = choice.build(topology_of_vectors, vectors, self._learned, context, packet_values, threads)
+        self.packets = choice.build(topology_of_vectors, vectors, self._learned, settings, packet_values, threads)
         self._exact = {weight for vector in vectors if vector.is_exact for weight in vector.weights}
         self._mean_shifts = [ReplicaLocal(devices, shape, "mean_shift") if shift else None for shape in self._shapes]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)

@@ -303,7 +303,7 @@ class Player:
         for statistic, variable in zip(self._statistics, self.network.non_trainable_variables, strict=True):
             statistic.local().assign(tf.convert_to_tensor(variable.value))
 
-    def move(self, proposal: Proposal, statistics: Sequence[tf.Tensor]) -> None:
+    def take_local_step(self, proposal: Proposal, statistics: Sequence[tf.Tensor]) -> None:
         """Takes a local step: stores the proposal's state and adds its updates to those of the round. Replica context.
 
         Args:

@@ -63,7 +63,7 @@ class LocalRounds:
             )
         ]
         for player, proposal, statistics in zip(self._players, proposals, evaluation.non_trainable, strict=True):
-            player.move(proposal, statistics)
+            player.take_local_step(proposal, statistics)
         computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
         self._step_metrics.add_local_step(evaluation, proposals, computed - started)
         return {}

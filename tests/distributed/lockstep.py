@@ -5,18 +5,18 @@ import tensorflow as tf
 
 from dqgan_tf.distribute.channel import _initial_state
 from dqgan_tf.distribute.topologies import choice
-from dqgan_tf.distribute.topologies.packet import PacketContext
+from dqgan_tf.distribute.topologies.packet import PacketSettings
 
 
-def context(replicas, error_feedback=True, block=None):
-    """Returns the `PacketContext` of a packet whose M replicas all live in this process."""
-    return PacketContext(replicas, error_feedback, block, ("/cpu:0",) * replicas)
+def settings(replicas, error_feedback=True, block=None):
+    """Returns the `PacketSettings` of a packet whose M replicas all live in this process."""
+    return PacketSettings(replicas, error_feedback, block, ("/cpu:0",) * replicas)
 
 
-def build(topology, vectors, context, packet_values=10**9, threads=1):
+def build(topology, vectors, settings, packet_values=10**9, threads=1):
     """Returns the packets of `choice.build`, and what the compressors of the vectors have learned."""
-    learned = [_initial_state(vector, context.devices) for vector in vectors]
-    return choice.build(topology, vectors, learned, context, packet_values, threads), learned
+    learned = [_initial_state(vector, settings.devices) for vector in vectors]
+    return choice.build(topology, vectors, learned, settings, packet_values, threads), learned
 
 
 def reduce(packet, updates, seeds):

@@ -7,7 +7,7 @@ from dqgan_tf.compressors import rules
 from dqgan_tf.distribute import layout
 from dqgan_tf.distribute.layout import Slice, Vector, check_contraction
 from dqgan_tf.distribute.topologies import choice
-from dqgan_tf.distribute.topologies.packet import PacketContext, coding
+from dqgan_tf.distribute.topologies.packet import PacketSettings, coding
 from tests.distributed import lockstep
 
 SIGN = compressors.get("sign:bucket=32")
@@ -130,8 +130,8 @@ class TestGranules:
     """What `choice.build` cuts, by the slices of its packets; blocks of 64 values, buckets of 32."""
 
     def slices(self, vectors, topology="all_gather", replicas=1, packet_values=10**9, threads=1, block=64):
-        context = PacketContext(replicas, True, block, ("/cpu:0",))
-        made, _ = lockstep.build(topology, vectors, context, packet_values, threads)
+        settings = PacketSettings(replicas, True, block, ("/cpu:0",))
+        made, _ = lockstep.build(topology, vectors, settings, packet_values, threads)
         return [[tuple(part) for part in packet.slices] for packet in made]
 
     @pytest.fixture(autouse=True)

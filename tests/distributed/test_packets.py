@@ -45,8 +45,8 @@ class TestSmall:
             for i, (spec, size) in enumerate(zip(specs, cls.SIZES, strict=True))
         ]
         assert [vector.stride for vector in vectors] == [1, 1, 4, 1]
-        context = lockstep.context(REPLICAS, block=cls.BLOCK)
-        packets, learned = lockstep.build(kind, vectors, context, packet_values, threads)
+        settings = lockstep.settings(REPLICAS, block=cls.BLOCK)
+        packets, learned = lockstep.build(kind, vectors, settings, packet_values, threads)
         arrays = []
         for number in range(ROUNDS):
             values = [np.split(update(number, m, cls.SIZES), np.cumsum(cls.SIZES)[:-1]) for m in range(REPLICAS)]

@@ -68,7 +68,7 @@ def test_without_feedback(eager, case, replicas):
 
 def test_the_mean_of_what_is_not_compressed_is_the_sum_times_the_reciprocal_to_the_bit():
     """Compiled; of three, whose reciprocal is no float32. So is TensorFlow's: see tests/gan/test_identities.py."""
-    packet, _ = built([Vector("only", compressors.get("none"), ((1000,),), (0,))], lockstep.context(3))
+    packet, _ = built([Vector("only", compressors.get("none"), ((1000,),), (0,))], lockstep.settings(3))
     assert packet.name == "dense" and packet.residuals == [None]
     values = np.random.default_rng(4).standard_normal([3, 1000]).astype(np.float32)
     outcomes = lockstep.reduce(packet, [[tf.constant(v)] for v in values], [seeds(m, 0) for m in range(3)])
@@ -81,7 +81,7 @@ def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
     """All replicas and the owner draw the same tenth: the mean holds that tenth of the exact mean, and nothing less."""
     replicas, n = 4, 1280
     vector = Vector("only", compressors.get("randomk:fraction=0.1"), ((n,),), (0,))
-    packet, _ = built([vector], lockstep.context(replicas), "two_step")
+    packet, _ = built([vector], lockstep.settings(replicas), "two_step")
     values = np.random.default_rng(5).standard_normal([replicas, n]).astype(np.float32)
     common = tf.constant([99, 3])
     drawing = [Seeds(tf.constant([rank, 3]), common) for rank in range(replicas)]
@@ -100,7 +100,7 @@ def test_random_values_arrive_as_they_are_by_way_of_an_owner(eager):
 def test_replicas_round_by_numbers_of_their_own(eager, topology):
     """Equal updates on all replicas: with one stream for all, each of them would keep the same residual."""
     vector = Vector("only", compressors.get("linear:bits=2,bucket=32,rounding=stochastic"), ((96,),), (0,))
-    packet, _ = built([vector], lockstep.context(3), topology)
+    packet, _ = built([vector], lockstep.settings(3), topology)
     update = np.random.default_rng(6).standard_normal(96).astype(np.float32)
 
     def residuals(call):
@@ -128,9 +128,9 @@ def test_slices_without_a_gap_are_decoded_together_where_a_compressor_works_buck
     ]
 
 
-def built(vectors, context, topology=None):
+def built(vectors, settings, topology=None):
     """Returns the only packet of these vectors, and what their compressors have learned."""
-    (packet,), learned = lockstep.build(topology, vectors, context)
+    (packet,), learned = lockstep.build(topology, vectors, settings)
     return packet, learned
 
 
@@ -146,7 +146,7 @@ def assert_follows_oracle(case, replicas, *, error_feedback=True, block=None):
     weights = ((0, 1), (2,))
     vectors = [Vector(*row) for row in zip(("first", "second"), [compressor] * 2, MATRICES, weights, strict=True)]
     topology = case.topology if case.topology in ("all_gather", "two_step") else None
-    packet, learned = built(vectors, lockstep.context(replicas, error_feedback, block), topology)
+    packet, learned = built(vectors, lockstep.settings(replicas, error_feedback, block), topology)
     assert packet.name == case.topology
     assert [part.vector for part in packet.slices] == [1, 0], "the last weights come first"
     for call in range(CALLS):

@@ -42,7 +42,7 @@ def vectors(sizes):
 def exchanged(spec, sizes, values, error_feedback=True):
     """Yields (what every replica received, residuals), both float64 [M, n], after each of the real exchanges."""
     vectors = [Vector(f"part_{i}", compressors.get(spec), ((size,),), (i,)) for i, size in enumerate(sizes)]
-    (packet,), _ = lockstep.build("two_step", vectors, lockstep.context(REPLICAS, error_feedback))
+    (packet,), _ = lockstep.build("two_step", vectors, lockstep.settings(REPLICAS, error_feedback))
     residuals = dict(zip([part.vector for part in packet.slices], packet.residuals, strict=True))
     for call, rows in enumerate(values):
         parts = [tf.split(tf.constant(row), sizes) for row in rows]

@@ -9,7 +9,7 @@ from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.layout import Vector, packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.distribute.topologies.low_rank import LowRank
-from dqgan_tf.distribute.topologies.packet import AllGather, Exact, Packet, PacketContext, coding
+from dqgan_tf.distribute.topologies.packet import AllGather, Exact, Packet, PacketSettings, coding
 from dqgan_tf.distribute.topologies.two_step import TwoStep
 
 _WORTH_BYTES = 16 * 1024  # saved bytes that pay for a second trip and a second encoding: 1.3 ms at 100 Mbit/s
@@ -64,7 +64,7 @@ def build(
     topology: str | None,
     vectors: Sequence[Vector],
     learned: Sequence[ReplicaLocal | None],
-    context: PacketContext,
+    settings: PacketSettings,
     packet_values: int,
     threads: int,
 ) -> list[Packet]:
@@ -77,14 +77,14 @@ def build(
       topology: topology of a `Choice`.
       vectors: what is sent.
       learned: see `Packet`.
-      context: context of the channel.
+      settings: settings of the channel.
       packet_values: largest number of values of a packet.
       threads: number of threads that encode; a large packet is cut into that many slices.
     """
     low_rank = [index for index, vector in enumerate(vectors) if vector.is_low_rank]
     others = [index for index, vector in enumerate(vectors) if not vector.is_low_rank]
-    owners = context.group_size if topology == "two_step" else 1
-    granules = [_granule(vectors[index], context.block, owners) for index in others]
+    owners = settings.group_size if topology == "two_step" else 1
+    granules = [_granule(vectors[index], settings.block, owners) for index in others]
     size = sum(vectors[index].size for index in others)
     slice_values = max(_SMALLEST_SLICE, -(-min(packet_values, size) // (1 if topology is None else threads)))
 
@@ -93,7 +93,7 @@ def build(
         for slices in packets([vectors[index] for index in indices], *limits):
             slices = [slice_._replace(vector=indices[slice_.vector]) for slice_ in slices]
             packet_class = _class_of(vectors[slices[0].vector], topology)
-            packets_.append(packet_class(slices, vectors, learned, context))
+            packets_.append(packet_class(slices, vectors, learned, settings))
         return packets_
 
     in_one_packet = sum(vectors[index].size for index in low_rank), [None] * len(low_rank), 1

@@ -21,7 +21,7 @@ class LowRank(Packet):
         return Volume(payload, 2 * (group_size - 1) * payload // group_size)
 
     def reduce(self, updates, replica, rank, seeds):
-        size, residuals = self.context.group_size, self._shifted_residuals(replica)
+        size, residuals = self.settings.group_size, self._shifted_residuals(replica)
         updates = [blocks.whole(update) for update in updates]
         queries = self._read(self._learned, replica)
         own_first, tensors = _project(updates, residuals, queries, codings=self.codings)
@@ -33,7 +33,7 @@ class LowRank(Packet):
             second = list((yield Request("all_reduce", own_second)))
         products = {"own_first": own_first, "first": first, "own_second": own_second, "second": second}
         means, acceptable, energies, residuals, states = _decode_products(
-            tensors, residuals, bases, products, codings=self.codings, group_size=size, block=self.context.block
+            tensors, residuals, bases, products, codings=self.codings, group_size=size, block=self.settings.block
         )
         means = list(zip(self.slices, means, strict=True))
         return Outcome(means, acceptable, energies, residuals, [None] * len(states), states)

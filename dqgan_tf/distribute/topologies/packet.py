@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class PacketContext:
+class PacketSettings:
     """What all packets of a channel share.
 
     group_size: M, the number of replicas that encode.
@@ -118,7 +118,7 @@ class Packet(abc.ABC):
       slices: what is sent.
       vectors: vectors of the channel; slices name them by index.
       learned: per vector, the state of its compressor on every local replica; None if it has none.
-      context: context of the channel.
+      settings: settings of the channel.
     """
 
     name: str
@@ -130,9 +130,9 @@ class Packet(abc.ABC):
         slices: Sequence[Slice],
         vectors: Sequence[Vector],
         learned: Sequence[ReplicaLocal | None],
-        context: PacketContext,
+        settings: PacketSettings,
     ):
-        self.slices, self.context = tuple(slices), context
+        self.slices, self.settings = tuple(slices), settings
         self.vectors = [vectors[slice_.vector] for slice_ in slices]
         self.codings = tuple(coding(vector, slice_.size) for slice_, vector in zip(slices, self.vectors, strict=True))
         self.residuals: list[ReplicaLocal | None] = []
@@ -140,12 +140,12 @@ class Packet(abc.ABC):
         self._spare_residuals: list[ReplicaLocal | None] = []
         for vector, one in zip(self.vectors, self.codings, strict=True):
             residual = shift = spare = None
-            if context.error_feedback and not vector.is_exact:
-                residual = ReplicaLocal(context.devices, [one.size], f"residual_{vector.name}")
-                if self.double_buffered and blocks.effective_block(one.compressor, context.block):
-                    spare = ReplicaLocal(context.devices, [one.size], f"spare_residual_{vector.name}")
-            if context.shift:
-                shift = ReplicaLocal(context.devices, [one.size], f"shift_{vector.name}")
+            if settings.error_feedback and not vector.is_exact:
+                residual = ReplicaLocal(settings.devices, [one.size], f"residual_{vector.name}")
+                if self.double_buffered and blocks.effective_block(one.compressor, settings.block):
+                    spare = ReplicaLocal(settings.devices, [one.size], f"spare_residual_{vector.name}")
+            if settings.shift:
+                shift = ReplicaLocal(settings.devices, [one.size], f"shift_{vector.name}")
             self.residuals.append(residual)
             self.shifts.append(shift)
             self._spare_residuals.append(spare)
@@ -153,7 +153,7 @@ class Packet(abc.ABC):
 
     def volume(self) -> Volume:
         """Returns the bytes of this packet."""
-        return self.volume_of(self.codings, self.context.group_size)
+        return self.volume_of(self.codings, self.settings.group_size)
 
     @staticmethod
     @abc.abstractmethod
@@ -189,13 +189,13 @@ class Packet(abc.ABC):
             if residual is None:
                 if shift is not None:
                     s = shift.variables[replica]
-                    s.assign(_next_exact_shift(update, s.read_value(), rate=self.context.shift))
+                    s.assign(_next_exact_shift(update, s.read_value(), rate=self.settings.shift))
                 continue
             variable, spare = residual.variables[replica], None if spare is None else spare.variables[replica]
             old, new = variable.read_value(), value if spare is None else spare.read_value()
             if shift is not None:
                 s = shift.variables[replica]
-                s.assign(_next_shift(update, old, s.read_value(), new, rate=self.context.shift))
+                s.assign(_next_shift(update, old, s.read_value(), new, rate=self.settings.shift))
             variable.assign(new)
             if spare is not None:
                 spare.assign(old)
@@ -233,7 +233,7 @@ class Packet(abc.ABC):
         """
         seeds = []
         for slice_, coding in zip(self.slices, self.codings, strict=True):
-            block, start = blocks.effective_block(coding.compressor, self.context.block), slice_.start // owners
+            block, start = blocks.effective_block(coding.compressor, self.settings.block), slice_.start // owners
             if block and start % block == 0:
                 seeds.append(blocks.block_seed(seed, start // block) + [0, slice_.vector])
             else:
@@ -285,7 +285,7 @@ class Exact(Packet):
     def reduce(self, updates, replica, rank, seeds):
         updates = [blocks.whole(update) for update in updates]
         sums = yield Request("all_reduce", updates)
-        means, acceptable = _exact_means(list(sums), group_size=self.context.group_size)
+        means, acceptable = _exact_means(list(sums), group_size=self.settings.group_size)
         energies = [_exact_energies(update) for update in updates]
         nothing = [None] * len(energies)
         return Outcome(list(zip(self.slices, means, strict=True)), acceptable, energies, nothing, nothing, nothing)
@@ -322,7 +322,7 @@ class AllGather(Packet):
         spares = [None if spare is None else spare.variables[replica] for spare in self._spare_residuals]
         # One call per slice: TensorFlow runs them on as many threads as it has.
         encoded = [
-            _encode_slice(update, residual, spare, binding, seed, coding=coding, block=self.context.block)
+            _encode_slice(update, residual, spare, binding, seed, coding=coding, block=self.settings.block)
             for coding, update, residual, spare, binding, seed in zip(
                 self.codings, updates, residuals, spares, bindings, self._seeds(seeds.own), strict=True
             )

@@ -35,7 +35,7 @@ class TwoStep(Packet):
         return Volume(group_size * shard, 2 * (group_size - 1) * shard)
 
     def reduce(self, updates, replica, rank, seeds):
-        size, block, rank = self.context.group_size, self.context.block, tf.constant(rank)
+        size, block, rank = self.settings.group_size, self.settings.block, tf.constant(rank)
         bindings, residuals = self._bindings(replica, seeds), self._shifted_residuals(replica)
         encoded = [
             _encode_shards(update, residual, binding, seed, coding=coding, block=block, group_size=size)
