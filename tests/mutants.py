@@ -445,8 +445,8 @@ MUTANTS = (
     ),
     _mutant(
         "gan/player.py",
-        "usable & (tf.abs(gradient) < _LARGEST_GRADIENT)",
-        "usable",
+        "bounded & (tf.abs(gradient) < _LARGEST_GRADIENT)",
+        "bounded",
         "a gradient whose square overflows is exchanged",
         "gan/test_methods.py",
     ),

@@ -527,8 +527,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         shared = len(channels) < len(updates)
         values = [[update for of_player in updates for update in of_player]] if shared else updates
         if len(values) > 1:  # two channels: a NaN of one player must make both refuse the step
-            usable = float_bits.are_bounded([update for of_player in updates for update in of_player])
-            values = [[tf.where(usable, update, float("nan")) for update in of_player] for of_player in updates]
+            bounded = float_bits.are_bounded([update for of_player in updates for update in of_player])
+            values = [[tf.where(bounded, update, float("nan")) for update in of_player] for of_player in updates]
         means = []
         for channel, of_channel in zip(channels, values, strict=True):
             with tf.control_dependencies(means):  # one order of the collectives on all workers

@@ -152,7 +152,7 @@ class Player:
         self._flat_moments_compiled = tf.function(self._flat_moments, jit_compile=True, autograph=False)
         self._propose_compiled = tf.function(self._propose, jit_compile=True, autograph=False)
         self._conclude_compiled = tf.function(self._conclude, jit_compile=True, autograph=False)
-        self._usable_compiled = tf.function(self._usable, jit_compile=True, autograph=False)
+        self._are_bounded_compiled = tf.function(self._are_bounded, jit_compile=True, autograph=False)
         self._subtract_compiled = tf.function(self._subtract, jit_compile=True, autograph=False)
 
     def state(self) -> dict[str, ReplicaLocal]:
@@ -235,14 +235,14 @@ class Player:
         names = [] if self._exchanges_gradients else list(self._direction.slots)
         old = self._read([*names, "previous_value"] if self._is_ef21 else names, not self._exchanges_gradients)
         floating = [value for value in statistics if value.dtype.is_floating]
-        usable = self._usable_compiled(floating) if floating else tf.constant(True)
+        bounded = self._are_bounded_compiled(floating) if floating else tf.constant(True)
         if average is not None and self._direction.averaged_slot:
             old = self._with_averaged_slot(gradients, old, t, average)
         by_index: tuple[dict, dict, dict] = ({}, {}, {})  # updates, directions, slots
         energies = []
         for chunk in self._chunks:
             tensors = [gradients[i] for i in chunk], [old[i] for i in chunk]
-            *results, energy = self._propose_compiled(*tensors, usable, t, learning_rate)
+            *results, energy = self._propose_compiled(*tensors, bounded, t, learning_rate)
             energies.append(energy)
             for by_weight, tensors in zip(by_index, results, strict=True):
                 by_weight |= dict(zip(chunk, tensors, strict=bool(tensors)))
@@ -420,19 +420,19 @@ class Player:
             for w, u, e in zip(weights, previous, residuals, strict=True)
         ]
 
-    def _usable(self, statistics):
+    def _are_bounded(self, statistics):
         """Whether all statistics are finite and small enough to be summed over all replicas, bool scalar."""
         return float_bits.are_bounded(statistics)
 
-    def _propose(self, gradients, slots, usable, t, learning_rate):
+    def _propose(self, gradients, slots, bounded, t, learning_rate):
         """Returns (updates, directions, slots, gradient energy) of a chunk of weights."""
         energy = tf.add_n([tf.reduce_sum(g * g) for g in gradients])
         if self._exchanges_gradients:
             directions, values = [], []
             for gradient in gradients:
-                values.append(tf.where(usable & (tf.abs(gradient) < _LARGEST_GRADIENT), gradient, float("nan")))
+                values.append(tf.where(bounded & (tf.abs(gradient) < _LARGEST_GRADIENT), gradient, float("nan")))
         else:
-            directions, values, slots = self._directions_and_updates(gradients, slots, usable, t, learning_rate)
+            directions, values, slots = self._directions_and_updates(gradients, slots, bounded, t, learning_rate)
         if not self._is_ef21:
             return values, directions, slots, energy
         changes = [value - slot["previous_value"] for value, slot in zip(values, slots, strict=True)]
@@ -449,7 +449,7 @@ class Player:
             directions, means, slots = self._directions_and_updates(means, slots, True, t, learning_rate)
         return means, directions, slots, tf.reduce_all([tf.reduce_all(tf.math.is_finite(mean)) for mean in means])
 
-    def _directions_and_updates(self, gradients, slots, usable, t, learning_rate):
+    def _directions_and_updates(self, gradients, slots, bounded, t, learning_rate):
         """Returns (u_t, eta u_t or eta (2 u_t - u_{t-1}), slots after these gradients).
 
         The update can be finite although the state overflowed: m / sqrt(inf) = 0, and batch norm maps a batch of
@@ -458,7 +458,7 @@ class Player:
         slots = [self._direction.accumulate(g, slot) for g, slot in zip(gradients, slots, strict=True)]
         directions = []
         for gradient, slot in zip(gradients, slots, strict=True):
-            finite = tf.fill(gradient.shape, usable)
+            finite = tf.fill(gradient.shape, bounded)
             for state in slot.values():
                 finite &= tf.math.is_finite(state)
             directions.append(tf.where(finite, self._direction.direction(gradient, slot, t), float("nan")))
