@@ -280,12 +280,14 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         kind, context = self._checked(kind), tf.distribute.get_replica_context()
         for player in self._players:
             player.check_trainable()
-        players = self._players if kind.generator else self._players[1:]
+        players = self._players if kind.generator else self._players[1:]  # those that move
+        first = len(self._players) - len(players)
         real, labels = self._samples_and_labels(data)
         step = self.step.value + 1
         rates = self._rates(step)
         counts = self._update_counts(step)
         started = pipeline.now([real])
+        # w_half, where this replica takes its gradients.
         points = tuple(
             player.evaluation_points(residuals, eta, drifts) if player in players else player.weight_values()
             for player, residuals, eta, drifts in zip(
@@ -295,7 +297,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
         self._batch_checks.note_range(real, self._is_first_batch())
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
-        first = len(self._players) - len(players)  # index of the first player that moves
+        # u_t and eta u_t.
         rates, counts = rates[first:], counts[first:]
         proposals = [
             player.propose(gradients, statistics, eta, t, average)
@@ -304,6 +306,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             )
         ]
         computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
+        # q_t, the mean of what the replicas send; then what is subtracted from the weights, by default q_t itself.
         means, accepted = self._exchange([proposal.updates for proposal in proposals], kind)
         concluded = [
             player.conclude(proposal, of_player, eta, t)
