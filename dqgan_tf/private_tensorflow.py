@@ -166,9 +166,9 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
 class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
     """`CollectiveAllReduce` that passes reductions in channels to the strategy.
 
-    `ReplicaContext.all_reduce` in a compiled function calls `_all_reduce` of this class. If the options name a channel,
-    it calls `CompressedStrategy.reduce_in_channel`, which calls `Channel.mean`. An eager `all_reduce` calls
-    `batch_reduce`, which ends in `_all_reduce`.
+    `ReplicaContext.all_reduce` calls `batch_reduce`, which calls `_all_reduce` for each local replica (TensorFlow
+    2.21.0). If the options name a channel, this one calls `CompressedStrategy.reduce_in_channel`, which calls
+    `Channel.mean`.
     """
 
     strategy: WorkerStrategy

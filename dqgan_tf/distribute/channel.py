@@ -242,7 +242,7 @@ class Channel:
     def _record_energies(self, outcomes, state_energies, replica):
         """Assigns `energies`; `state_energies` are those of `_state_energies` before the step."""
         measured = tf.stack(self._by_vector(outcomes, "energies", tf.add_n))
-        # `measured` has ||e||^2 in column 1; with shifts it has ||e - s||^2 there, and `_state_energies` both norms.
+        # Column 1 of `measured` is ||e||^2, or ||e - s||^2 with shifts; then `state_energies` has both norms apart.
         if state_energies is None:
             state_energies = tf.pad(measured[:, 1:2], [[0, 0], [0, 1]])
         (update, _, error), (residual, shift) = tf.unstack(measured, axis=1), tf.unstack(state_energies, axis=1)

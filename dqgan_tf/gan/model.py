@@ -523,8 +523,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         """Returns the means over the replicas of each moving player's updates, and whether all may be used.
 
         `channel.options` names the channel. TensorFlow hands them to the strategy's cross-device operations:
-        private_tensorflow._ChannelAllReduce._all_reduce -> CompressedStrategy.reduce_in_channel -> Channel.mean, which
-        adds the residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
+        private_tensorflow._ChannelAllReduce -> CompressedStrategy.reduce_in_channel -> Channel.mean, which adds the
+        residuals, compresses, exchanges and averages. `channel.accepted` is its second result.
         """
         channels, context = self._channels_of(kind), tf.distribute.get_replica_context()
         shared = len(channels) < len(updates)
