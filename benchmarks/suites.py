@@ -204,10 +204,10 @@ _SPLIT = [
         ",shift=0.3",
         ",half_step=common",
         ",half_step=common,residual_in_half_step=false",
-        ",half_step=common,residual_in_half_step=false,shift=0.3",
+        ",half_step=common,residual_in_half_step=false,shift=0.1",
         ",half_step=corrected,shift=0.3",
         ",half_step=corrected,shift=1",
-        ",half_step=corrected,residual_in_half_step=false,shift=0.3",
+        ",half_step=corrected,residual_in_half_step=false,shift=0.1",
         ",half_step=none",
     )
 ]
