@@ -24,7 +24,7 @@ import tensorflow as tf
 from dqgan_tf.config import CompressionConfig, RunConfig
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.errors import EXIT_USAGE, UsageError
+from dqgan_tf.errors import EXIT_USAGE, PeerLostError, UsageError
 from dqgan_tf.training import job, launcher
 from tests.distributed import cluster
 from tests.weather.test_restarts import TRAIN as RING
@@ -190,6 +190,14 @@ class TestScripts:
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec(workers), "", *task)
         with pytest.raises(UsageError, match=f"The cluster of the cluster_resolver, as a TF_CONFIG: .*{message}"):
             CompressedStrategy(resolver)
+
+    def test_the_workers_of_a_resolver_meet(self, monkeypatch):
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+        addresses = [f"127.0.0.1:{port}" for port in cluster.free_ports(2)]
+        workers = tf.train.ClusterSpec({"worker": addresses})
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(workers, "", "worker", 1)
+        with pytest.raises(PeerLostError, match=f"Worker 1 has waited 1 s for worker 0 at {addresses[0]}"):
+            CompressedStrategy(resolver, start_timeout=1)
 
     @pytest.mark.parametrize("text", ["", " ", "{}"])
     def test_an_empty_tf_config_is_none(self, monkeypatch, text):
