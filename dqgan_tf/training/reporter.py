@@ -9,7 +9,7 @@ import traceback
 
 import tensorflow as tf
 
-from dqgan_tf.config import FREE_FIELDS
+from dqgan_tf.config import FREE_FIELDS, settings
 from dqgan_tf.distribute.pipeline import SPANS
 from dqgan_tf.evaluation import report
 from dqgan_tf.telemetry import pictures, tensorboard
@@ -55,7 +55,8 @@ class Reporter:
             self._constants_written = False
             with self._tensorboard.as_default(start_step):
                 values = values_in_use(job)
-                tensorboard.write_table("configuration", ("setting", "value"), values.items(), "Values in use.")
+                rows = [(key, value, _meaning(key)) for key, value in values.items()]
+                tensorboard.write_table("configuration", ("setting", "value", "meaning"), rows, "Values in use.")
                 own = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
                 tensorboard.write_hyperparameters(own)
                 tensorboard.write_layout(self._constants, job.data_spec.kind)
@@ -198,7 +199,7 @@ def constants(job) -> list[str]:
 
 
 def values_in_use(job) -> dict[str, bool | float | str]:
-    """Returns the value of every setting by its key, in place of None and `auto` what they come to in this run."""
+    """Returns the value of every setting by its key; for None, `auto` and an empty text, what they mean in this run."""
     config, spec, model = job.config, job.data_spec, job.model
     images = spec.kind == "images"
     network = config.evaluation.feature_network or config.evaluation.inception_weights
@@ -208,18 +209,24 @@ def values_in_use(job) -> dict[str, bool | float | str]:
         "network.latent_dim": model.latent_dim,
         "network.width": _width(model),
         "optimizer.global_clipnorm": "no limit",
+        "compression.compressor_rules": "no rules",
         "train.warm_start": "no",
         "evaluation.feature_network": "a small classifier" if images and not network else "not used",
         "evaluation.inception_weights": "not used",
         "evaluation.cache_dir": evaluation.DEFAULT_CACHE if images and not network else "not used",
     }
-    values = {key: in_use[key] if value is None else value for key, value in config.flat().items()}
+    values = {key: in_use[key] if value in (None, "") else value for key, value in config.flat().items()}
     if config.compression.topology == "auto":
         values["compression.topology"] = model.channel.topology
     if config.compression.transport == "auto":
         workers = job.strategy.num_workers
         values["compression.transport"] = job.strategy.transport_of("auto") if workers > 1 else "not used"
     return values
+
+
+def _meaning(key):
+    """Returns the first sentence of the help of a setting, for a cell of a Markdown table."""
+    return settings()[key].metadata["help"].partition(". ")[0].rstrip(".").replace("|", "\\|")
 
 
 def _width(model):

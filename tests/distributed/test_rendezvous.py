@@ -211,7 +211,8 @@ class TestRefusals:
         report = {"worker": 1, "token": "t", "cluster": list(addresses)}
         assert "its address in TF_CONFIG: timed out." in answer_to(addresses[0], report)["later"]
         time.sleep(0.5)
-        assert same_mistake(chief) == answer_to(addresses[0], report)["refused"]
+        refused = answer_to(addresses[0], report)["refused"]
+        assert same_mistake(chief) == refused
 
     def test_a_worker_that_dies_at_its_report_ends_nobody(self, addresses, workers):
         """Its address leads nowhere, and that is no mistake."""
@@ -242,20 +243,20 @@ class TestRefusals:
             threading.Thread(target=lambda: rendezvous._tell(other.accept()[0], {"token": "x"})).start()
             assert "leads to another process" in answer_to(named[0], report)["later"]
         time.sleep(1.0)
-        assert "cannot reach it at localhost" in answer_to(named[0], report)["refused"]
-        for call in (workers.start(named, 1), chief):
-            call.result(10)
+        refused = answer_to(named[0], report)["refused"]
+        assert "cannot reach it at localhost" in refused
+        assert same_mistake(chief) == refused
 
     def test_a_worker_that_cannot_be_reached_yet_asks_again(self, addresses, workers, monkeypatch):
-        refusal, asked = rendezvous._Meeting._refusal, []
+        mistake_of, asked = rendezvous._Meeting._mistake_of, []
 
         def not_yet(*arguments):
             asked.append(arguments)
             if len(asked) < 3:
                 raise ConnectionError("worker 0 cannot reach it yet")
-            return refusal(*arguments)
+            return mistake_of(*arguments)
 
-        monkeypatch.setattr(rendezvous._Meeting, "_refusal", not_yet)
+        monkeypatch.setattr(rendezvous._Meeting, "_mistake_of", not_yet)
         for call in [workers.start(addresses[:2], worker) for worker in (0, 1)]:
             call.result(10)
         assert len(asked) == 3

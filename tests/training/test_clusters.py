@@ -221,46 +221,8 @@ def test_auto_is_nccl_on_gpus(monkeypatch, gpus, transport, implementation):
     assert job.start_strategy(config).implementation.name == implementation
 
 
-# Fields of TFJob and their types, from its CustomResourceDefinition (kubeflow.org/v1, Training Operator 1.9); the pods'
-# templates are those of Kubernetes.
-TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
-
-
-def closed(required=(), **properties):
-    return {"type": "object", "additionalProperties": False, "properties": properties, "required": list(required)}
-
-
-TFJOB = closed(
-    ["apiVersion", "kind", "metadata", "spec"],
-    apiVersion={"const": "kubeflow.org/v1"},
-    kind={"const": "TFJob"},
-    metadata={"type": "object"},
-    spec=closed(
-        ["tfReplicaSpecs"],
-        enableDynamicWorker={"type": "boolean"},
-        runPolicy=closed(
-            activeDeadlineSeconds=NUMBER,
-            backoffLimit=NUMBER,
-            cleanPodPolicy={"enum": ["All", "Running", "None"]},
-            managedBy=TEXT,
-            schedulingPolicy={"type": "object"},
-            suspend={"type": "boolean"},
-            ttlSecondsAfterFinished=NUMBER,
-        ),
-        successPolicy=TEXT,
-        tfReplicaSpecs=closed(
-            **dict.fromkeys(
-                ("Chief", "Worker", "Evaluator"),
-                closed(
-                    ["template"],
-                    replicas=NUMBER,
-                    restartPolicy={"enum": ["Always", "OnFailure", "Never", "ExitCode"]},
-                    template={"type": "object"},
-                ),
-            )
-        ),
-    ),
-)
+def tfjob_schema():
+    return json.loads((ROOT / "tests" / "training" / "tfjob_schema.json").read_text())
 
 
 def manifests(name):
@@ -289,9 +251,42 @@ class TestManifests:
     def test_tfjob(self, validate):
         jsonschema = pytest.importorskip("jsonschema")
         [job] = manifests("tfjob.yaml")
-        jsonschema.validate(job, TFJOB)
+        jsonschema.validate(job, tfjob_schema())
         for replicas in job["spec"]["tfReplicaSpecs"].values():
             validate({"apiVersion": "v1", "kind": "PodTemplate", "template": replicas["template"]})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("spec", "replicaSpecs"), {}, "'replicaSpecs' was unexpected"),
+        (("spec", "runPolicy", "backofLimit"), 3, "'backofLimit' was unexpected"),
+        (("spec", "runPolicy", "backoffLimit"), "3", "'3' is not of type 'integer'"),
+        (("spec", "tfReplicaSpecs", "Worker", "restartPolicy"), "OnError", "'OnError' is not one of"),
+        (("spec", "tfReplicaSpecs", "Workers"), {"template": {"spec": {}}}, "'Workers' is not one of"),
+    ],
+)
+def test_a_wrong_field_of_a_tfjob_is_seen(path, value, message):
+    jsonschema = pytest.importorskip("jsonschema")
+    [job] = manifests("tfjob.yaml")
+    *parents, last = path
+    part = job
+    for name in parents:
+        part = part[name]
+    part[last] = value
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate(job, tfjob_schema())
+
+
+def test_the_tfjob_fits_the_operator():
+    """What no schema says: names by which the operator finds container and port, and the roles that are served."""
+    [job] = manifests("tfjob.yaml")
+    replicas = job["spec"]["tfReplicaSpecs"]
+    assert set(replicas) <= {"Chief", "Worker", "Evaluator"} and not job["spec"].get("enableDynamicWorker")
+    for replica in replicas.values():
+        [container] = replica["template"]["spec"]["containers"]
+        assert container["name"] == "tensorflow"
+        assert [port["name"] for port in container["ports"]] == ["tfjob-port"]
 
 
 def test_the_parts_of_the_job_fit_together():

@@ -259,15 +259,28 @@ def test_which_figures_do_not_change(groups, more, fewer):
 
 
 def test_the_configuration_is_that_in_use():
-    """No None, and no `auto` where something was chosen."""
+    """No None, no empty text, and no `auto` where something was chosen."""
     values = reporter_lib.values_in_use(make_job("runs/x"))
-    assert list(values) == list(RunConfig().flat()) and None not in values.values()
+    assert list(values) == list(RunConfig().flat()) and not {None, ""} & set(values.values())
     assert values["network.width"] == 128 and values["network.latent_dim"] == 2
     assert (values["compression.topology"], values["compression.transport"]) == ("two_step", "for auto")
     assert values["data.image_size"] == values["evaluation.feature_network"] == "not used"
     images = data.DataSpec("images", (28, 28, 1), 10, "images")
     values = reporter_lib.values_in_use(make_job("runs/x", spec=images))
     assert (values["data.image_size"], values["evaluation.feature_network"]) == (28, "a small classifier")
+
+
+def test_the_table_of_the_configuration(tmp_path):
+    """Every row has a value and a meaning."""
+    make_reporter(tmp_path).close()
+    ((_, value),) = [(step, value) for step, value in events(tmp_path) if value.tag == "configuration"]
+    header, _, *rows = value.tensor.string_val[0].decode().splitlines()
+    cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+    assert header == "| setting | value | meaning |"
+    assert [row[0].strip() for row in cells] == list(RunConfig().flat())
+    assert all(len(row) == 3 and all(cell.strip() for cell in row) for row in cells)
+    meanings = {row[0].strip(): row[2].strip() for row in cells}
+    assert meanings["train.start_timeout"].startswith("Seconds that the workers of TF_CONFIG wait for each other")
 
 
 def test_a_run_can_be_compared_by_its_hyper_parameters(tmp_path):
