@@ -58,6 +58,8 @@ class Reporter:
                 rows = [(key, value, _meaning(key)) for key, value in values.items()]
                 tensorboard.write_table("configuration", ("setting", "value", "meaning"), rows, "Values in use.")
                 own = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
+                # No curve has the bytes, because they do not change.
+                own["wire_bytes_per_step"] = job.model.bytes_per_step()["wire_bytes"]
                 tensorboard.write_hyperparameters(own)
                 tensorboard.write_layout(self._constants, job.data_spec.kind)
 

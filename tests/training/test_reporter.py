@@ -298,7 +298,9 @@ def test_a_run_can_be_compared_by_its_hyper_parameters(tmp_path):
     hyperparameters = start.session_start_info.hparams
     assert hyperparameters["optimizer.beta_1"].number_value == 0.5
     assert hyperparameters["compression.topology"].string_value == "two_step"
-    assert set(hyperparameters) == set(RunConfig().flat()) - FREE_FIELDS | {"algorithm", "train.steps"}
+    assert hyperparameters["wire_bytes_per_step"].number_value == 10
+    expected = set(RunConfig().flat()) - FREE_FIELDS | {"algorithm", "train.steps", "wire_bytes_per_step"}
+    assert set(hyperparameters) == expected
     assert end.session_end_info.status == api_pb2.STATUS_SUCCESS
 
 
