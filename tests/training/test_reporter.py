@@ -54,7 +54,7 @@ class Model:
         topology="two_step", spans=types.SimpleNamespace(variables=[types.SimpleNamespace(numpy=lambda: Model.spans)])
     )
     discriminator = types.SimpleNamespace(layers=[object(), types.SimpleNamespace(units=128)])
-    bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10})
+    bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10, "wire_bytes": 5})
 
     def generate(self, latent, use_ema=True):
         return np.ones((500, 2), np.float32) * latent[:1]
@@ -298,7 +298,7 @@ def test_a_run_can_be_compared_by_its_hyper_parameters(tmp_path):
     hyperparameters = start.session_start_info.hparams
     assert hyperparameters["optimizer.beta_1"].number_value == 0.5
     assert hyperparameters["compression.topology"].string_value == "two_step"
-    assert hyperparameters["wire_bytes_per_step"].number_value == 10
+    assert hyperparameters["wire_bytes_per_step"].number_value == 5
     expected = set(RunConfig().flat()) - FREE_FIELDS | {"algorithm", "train.steps", "wire_bytes_per_step"}
     assert set(hyperparameters) == expected
     assert end.session_end_info.status == api_pb2.STATUS_SUCCESS
