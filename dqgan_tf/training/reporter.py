@@ -9,7 +9,7 @@ import traceback
 
 import tensorflow as tf
 
-from dqgan_tf.config import FREE_FIELDS, settings
+from dqgan_tf.config import FREE_FIELDS
 from dqgan_tf.distribute.pipeline import SPANS
 from dqgan_tf.evaluation import report
 from dqgan_tf.telemetry import pictures, tensorboard
@@ -55,8 +55,7 @@ class Reporter:
             self._constants_written = False
             with self._tensorboard.as_default(start_step):
                 values = values_in_use(job)
-                rows = [(key, value, _meaning(key)) for key, value in values.items()]
-                tensorboard.write_table("configuration", ("setting", "value", "meaning"), rows, "Values in use.")
+                tensorboard.write_table("configuration", ("setting", "value"), values.items(), "Values in use.")
                 own = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
                 # No curve has the bytes, because they do not change.
                 own["wire_bytes_per_step"] = job.model.bytes_per_step()["wire_bytes"]
@@ -224,11 +223,6 @@ def values_in_use(job) -> dict[str, bool | float | str]:
         workers = job.strategy.num_workers
         values["compression.transport"] = job.strategy.transport_of("auto") if workers > 1 else "not used"
     return values
-
-
-def _meaning(key):
-    """Returns the first sentence of the help of a setting, for a cell of a Markdown table."""
-    return settings()[key].metadata["help"].partition(". ")[0].rstrip(".").replace("|", "\\|")
 
 
 def _width(model):
