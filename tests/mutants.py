@@ -364,9 +364,23 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/rendezvous.py",
-        "if found != token:",
-        "if False:",
+        "if found == token:",
+        "if True:",
         "an address that leads to another process is accepted",
+        "distributed/test_rendezvous.py",
+    ),
+    _mutant(
+        "distribute/rendezvous.py",
+        "if _is_proof(message, _proof(self._token, worker, mistake)):",
+        "if True:",
+        "a stranger can say that the workers cannot meet",
+        "distributed/test_rendezvous.py",
+    ),
+    _mutant(
+        "distribute/rendezvous.py",
+        "if not _is_closed(connection):  # else",
+        "if True:  # else",
+        "a worker that dies when it reports ends the others with code 2",
         "distributed/test_rendezvous.py",
     ),
     # The step.
