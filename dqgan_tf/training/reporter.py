@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import re
 import sys
 import traceback
 
@@ -160,7 +161,11 @@ class Reporter:
         if self._constants_written:
             return
         self._constants_written = True
-        rows = [(name, f"{figures[name]:g}", *tensorboard.FIGURES[name][1:]) for name in self._constants]
+        rows = []
+        for name in self._constants:
+            _, unit, meaning = tensorboard.FIGURES[name]
+            # Its beginning: a longer column would break the words of the others.
+            rows.append((name, f"{figures[name]:g}", unit, re.split(r"; |\. |: with", meaning)[0]))
         columns = ("figure", "value", "unit", "meaning")
         tensorboard.write_table("constant figures", columns, rows, "Figures that do not change during this run.")
 

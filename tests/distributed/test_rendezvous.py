@@ -177,11 +177,9 @@ class TestRefusals:
     def test_an_address_that_leads_to_another_worker(self, addresses, workers):
         """Worker 2 runs where worker 1 should: its own port is another one."""
         named = (*addresses[:2], addresses[1])  # two names of one address; `tf_config` refuses equal texts
-        chief, first = (workers.start(named, index, seconds=2.0) for index in (0, 1))
+        chief, first = (workers.start(named, index) for index in (0, 1))
         report = {"worker": 2, "token": "of another process", "cluster": list(named)}
-        answer = answer_to(named[0], report)
-        print(answer)
-        refused = answer["refused"]
+        refused = answer_to(named[0], report)["refused"]
         assert "leads to another process" in refused
         assert same_mistake(chief, first) == refused
 

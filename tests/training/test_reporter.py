@@ -235,7 +235,8 @@ def test_figures_that_do_not_change_are_one_table(tmp_path):
     reporter.close()
     ((step, value),) = [(step, value) for step, value in events(tmp_path) if value.tag == "constant figures"]
     text = value.tensor.string_val[0].decode()
-    assert step == 10 and "| wire_bytes | 10 | bytes | bytes of the encoded update" in text
+    meaning = "bytes of the encoded update of one replica, per gradient step"
+    assert step == 10 and f"| wire_bytes | 10 | bytes | {meaning} |" in text
     assert {line.split(" | ")[0].strip("| ") for line in text.splitlines()[2:]} == set(CONSTANT)
 
 
