@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import numbers
 from typing import Any
 
 import keras
@@ -62,7 +63,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
     TensorShape([8, 2])
 
     `fit` takes a data set of real batches: float32 [batch, *shape], bytes, which are scaled to [-1, 1], a tuple that
-    begins with one of these, or a dict with the key `image`.
+    begins with one of these and holds no sample weights, or a dict with the key `image`.
 
     If both networks take [x, labels], the GAN is conditional: `fit` takes (samples, labels), as `fit(x, y)`, or a dict
     with the keys `image` and `label`, and fake samples get the labels of the real ones. `generate(latent, labels)`
@@ -192,6 +193,11 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             raise UsageError(
                 "`compression` must be a dqgan_tf.CompressionConfig, such as "
                 f"CompressionConfig(compressor='sign:bucket=512'). Received: {compression!r}"
+            )
+        if isinstance(total_steps, bool) or not isinstance(total_steps, numbers.Real) or total_steps < 0:
+            raise UsageError(
+                "`total_steps` must be a number of steps, such as 10000, or 0 if no schedule needs it. Received: "
+                f"total_steps={total_steps!r}"
             )
         config_lib.check_method(optimizer, compression)
         # Refuses a schedule without `total_steps`.

@@ -230,6 +230,7 @@ class TestCompile:
                 for value in (0, -3, "auto", 2.5)
             ),
             ({"compression": "sign:bucket=512"}, "must be a dqgan_tf.CompressionConfig, .* Received: 'sign:"),
+            ({"total_steps": "a"}, "`total_steps` must be a number of steps, .* Received: total_steps='a'"),
             ({"run_eagerly": True}, "DQGAN.compile takes optimizer, .* Received: run_eagerly"),
             ({"loss": "mse", "metrics": ["mse"]}, r"the loss is an argument of DQGAN\(...\). Received: loss, metrics"),
         ],
@@ -463,7 +464,7 @@ class TestLearningRates:
         assert both.learning_rate == both.generator.learning_rate == both.discriminator.learning_rate == 0.125
         both.generator.learning_rate = np.float32(2.0)
         assert [float(o.rate(tf.constant(7))) for o in both.optimizers] == [2.0, 0.125]
-        for value in (0.0, float("nan"), -1.0):
+        for value in (0.0, float("nan"), -1.0, "a", None):
             with pytest.raises(UsageError, match="`learning_rate_d` must be a number above 0. Received"):
                 both.discriminator.learning_rate = value
 
