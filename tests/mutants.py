@@ -624,6 +624,63 @@ MUTANTS = (
         "the launcher blames a worker that lost another",
         "training/test_launcher.py",
     ),
+    # DQGAN as a Keras model.
+    _mutant(
+        "gan/inputs.py",
+        "if is_outside and strategy.num_replicas_in_sync > 1:",
+        "if is_outside and strategy.num_replicas_in_sync > 2:",
+        "networks that were built outside of the scope train with the moves of two replicas added up",
+        "gan/test_keras_habits.py",
+    ),
+    _mutant(
+        "gan/model.py",
+        "        real = inputs.of_shape(real, shape)\n",
+        "",
+        "samples of another shape than the generator draws are trained on",
+        "gan/test_keras_habits.py",
+    ),
+    _mutant(
+        "gan/inputs.py",
+        " & tf.equal(values, tf.floor(values))",
+        "",
+        "labels with a fraction are cut off",
+        "gan/test_keras_habits.py",
+    ),
+    _mutant(
+        "gan/state.py",
+        "isinstance(weights, _Weights) and weights.model() is self",
+        "False",
+        "the best weights come back without their average",
+        "gan/test_keras_habits.py",
+    ),
+    _mutant(
+        "gan/fit.py",
+        "        self._refuse(y=y, sample_weight=sample_weight)\n        return super().evaluate",
+        "        return super().evaluate",
+        "evaluate ignores sample weights",
+        "gan/test_keras_habits.py",
+    ),
+    _mutant(
+        "gan/fit.py",
+        "        if self.run_eagerly or self.jit_compile:",
+        "        if False:",
+        "run_eagerly has no effect after compile",
+        "gan/test_keras_habits.py",
+    ),
+    _mutant(
+        "gan/state.py",
+        ' | {"ema_decay": self._settings["ema_decay"]}',
+        "",
+        "a checkpoint of another average is continued",
+        "keras/test_checkpoint.py",
+    ),
+    _mutant(
+        "keras/state.py",
+        'saved_settings = {"loss": settings["loss"]} | saved_settings',
+        'saved_settings = saved_settings | {"loss": settings["loss"]}',
+        "a checkpoint of another loss is continued",
+        "keras/test_checkpoint.py",
+    ),
     # Any Keras model.
     _mutant(
         "keras/optimizer.py",
