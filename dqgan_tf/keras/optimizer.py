@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 import weakref
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from dqgan_tf import compressors
 from dqgan_tf.compressors import rules as compressor_rules
-from dqgan_tf.config import CompressionConfig, check_setting
+from dqgan_tf.config import CompressionConfig
 from dqgan_tf.distribute import layout
 from dqgan_tf.distribute.channel import ENERGIES, Channel
 from dqgan_tf.distribute.pipeline import TIMES, hidden
@@ -98,9 +99,8 @@ def compressed(
             ) from None
     optimizer = _optimizer_of(optimizer)
     inner = optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
-    _check(inner, config, where, optimistic, logs)
-    seed = check_setting("train.seed", seed)
-    steps = CompressedSteps(inner, config, where, optimistic, seed, logs)
+    _check(inner, config, where, optimistic, seed, logs)
+    steps = CompressedSteps(inner, config, where, optimistic, int(seed), logs)
     inner.apply, inner.build, inner.compression = steps.apply, steps.build, steps
     if inner.built:
         steps.check_variables(steps.variables)
@@ -527,7 +527,7 @@ def _optimizer_of(identifier):
     )
 
 
-def _check(optimizer, config, where, optimistic, logs):
+def _check(optimizer, config, where, optimistic, seed, logs):
     """Refuses what cannot be compressed."""
     kind, strategy = type(optimizer).__name__, tf.distribute.get_strategy()
     if not isinstance(strategy, CompressedStrategy) or OptimizerSteps.strategy_of(optimizer) is not strategy:
@@ -547,6 +547,8 @@ def _check(optimizer, config, where, optimistic, logs):
     for name, value in (("optimistic", optimistic), ("logs", logs)):
         if not isinstance(value, bool):
             raise UsageError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
+        raise UsageError(f"`seed` must be a whole number, such as 0. Received: seed={seed!r}")
     if where not in WHERE:
         raise UsageError(f"`where` must be one of {', '.join(WHERE)}. Received: where={where!r}")
     if where == "update" and isinstance(optimizer, _NOT_INCREMENTAL):
