@@ -47,9 +47,10 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, folder: str, every: int = 1, keep: int = 3):
         super().__init__()
         for name, value in (("every", every), ("keep", keep)):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
-        if "://" in os.fspath(folder):  # `pathlib` would make a folder of that name here
+        is_path = isinstance(folder, (str, os.PathLike))
+        if not is_path or "://" in os.fspath(folder):  # `pathlib` would make a folder of that name here
             raise UsageError(
                 f"`folder` must be a path, such as that at which its storage is mounted. Received: folder={folder!r}"
             )

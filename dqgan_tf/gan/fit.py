@@ -202,7 +202,7 @@ class PlayerOptimizer:
                 f"The learning rate of the {self.name} is a Keras schedule and cannot be set: give compile no "
                 f"schedule, or omit the callback. Received: learning_rate={value}"
             )
-        with contextlib.suppress(TypeError, ValueError):  # a tensor, for example
+        with contextlib.suppress(TypeError, ValueError):  # callbacks set tensors and numbers of numpy
             value = float(value)
         checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", value)
         for variable in self._rate.variables:

@@ -144,7 +144,7 @@ def saved(strategy, tmp_path_factory):
 
 def test_every_and_keep(saved, tmp_path):
     assert sorted(path.name for path in saved.iterdir()) == ["step_00000004", "step_00000006"]
-    for options in ({"every": 0}, {"keep": 0}, {"every": 1.5}):
+    for options in ({"every": 0}, {"keep": 0}, {"every": 1.5}, {"every": True}):
         with pytest.raises(UsageError, match="whole number of at least 1"):
             dqgan_tf.callbacks.Checkpoint(tmp_path, **options)
 
@@ -230,8 +230,9 @@ def test_another_number_of_replicas_starts_from_the_means(strategy, tmp_path):
 def test_a_folder_is_a_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert dqgan_tf.callbacks.Checkpoint("~/run")._folder == tmp_path / "run"
-    with pytest.raises(UsageError, match="`folder` must be a path, .* Received: folder='gs://bucket/run'"):
-        dqgan_tf.callbacks.Checkpoint("gs://bucket/run")
+    for value in ("gs://bucket/run", None, b"run"):
+        with pytest.raises(UsageError, match=f"`folder` must be a path, .* Received: folder={value!r}"):
+            dqgan_tf.callbacks.Checkpoint(value)
 
 
 def test_a_model_of_another_strategy_is_refused(tmp_path):
