@@ -333,7 +333,7 @@ SUITES = {
     "speedup": Suite(
         GAMES,
         "Does the error fall with the square root of the number of workers?",
-        [("nonlinear", workers, "homogeneous", _SPEEDUP) for workers in (1, 2, 4, 8, 16, 32)],
+        [("nonlinear_near", workers, "homogeneous", _SPEEDUP) for workers in (1, 2, 4, 8, 16, 32)],
         range(5),
         _FIELD,
         {},
