@@ -1,6 +1,5 @@
 """Keras' `fit` and `evaluate` for a model that has its own training loop, and the optimizers that callbacks see."""
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,9 +153,9 @@ class PlayerOptimizer:
                 f"The learning rate of the {self.name} is a Keras schedule and cannot be set: give compile no "
                 f"schedule, or omit the callback. Received: learning_rate={value}"
             )
-        with contextlib.suppress(TypeError, ValueError):  # callbacks set tensors and numbers of numpy
-            value = float(value)
-        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", value)
+        is_text = isinstance(value, (str, type(None)))  # callbacks also set numbers of numpy and tensors
+        rate = value if is_text else float(value)
+        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", rate)
         for variable in self._rate.variables:
             variable.assign(checked)
 
