@@ -153,9 +153,7 @@ class PlayerOptimizer:
                 f"The learning rate of the {self.name} is a Keras schedule and cannot be set: give compile no "
                 f"schedule, or omit the callback. Received: learning_rate={value}"
             )
-        is_text = isinstance(value, (str, type(None)))  # callbacks also set numbers of numpy and tensors
-        rate = value if is_text else float(value)
-        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", rate)
+        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", float(value))
         for variable in self._rate.variables:
             variable.assign(checked)
 
