@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import math
-import numbers
 
 import tensorflow as tf
 
@@ -217,10 +216,10 @@ def learning_rate(
       UsageError: unknown schedule, or one that needs `total_steps` without it.
     """
     config_lib.check_setting("optimizer.learning_rate_schedule", schedule)
-    if schedule != "constant" and not (isinstance(total_steps, numbers.Real) and total_steps >= 1):
+    if schedule != "constant" and total_steps < 1:
         raise UsageError(
             f"Schedule {schedule!r} needs the length of the run, such as total_steps=4000. "
-            f"Received: total_steps={total_steps!r}"
+            f"Received: total_steps={total_steps}"
         )
     t = tf.cast(step, tf.float32)
     rate = tf.convert_to_tensor(base, tf.float32)
