@@ -1,5 +1,6 @@
 """Keras' `fit` and `evaluate` for a model that has its own training loop, and the optimizers that callbacks see."""
 
+import contextlib
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -201,7 +202,9 @@ class PlayerOptimizer:
                 f"The learning rate of the {self.name} is a Keras schedule and cannot be set: give compile no "
                 f"schedule, or omit the callback. Received: learning_rate={value}"
             )
-        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", float(value))
+        with contextlib.suppress(TypeError, ValueError):  # a tensor, for example
+            value = float(value)
+        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", value)
         for variable in self._rate.variables:
             variable.assign(checked)
 
