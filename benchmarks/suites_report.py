@@ -12,12 +12,15 @@ import numpy as np
 
 from benchmarks import figures, suites
 from benchmarks.crew import bits_per_second
+from benchmarks.provenance import ROOT
 from benchmarks.report import markdown
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 
 Rows = list[dict[str, Any]]
 _NAMES = {suites.NONE: "float32"}
+LINKS = ROOT / "results" / "local" / "links.jsonl"
+"""What `benchmarks.links` has measured: steps of the networks and the batch of the suite `time`."""
 _NEAR = 1.02
 """A distance of at most so many times that of float32 at the end counts as its quality."""
 
@@ -173,10 +176,8 @@ def _speedup(rows, folder):
 
 
 def _time(suite, rows, folder):
-    """The time to float32's quality on every link of `folder`/links.jsonl, and the figure."""
-    measured = json_lines.read(folder / "links.jsonl")
-    if not measured:
-        return f"No link is measured: `python -m benchmarks.links --output={folder}/links.jsonl` does it."
+    """The time to float32's quality on every link of `LINKS`, and the figure."""
+    measured = json_lines.read(LINKS)
     lines, panels, curves = [], {}, _curves(suite, rows)
     exact = curves["dqgan_adam", _NAMES[suites.NONE]]["value"][-1]
     for rate in sorted({row["rate"] for row in measured}, key=bits_per_second):
@@ -196,7 +197,7 @@ def _time(suite, rows, folder):
     figures.value_against_time(panels, title, folder / "quality_against_time.png")
     header = ["link", "compressor", "ms per step", "hours of the run", "hours to float32's quality", "times faster"]
     words = (
-        f"Steps of `runs.jsonl` times the median time of a step in `links.jsonl`, where two processes train the same "
+        f"Steps of `runs.jsonl` times the median time of a step in `results/local/links.jsonl`, where two processes train the same "
         f"networks over the link. float32's quality is its mean distance at the end, {exact:.1f}, and 2 % more; a "
         f"run has it at the first evaluation whose mean over the seeds is not above."
     )
