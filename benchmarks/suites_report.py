@@ -197,9 +197,9 @@ def _time(suite, rows, folder):
     figures.value_against_time(panels, title, folder / "quality_against_time.png")
     header = ["link", "compressor", "ms per step", "hours of the run", "hours to float32's quality", "times faster"]
     words = (
-        f"Steps of `runs.jsonl` times the median time of a step in `results/local/links.jsonl`, where two processes train the same "
-        f"networks over the link. float32's quality is its mean distance at the end, {exact:.1f}, and 2 % more; a "
-        f"run has it at the first evaluation whose mean over the seeds is not above."
+        f"Steps of `runs.jsonl` times the median time of a step in `results/local/links.jsonl`, where two processes "
+        f"train the same networks over the link. float32's quality is its mean distance at the end, {exact:.1f}, and "
+        f"2 % more; a run has it at the first evaluation whose mean over the seeds is not above."
     )
     return f"{words}\n\n{markdown(header, lines)}\n\n![{title} against hours](quality_against_time.png)"
 
