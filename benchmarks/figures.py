@@ -245,6 +245,27 @@ def error_against_workers(series: dict[str, dict[int, list[float]]], title: str,
         axes.set_xticks([], minor=True)
 
 
+def value_against_time(panels: dict[str, dict[str, tuple]], title: str, path: pathlib.Path) -> None:
+    """Draws a figure of the runs against hours, one panel for each link, as PNG.
+
+    Args:
+      panels: by the rate of the link and the label of a line, (hours, values). A label has one colour in all panels.
+      title: of the figure; its axis is logarithmic.
+      path: name of the file.
+
+    Raises:
+      UsageError: Matplotlib is not installed.
+    """
+    labels = dict.fromkeys(label for lines in panels.values() for label in lines)
+    colours = dict(zip(labels, _COLOURS, strict=False))
+    with _panels(path, len(panels)) as all_axes:
+        for axes, (rate, lines) in zip(all_axes, panels.items(), strict=True):
+            for label, (hours, values) in lines.items():
+                axes.plot(hours, values, marker=".", linewidth=1, color=colours[label], label=label)
+            axes.set(title=rate, xlabel="hours", xscale="log", yscale="log")
+        all_axes[0].set_ylabel(title)
+
+
 @contextlib.contextmanager
 def _panels(path, columns, rows=1, size=(4, 3.6), legend=True):
     """Yields the axes of a table of panels, row by row; one legend stands right of them."""

@@ -2,19 +2,21 @@
 training alone.
 
     python -m benchmarks.links --output=results/local/links.jsonl
+    python -m benchmarks.links --output=results/speedup/links.jsonl --workers=2,4 --rates=100mbit,1gbit
     python -m benchmarks.links --output=runs/links.jsonl --small
     python -m benchmarks.links --report=results/local/links.jsonl
 
-DCGAN of 28 x 28 grey images, whose preset has batches of 32 for each of two workers, on one repeated batch of synthetic
-images. The workers are processes of one thread in network namespaces; both directions of a link have the rate (needs
-root and iproute2, see `crew.places`). Every variant is timed once a round, in turn, and so is `alone`: the same number
-of processes with the same library and the same number of local steps, which compute at the same time but form no
-cluster and exchange nothing. `plain` is a plain Keras step, alone too. A repeat starts all processes anew. A repeat at
-a rate that the file holds is not measured again, so the same command continues a measurement that was stopped.
+DCGAN of 28 x 28 grey images with batches of 32 for each worker, on one repeated batch of synthetic images. The workers
+are processes of one thread in network namespaces; both directions of a link have the rate (needs root and iproute2, see
+`crew.places`). Every variant is timed once a round, in turn, and so is `alone`: the same number of processes with the
+same library and the same number of local steps, which compute at the same time but form no cluster and exchange
+nothing. `plain` is a plain Keras step, alone too. A repeat starts all processes anew. A repeat at a rate that the file
+holds is not measured again, so the same command continues a measurement that was stopped.
 """
 
 import argparse
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,21 +36,22 @@ VARIANTS = (
 _EXPLAINED = """\
 Medians over rounds; quartiles of the ratio in brackets. `alone`: the same number of processes with as many local
 steps (K), which compute at the same time and exchange nothing. `plain`: a plain Keras step, alone. `float32`:
-TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. Measured bytes contain
-headers, heartbeats and, once a call, the mean of the metrics. wire: what the declared bytes alone take at the rate.
-`python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
+TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. speed-up: workers divided
+by the ratio to `alone`, which is samples a second against one worker where each worker has a core of its own. Measured
+bytes contain headers, heartbeats and, once a call, the mean of the metrics. wire: what the declared bytes alone take at
+the rate. `python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
 
 
 class Setup(NamedTuple):
-    """rates, repeats, rounds, width, batch_size: as the options. steps_per_call: of the variants with K = 1."""
+    """All as the options but `steps_per_call`, which is that of the variants with K = 1, and `names`."""
 
     rates: tuple[str, ...] = ("100mbit", "20mbit")
+    workers: tuple[int, ...] = (2,)
     repeats: int = 2
     rounds: int = 5
     width: int | None = None
     batch_size: int = 32
     steps_per_call: int = 4
-    num_workers: int = 2
     names: tuple[str, ...] = VARIANTS
 
 
@@ -97,16 +100,15 @@ def measure(setup: Setup, path: str | os.PathLike, say: Callable[[str], None]) -
     for rate in setup.rates:
         bits_per_second(rate)
     fields = {"kind": KIND, "width": setup.width, "batch_size": setup.batch_size}
-    for repeat in range(setup.repeats):
-        for rate in setup.rates:
-            key = fields | {"repeat": repeat, "rate": rate}
-            recorded = [row for row in json_lines.read(path) if key.items() <= row.items()]
-            if {row["variant"] for row in recorded} >= {*setup.names, *references(setup.names)}:
-                say(f"{rate}, repeat {repeat + 1}: in {path} already")
-                continue
-            say(f"{rate}, repeat {repeat + 1} of {setup.repeats}")
-            plan = run.Plan(setup.names, command_line("benchmarks.links"), setup.num_workers, setup.rounds, rate)
-            report.append(path, _entries(plan, setup, key, say))
+    for repeat, rate, workers in itertools.product(range(setup.repeats), setup.rates, setup.workers):
+        key = fields | {"repeat": repeat, "rate": rate, "workers": workers}
+        recorded = [row for row in json_lines.read(path) if key.items() <= row.items()]
+        if {row["variant"] for row in recorded} >= {*setup.names, *references(setup.names)}:
+            say(f"{rate}, {workers} workers, repeat {repeat + 1}: in {path} already")
+            continue
+        say(f"{rate}, {workers} workers, repeat {repeat + 1} of {setup.repeats}")
+        plan = run.Plan(setup.names, command_line("benchmarks.links"), workers, setup.rounds, rate)
+        report.append(path, _entries(plan, setup, key, say))
 
 
 def _entries(plan, setup, key, say):
@@ -160,9 +162,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         raise UsageError("--report must name a file that `python -m benchmarks.links --output=FILE` wrote.")
     parts = ["# Training over slow links", _EXPLAINED]
-    for width, batch_size in dict.fromkeys((row["width"], row["batch_size"]) for row in rows):
+    for width, batch_size, workers in dict.fromkeys(map(_setting, rows)):
         lines = []
-        own = [row for row in rows if (row["width"], row["batch_size"]) == (width, batch_size)]
+        own = [row for row in rows if _setting(row) == (width, batch_size, workers)]
         for rate in sorted({row["rate"] for row in own}, key=bits_per_second):
             for name in dict.fromkeys([*references(VARIANTS), *VARIANTS, *(row["variant"] for row in own)]):
                 runs = [row for row in own if (row["rate"], row["variant"]) == (rate, name)]
@@ -177,14 +179,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                     [
                         *(rate, name, f"{1e3 / median:.2f}", f"{median:.1f} / {times.min():.1f}"),
                         f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                        f"{workers / middle:.2f}" if declared else "",
                         f"{declared / 1e3:.1f} / {measured / 1e3:.1f}" if declared else "",
                         f"{wire_milliseconds(declared, rate):.1f}" if declared else "",
                     ]
                 )
-        header = ["link", "variant", "steps/s", "ms per step, median / min", "time / alone, same K"]
+        header = ["link", "variant", "steps/s", "ms per step, median / min", "time / alone, same K", "speed-up"]
         header += ["kB per step and worker, declared / measured", "wire, ms per step"]
         parts += [markdown(header, lines), _source(own, width, batch_size)]
     return "\n\n".join(parts) + "\n"
+
+
+def _setting(row):
+    """Rows of one table have the same."""
+    return row["width"], row["batch_size"], row["workers"]
 
 
 def _source(rows, width, batch_size):
@@ -203,12 +211,22 @@ def _positive(text):
     return int(text)
 
 
+def _counts(text):
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 1 for part in parts):
+        raise argparse.ArgumentTypeError(f"must be whole numbers from 2, such as 2,4. Received: {text}")
+    return tuple(map(int, parts))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Setup()
     parser.add_argument("--output", help="file to which JSON lines are appended")
     parser.add_argument("--report", help="measure nothing: print the table of this file")
     parser.add_argument("--rates", default=",".join(default.rates), help="of every worker's link")
+    parser.add_argument(
+        "--workers", type=_counts, default=default.workers, help="numbers of workers, such as 2,4; each from 2"
+    )
     parser.add_argument(
         "--repeats", type=_positive, default=default.repeats, help="starts of all processes at every rate"
     )
@@ -226,7 +244,9 @@ def main():
             rows = json_lines.read(arguments.report)
             print(table([row for row in rows if row.get("kind") == KIND]), end="")
         elif arguments.output:
-            chosen = {name: getattr(arguments, name) for name in ("repeats", "rounds", "width", "batch_size")}
+            chosen = {
+                name: getattr(arguments, name) for name in ("workers", "repeats", "rounds", "width", "batch_size")
+            }
             setup = SMALL if arguments.small else Setup(rates=tuple(arguments.rates.split(",")), **chosen)
             measure(setup, arguments.output, functools.partial(print, file=sys.stderr, flush=True))
         else:

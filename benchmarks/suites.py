@@ -160,6 +160,7 @@ def _rows(methods, compressors):
 
 
 NONE, FOUR_BIT, TERNARY, SIGN = "none", "linear:bits=4,bucket=512", "ternary:bucket=512", "sign:bucket=512"
+HALF, EIGHT_BIT = "fp16", "linear:bits=8,bucket=512"
 TOP_5, TOP_1 = "topk:fraction=0.05", "topk:fraction=0.01"
 _SHARP = (TERNARY, SIGN, TOP_5)
 _NONLINEAR = [
@@ -204,10 +205,10 @@ _SPLIT = [
         ",shift=0.3",
         ",half_step=common",
         ",half_step=common,residual_in_half_step=false",
-        ",half_step=common,residual_in_half_step=false,shift=0.3",
+        ",half_step=common,residual_in_half_step=false,shift=0.1",
         ",half_step=corrected,shift=0.3",
         ",half_step=corrected,shift=1",
-        ",half_step=corrected,residual_in_half_step=false,shift=0.3",
+        ",half_step=corrected,residual_in_half_step=false,shift=0.1",
         ",half_step=none",
     )
 ]
@@ -281,6 +282,12 @@ _LOCAL_SPLIT = [
     ("dqgan_adam_split", SIGN),
     *_rows(_local("dqgan_adam_split", (1, 8, 32), _COMMON), (NONE, SIGN)),
 ]
+# The networks and the batch of `benchmarks.links`, which measures the steps on links.
+_TIME = [
+    *_rows(["dqgan_adam"], (NONE, EIGHT_BIT, FOUR_BIT, SIGN)),
+    ("dqgan_adam,local_steps=8", SIGN),
+    ("dqgan_adam_no_error_feedback", HALF),  # a cast is not contractive where values overflow
+]
 
 
 def _images(name):
@@ -326,10 +333,20 @@ SUITES = {
     "speedup": Suite(
         GAMES,
         "Does the error fall with the square root of the number of workers?",
-        [("nonlinear", workers, "homogeneous", _SPEEDUP) for workers in (1, 2, 4, 8, 16, 32)],
+        [("nonlinear_near", workers, "homogeneous", _SPEEDUP) for workers in (1, 2, 4, 8, 16, 32)],
         range(5),
         _FIELD,
         {},
+    ),
+    "time": Suite(
+        DATA,
+        "How long does a quality take on slow links?",
+        [("fashion_mnist", 2, "iid", _TIME)],
+        range(3),
+        _distances(IMAGES),
+        {"train.steps": 2048, "train.steps_per_call": 8, "train.ema_decay": 0.99},
+        worker_batch=32,
+        marks=8,
     ),
     "local/games": Suite(
         GAMES,

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import figures, suites
+from benchmarks.crew import bits_per_second
 from benchmarks.report import markdown
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 
 Rows = list[dict[str, Any]]
 _NAMES = {suites.NONE: "float32"}
+_NEAR = 1.02
+"""A distance of at most so many times that of float32 at the end counts as its quality."""
 
 
 def write(name: str, folder: str | os.PathLike) -> str:
@@ -38,6 +41,8 @@ def write(name: str, folder: str | os.PathLike) -> str:
     ]
     if name == "speedup":
         parts.append(_speedup(rows, folder))
+    if name == "time":
+        parts.append(_time(suite, rows, folder))
     for (problem, workers, shards), of_group in groups.items():
         parts.append(f"## {problem}, M = {workers}, {shards}")
         equal = [row for row in groups.get((problem, workers, "iid"), []) if shards not in ("iid", "homogeneous")]
@@ -165,6 +170,55 @@ def _speedup(rows, folder):
     return (
         markdown(["variant", "slope of log error in log M (95 %)"], lines) + "\n\n![Error](error_against_workers.png)"
     )
+
+
+def _time(suite, rows, folder):
+    """The time to float32's quality on every link of `folder`/links.jsonl, and the figure."""
+    measured = json_lines.read(folder / "links.jsonl")
+    if not measured:
+        return f"No link is measured: `python -m benchmarks.links --output={folder}/links.jsonl` does it."
+    lines, panels, curves = [], {}, _curves(suite, rows)
+    exact = curves["dqgan_adam", _NAMES[suites.NONE]]["value"][-1]
+    for rate in sorted({row["rate"] for row in measured}, key=bits_per_second):
+        seconds, panels[rate] = step_seconds(measured, rate), {}
+        base = None
+        for (method, compressor), curve in curves.items():
+            label = ", ".join([compressor, *method.split(",")[1:]])
+            if label not in seconds:
+                continue
+            hours = [step * seconds[label] / 3600 for step in curve["step"]]
+            panels[rate][label] = hours, curve["value"]
+            reached = [hour for hour, value in zip(hours, curve["value"], strict=True) if value <= _NEAR * exact]
+            base = base or reached[0]  # of float32, the first row
+            times = [f"{reached[0]:.3f}", f"{base / reached[0]:.1f}"] if reached else ["not reached", ""]
+            lines.append([rate, label, f"{1e3 * seconds[label]:.1f}", f"{hours[-1]:.3f}", *times])
+    title = suite.figures[0].title
+    figures.value_against_time(panels, title, folder / "quality_against_time.png")
+    header = ["link", "compressor", "ms per step", "hours of the run", "hours to float32's quality", "times faster"]
+    words = (
+        f"Steps of `runs.jsonl` times the median time of a step in `links.jsonl`, where two processes train the same "
+        f"networks over the link. float32's quality is its mean distance at the end, {exact:.1f}, and 2 % more; a "
+        f"run has it at the first evaluation whose mean over the seeds is not above."
+    )
+    return f"{words}\n\n{markdown(header, lines)}\n\n![{title} against hours](quality_against_time.png)"
+
+
+def step_seconds(measured: Rows, rate: str) -> dict[str, float]:
+    """Returns the median seconds of a step on the links of a rate, by the label of `_time`, such as `float32` or
+    `sign:bucket=512, local_steps=8`.
+
+    Args:
+      measured: entries of `benchmarks.links`. Its `none` is float32 over the library's sockets.
+      rate: such as `100mbit`.
+    """
+    samples = collections.defaultdict(list)
+    for row in measured:
+        variant, _, count = row["variant"].partition("/K=")
+        spec, is_compressed, _ = variant.partition("@")
+        if row["rate"] == rate and is_compressed:
+            label = ", ".join([_NAMES.get(spec, spec), *([f"local_steps={count}"] if count else [])])
+            samples[label] += row["samples"]
+    return {label: statistics.median(times) / 1e3 for label, times in samples.items()}
 
 
 def _ends(suite, rows):

@@ -40,16 +40,17 @@ class Checkpoint(keras.callbacks.Callback):
       keep: number of complete checkpoints that stay.
 
     Raises:
-      CheckpointError: a UsageError; at the start of `fit`, when the checkpoint is of another model, compression or
-        version, or is damaged.
+      CheckpointError: a UsageError; at the start of `fit`, when the checkpoint is of another model, loss, compression
+        or version, or is damaged.
     """
 
     def __init__(self, folder: str, every: int = 1, keep: int = 3):
         super().__init__()
         for name, value in (("every", every), ("keep", keep)):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
-        if "://" in os.fspath(folder):  # `pathlib` would make a folder of that name here
+        is_path = isinstance(folder, (str, os.PathLike))
+        if not is_path or "://" in os.fspath(folder):  # `pathlib` would make a folder of that name here
             raise UsageError(
                 f"`folder` must be a path, such as that at which its storage is mounted. Received: folder={folder!r}"
             )
@@ -112,7 +113,8 @@ class _DqganState:
     def prepare(self, folder, saved):
         before = saved.get("settings")
         if isinstance(before, dict):  # a setting that is younger than the checkpoint had its default
-            before = self._values(OptimizerConfig(), CompressionConfig()) | {"learning_rates": None} | before
+            defaults = self._values(OptimizerConfig(), CompressionConfig()) | {"learning_rates": None}
+            before = defaults | self._model.game() | before  # older checkpoints do not say which game they are of
         check_settings(folder, before, json.loads(json.dumps(self._settings())))
         self._saved_rates = saved.get("rates", {})  # older checkpoints have none
 
@@ -122,7 +124,7 @@ class _DqganState:
     def _settings(self):
         model = self._model
         values = self._values(model.optimizer_config, model.compression_config)
-        return values | {"learning_rates": model.optimizer.serialized, "seed": model.seed}
+        return values | {"learning_rates": model.optimizer.serialized, "seed": model.seed} | model.game()
 
     def _values(self, optimizer, compression):
         groups = {"optimizer": dataclasses.asdict(optimizer), "compression": dataclasses.asdict(compression)}

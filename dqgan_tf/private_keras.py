@@ -11,6 +11,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from dqgan_tf.errors import UsageError
+
 
 def flat_layers(network: keras.Model) -> list[keras.Layer]:
     """Returns the network and every layer in it, nested ones too, by `Layer._flatten_layers`.
@@ -52,12 +54,14 @@ class LoopModel(keras.Model):
 class Repairs(NamedTuple):
     """What `repair` puts in the place of Keras' own, for models and optimizers of one strategy.
 
+    check: raises for settings of `compile` that a model cannot have.
     train_loop, test_loop: model -> function of an iterator that returns logs.
     epoch_logs: (model, logs of the last call) -> (logs without this library's figures, figures of the epoch).
     check_scaled: raises for an inner optimizer that a loss-scale optimizer cannot have.
     apply_scaled: (loss-scale optimizer, gradients, variables) -> None, of an optimizer of that strategy.
     """
 
+    check: Callable
     train_loop: Callable
     test_loop: Callable
     epoch_logs: Callable
@@ -66,10 +70,11 @@ class Repairs(NamedTuple):
 
 
 def repair(strategy_class: type, repairs: Repairs) -> None:
-    """Mends `fit` and `evaluate` of every `keras.Model` that was created in the scope of a `strategy_class`.
+    """Mends `fit`, `evaluate` and `predict_on_batch` of every `keras.Model` of the scope of a `strategy_class`.
 
     Under several workers Keras 3.15 builds a model from a value per replica, which fails, and reduces scalar logs over
-    axis 0, which fails (keras#20585). `LossScaleOptimizer` exchanges gradients inside a condition that each worker
+    axis 0, which fails (keras#20585). `predict_on_batch` hands the whole batch to every replica and returns each row
+    once per replica. `LossScaleOptimizer` exchanges gradients inside a condition that each worker
     decides alone, so that all wait for ever when one of them overflows.
 
     Methods of `keras.Model` and of `keras.optimizers.LossScaleOptimizer` are replaced by ones that look at the strategy
@@ -83,7 +88,7 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
 
 
 def _repair_loops(strategy_class, repairs):
-    """Replaces four methods of `keras.Model`."""
+    """Replaces five methods of `keras.Model`."""
     model_class = keras.Model
     keras_own = {
         name: getattr(model_class, name)
@@ -92,6 +97,7 @@ def _repair_loops(strategy_class, repairs):
             "make_test_function",
             "_maybe_symbolic_build",
             "_get_metrics_result_or_logs",
+            "predict_on_batch",
         )
     }
 
@@ -113,6 +119,7 @@ def _repair_loops(strategy_class, repairs):
     def maybe_symbolic_build(self, iterator=None, data_batch=None):
         if not is_ours(self):
             return keras_own["_maybe_symbolic_build"](self, iterator, data_batch)
+        repairs.check(self)
         parts = self._flatten_layers(include_self=False)
         if type(self).call is model_class.call and all(part.built for part in parts):
             # A model of built parts with a train_step of its own, as GANs are written: Keras has nothing to call.
@@ -121,7 +128,7 @@ def _repair_loops(strategy_class, repairs):
                     self.optimizer.build(self.trainable_variables)
             return
         if iterator is not None:
-            data_batch = next(next(iter(iterator))[2])
+            data_batch = _first_batch(iterator)
         with self._distribute_strategy.scope():
             self._symbolic_build(data_batch=first_local(self._distribute_strategy, data_batch))
 
@@ -131,10 +138,25 @@ def _repair_loops(strategy_class, repairs):
         logs, figures = repairs.epoch_logs(self, logs)
         return keras_own["_get_metrics_result_or_logs"](self, logs) | figures
 
+    def predict_on_batch(self, x):
+        if not is_ours(self):
+            return keras_own["predict_on_batch"](self, x)
+        as_array = lambda part: part if isinstance(part, tf.RaggedTensor) else keras.ops.convert_to_numpy(part)  # noqa: E731
+        return keras.tree.map_structure(as_array, self.predict_step((x,)))
+
     model_class.make_train_function = make_train_function
     model_class.make_test_function = make_test_function
     model_class._maybe_symbolic_build = maybe_symbolic_build
     model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
+    model_class.predict_on_batch = predict_on_batch
+
+
+def _first_batch(iterator):
+    """Returns the first batch of Keras' iterator over (first step, last step, batches)."""
+    try:
+        return next(next(iter(iterator))[2])
+    except (StopIteration, tf.errors.OutOfRangeError):
+        raise UsageError("A data set of `fit` or `evaluate` is empty: give it one batch or more.") from None
 
 
 def _repair_loss_scale(strategy_class, repairs):

@@ -7,8 +7,9 @@
 | `module:function`, which returns a tf.data.Dataset | its elements | (image, label), {"image", "label"} |
 
 Every image becomes bytes. Floats in [0, 1] become round(255 x), floats in [-1, 1] round(127.5 (x + 1)); the range is
-[-1, 1] iff a value of the set is negative. The order is the same in every process: files by their path, arrays as they
-are stored, and the images of a function by their bytes, so that a function may shuffle.
+[-1, 1] iff a value of the set is negative. If the lowest value is in (-0.1, 0), the set is refused. The order is the
+same in every process: files by their path, arrays as they are stored, and the images of a function by their bytes, so
+that a function may shuffle.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ import tensorflow_datasets as tfds
 from dqgan_tf.data.spec import DatasetError
 
 MEMORY_LIMIT_BYTES = 6 * 10**9
+_UNDERSHOOT = -0.1  # bicubic and Lanczos filters give values down to about here from values in [0, 1]
 
 # MODULE:FUNCTION. NAME:VERSION of TensorFlow Datasets has digits behind the colon.
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
@@ -53,6 +55,7 @@ class Source:
     has_labels: whether its images have labels.
     labels: function () -> int64 [num_examples], or None if there are no labels.
     class_names: names of the class folders, in the order of their numbers.
+    other_arrays: shapes and types of the arrays beside the images, of a file in which none is that of the labels.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Source:
     has_labels: bool
     labels: Callable[[], np.ndarray | None]
     class_names: tuple[str, ...] = ()
+    other_arrays: str = ""
 
 
 def find(dataset: str, split: str, is_known: Callable[[str], bool]) -> tuple[Source, np.ndarray] | None:
@@ -119,7 +123,8 @@ def to_bytes(name: str, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """Returns images as uint8; see the head of this file.
 
     Raises:
-      DatasetError: a value is not finite or outside of [-1, 1], or the type is another one.
+      DatasetError: a value is not finite or outside of [-1, 1], the lowest one may be of either range, or the type is
+        another one.
     """
     types = {image.dtype for image in images}
     if types == {np.dtype(np.uint8)}:
@@ -137,6 +142,11 @@ def to_bytes(name: str, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     if low < -1 or high > 1:
         raise DatasetError(
             f"Floats in {name!r} must be in [0, 1] or [-1, 1]; store values of 0 to 255 as uint8. "
+            f"Received: values from {low:.6g} to {high:.6g}"
+        )
+    if _UNDERSHOOT < low < 0:
+        raise DatasetError(
+            f"Floats in {name!r} may be meant as [0, 1] or as [-1, 1]: clip them to [0, 1], or store uint8. "
             f"Received: values from {low:.6g} to {high:.6g}"
         )
     scale, shift = (127.5, 127.5) if low < 0 else (255.0, 0.0)
@@ -234,7 +244,7 @@ def _decode(file, channels):
 
 def _open_arrays(dataset, path, keys):
     headers = _array_headers(dataset, path)
-    listed = ", ".join(f"{key} {shape} {dtype}" for key, (shape, dtype) in headers.items())
+    listed = _listed(headers)
     key, label_key = _choose_keys(dataset, headers, listed, keys)
     shape, dtype = headers[key]
     if dtype.hasobject:
@@ -242,7 +252,7 @@ def _open_arrays(dataset, path, keys):
     if len(shape) not in (3, 4) or 0 in shape[1:]:
         raise DatasetError(f"The images in {dataset!r} must be [n, h, w] or [n, h, w, c]. Received: shape={shape}")
     height, width, channels = (*shape[1:], 1)[:3]
-    if len(shape) == 4 and height in (1, 3, 4) and width == channels and channels > 4:
+    if not _channels_are_last(height, width, channels):
         raise DatasetError(
             f"The channels in {dataset!r} must come last: store images.transpose(0, 2, 3, 1). Received: shape={shape}"
         )
@@ -256,7 +266,18 @@ def _open_arrays(dataset, path, keys):
             return None
         return _check_labels(dataset, _read_array(path, label_key).reshape(-1), shape[0])
 
-    return Source(dataset, (height, width, channels), shape[0], reader, label_key is not None, labels)
+    others = "" if label_key else _listed({name: header for name, header in headers.items() if name != key})
+    size, has_labels = (height, width, channels), label_key is not None
+    return Source(dataset, size, shape[0], reader, has_labels, labels, other_arrays=others)
+
+
+def _listed(headers):
+    return ", ".join(f"{key} {shape} {dtype}" for key, (shape, dtype) in headers.items())
+
+
+def _channels_are_last(height, width, channels):
+    """Returns whether [height, width, channels] is an image: more than 4 channels need a square or larger sides."""
+    return channels <= 4 or height == width or channels < min(height, width)
 
 
 def _array_headers(dataset, path):
@@ -396,17 +417,24 @@ def _where(error):
 def _read_examples(dataset, examples):
     """Returns the images, [h, w, c] of any dtype, and their labels, a list that is empty if there are none."""
     image, label = _parts(dataset, examples.element_spec)
-    if image.shape.rank == 4:
+    spec = image.shape
+    if spec.rank == 4:
         examples = examples.unbatch()
-    elif image.shape.rank not in (2, 3):
+    elif spec.rank not in (2, 3) or _is_batch(spec.as_list()):
         raise DatasetError(
-            f"The images of {dataset!r} must be [h, w], [h, w, c], or batches [n, h, w, c]. "
-            f"Received: shape={image.shape}"
+            f"The images of {dataset!r} must be [h, w], [h, w, c], or batches [n, h, w, c]: leave out its batch(), or "
+            f"give grey images an axis of 1 channel. Received: shape={spec}"
         )
     images, labels, size = [], [], 0
     for example in examples.as_numpy_iterator():
         image, label = _parts(dataset, example)
-        images.append(image if image.ndim == 3 else image[..., np.newaxis])
+        image = image if image.ndim == 3 else image[..., np.newaxis]
+        if not _channels_are_last(*image.shape):
+            raise DatasetError(
+                f"The channels of {dataset!r} must come last, [h, w, c], and batches of grey images need an axis of 1 "
+                f"channel, [n, h, w, 1]. Received: shape={spec}, of which {image.shape} would be an image"
+            )
+        images.append(image)
         labels += [] if label is None else [label]
         size += image.nbytes
         if size > MEMORY_LIMIT_BYTES:
@@ -415,6 +443,17 @@ def _read_examples(dataset, examples):
                 "it fewer or smaller ones, as uint8."
             )
     return images, labels
+
+
+def _is_batch(shape):
+    """Returns whether the shape [h, w] or [h, w, c] of a specification is that of batches without an axis of channels.
+
+    Their first axis has an unknown size before a known one, or all three axes have one size.
+    """
+    height, width, channels = (*shape, None)[:3]
+    if channels is not None and channels <= 4:
+        return False
+    return width is not None and (height is None or height == width == channels)
 
 
 def _parts(dataset, example):

@@ -60,12 +60,22 @@ def _num_classes(config):
     """Returns the number of classes of a conditional run: of the whole set, not only of the split."""
     own = _find(config)
     if own is not None:
-        return len(own[0].class_names) or int(own[0].labels().max()) + 1
-    feature = catalogue.prepared_builder(config.dataset, config.data_dir).info.features["label"]
-    labels = None if getattr(feature, "num_classes", None) else load_labels(config)
-    if labels is not None and labels.min() < 0:
-        raise DatasetError(f"The labels of {config.dataset!r} must be 0 or more. Received: {labels.min()}")
-    return feature.num_classes if labels is None else int(labels.max()) + 1
+        source, _ = own
+        if source.class_names:
+            return len(source.class_names)
+        labels, num_examples = source.labels(), source.num_examples
+    else:
+        info = catalogue.prepared_builder(config.dataset, config.data_dir).info
+        if classes := getattr(info.features["label"], "num_classes", None):
+            return classes
+        labels, num_examples = load_labels(config), sum(split.num_examples for split in info.splits.values())
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_examples:  # each class is a row of weights
+        raise DatasetError(
+            f"The labels of {config.dataset!r} must be the numbers 0, 1, 2, ... of its classes, of which a conditional "
+            f"run has at most as many as images, {num_examples}. Received: labels from {low} to {high}"
+        )
+    return high + 1
 
 
 def _find(config):
@@ -194,8 +204,11 @@ def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -
 
 
 def _no_labels(config):
+    own = _find(config)
+    others = own[0].other_arrays if own is not None else ""
+    found = f" (one array of whole numbers, one for each image; beside the images it holds {others})" if others else ""
     return DatasetError(
-        f"{config.dataset!r} has no labels, so that it takes only --shards=iid and --noconditional. "
+        f"{config.dataset!r} has no labels{found}, so that it takes only --shards=iid and --noconditional. "
         f"Received: shards={config.shards}, conditional={config.conditional}"
     )
 

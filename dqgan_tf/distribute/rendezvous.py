@@ -2,7 +2,8 @@
 
 TensorFlow waits for missing workers without a limit, names none of them, and takes the signals of the process. A
 cluster that two workers describe differently hangs it. So the workers meet first, in Python: every worker listens at
-its own address of TF_CONFIG, and all others report to worker 0, which compares what they say and calls them back.
+its own address of TF_CONFIG, and all others report to worker 0, which compares what they say and calls them back. If
+one does not fit, worker 0 tells all that have reported, and all end: the others would wait in vain.
 """
 
 import contextlib
@@ -45,18 +46,49 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
 
     Raises:
       UsageError: this worker's host is not this machine or its port is in use, two workers claim one index, workers
-        describe different clusters or have different secrets, or an address leads to another process or nowhere.
+        describe different clusters, or an address leads to another process or nowhere: on all workers that have
+        reported to worker 0. Or this worker's secret is not that of worker 0.
       PeerLostError: a worker is missing when the time is over.
     """
     if place.num_workers < 2:
         return
     notice = _Notice(place.worker_index, timeout_seconds)
-    with _Meeting(place) as meeting:
-        meeting.check_own_address()
-        if place.worker_index:
-            meeting.report(notice)
-        else:
-            meeting.gather(notice)
+    try:
+        with _Meeting(place) as meeting:
+            meeting.check_own_address()
+            if place.worker_index:
+                meeting.report(notice)
+            else:
+                meeting.gather(notice)
+    except _RefusedError:
+        raise
+    except UsageError as error:
+        _announce(place, str(error))
+        raise
+
+
+class _RefusedError(UsageError):
+    """The workers cannot meet, as another one has said."""
+
+
+def _announce(place, mistake):
+    """Tells another process at this worker's address, and worker 0, why this worker cannot come.
+
+    Worker 0 may start a little later than this one.
+    """
+    me, end = place.worker_index, time.monotonic() + _PORT_SECONDS
+    _tell_mistake(place.addresses[me], me, mistake)
+    while me and not _tell_mistake(place.addresses[0], me, mistake) and time.monotonic() < end:
+        time.sleep(_RETRY_SECONDS)
+
+
+def _tell_mistake(address, worker, mistake):
+    """Tells the worker at `address` that another one cannot come. Returns whether it listened."""
+    with contextlib.suppress(OSError, ValueError), _connect(address) as connection:
+        proof = _proof(str(_read(connection).get("token")), worker, mistake)
+        _tell(connection, {"worker": worker, "mistake": mistake, "proof": proof})
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -66,10 +98,33 @@ def limit(timeout_seconds: float):
     For TensorFlow's own connecting, which no exception can interrupt: if a worker dies or freezes right after the
     meeting, the others would wait for an hour. TensorFlow's notifier of preemptions, which starts then, would also take
     SIGTERM, and it would have no effect. Here it ends the process at once; a handler of Python's runs after the body.
+    Only in the main thread, whose handlers and mask count, and only on Linux: other systems have no `sigtimedwait`, and
+    there SIGTERM has no effect in the body.
     """
-    is_main = threading.current_thread() is threading.main_thread()  # only its handlers and mask count
-    takes_signal = is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM] if is_main else [])
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "sigtimedwait"):
+        with _sigterm_held(), _watched(timeout_seconds, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL):
+            yield
+    else:
+        with _watched(timeout_seconds, takes_signal=False):
+            yield
+
+
+@contextlib.contextmanager
+def _sigterm_held():
+    """Holds SIGTERM back from this thread while the body runs."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        if signal.SIGTERM in signal.sigpending():
+            # Puts back what Python knows of, in place of TensorFlow's handler.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextlib.contextmanager
+def _watched(timeout_seconds, takes_signal):
+    """Runs `_watch` beside the body."""
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=[done, timeout_seconds, takes_signal], daemon=True)
     watch.start()
@@ -78,10 +133,6 @@ def limit(timeout_seconds: float):
     finally:
         done.set()
         watch.join()
-        if is_main and signal.SIGTERM in signal.sigpending():
-            # Puts back what Python knows of, in place of TensorFlow's handler.
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _watch(done, timeout_seconds, takes_signal):
@@ -105,14 +156,16 @@ def _watch(done, timeout_seconds, takes_signal):
 class _Meeting:
     """One worker's part. It tells its token to whoever connects, so that worker 0 knows where an address leads.
 
-    Every connection has a thread and a few seconds: a stranger that says nothing delays nobody.
+    Every connection has a thread and a few seconds: a stranger that says nothing delays nobody. What ends the meeting,
+    the mistake of a worker or a refusal, needs a proof of the secret.
     """
 
     def __init__(self, place):
         self._me, self._addresses = place.worker_index, list(place.addresses)
         self._token = secrets.token_hex(16)
+        self._mistake = ""  # why the workers cannot meet
         self._lock = threading.Lock()  # guards the next two, of worker 0
-        self._members = {}  # worker index -> open connection
+        self._members = {}  # worker index -> (open connection, token)
         self._unreached = {}  # worker index -> when its address first led nowhere
         self._listener = _listen(self._me, self._addresses[self._me])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -125,7 +178,7 @@ class _Meeting:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
         with self._lock:
-            for connection in self._members.values():
+            for connection, _ in self._members.values():
                 connection.close()
 
     def check_own_address(self):
@@ -154,16 +207,16 @@ class _Meeting:
 
     def gather(self, notice):
         """Worker 0: waits for the reports of all others."""
-        with contextlib.suppress(OSError, ValueError):  # this machine may not reach itself from outside
-            if self._call(0)["token"] != self._token:
-                raise UsageError(f"Another process is worker 0 at {self._addresses[0]} already.")
         while True:
+            mistake = self._mistake
             with self._lock:
-                self._members = {worker: one for worker, one in self._members.items() if not _is_closed(one)}
+                self._members = {worker: one for worker, one in self._members.items() if not _is_closed(one[0])}
                 missing = [worker for worker in range(1, len(self._addresses)) if worker not in self._members]
-                for connection in self._members.values():
+                for worker, (connection, token) in self._members.items():
                     with contextlib.suppress(OSError):
-                        _tell(connection, {"missing": missing})
+                        _tell(connection, _refusal(token, worker, mistake) if mistake else {"missing": missing})
+            if mistake:
+                raise _RefusedError(mistake)
             if not missing:
                 return
             notice.wait(self._names(missing))
@@ -189,18 +242,28 @@ class _Meeting:
                 reason = "what answers there is not a worker 0 that waits"
             except OSError as error:
                 reason = error.strerror or str(error) or "it does not answer"
-            notice.wait(f"{self._names([0])}: {reason}")
+            self._wait(notice, f"{self._names([0])}: {reason}")
+
+    def _wait(self, notice, missing):
+        """As `_Notice.wait`. Raises UsageError once it is known that the workers cannot meet."""
+        if self._mistake:
+            raise _RefusedError(self._mistake)
+        notice.wait(missing)
 
     def _follow(self, connection, token, notice):
         """Returns once worker 0, which has told its `token`, has all reports."""
-        report = {"worker": self._me, "token": self._token, "cluster": self._addresses}
-        _tell(connection, report | {"proof": _proof(token, self._me)})
+        _tell(connection, _report(token, self._me, self._token, self._addresses))
         while (answer := _read(connection)).get("missing") != []:
             if "refused" in answer:
-                raise UsageError(f"Worker 0 refuses worker {self._me}: {answer['refused']}")
+                if answer != _refusal(self._token, self._me, answer["refused"]):
+                    raise _RefusedError(
+                        f"The {tf_config.SECRET} of worker {self._me} is not that of worker 0, or of the process that "
+                        f"answers at {self._addresses[0]} in its place. Give all workers the same one."
+                    )
+                raise _RefusedError(answer["refused"])
             if "later" in answer:
                 raise ConnectionError(answer["later"])
-            notice.wait(self._names([worker for worker in answer["missing"] if worker != self._me] or [0]))
+            self._wait(notice, self._names([worker for worker in answer["missing"] if worker != self._me] or [0]))
 
     def _accept(self):
         while True:
@@ -214,68 +277,89 @@ class _Meeting:
         stays = False
         try:
             _tell(connection, {"worker": self._me, "token": self._token})
-            if self._me == 0:
-                stays = self._admit(connection, _read(connection))
+            message = _read(connection)
+            if "mistake" in message:
+                self._note(str(message["mistake"]), message)
+            elif self._me == 0:
+                stays = self._admit(connection, message)
         except (OSError, ValueError, LookupError, TypeError):  # a stranger
             pass
         finally:
             if not stays:
                 connection.close()
 
+    def _note(self, mistake, message):
+        """Takes the mistake of a worker, which ends this one, too."""
+        worker = message["worker"]
+        if _is_proof(message, _proof(self._token, worker, mistake)):
+            self._mistake = self._mistake or mistake
+
     def _admit(self, connection, report):
         """Keeps the connection of a worker that fits. Returns whether it does."""
-        worker = report["worker"]
+        worker, token, cluster = report["worker"], report["token"], report["cluster"]
+        if not _is_proof(report, _report(self._token, worker, token, cluster)["proof"]):
+            refused = f"its {tf_config.SECRET} is not that of worker 0. Give all workers the same one."
+            print(f"Worker 0 refuses worker {worker}: {refused}", file=sys.stderr, flush=True)
+            _tell(connection, {"refused": refused})  # without a proof: who sent the report may be a stranger
+            return False
         try:
-            refusal = self._refusal(worker, report["token"], report["cluster"], str(report.get("proof")))
+            mistake = self._mistake_of(worker, token, cluster)
         except ConnectionError as error:
             _tell(connection, {"later": str(error)})
             return False
-        if refusal:
-            print(f"Worker 0 refuses worker {worker}: {refusal}", file=sys.stderr, flush=True)
-            _tell(connection, {"refused": refusal})
+        if mistake:
+            time.sleep(_RETRY_SECONDS)
+            if not _is_closed(connection):  # else it has died, and that was why its address led nowhere
+                mistake = f"Worker 0 refuses worker {worker}: {mistake}"
+                _tell(connection, _refusal(token, worker, mistake))
+                self._mistake = self._mistake or mistake
             return False
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             # Worker 0 writes all the time: a host that is cut off is missed, and another process may take its place.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1e3 * _GONE_SECONDS))
         with self._lock:
-            self._members[worker] = connection
+            if worker in self._members:  # its process is gone: its address leads to this one
+                self._members[worker][0].close()
+            self._members[worker] = connection, token
         return True
 
-    def _refusal(self, worker, token, cluster, proof):
+    def _mistake_of(self, worker, token, cluster):
         """Returns why a worker does not fit; empty if it does. Raises ConnectionError if that cannot be said yet."""
-        if not hmac.compare_digest(proof.encode(), _proof(self._token, worker).encode()):
-            return f"its {tf_config.SECRET} is not that of worker 0. Give all workers the same one."
         if cluster != self._addresses:
             return f"its TF_CONFIG holds the cluster {cluster}, that of worker 0 holds {self._addresses}."
-        with self._lock:
-            if worker in self._members and not _is_closed(self._members[worker]):
-                return f"another process is worker {worker} already."
+        named = f"{self._addresses[worker]}, its address in TF_CONFIG"
         try:
             found = self._call(worker)["token"]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return self._unless_stale(
-                worker, f"worker 0 cannot reach it at {self._addresses[worker]}, its address in TF_CONFIG: {reason}."
-            )
-        if found != token:
-            return self._unless_stale(
-                worker, f"{self._addresses[worker]}, its address in TF_CONFIG, leads to another process."
-            )
+            return self._unless_stale(worker, f"worker 0 cannot reach it at {named}: {reason}.", error)
+        if found == token:
+            with self._lock:
+                self._unreached.pop(worker, None)
+            return ""
         with self._lock:
-            self._unreached.pop(worker, None)
-        return ""
+            if worker in self._members and self._members[worker][1] == found:
+                return f"another process is worker {worker} already."
+        return self._unless_stale(worker, f"{named}, leads to another process.")
 
-    def _unless_stale(self, worker, refusal):
-        """Returns the refusal, unless the worker's name may be that of a machine that it has just left."""
+    def _unless_stale(self, worker, mistake, error=None):
+        """Returns the mistake, unless another attempt may end otherwise.
+
+        The worker's name may be that of a machine that it has just left, and a machine that is busy or far away may not
+        have answered in time.
+        """
+        now = time.monotonic()
         with self._lock:
-            seconds = time.monotonic() - self._unreached.setdefault(worker, time.monotonic())
-        if _is_name(self._addresses[worker]) and seconds < _NAME_SECONDS:
-            raise ConnectionError(refusal)
-        return refusal
+            seconds = now - self._unreached.setdefault(worker, now)
+        patience = _GONE_SECONDS if isinstance(error, TimeoutError) else 0.0
+        if seconds < (_NAME_SECONDS if _is_name(self._addresses[worker]) else patience):
+            raise ConnectionError(mistake)
+        return mistake
 
     def _call(self, worker):
-        with _connect(self._addresses[worker]) as connection:
-            return _read(connection)
+        # Less than the patience of the worker that waits for what comes of it.
+        with _connect(self._addresses[worker], _PATIENCE_SECONDS / 3) as connection:
+            return _read(connection, _PATIENCE_SECONDS / 3)
 
     def _names(self, workers):
         shown = ", ".join(f"worker {worker} at {self._addresses[worker]}" for worker in workers[:8])
@@ -308,8 +392,24 @@ class _Notice:
         time.sleep(_RETRY_SECONDS)
 
 
-def _proof(token, worker):
-    return tf_config.proof(os.environ, "meeting", token, str(worker))
+def _report(token_0, worker, token, cluster):
+    """What a worker tells worker 0, whose token it has read."""
+    proof = _proof(token_0, worker, token, json.dumps(cluster))
+    return {"worker": worker, "token": token, "cluster": cluster, "proof": proof}
+
+
+def _refusal(token, worker, mistake):
+    """What worker 0 tells a worker: why the workers cannot meet."""
+    return {"refused": mistake, "proof": _proof(token, worker, "refused", mistake)}
+
+
+def _proof(token, worker, *parts):
+    """Proof of the secret for a message to the process with that token."""
+    return tf_config.proof(os.environ, "meeting", token, str(worker), *parts)
+
+
+def _is_proof(message, proof):
+    return hmac.compare_digest(str(message.get("proof")).encode(), proof.encode())
 
 
 def _listen(worker, address):
@@ -369,9 +469,9 @@ def _host(address):
     return address.rpartition(":")[0].strip("[]")
 
 
-def _connect(address):
+def _connect(address, seconds=None):
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_SECONDS)
+    return socket.create_connection((host.strip("[]"), int(port)), seconds or _PATIENCE_SECONDS)
 
 
 def _tell(connection, message):
@@ -379,14 +479,14 @@ def _tell(connection, message):
     connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _read(connection):
-    """Returns the next message, a dict.
+def _read(connection, seconds=None):
+    """Returns the next message, a dict. It must come within `seconds`, by default `_PATIENCE_SECONDS`.
 
     Raises:
       OSError: it did not come in time.
       ValueError: it is no message.
     """
-    end, line = time.monotonic() + _PATIENCE_SECONDS, b""
+    end, line = time.monotonic() + (seconds or _PATIENCE_SECONDS), b""
     while not line.endswith(b"\n"):
         connection.settimeout(max(1e-3, end - time.monotonic()))
         byte = connection.recv(1)

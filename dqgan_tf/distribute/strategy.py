@@ -51,13 +51,13 @@ class CompressedStrategy(WorkerStrategy):
     The strategy owns the TCP connections between workers. `close`, or garbage collection of the strategy, closes them.
 
     Args:
-      cluster_resolver: as in the base class, with the checks of TF_CONFIG; None reads TF_CONFIG, and then all workers
-        meet first: see `rendezvous`.
+      cluster_resolver: as in the base class; None reads TF_CONFIG. With both, the cluster is checked, and all workers
+        meet before TensorFlow starts: see `rendezvous`.
       communication_options: `tf.distribute.experimental.CommunicationOptions` of reductions without a channel; name
         NCCL here on GPUs, since TensorFlow's AUTO means RING. Channels use NCCL by themselves.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
-      start_timeout: seconds that the workers of TF_CONFIG wait for each other.
+      start_timeout: seconds that the workers wait for each other.
       silence_timeout: seconds without a sign of life after which a worker counts as lost. All strategies of a process
         have the same.
 
@@ -85,10 +85,10 @@ class CompressedStrategy(WorkerStrategy):
             )
         connecting: contextlib.AbstractContextManager = contextlib.nullcontext()
         if cluster_resolver is not None:
-            tf_config.check_resolver(cluster_resolver)
+            place = tf_config.of_resolver(cluster_resolver)
         elif (place := tf_config.read(os.environ)) is None:
             cluster_resolver = no_cluster()  # TensorFlow fails if TF_CONFIG is an empty text
-        elif not joined_cluster():  # a second strategy finds TensorFlow at the port
+        if place is not None and not joined_cluster():  # a second strategy finds TensorFlow at the port
             rendezvous.meet(place, start_timeout)
             connecting = rendezvous.limit(start_timeout)
         options = plain_options(communication_options)

@@ -88,17 +88,19 @@ def _parse(environment):
     return {"cluster": cluster, "task": task} if cluster else None
 
 
-def check_resolver(resolver: Any) -> None:
-    """Checks the cluster of a `tf.distribute.cluster_resolver.ClusterResolver` as `read` checks that of TF_CONFIG.
+def of_resolver(resolver: Any) -> TfConfig | None:
+    """Returns the place that a `tf.distribute.cluster_resolver.ClusterResolver` names; None if its cluster is empty.
+
+    The checks are those of `read`.
 
     Raises:
       UsageError: cluster and task do not fit together, or hold what would be ignored.
     """
     cluster = resolver.cluster_spec().as_dict()  # some resolvers know their task after this call only
     if not cluster:
-        return
+        return None
     try:
-        _place({"cluster": cluster, "task": {"type": resolver.task_type, "index": resolver.task_id}})
+        return _place({"cluster": cluster, "task": {"type": resolver.task_type, "index": resolver.task_id}})
     except UsageError as error:
         raise UsageError(f"The cluster of the cluster_resolver, as a TF_CONFIG: {error}") from None
 

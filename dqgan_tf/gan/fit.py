@@ -1,5 +1,7 @@
 """Keras' `fit` and `evaluate` for a model that has its own training loop, and the optimizers that callbacks see."""
 
+import contextlib
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
 from dqgan_tf.errors import TrainingError, UsageError
 from dqgan_tf.gan import inputs
 from dqgan_tf.gan.player import PLAYERS
+from dqgan_tf.gan.state import check_file
 from dqgan_tf.private_keras import LoopModel
 
 _Schedule = keras.optimizers.schedules.LearningRateSchedule
@@ -26,11 +29,21 @@ class KerasFit(LoopModel):
         """As `keras.Model.fit`; `y` are labels of a conditional GAN. The progress bar shows the losses, skipped steps
         and what callbacks monitor."""
         self._refuse(y=y, **{name: arguments.get(name) for name in ("sample_weight", "class_weight")})
+        _, y_of_validation, weights = keras.utils.unpack_x_y_sample_weight(arguments.get("validation_data"))
+        self._refuse(y=y_of_validation, sample_weight=weights)
+        for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
+            if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
+                check_file(callback.filepath)
         if verbose in ("auto", 1) and not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = list(tf.nest.flatten(callbacks)) if callbacks else []
             if not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks):
                 callbacks.append(_Progress([getattr(callback, "monitor", None) for callback in callbacks]))
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **arguments)
+
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **arguments):
+        """As `keras.Model.evaluate`; `y` are labels of a conditional GAN."""
+        self._refuse(y=y, sample_weight=sample_weight)
+        return super().evaluate(x, y, batch_size, verbose, **arguments)
 
     def train_on(self, iterator):
         skipped = int(self.skipped.numpy())
@@ -63,7 +76,8 @@ class KerasFit(LoopModel):
         return _losses(self.test_on(self._iterator_of(x, y)), return_dict)
 
     def _refuse(self, *, y, **others):
-        """Raises UsageError for arguments that have no effect."""
+        """Raises UsageError for arguments that have no effect, and see `check_compiled`."""
+        self.check_compiled()
         if self.is_conditional:
             needed, refused = "samples and labels", others
         else:
@@ -71,6 +85,31 @@ class KerasFit(LoopModel):
         for name, value in refused.items():
             if value is not None:
                 raise UsageError(f"DQGAN has no use for `{name}`: pass {needed}. Received: {name}={value!r}")
+
+    def check_compiled(self) -> None:
+        """Raises UsageError before `compile`, or if an attribute that takes effect there was changed later."""
+        if self.channel is None:
+            raise UsageError(
+                "The DQGAN is not compiled: call gan.compile(dqgan_tf.OptimizerConfig(), "
+                "dqgan_tf.CompressionConfig()) first."
+            )
+        if self.run_eagerly or self.jit_compile:
+            raise UsageError(
+                "DQGAN compiles its steps itself, those parts by XLA that it can: set run_eagerly and jit_compile to "
+                f"False. Received: run_eagerly={self.run_eagerly}, jit_compile={self.jit_compile}"
+            )
+        if not isinstance(self.optimizer, Optimizers):
+            raise UsageError(
+                "DQGAN has an update rule of its own: gan.compile(dqgan_tf.OptimizerConfig(...)) chooses it. Received: "
+                f"gan.optimizer={self.optimizer!r}"
+            )
+        for player in self._players:
+            if player.network is not getattr(self, player.name):
+                raise UsageError(
+                    f"A DQGAN keeps its networks: make a new one, or call gan.{player.name}.set_weights(...). "
+                    f"Received: another {player.name}, {getattr(self, player.name)!r}"
+                )
+        check_steps_per_execution(self.steps_per_execution, self.compression_config.local_steps)
 
     def _iterator_of(self, x, y):
         dataset = tf.data.Dataset.from_tensors(x if y is None else (x, y))
@@ -122,6 +161,16 @@ class KerasFit(LoopModel):
         return tf.distribute.get_replica_context().all_reduce("sum", sums)
 
 
+def check_steps_per_execution(value: Any, local_steps: int) -> int:
+    """Returns a number of steps as an int, or raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1 or value % local_steps:
+        raise UsageError(
+            "A call of `fit` takes steps and ends with an exchange, so steps_per_execution must be a multiple of "
+            f"local_steps, such as {local_steps}. Received: steps_per_execution={value!r}, local_steps={local_steps}"
+        )
+    return int(value)
+
+
 class PlayerOptimizer:
     """The learning rate of one player, as callbacks of Keras read and set it: `gan.optimizer.generator`.
 
@@ -153,7 +202,9 @@ class PlayerOptimizer:
                 f"The learning rate of the {self.name} is a Keras schedule and cannot be set: give compile no "
                 f"schedule, or omit the callback. Received: learning_rate={value}"
             )
-        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", float(value))
+        with contextlib.suppress(TypeError, ValueError):  # a tensor, for example
+            value = float(value)
+        checked = config_lib.check_setting(f"optimizer.learning_rate_{self.name[0]}", value)
         for variable in self._rate.variables:
             variable.assign(checked)
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from dqgan_tf.config import check_setting
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
@@ -28,15 +29,62 @@ _RANGES = {
 }
 
 
-def check_network(network: keras.Model, name: str, *, is_generator: bool) -> None:
+def check_networks(generator: keras.Model, discriminator: keras.Model, strategy: CompressedStrategy) -> None:
+    """Refuses networks that cannot be trained, or not against each other.
+
+    Raises:
+      UsageError: see `_check_network`; or both are one network, or the discriminator takes samples of another shape
+        than the generator draws, as when they are swapped.
+    """
+    _check_network(generator, "generator", strategy)
+    _check_network(discriminator, "discriminator", strategy)
+    if generator is discriminator:
+        raise UsageError(
+            f"The generator and the discriminator must be two networks. Received: {generator.name} for both"
+        )
+    outputs, inputs = getattr(generator, "outputs", None), getattr(discriminator, "inputs", None)
+    if outputs and inputs and not _fits(outputs[0].shape[1:], inputs[0].shape[1:]):
+        raise UsageError(
+            "The discriminator must take what the generator draws: DQGAN(generator, discriminator). Received: a "
+            f"generator that draws {_batch_of(outputs[0].shape[1:])} and a discriminator that takes "
+            f"{_batch_of(inputs[0].shape[1:])}"
+        )
+
+
+def _fits(shape, other) -> bool:
+    """Whether two shapes without the batch are equal, up to dimensions of 1 at the end, which Keras adds and drops."""
+    shapes = []
+    for dimensions in (list(shape), list(other)):
+        while dimensions and dimensions[-1] == 1:
+            dimensions.pop()
+        shapes.append(tf.TensorShape(dimensions))
+    return shapes[0].is_compatible_with(shapes[1])
+
+
+def _batch_of(shape) -> str:
+    return f"[{', '.join(map(str, ['batch', *shape]))}]"
+
+
+def _check_network(network: keras.Model, name: str, strategy: CompressedStrategy) -> None:
     """Refuses a network that cannot be trained.
 
     Raises:
-      UsageError: it is not built, has a weight that is not float32, or a layer that computes in float16 or float64; a
-        generator with spectral normalization.
+      UsageError: it is no Keras model, is not built, or was built outside of the scope of a strategy of several
+        replicas; it has a weight that is not float32, or a layer that computes in float16 or float64; a generator with
+        spectral normalization.
     """
+    if not isinstance(network, keras.Layer):
+        raise UsageError(f"The {name} must be a built Keras model. Received: {name}={network!r}")
     if not network.built:
         raise UsageError(f"The {name} must be built before training: call it once or give it an Input.")
+    for weight in network.weights:
+        # Every replica would subtract its update from one and the same variable.
+        is_outside = not strategy.extended.variable_created_in_scope(weight.value)
+        if is_outside and strategy.num_replicas_in_sync > 1:
+            raise UsageError(
+                f"Build the {name} inside of strategy.scope(), as the DQGAN, since the strategy has "
+                f"{strategy.num_replicas_in_sync} replicas. Received: weight {weight.path}, which was created outside"
+            )
     for weight in network.trainable_variables:
         if weight.dtype != "float32":
             raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")
@@ -47,7 +95,7 @@ def check_network(network: keras.Model, name: str, *, is_generator: bool) -> Non
                 f"{name} layer {layer.name} with the dtype policy {layer.dtype_policy.name}; float16 would need a "
                 "loss scale"
             )
-        if is_generator and isinstance(layer, keras.layers.SpectralNormalization):
+        if name == "generator" and isinstance(layer, keras.layers.SpectralNormalization):
             raise UsageError(
                 f"The generator's layer {layer.name} assigns its kernel while it trains, so samples would come "
                 "from another network than the one that is trained. Use SpectralNormalization in the discriminator "
@@ -55,8 +103,10 @@ def check_network(network: keras.Model, name: str, *, is_generator: bool) -> Non
             )
 
 
-def check_keeps_weights(network: keras.Model, weights, non_trainable, inputs) -> None:
-    """Refuses a generator that assigns its own weights while it runs: samples would come from another network.
+def drawn_shape(network: keras.Model, weights, non_trainable, inputs) -> tf.TensorShape:
+    """Returns the shape that a generator draws, without the batch.
+
+    Refuses a generator that assigns its own weights while it runs: samples would come from another network.
 
     Args:
       network: the generator.
@@ -68,7 +118,7 @@ def check_keeps_weights(network: keras.Model, weights, non_trainable, inputs) ->
     """
     variables = [*network.trainable_variables, *network.non_trainable_variables]
     with keras.StatelessScope(state_mapping=list(zip(variables, [*weights, *non_trainable], strict=True))) as scope:
-        network.call(inputs, training=True)
+        drawn = network.call(inputs, training=True)
         for variable, value in zip(network.trainable_variables, weights, strict=True):
             if scope.get_current_value(variable) is not value:
                 raise UsageError(
@@ -76,18 +126,80 @@ def check_keeps_weights(network: keras.Model, weights, non_trainable, inputs) ->
                     "Its samples would come from another network than the one that is trained: remove that layer from "
                     "the generator. The discriminator may have it."
                 )
+    return drawn.shape[1:]
 
 
-def takes_labels(generator: keras.Model, discriminator: keras.Model) -> bool:
-    """Returns whether both networks take [x, labels], by their inputs.
+def of_shape(real: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
+    """Returns real samples of the shape that the generator draws.
 
     Raises:
-      UsageError: one does and the other does not, or a network has other inputs.
+      UsageError: the samples have another shape. One that is known at run time only is refused by TensorFlow.
     """
+    if not real.shape[1:].is_compatible_with(shape):
+        raise UsageError(
+            f"Real samples must have the shape that the generator draws, {_batch_of(shape)}; images are "
+            f"[batch, height, width, channels]. Received: {_batch_of(real.shape[1:])}"
+        )
+    if shape.rank is None or real.shape[1:].is_fully_defined():
+        return real
+    return tf.ensure_shape(real, [None, *shape])
+
+
+def latent_dim(generator: keras.Model, received: int | None) -> int:
+    """Returns the dimension of the latents: what the user gave, or that of the generator's input.
+
+    Raises:
+      UsageError: the generator takes latents of another shape, or its input is not known.
+    """
+    if received is not None:
+        received = check_setting("network.latent_dim", received)
+    inputs = getattr(generator, "inputs", None)
+    shape = inputs[0].shape[1:] if inputs else [None]
+    dimension = received or (shape[-1] if shape else 1)
+    if dimension is None:
+        raise UsageError(
+            "The generator's input does not say how many dimensions the latents have: give it, as in latent_dim=64. "
+            f"Received: latent_dim={received}"
+        )
+    if not _fits([dimension], shape):
+        raise UsageError(
+            f"The generator takes latents {_batch_of(shape)}, and DQGAN draws [batch, latent_dim]. Received: "
+            f"latent_dim={dimension}"
+        )
+    return dimension
+
+
+def latents(values: Any, dimension: int) -> tf.Tensor:
+    """Returns a user's latents, float32 [batch, dimension].
+
+    Raises:
+      UsageError: they are no numbers, or have another shape.
+    """
+    try:
+        tensor = tf.cast(tf.convert_to_tensor(values), tf.float32)
+    except (TypeError, ValueError, tf.errors.OpError):
+        tensor = None
+    if tensor is None or not tensor.shape.rank or not _fits(tensor.shape[1:], [dimension]):
+        received = repr(values) if tensor is None else f"shape {tuple(tensor.shape)}"
+        raise UsageError(
+            f"`latent` must be numbers [batch, {dimension}], such as tf.random.normal([16, {dimension}]). Received: "
+            f"{received}"
+        )
+    return tensor
+
+
+def takes_labels(generator: keras.Model, discriminator: keras.Model, received: bool | None = None) -> bool:
+    """Returns whether both networks take [x, labels]: what the user gave, or by their inputs.
+
+    Raises:
+      UsageError: one does and the other does not, a network has other inputs, or the user says otherwise.
+    """
+    if received not in (None, True, False):
+        raise UsageError(f"`conditional` must be True, False or None. Received: conditional={received!r}")
     counts = []
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        inputs = getattr(network, "inputs", None) or [None]
-        if len(inputs) > 2 or (len(inputs) == 2 and isinstance(network.input, dict)):
+        inputs = getattr(network, "inputs", None) or [None] * (2 if received else 1)
+        if len(inputs) > 2 or (len(inputs) == 2 and received is None and isinstance(network.input, dict)):
             raise UsageError(
                 f"The {name} must take one tensor, or a list [{'latents' if name == 'generator' else 'samples'}, "
                 f"labels]. Received: inputs={network.input}"
@@ -97,6 +209,11 @@ def takes_labels(generator: keras.Model, discriminator: keras.Model) -> bool:
         raise UsageError(
             "A conditional GAN has labels in both networks: the generator takes [latents, labels], the discriminator "
             f"[samples, labels]. Received: {counts[0]} and {counts[1]} inputs"
+        )
+    if received is not None and received != (counts[0] == 2):
+        raise UsageError(
+            f"The networks take {'[x, labels]' if counts[0] == 2 else 'x alone'}: leave `conditional` out. Received: "
+            f"conditional={received}"
         )
     return counts[0] == 2
 
@@ -123,12 +240,16 @@ def _takes_labels(layer: keras.layers.Layer, network: keras.Model) -> bool:
 
 def check_labels(labels: Any, count: int) -> None:
     """Raises UsageError for a label that is not one of 0 to count - 1."""
-    values = np.asarray(labels).astype(np.int64)
-    strange = values[(values < 0) | (values >= count)]
+    values = np.asarray(labels)
+    if values.dtype.kind in "biuf":
+        strange = values[~((values >= 0) & (values < count) & (values == np.floor(values)))]
+    else:
+        strange = values
     if strange.size:
+        received = float(strange.flat[0]) if values.dtype.kind in "biuf" else strange.flat[0]
         raise UsageError(
             f"Labels must be whole numbers from 0 to {count - 1}: an Embedding of the networks has {count} rows. "
-            f"Received: label {strange.flat[0]}"
+            f"Received: label {format(received, '.15g') if isinstance(received, float) else repr(received)}"
         )
 
 
@@ -205,8 +326,13 @@ def real_samples(data) -> tf.Tensor:
     to [-1, 1]; other floating types are cast.
 
     Raises:
-      UsageError: the element has another form or dtype.
+      UsageError: the element has another form or dtype, or sample weights.
     """
+    if isinstance(data, (tuple, list)) and any(map(_is_present, data[2:])):
+        raise UsageError(
+            "DQGAN has no use for sample weights: give batches (samples, labels), as of "
+            f"dataset.map(lambda x, y, *_: (x, y)). Received: a batch of {len(data)} parts"
+        )
     data = data[0] if isinstance(data, (tuple, list)) and data else data
     if isinstance(data, dict):
         if "image" not in data:
@@ -217,6 +343,11 @@ def real_samples(data) -> tf.Tensor:
         data = data["image"]
     if not tf.is_tensor(data):
         raise UsageError(f"A batch must hold a tensor of real samples, such as float32 images. Received: {data!r}")
+    if data.shape.rank is None:
+        raise UsageError(
+            "The data set must say how many dimensions its batches have, as in dataset.map(lambda x: "
+            "tf.ensure_shape(x, [None, 32, 32, 3])). Received: a batch of unknown rank"
+        )
     if data.dtype == tf.uint8:
         return tf.cast(data, tf.float32) / 127.5 - 1.0
     if not data.dtype.is_floating:
@@ -226,15 +357,20 @@ def real_samples(data) -> tf.Tensor:
     return tf.cast(data, tf.float32)
 
 
+def _is_present(part) -> bool:
+    """Whether a part of a batch holds anything: Keras hands over an absent one as an empty Optional."""
+    return any(v is not None and not isinstance(v, tf.experimental.Optional) for v in tf.nest.flatten(part))
+
+
 def class_labels(data) -> tf.Tensor:
     """Returns the labels of a data set's element for networks that take labels, [batch, ...].
 
     The element is a tuple (samples, labels) or a dict with the keys `image` and `label`.
 
     Raises:
-      UsageError: the element has another form.
+      UsageError: the element has another form, or labels that are texts.
     """
-    labels = None
+    labels: Any = None
     if isinstance(data, dict):
         labels = data.get("label")
     elif isinstance(data, (tuple, list)) and len(data) > 1:
@@ -245,6 +381,8 @@ def class_labels(data) -> tf.Tensor:
             "The networks take labels: a batch must be (samples, labels), or a dict with the keys 'image' and 'label'. "
             f"Received: {form}"
         )
+    if labels.dtype == tf.string:
+        raise UsageError("Labels must be numbers, such as the index of a class from 0. Received: texts")
     return labels
 
 
@@ -281,29 +419,30 @@ class BatchChecks:
         self._strategy, self._generator, self._num_labels = strategy, generator, num_labels
         self._range = ReplicaLocal(strategy.local_devices, [2], "sample_range")
         self._range_is_checked = False
-        # [1, the last label out of range], or zeros.
-        self._strange_label = ReplicaLocal(strategy.local_devices, [2], "strange_label", tf.int64)
+        # [1, the last label that is no class], or zeros.
+        self._strange_label = ReplicaLocal(strategy.local_devices, [2], "strange_label", tf.float64)
         self._all_ranges, self._all_strange_labels = self._gathered(self._range), self._gathered(self._strange_label)
 
     def known_labels(self, real: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns samples and labels. If a label is out of range, all samples are NaN, so that all replicas skip the
-        step, and the label is 0. Replica context.
+        """Returns samples and labels. If a label is no class, which are whole numbers, all samples are NaN, so that all
+        replicas skip the step, and the label is 0. Replica context.
 
         An Embedding fails on such a label on one replica alone, or returns zeros on a GPU.
         """
         if not self._num_labels:
             return real, labels
-        values = tf.cast(labels, tf.int64)
-        is_strange = tf.logical_or(values < 0, values >= self._num_labels)
+        values = tf.cast(labels, tf.float64)
+        is_class = (values >= 0) & (values < self._num_labels) & tf.equal(values, tf.floor(values))
+        is_strange = tf.logical_not(is_class)  # true for NaN
         strange = tf.boolean_mask(values, is_strange)
         is_any = tf.size(strange) > 0
         seen = self._strange_label.local()
-        seen.assign(tf.cond(is_any, lambda: tf.stack([tf.ones([], tf.int64), strange[0]]), seen.read_value))
+        seen.assign(tf.cond(is_any, lambda: tf.stack([tf.ones([], tf.float64), strange[0]]), seen.read_value))
         real = tf.where(is_any, tf.constant(float("nan"), real.dtype), real)
         return real, tf.where(is_strange, tf.zeros_like(labels), labels)
 
     def check_labels(self) -> None:
-        """Raises UsageError if any replica has seen a label out of range since the last call. All workers call it."""
+        """Raises UsageError if any replica has seen a label that is no class since the last call; on all workers."""
         noted = self._all_strange_labels()
         for variable in self._strange_label.variables:
             variable.assign([0, 0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import numbers
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, g
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import inputs, losses, steps
-from dqgan_tf.gan.fit import KerasFit, Optimizers
+from dqgan_tf.gan.fit import KerasFit, Optimizers, check_steps_per_execution
 from dqgan_tf.gan.gradients import in_micro_batches, simultaneous_gradients
 from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.rounds import LocalRounds
@@ -62,7 +63,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
     TensorShape([8, 2])
 
     `fit` takes a data set of real batches: float32 [batch, *shape], bytes, which are scaled to [-1, 1], a tuple that
-    begins with one of these, or a dict with the key `image`.
+    begins with one of these and holds no sample weights, or a dict with the key `image`.
 
     If both networks take [x, labels], the GAN is conditional: `fit` takes (samples, labels), as `fit(x, y)`, or a dict
     with the keys `image` and `label`, and fake samples get the labels of the real ones. `generate(latent, labels)`
@@ -88,7 +89,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         `keras.Model` may not have.
 
     Raises:
-      UsageError: created outside a `CompressedStrategy`'s scope, or a network that cannot be trained; see `Player`.
+      UsageError: created outside a `CompressedStrategy`'s scope; networks that cannot be trained against each other
+        (`inputs.check_networks`); a loss of Keras; a value that the setting of that name of `TrainConfig` cannot have.
     """
 
     def __init__(
@@ -112,12 +114,21 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
                 "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
                 f"Received: {type(self._strategy).__name__}"
             )
+        inputs.check_networks(generator, discriminator, self._strategy)
         self.generator = generator
         self.discriminator = discriminator
-        self.is_conditional = inputs.takes_labels(generator, discriminator) if conditional is None else conditional
+        self.is_conditional = inputs.takes_labels(generator, discriminator, conditional)
         self._num_labels = inputs.num_labels(generator, discriminator) if self.is_conditional else None
-        self.latent_dim = latent_dim or (generator.input_shape[0] if self.is_conditional else generator.input_shape)[-1]
+        self.latent_dim = inputs.latent_dim(generator, latent_dim)
+        seed, ema_decay = (
+            config_lib.check_setting(f"train.{key}", value) for key, value in (("seed", seed), ("ema_decay", ema_decay))
+        )
         loss = LossConfig(loss=loss) if isinstance(loss, str) else loss
+        if not isinstance(loss, (LossConfig, losses.Loss)):
+            raise UsageError(
+                "`loss` must be the name of a loss, such as 'hinge', a dqgan_tf.config.LossConfig or a "
+                f"dqgan_tf.gan.losses.Loss: losses of Keras are for one network. Received: loss={loss!r}"
+            )
         self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
         self._settings = {"latent_dim": latent_dim, "loss": loss, "seed": seed, "ema_decay": ema_decay}
         self._settings |= {"conditional": conditional}
@@ -147,6 +158,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         steps_per_execution: int | None = None,
         max_skipped_in_row: int = TrainConfig.max_skipped_in_row,
         learning_rates: Any = None,
+        **others: Any,
     ) -> None:
         """Chooses direction and compression; forgets moments, residuals and previous directions.
 
@@ -168,10 +180,26 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             schedules of one rate, a rule of compressors that matches no weight's name, error feedback with a compressor
             that is not contractive, or a network without a trainable weight.
         """
+        if others:
+            raise UsageError(
+                "DQGAN.compile takes optimizer, compression, total_steps, steps_per_execution, max_skipped_in_row and "
+                f"learning_rates; the loss is an argument of DQGAN(...). Received: {', '.join(others)}"
+            )
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
         if not isinstance(optimizer, OptimizerConfig):
             raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+        if not isinstance(compression, CompressionConfig):
+            raise UsageError(
+                "`compression` must be a dqgan_tf.CompressionConfig, such as "
+                f"CompressionConfig(compressor='sign:bucket=512'). Received: {compression!r}"
+            )
+        received: Any = total_steps
+        if isinstance(received, bool) or not isinstance(received, numbers.Real) or received < 0:
+            raise UsageError(
+                "`total_steps` must be a number of steps, such as 10000, or 0 if no schedule needs it. Received: "
+                f"total_steps={total_steps!r}"
+            )
         config_lib.check_method(optimizer, compression)
         # Refuses a schedule without `total_steps`.
         optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
@@ -183,11 +211,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         vectors = self._vectors(compression)
         local_steps = compression.local_steps
         steps_per_execution = local_steps if steps_per_execution is None else steps_per_execution
-        if steps_per_execution % local_steps:
-            raise UsageError(
-                "A call of `fit` ends with an exchange, so steps_per_execution must be a multiple of local_steps, such "
-                f"as {local_steps}. Received: steps_per_execution={steps_per_execution}, local_steps={local_steps}"
-            )
+        steps_per_execution = check_steps_per_execution(steps_per_execution, local_steps)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
         self.optimizer = rates
         self.max_skipped_in_row = max_skipped_in_row
@@ -227,6 +251,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         Returns:
           The number of steps taken: fewer than `num_steps` if the data ended.
         """
+        self.check_compiled()
         for player in self._players:
             player.check_trainable()
         step, taken, skipped = int(self.step.numpy()), 0, int(self.skipped.numpy())
@@ -277,6 +302,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         Raises:
           UsageError: no `kind`, although steps differ in what moves.
         """
+        self.check_compiled()
         kind, context = self._checked(kind), tf.distribute.get_replica_context()
         for player in self._players:
             player.check_trainable()
@@ -334,6 +360,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
 
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
+        self.check_compiled()
         return self.figures(self._drained())
 
     def figures(self, sums: np.ndarray) -> dict[str, float]:
@@ -354,6 +381,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
     @property
     def channel_now(self) -> Channel:
         """As `channel`, for the next step: an uncompressed one before compression starts."""
+        self.check_compiled()
         return self._channels_of(self._kind(int(self.step.numpy()) + 1))[-1]
 
     def bytes_per_step(self, exact: bool = False) -> dict[str, float]:
@@ -366,6 +394,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         Args:
           exact: before compression starts.
         """
+        self.check_compiled()
         channels, volume = self._exact_channels if exact else self._channels, {}
         for name in _VOLUMES:
             *generator, always = [getattr(channel, name) for channel in channels]
@@ -376,6 +405,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
 
     def weight_digests(self) -> np.ndarray:
         """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
+        self.check_compiled()
         return self._first_local(self._digests()).numpy()
 
     def generate(self, latent: tf.Tensor, labels: Any = None, *, use_ema: bool = True) -> tf.Tensor:
@@ -389,16 +419,22 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
           use_ema: whether the averaged generator is used.
 
         Raises:
-          UsageError: labels are missing, or there is no use for them.
+          UsageError: latents of another shape; labels are missing, or there is no use for them.
         """
+        latent = inputs.latents(latent, self.latent_dim)
         if self.is_conditional != (labels is not None):
             use = "needs labels: generate(latent, labels)" if self.is_conditional else "has no labels: generate(latent)"
             raise UsageError(f"This generator {use}. Received: labels={labels!r}")
-        labels = None if labels is None else tf.convert_to_tensor(labels)
+        if labels is not None:
+            labels = tf.convert_to_tensor(labels)
+            if not labels.shape.rank or labels.shape[0] != latent.shape[0]:
+                raise UsageError(
+                    f"`labels` must be [batch, ...], one for each of {latent.shape[0]} latents. Received: shape "
+                    f"{tuple(labels.shape)}"
+                )
         if self._num_labels:
             inputs.check_labels(labels, self._num_labels)
-        has_average = self._averaged.is_warm or int(self.step.numpy()) > int(self.skipped.numpy())
-        averages = self._averaged.values() if use_ema and has_average else {}
+        averages = self._averaged.values() if use_ema and self.has_average else {}
         weights, state = (
             [averages[id(v)] if id(v) in averages else first_local_value(v) for v in variables]
             for variables in (self.generator.trainable_variables, self.generator.non_trainable_variables)
@@ -412,7 +448,12 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
           TypeError, NotImplementedError: the generator is a subclass of `keras.Model` without `get_config`.
         """
         copy = keras.models.clone_model(self.generator)
-        averages = self._averaged.values()
+        latent, inputs_ = tf.zeros([1, self.latent_dim]), getattr(copy, "inputs", None)
+        if not self.is_conditional:
+            copy(latent)  # builds a subclass; and Keras 3.15 exports models that were called
+        elif inputs_:
+            copy([latent, tf.zeros([1, *(size or 1 for size in inputs_[1].shape[1:])], inputs_[1].dtype)])
+        averages = self._averaged.values() if self.has_average else {}
         for variable, own in zip(copy.variables, self.generator.variables, strict=True):
             variable.assign(averages[id(own)] if id(own) in averages else first_local_value(own))
         return copy
@@ -594,7 +635,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
         states = states or [[v.value for v in p.network.non_trainable_variables] for p in self._players]
         states = tuple(p.offset_seeds(values, replica) for p, values in zip(self._players, states, strict=True))
-        inputs.check_keeps_weights(self.generator, weights[0], states[0], inputs.network_inputs(latent, labels))
+        shape = inputs.drawn_shape(self.generator, weights[0], states[0], inputs.network_inputs(latent, labels))
+        real = inputs.of_shape(real, shape)
 
         def evaluate(states, batch, seed):
             real, latent, labels = batch

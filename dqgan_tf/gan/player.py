@@ -11,7 +11,6 @@ from dqgan_tf.compressors import float_bits
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import ReplicaLocal, first_local_value, read_local
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import inputs
 from dqgan_tf.optimizers import Direction, half_step_point
 from dqgan_tf.private_keras import running_statistics
 
@@ -54,15 +53,14 @@ class Player:
 
     Args:
       name: one of `PLAYERS`.
-      network: built Keras model, created in the strategy's scope.
+      network: built Keras model that `inputs.check_networks` has checked.
       devices: the local replicas' devices.
 
     Raises:
-      UsageError: the network has no trainable weight, or see `inputs.check_network`.
+      UsageError: the network has no trainable weight.
     """
 
     def __init__(self, name: str, network: keras.Model, devices: Sequence[str]):
-        inputs.check_network(network, name, is_generator=name == PLAYERS[0])
         self.name = name
         self.network = network
         self._devices = devices

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import weakref
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -106,6 +107,12 @@ class SavedState:
         networks = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PLAYERS}
         return networks | self._settings | {"loss": dataclasses.asdict(loss)}
 
+    def game(self) -> dict[str, Any]:
+        """Returns the loss and the decay of the average by name, of which checkpoints must be."""
+        loss = self._settings["loss"]
+        own = dataclasses.asdict(loss) if isinstance(loss, LossConfig) else {"loss": loss.name}
+        return {f"loss.{name}": value for name, value in own.items()} | {"ema_decay": self._settings["ema_decay"]}
+
     @classmethod
     def from_config(cls, config, custom_objects=None):
         networks = [keras.saving.deserialize_keras_object(config.pop(name), custom_objects) for name in PLAYERS]
@@ -119,10 +126,50 @@ class SavedState:
         optimizer, compression = OptimizerConfig(**config["optimizer"]), CompressionConfig(**config["compression"])
         self.compile(**config | {"optimizer": optimizer, "compression": compression})
 
+    def get_weights(self) -> list:
+        """As `keras.Model.get_weights`. The list also holds the averaged generator, for `set_weights` of this model."""
+        averages = [average.variables[0].numpy() for average in self._averaged.state().values()]
+        return _Weights(super().get_weights(), self, averages)
+
     def set_weights(self, weights) -> None:
-        """As `keras.Model.set_weights`; the averaged generator starts anew from the weights."""
+        """As `keras.Model.set_weights`.
+
+        The very list that `get_weights` of this model returned restores the averaged generator, too, as
+        `EarlyStopping(restore_best_weights=True)` needs. From any other one the average starts anew.
+        """
         super().set_weights(weights)
         self.reset_copies()
+        averages = list(self._averaged.state().values())
+        if isinstance(weights, _Weights) and weights.model() is self and len(weights.averages) == len(averages):
+            for average, value in zip(averages, weights.averages, strict=True):
+                for variable in average.variables:
+                    variable.assign(value)
+        elif self.has_average:
+            logging.warning(
+                "set_weights: the averaged generator, from which generate draws, starts anew from these weights. Files "
+                "of save_weights hold the average, too."
+            )
+
+    def save(self, filepath, *arguments, **options) -> None:
+        """As `keras.Model.save`, to X.keras.
+
+        Raises:
+          UsageError: X.h5, the old format of Keras, which has no place for the average.
+        """
+        check_file(filepath)
+        super().save(filepath, *arguments, **options)
+
+    def export(self, filepath, format="tf_saved_model", **options) -> None:
+        """As `keras.Model.export`, of the averaged generator."""
+        self.averaged_generator().export(filepath, format=format, **options)
+
+    def quantize(self, *arguments, **options) -> None:
+        """Raises UsageError: weights that are trained are float32."""
+        del arguments, options
+        raise UsageError(
+            "A DQGAN trains float32 weights, and is not quantized: call quantize of gan.averaged_generator() after the "
+            "training."
+        )
 
     def warm_start(self, path: str | os.PathLike) -> None:
         """Loads the networks and the averaged generator of a file that `save_weights` or `save` of a DQGAN wrote.
@@ -160,6 +207,11 @@ class SavedState:
         finally:
             self._loads_average_alone = False
         self.set_warm()
+
+    @property
+    def has_average(self) -> bool:
+        """Whether the average is that of some steps, or was loaded; before, weights may be set without it."""
+        return self._averaged.is_warm or int(self.step.numpy()) > int(self.skipped.numpy())
 
     def set_warm(self) -> None:
         """Declares the averaged generator as loaded: see `warm_start`."""
@@ -219,6 +271,29 @@ class SavedState:
             rates = {o.name: o.changed_rate for o in self.optimizer.optimizers}
             values |= {f"learning_rate/{name}": rate for name, rate in rates.items() if rate is not None}
         return {name: np.asarray(value) for name, value in values.items()}
+
+
+class _Weights(list):
+    """Weights of a model in the order of Keras, with its averaged generator beside them.
+
+    It is a list of as many items as `weights`, because Keras and its users pair both.
+    """
+
+    def __init__(self, weights, model, averages):
+        super().__init__(weights)
+        self.model, self.averages = weakref.ref(model), averages
+
+    def __reduce__(self):
+        return list, (list(self),)  # pickled and copied as a plain list, without the model
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Raises UsageError for a file to which a whole DQGAN cannot be saved."""
+    if str(path).endswith((".h5", ".hdf5")):
+        raise UsageError(
+            "A DQGAN is saved as X.keras, or, by save_weights or ModelCheckpoint(save_weights_only=True), as "
+            f"X.weights.h5. Received: {str(path)!r}"
+        )
 
 
 def _contents(path: str | os.PathLike) -> tuple[list[str], int]:

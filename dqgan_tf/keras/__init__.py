@@ -7,7 +7,9 @@ from dqgan_tf.keras.optimizer import compressed
 
 private_keras.repair(
     CompressedStrategy,
-    private_keras.Repairs(fit.train_loop, fit.test_loop, fit.epoch_logs, nested.check_scaled, nested.apply_scaled),
+    private_keras.Repairs(
+        fit.check, fit.train_loop, fit.test_loop, fit.epoch_logs, nested.check_scaled, nested.apply_scaled
+    ),
 )
 
 __all__ = ["CompressedStrategy", "compressed"]

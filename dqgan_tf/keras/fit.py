@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 import weakref
 
 import keras
@@ -15,6 +16,7 @@ from dqgan_tf.distribute.loop import fold
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.errors import UsageError
 from dqgan_tf.keras.nested import compressed_leaves, optimizers_of
+from dqgan_tf.keras.optimizer import check_scope
 
 PREFIX = "compression/"
 _serial = itertools.count()  # of channels
@@ -38,19 +40,21 @@ class Loop:
       trains: whether weights change.
 
     Raises:
-      UsageError: `jit_compile=True`, `run_eagerly=True` with several replicas in this process, or a layer that does not
-        fit optimizers whose gradients are taken at a point of each replica.
+      UsageError: a variable that was created outside of the strategy's scope, or a layer that does not fit optimizers
+        whose gradients are taken at a point of each replica.
     """
 
     def __init__(self, model: keras.Model, replica_step, *, trains: bool):
         self._model, self._replica_step, self._strategy = model, replica_step, model.distribute_strategy
-        _check(model, self._strategy)
         leaves = compressed_leaves(optimizers_of(model)) if trains else []
         self._compressed = [optimizer.compression for optimizer in leaves]
         if any(steps.has_point for steps in self._compressed):
             _check_layers(model)
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
+        if trains:
+            check_scope(self._strategy, [*model.trainable_variables, *self._statistics])
+            _warn_without_compression(model, leaves)
         self._logs = self._latest = self._mean = None
         self._epoch = [0.0] * len(self._logging)
         self._counts = self._count()
@@ -59,7 +63,7 @@ class Loop:
 
     def __call__(self, iterator) -> dict:
         if isinstance(iterator, tf.distribute.DistributedIterator):
-            done, logs, sums = self._many_steps(iterator, tf.constant(self._model.steps_per_execution))
+            done, logs, sums = self._many_steps(iterator, tf.constant(int(self._model.steps_per_execution)))
             if not int(done):
                 raise StopIteration
         else:
@@ -124,7 +128,7 @@ class Loop:
             steps.look_ahead()
         metrics = [] if has_samples is None else self._model.metrics_variables
         before = [tf.convert_to_tensor(variable.value) for variable in metrics]
-        logs = self._replica_step(batch)
+        logs = _as_tensors(self._replica_step(batch))
         for steps in self._compressed:
             steps.set_samples(None)  # the optimizer may take steps outside of this loop, too
             steps.settle()
@@ -161,7 +165,7 @@ class Loop:
             # Statistics of a step that overflowed, or that had no sample, are not finite.
             variable.assign(value + tf.cast(tf.where(tf.math.is_finite(change), change, 0.0), value.dtype))
         specs = tf.nest.flatten(self._logs)
-        parts = tf.split(latest[1:] / latest[0], [math.prod(spec.shape) for spec in specs])
+        parts = tf.split(latest[1:] / latest[0], [math.prod(spec.shape) for spec in specs]) if specs else []
         logs = [tf.cast(tf.reshape(part, spec.shape), spec.dtype) for part, spec in zip(parts, specs, strict=True)]
         return tf.nest.pack_sequence_as(self._logs, logs), sums
 
@@ -212,16 +216,47 @@ def _has_samples(batch):
     return tf.shape(first)[0] > 0
 
 
-def _check(model, strategy):
+def _as_tensors(logs):
+    """Returns what `train_step` or `test_step` returned, as tensors that have a mean."""
+    if not isinstance(logs, dict):
+        raise UsageError(
+            "train_step and test_step must return a dictionary of logs, such as {'loss': loss} or {}. Received: "
+            f"{logs!r}"
+        )
+    logs = tf.nest.map_structure(tf.convert_to_tensor, logs)
+    for name, value in logs.items():
+        if any(part.dtype == tf.string for part in tf.nest.flatten(value)):
+            raise UsageError(f"Logs are averaged over the replicas and must be numbers. Received: a text as {name!r}")
+    return logs
+
+
+def _warn_without_compression(model, leaves):
+    if optimizers_of(model) and not leaves:
+        logging.warning(
+            "No optimizer of the model %r is compressed, so its replicas exchange float32 gradients. Call "
+            "dqgan_tf.compressed(optimizer, ...) in the scope before `fit`, also for a loaded or copied model.",
+            model.name,
+        )
+
+
+def check(model: keras.Model) -> None:
+    """Raises UsageError for settings of `compile` that no model of a `CompressedStrategy` can have."""
+    steps = model.steps_per_execution
+    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or steps < 1:
+        raise UsageError(
+            "compile(steps_per_execution=...) must be a whole number of at least 1, such as 8. Received: "
+            f"steps_per_execution={steps!r}"
+        )
     if model.jit_compile:
         raise UsageError(
             "compile(jit_compile=True) compiles a whole step, and collectives have no XLA kernel: leave it at 'auto'. "
             "Encoding and decoding are compiled in any case."
         )
-    if model.run_eagerly and len(strategy.local_devices) > 1:
+    replicas = len(model.distribute_strategy.local_devices)
+    if model.run_eagerly and replicas > 1:
         raise UsageError(
             f"run_eagerly=True needs one replica per process, since replicas then run one after another and the first "
-            f"would wait for the others for ever. This process has {len(strategy.local_devices)}."
+            f"would wait for the others for ever. This process has {replicas}."
         )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 import weakref
 from collections.abc import Sequence
 
@@ -96,10 +97,10 @@ def compressed(
                 f"compressed(...) takes where, optimistic, seed, logs, {', '.join(names)}. "
                 f"Received: {', '.join(settings)}"
             ) from None
-    optimizer = keras.optimizers.get(optimizer)
+    optimizer = _optimizer_of(optimizer)
     inner = optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
-    _check(inner, config, where, optimistic)
-    steps = CompressedSteps(inner, config, where, optimistic, seed, logs)
+    _check(inner, config, where, optimistic, seed, logs)
+    steps = CompressedSteps(inner, config, where, optimistic, int(seed), logs)
     inner.apply, inner.build, inner.compression = steps.apply, steps.build, steps
     if inner.built:
         steps.check_variables(steps.variables)
@@ -156,8 +157,8 @@ class CompressedSteps:
         """Builds the optimizer for `variables`.
 
         Raises:
-          UsageError: a variable that cannot be compressed, a rule that names none, or error feedback with a compressor
-            that proves no contraction.
+          UsageError: a variable that cannot be compressed or was created outside of the scope, a rule that names none,
+            or error feedback with a compressor that proves no contraction.
         """
         self.check_variables(variables)
         type(self._optimizer).build(self._optimizer, variables)
@@ -200,6 +201,7 @@ class CompressedSteps:
 
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Raises the errors of `build`."""
+        check_scope(self._strategy, variables)
         for variable in variables:
             if variable.dtype not in _DTYPES or overwrites_with_gradient(variable):
                 raise UsageError(
@@ -489,6 +491,20 @@ def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> 
     tf.distribute.get_replica_context().merge_call(build_once)
 
 
+def check_scope(strategy: CompressedStrategy, variables: Sequence[keras.Variable]) -> None:
+    """Refuses variables that are one for all replicas of a process: each replica would add its update to them.
+
+    Raises:
+      UsageError: there are several replicas, and a variable was created outside of the strategy's scope.
+    """
+    for variable in variables if strategy.num_replicas_in_sync > 1 else ():
+        if not strategy.extended.variable_created_in_scope(variable.value):
+            raise UsageError(
+                "Create the model and all of its layers in the scope of the strategy, `with strategy.scope():`; each "
+                f"replica needs weights of its own. Received: {variable.path}, which was created outside"
+            )
+
+
 def _local_values(variables):
     return [tf.convert_to_tensor(variable.value) for variable in variables]
 
@@ -498,7 +514,20 @@ def _close_channels(strategy, names):
         strategy.close_channel(name)
 
 
-def _check(optimizer, config, where, optimistic):
+def _optimizer_of(identifier):
+    try:
+        optimizer = keras.optimizers.get(identifier)
+    except ValueError:
+        optimizer = None
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return optimizer
+    raise UsageError(
+        "`optimizer` must be an optimizer of Keras, such as keras.optimizers.Adam(1e-3), or a name, such as 'adam'. "
+        f"Received: optimizer={identifier!r}"
+    )
+
+
+def _check(optimizer, config, where, optimistic, seed, logs):
     """Refuses what cannot be compressed."""
     kind, strategy = type(optimizer).__name__, tf.distribute.get_strategy()
     if not isinstance(strategy, CompressedStrategy) or OptimizerSteps.strategy_of(optimizer) is not strategy:
@@ -515,6 +544,11 @@ def _check(optimizer, config, where, optimistic):
         )
     if hasattr(optimizer, "compression"):
         raise UsageError(f"{kind} {optimizer.name!r} is compressed already. Create another optimizer.")
+    for name, value in (("optimistic", optimistic), ("logs", logs)):
+        if not isinstance(value, bool):
+            raise UsageError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
+        raise UsageError(f"`seed` must be a whole number, such as 0. Received: seed={seed!r}")
     if where not in WHERE:
         raise UsageError(f"`where` must be one of {', '.join(WHERE)}. Received: where={where!r}")
     if where == "update" and isinstance(optimizer, _NOT_INCREMENTAL):

@@ -52,7 +52,10 @@ class ModelState:
         Raises:
           CheckpointError: a setting differs, or the model has other variables.
         """
-        check_settings(folder, saved.get("settings"), json.loads(json.dumps(self._settings())))
+        settings, saved_settings = json.loads(json.dumps(self._settings())), saved.get("settings")
+        if isinstance(saved_settings, dict):  # older checkpoints do not have the loss
+            saved_settings = {"loss": settings["loss"]} | saved_settings
+        check_settings(folder, saved_settings, settings)
         for index, (before, now) in enumerate(itertools.zip_longest(saved["variables"], self._variables())):
             if before != now:
                 raise CheckpointError(
@@ -119,7 +122,9 @@ class ModelState:
             }
             for steps in self._steps
         ]
-        return {"optimizers": [type(optimizer).__name__ for optimizer in self._optimizers], "compression": compressions}
+        losses = [_loss_text(loss) for loss in keras.tree.flatten(self._model.loss)]
+        names = [type(optimizer).__name__ for optimizer in self._optimizers]
+        return {"optimizers": names, "compression": compressions, "loss": losses}
 
     def _shared_variables(self):
         alone = {id(variable) for steps in self._steps for variable in steps.replica_variables}
@@ -154,6 +159,15 @@ class ModelState:
         for number, steps in enumerate(self._steps):
             for index, channel in enumerate(steps.channels.values()):
                 yield f"compression_{number}/channel_{index}", channel
+
+
+def _loss_text(loss):
+    """Returns the name of a loss, with the plain arguments of an object, as a text that is equal in every process."""
+    if not isinstance(loss, keras.losses.Loss):
+        return loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    plain = (bool, int, float, str)
+    config = {name: value for name, value in loss.get_config().items() if name != "name" and isinstance(value, plain)}
+    return f"{type(loss).__name__}({', '.join(f'{name}={value!r}' for name, value in sorted(config.items()))})"
 
 
 def check_settings(folder, saved, settings: Mapping) -> None:

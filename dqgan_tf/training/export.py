@@ -6,7 +6,6 @@ import pathlib
 import tempfile
 
 import keras
-import tensorflow as tf
 
 from dqgan_tf.errors import UsageError
 from dqgan_tf.training.restore import TrainedRun
@@ -55,8 +54,6 @@ def write(path: str, run: TrainedRun) -> keras.Model:
         if target.suffix == ".keras":
             generator.save(part)
         elif target.suffix == ".onnx":
-            inputs = [tf.zeros([1, *value.shape[1:]], value.dtype) for value in generator.inputs]
-            generator(inputs if len(inputs) > 1 else inputs[0])  # Keras 3.15 exports models that were called
             generator.export(part, format="onnx", verbose=False)
         else:
             generator.export(part, format="tf_saved_model", verbose=False)

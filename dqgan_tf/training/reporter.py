@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import re
 import sys
 import traceback
 
@@ -57,6 +58,8 @@ class Reporter:
                 values = values_in_use(job)
                 tensorboard.write_table("configuration", ("setting", "value"), values.items(), "Values in use.")
                 own = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
+                # No curve has the bytes, because they do not change.
+                own["wire_bytes_per_step"] = job.model.bytes_per_step()["wire_bytes"]
                 tensorboard.write_hyperparameters(own)
                 tensorboard.write_layout(self._constants, job.data_spec.kind)
 
@@ -158,7 +161,11 @@ class Reporter:
         if self._constants_written:
             return
         self._constants_written = True
-        rows = [(name, f"{figures[name]:g}", *tensorboard.FIGURES[name][1:]) for name in self._constants]
+        rows = []
+        for name in self._constants:
+            _, unit, meaning = tensorboard.FIGURES[name]
+            # Its beginning: a longer column would break the words of the others.
+            rows.append((name, f"{figures[name]:g}", unit, re.split(r"; |\. |: with", meaning)[0]))
         columns = ("figure", "value", "unit", "meaning")
         tensorboard.write_table("constant figures", columns, rows, "Figures that do not change during this run.")
 
@@ -198,7 +205,7 @@ def constants(job) -> list[str]:
 
 
 def values_in_use(job) -> dict[str, bool | float | str]:
-    """Returns the value of every setting by its key, in place of None and `auto` what they come to in this run."""
+    """Returns the value of every setting by its key; for None, `auto` and an empty text, what they mean in this run."""
     config, spec, model = job.config, job.data_spec, job.model
     images = spec.kind == "images"
     network = config.evaluation.feature_network or config.evaluation.inception_weights
@@ -208,12 +215,13 @@ def values_in_use(job) -> dict[str, bool | float | str]:
         "network.latent_dim": model.latent_dim,
         "network.width": _width(model),
         "optimizer.global_clipnorm": "no limit",
+        "compression.compressor_rules": "no rules",
         "train.warm_start": "no",
         "evaluation.feature_network": "a small classifier" if images and not network else "not used",
         "evaluation.inception_weights": "not used",
         "evaluation.cache_dir": evaluation.DEFAULT_CACHE if images and not network else "not used",
     }
-    values = {key: in_use[key] if value is None else value for key, value in config.flat().items()}
+    values = {key: in_use[key] if value in (None, "") else value for key, value in config.flat().items()}
     if config.compression.topology == "auto":
         values["compression.topology"] = model.channel.topology
     if config.compression.transport == "auto":

@@ -213,6 +213,35 @@ class TestTables:
         sd = 0.5 / np.sqrt(2)
         assert suites_report.slope(rows, "field") == pytest.approx((-0.75, 12.7062 * sd / np.sqrt(2)), rel=1e-4)
 
+    def test_the_time_to_a_quality(self, tmp_path):
+        """By hand: 1024 steps of 1.8 s are .512 hours; sign has float32's 20 at 512 steps of .18 s, 20 times sooner."""
+        pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+        suite = suites.SUITES["time"]
+        curves = {
+            ("dqgan_adam", "none"): [30, 20],
+            ("dqgan_adam", suites.SIGN): [20.4, 19],
+            ("dqgan_adam,local_steps=8", suites.SIGN): [40, 20.5],
+            ("dqgan_adam", "fp16"): [1, 1],
+        }
+        rows = []
+        for (method, spec), values in curves.items():
+            curve = {"step": [512, 1024], "seconds": [0, 1], suite.figures[0].key: values}
+            rows.append(row(method, spec, 0, 0) | {"curve": curve})
+        times = {"none@auto@4": [1800, 1900, 10], "sign:bucket=512@auto@4": [180], "sign:bucket=512@auto@4/K=8": [90]}
+        times |= {"float32": [5000], "alone": [1]}
+        links = [{"step": 2, "rate": "20mbit", "variant": name, "samples": samples} for name, samples in times.items()]
+        assert suites_report._time(suite, rows, tmp_path).startswith(
+            "No link is measured: `python -m benchmarks.links "
+        )
+        (tmp_path / "links.jsonl").write_text("".join(json.dumps(one) + "\n" for one in links))
+        lines = suites_report._time(suite, rows, tmp_path).splitlines()
+        assert lines[4:7] == [
+            "| 20mbit | float32 | 1800.0 | 0.512 | 0.512 | 1.0 |",
+            f"| 20mbit | {suites.SIGN} | 180.0 | 0.051 | 0.026 | 20.0 |",
+            f"| 20mbit | {suites.SIGN}, local_steps=8 | 90.0 | 0.026 | not reached |  |",
+        ]
+        assert (tmp_path / "quality_against_time.png").stat().st_size > 1000
+
     def test_a_page(self, tmp_path):
         pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
         rows = [row("dqgan", spec, seed, 0.1 + seed) for spec in ("none", "sign") for seed in (0, 1)]

@@ -60,6 +60,7 @@ def test_shapes_that_do_not_fill_the_vector_are_refused():
         worker.exchange({"index": 0, "values": 1000, "variants": [settings]})
 
 
+@pytest.mark.slow
 def test_a_whole_step_trains_and_names_its_phases():
     described = [variants.settings("sign:bucket=64@auto@4", 1 << 20, whole_step=True), {"name": "plain"}]
     fields = {"network": {}, "data_shape": [2], "batch_size": 4, "steps_per_call": 2}

@@ -177,6 +177,25 @@ class TestArrays:
         with pytest.raises(data.DatasetError, match="labels of .* one for each of 5 images"):
             images.load_labels(config(tmp_path / "x.npz:x_test,y_train"))
 
+    def test_channels_last(self, tmp_path):
+        for shape in ((8, 8, 2), (8, 8, 5), (8, 8, 12), (8, 6, 5)):
+            np.save(tmp_path / "x.npy", np.zeros([3, *shape], np.uint8))
+            assert data.describe(config(tmp_path / "x.npy", image_size=6)).shape == (6, 6, shape[2])
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (np.arange(12) / 2, r"has no labels \(.*it holds y \(12,\) float64\)"),
+            (np.arange(4), r"has no labels \(.*it holds y \(4,\) int64\)"),
+            (np.eye(12, dtype=int), r"has no labels \(.*it holds y \(12, 12\) int64\)"),
+            (np.arange(12) + 10**9, "at most as many as images, 12. Received: labels from 1000000000 to 1000000011"),
+        ],
+    )
+    def test_labels_that_are_none(self, tmp_path, labels, message):
+        np.savez(tmp_path / "x.npz", x=BYTES, y=labels)
+        with pytest.raises(data.DatasetError, match=message):
+            data.describe(config(tmp_path / "x.npz", conditional=True))
+
     def test_slices(self, tmp_path):
         np.savez(tmp_path / "x.npz", x=BYTES, y=np.arange(12))
         chosen = config(tmp_path / "x.npz", split="train[25%:50%]+train[-1:]")
@@ -201,6 +220,9 @@ class TestArrays:
             (BYTES[:1], "holds 1 image"),
             (BYTES[:0], "holds 0 image"),
             (BYTES.transpose(0, 3, 1, 2), r"must come last: store images.transpose\(0, 2, 3, 1\)"),
+            (BYTES.transpose(0, 3, 1, 2)[..., :6], r"must come last: store images.transpose\(0, 2, 3, 1\)"),
+            (np.where(BYTES < 9, -1e-7, BYTES / 255), "clip them to .* Received: values from -1e-07 to 1"),
+            (np.where(BYTES < 9, -0.07, BYTES / 255), "clip them to .* Received: values from -0.07 to 1"),
         ],
     )
     def test_faults(self, tmp_path, array, message):
@@ -243,6 +265,13 @@ def pairs(): return of(X, Y).shuffle(12)
 def named(): return tf.data.Dataset.from_tensor_slices({"image": X / 255, "label": Y}).shuffle(12).batch(5)
 def grey(): return of(X[..., 0])
 def endless(): return bare().repeat()
+def bands(): return of(X.reshape(12, 8, 6, 4).repeat(2, -1)[..., :5])
+def grey_batches(): return grey().batch(6)
+def equal_batches(): return grey().batch(8, drop_remainder=True)
+def full_batches(): return grey().batch(6, drop_remainder=True)
+def rows(): return of(X.reshape(12, -1)).batch(6)
+def first(): return of(X.transpose(0, 3, 1, 2))
+def first_batches(): return first().batch(6)
 def empty(): return bare().take(0)
 def nothing(): return None
 def words(): return of(np.array(["a", "b"]))
@@ -276,6 +305,7 @@ class TestFunction:
         assert data.describe(config(f"{module}:grey")).shape == (8, 8, 1)
         assert "`image_size` must be given" in refusal(f"{module}:sizes")
         assert data.describe(config(f"{module}:sizes", image_size=6)).shape == (6, 6, 3)
+        assert data.describe(config(f"{module}:bands", image_size=6)).shape == (6, 6, 5)
         assert data.describe(config(f"{module}:bare", split="train[:5]")).num_examples == 5
 
     @pytest.mark.parametrize(
@@ -296,6 +326,22 @@ class TestFunction:
     def test_faults(self, module, function, message):
         with pytest.raises(data.DatasetError, match=message):
             data.describe(config(f"{module}:{function}"))
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            ("grey_batches", r"leave out its batch\(\).* Received: shape=\(None, 8, 8\)"),
+            ("equal_batches", r"leave out its batch\(\).* Received: shape=\(8, 8, 8\)"),
+            ("rows", r"leave out its batch\(\).* Received: shape=\(None, 192\)"),
+            ("full_batches", r"need an axis of 1 channel.* Received: shape=\(6, 8, 8\)"),
+            ("first", r"must come last.* Received: shape=\(3, 8, 8\)"),
+            ("first_batches", r"must come last.* of which \(3, 8, 8\) would be an image"),
+        ],
+    )
+    def test_axes_that_are_not_those_of_an_image(self, module, function, message):
+        """With `image_size`, each of them could be cut to something that trains."""
+        with pytest.raises(data.DatasetError, match=message):
+            data.describe(config(f"{module}:{function}", image_size=6))
 
     def test_no_module(self):
         assert "There is no data set 'no_such.module:f': Python finds no module 'no_such'" in refusal(

@@ -286,6 +286,7 @@ def cifar10(data_dir):
 
 
 class TestCifar10:
+    @pytest.mark.slow
     def test_mean_and_deviation_are_the_published_ones(self, cifar10):
         """Of the 50,000 training images, over 255, as computed in float64 and printed to eight digits."""
         loaded = images.load(cifar10)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from dqgan_tf.distribute import rendezvous
+from dqgan_tf.distribute import rendezvous, tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
 from dqgan_tf.errors import PeerLostError, UsageError
 
@@ -45,7 +45,16 @@ def workers():
 
 
 def answer_to(address, report):
-    """What worker 0, once it listens at `address`, answers to a report."""
+    """What worker 0, once it listens at `address`, answers to a report. The report is proved, unless it has a proof."""
+    with greeted(address) as (connection, token):
+        proved = rendezvous._report(token, report["worker"], report["token"], report["cluster"])
+        rendezvous._tell(connection, proved | report)
+        return rendezvous._read(connection)
+
+
+@contextlib.contextmanager
+def greeted(address):
+    """Yields a connection to a worker, once it listens at `address`, and its token."""
     end = time.monotonic() + 10
     while True:
         try:
@@ -55,9 +64,18 @@ def answer_to(address, report):
             assert time.monotonic() < end
             time.sleep(0.02)
     with connection:
-        proof = rendezvous._proof(rendezvous._read(connection)["token"], report["worker"])
-        rendezvous._tell(connection, {"proof": proof} | report)
-        return rendezvous._read(connection)
+        yield connection, rendezvous._read(connection)["token"]
+
+
+def same_mistake(*calls):
+    """Asserts that all calls end at once by the same sentence; returns it."""
+    sentences = set()
+    for call in calls:
+        with pytest.raises(UsageError) as caught:
+            call.result(10)
+        sentences.add(str(caught.value))
+    [sentence] = sentences
+    return sentence
 
 
 class TestMeeting:
@@ -98,14 +116,12 @@ class TestMeeting:
         """The kernel ends a connection whose data nobody confirms; then select says that it is closed."""
         chief, member = (rendezvous._Meeting(TfConfig(addresses, worker)) for worker in (0, 1))
         with chief, member:
-            report = {"worker": 1, "token": member._token, "cluster": list(addresses)}
-            with rendezvous._connect(addresses[0]) as connection:
-                proof = rendezvous._proof(rendezvous._read(connection)["token"], 1)
-                rendezvous._tell(connection, {"proof": proof} | report)
+            with greeted(addresses[0]) as (connection, token):
+                rendezvous._tell(connection, rendezvous._report(token, 1, member._token, list(addresses)))
                 end = time.monotonic() + 10
                 while 1 not in chief._members and time.monotonic() < end:
                     time.sleep(0.02)
-                kept = chief._members[1]
+                kept, _ = chief._members[1]
                 assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
 
 
@@ -151,21 +167,21 @@ class TestRefusals:
                 rendezvous.meet(TfConfig(addresses, 1), 5.0)
 
     def test_another_cluster(self, addresses, workers):
-        chief = workers.start(addresses, 0, seconds=1.0)
-        with pytest.raises(UsageError, match=r"its TF_CONFIG holds the cluster .* that of worker 0 holds"):
-            workers.start((*addresses[:2], "127.0.0.1:9"), 1).result(10)
-        with pytest.raises(PeerLostError, match="worker 1 at"):
-            chief.result(10)
+        """All that have reported end at once: nobody else can come."""
+        calls = [workers.start(addresses, worker) for worker in (0, 2)]
+        time.sleep(0.3)
+        sentence = same_mistake(*calls, workers.start((*addresses[:2], "127.0.0.1:9"), 1))
+        start = "Worker 0 refuses worker 1: its TF_CONFIG holds the cluster ['127.0.0.1:"
+        assert sentence.startswith(start) and f", that of worker 0 holds {list(addresses)}." in sentence
 
     def test_an_address_that_leads_to_another_worker(self, addresses, workers):
         """Worker 2 runs where worker 1 should: its own port is another one."""
         named = (*addresses[:2], addresses[1])  # two names of one address; `tf_config` refuses equal texts
-        chief, first = (workers.start(named, index, seconds=2.0) for index in (0, 1))
+        chief, first = (workers.start(named, index) for index in (0, 1))
         report = {"worker": 2, "token": "of another process", "cluster": list(named)}
-        assert "leads to another process" in answer_to(named[0], report)["refused"]
-        for call in (chief, first):
-            with pytest.raises(PeerLostError):
-                call.result(10)
+        refused = answer_to(named[0], report)["refused"]
+        assert "leads to another process" in refused
+        assert same_mistake(chief, first) == refused
 
     def test_two_names_of_one_address(self, addresses):
         """`tf_config` refuses equal texts."""
@@ -174,13 +190,43 @@ class TestRefusals:
             rendezvous.meet(TfConfig(named, 1), 5.0)
 
     def test_an_address_that_nobody_answers(self, addresses, workers):
-        chief = workers.start(addresses, 0, seconds=1.5)
-        assert (
-            "cannot reach it at"
-            in answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
-        )
-        with pytest.raises(PeerLostError):
+        chief = workers.start(addresses, 0)
+        refused = answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
+        assert refused.startswith(f"Worker 0 refuses worker 1: worker 0 cannot reach it at {addresses[1]}, its address")
+        assert same_mistake(chief) == refused
+
+    def test_an_address_that_does_not_answer_in_time_is_asked_again(self, addresses, workers, monkeypatch):
+        """As that of a busy machine. A firewall never answers, so this ends."""
+        monkeypatch.setattr(rendezvous, "_GONE_SECONDS", 0.5)
+        chief = workers.start(addresses, 0)
+
+        def late(*_):
+            raise TimeoutError("timed out")
+
+        monkeypatch.setattr(rendezvous._Meeting, "_call", late)
+        report = {"worker": 1, "token": "t", "cluster": list(addresses)}
+        assert "its address in TF_CONFIG: timed out." in answer_to(addresses[0], report)["later"]
+        time.sleep(0.5)
+        refused = answer_to(addresses[0], report)["refused"]
+        assert same_mistake(chief) == refused
+
+    def test_a_worker_that_dies_at_its_report_ends_nobody(self, addresses, workers):
+        """Its address leads nowhere, and that is no mistake."""
+        chief = workers.start(addresses, 0, seconds=1.0)
+        with greeted(addresses[0]) as (connection, token):
+            rendezvous._tell(connection, rendezvous._report(token, 1, "t", list(addresses)))
+        with pytest.raises(PeerLostError, match="worker 1 at"):
             chief.result(10)
+
+    def test_a_worker_takes_the_place_of_one_whose_host_has_vanished(self, addresses, workers):
+        """The last connection of the lost one is still open; its address leads to the new process."""
+        chief = workers.start(addresses, 0)
+        with rendezvous._Meeting(TfConfig(addresses, 1)) as lost, greeted(addresses[0]) as (connection, token):
+            rendezvous._tell(connection, rendezvous._report(token, 1, lost._token, list(addresses)))
+            assert rendezvous._read(connection) == {"missing": [2]}
+            lost.__exit__()
+            for call in (workers.start(addresses, 1), workers.start(addresses, 2), chief):
+                call.result(10)
 
     def test_a_name_may_lead_to_the_machine_before_for_a_while(self, addresses, workers, monkeypatch):
         """A pod that starts again has another address, and name servers give the old one for some time."""
@@ -193,20 +239,20 @@ class TestRefusals:
             threading.Thread(target=lambda: rendezvous._tell(other.accept()[0], {"token": "x"})).start()
             assert "leads to another process" in answer_to(named[0], report)["later"]
         time.sleep(1.0)
-        assert "cannot reach it at localhost" in answer_to(named[0], report)["refused"]
-        for call in (workers.start(named, 1), chief):
-            call.result(10)
+        refused = answer_to(named[0], report)["refused"]
+        assert "cannot reach it at localhost" in refused
+        assert same_mistake(chief) == refused
 
     def test_a_worker_that_cannot_be_reached_yet_asks_again(self, addresses, workers, monkeypatch):
-        refusal, asked = rendezvous._Meeting._refusal, []
+        mistake_of, asked = rendezvous._Meeting._mistake_of, []
 
         def not_yet(*arguments):
             asked.append(arguments)
             if len(asked) < 3:
                 raise ConnectionError("worker 0 cannot reach it yet")
-            return refusal(*arguments)
+            return mistake_of(*arguments)
 
-        monkeypatch.setattr(rendezvous._Meeting, "_refusal", not_yet)
+        monkeypatch.setattr(rendezvous._Meeting, "_mistake_of", not_yet)
         for call in [workers.start(addresses[:2], worker) for worker in (0, 1)]:
             call.result(10)
         assert len(asked) == 3
@@ -219,6 +265,7 @@ class TestRefusals:
         named[worker] = "203.0.113.7:" + named[worker].rpartition(":")[2]
         answer = (lambda *_: {"token": "of another"}) if listens else (lambda *_: rendezvous._connect("127.0.0.1:1"))
         monkeypatch.setattr(rendezvous._Meeting, "_call", answer)
+        monkeypatch.setattr(rendezvous, "_announce", lambda *_: None)  # to that address
         end = "leads to another process" if listens else "does not lead here"
         with pytest.raises(UsageError, match=rf"The host of 203.0.113.7:\d+, .* of worker {worker} .*, and .* {end}"):
             rendezvous.meet(TfConfig(tuple(named), worker), 5.0)
@@ -245,21 +292,69 @@ class TestRefusals:
         with pytest.raises(PeerLostError, match="worker 1 at"):
             chief.result(10)
 
+    @pytest.mark.parametrize("change", [{"worker": 2}, {"token": "u"}, {"cluster": ["127.0.0.1:9"]}])
+    def test_a_proof_is_of_one_report(self, addresses, workers, monkeypatch, change):
+        """Who has heard a report of this cluster cannot refuse it in the name of its worker."""
+        monkeypatch.setenv("DQGAN_SECRET", "of this cluster")
+        chief = workers.start(addresses, 0, seconds=1.0)
+        with greeted(addresses[0]) as (connection, token):
+            rendezvous._tell(connection, rendezvous._report(token, 1, "t", list(addresses)) | change)
+            assert "its DQGAN_SECRET is not that of worker 0" in rendezvous._read(connection)["refused"]
+        with pytest.raises(PeerLostError, match="worker 1 at"):
+            chief.result(10)
+
+    def test_a_stranger_ends_no_meeting(self, addresses, workers, monkeypatch):
+        """It knows all addresses and the protocol, but not the secret: no report and no mistake of it has an effect."""
+        calls = [workers.start(addresses, worker) for worker in (0, 1)]
+        monkeypatch.setenv("DQGAN_SECRET", "of this cluster")
+        for address in addresses[:2]:
+            for worker in (0, 1, 2):
+                with greeted(address) as (connection, token):
+                    proof = tf_config.proof({}, "meeting", token, str(worker), "none can come")
+                    rendezvous._tell(connection, {"worker": worker, "mistake": "none can come", "proof": proof})
+        with greeted(addresses[0]) as (connection, token):
+            proof = tf_config.proof({}, "meeting", token, "2", "t", "[]")
+            rendezvous._tell(connection, {"worker": 2, "token": "t", "cluster": [], "proof": proof})
+            assert "proof" not in rendezvous._read(connection)
+        for call in [*calls, workers.start(addresses, 2)]:
+            call.result(10)
+
+    @pytest.mark.parametrize("answer", [{"refused": "no"}, {"refused": "no", "proof": "00" * 32}])
+    def test_a_refusal_of_a_stranger_in_the_place_of_worker_0(self, addresses, workers, answer):
+        """Its words are not repeated."""
+        host, _, port = addresses[0].rpartition(":")
+
+        def refuse(other):
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = other.accept()
+                    rendezvous._tell(connection, {"worker": 0, "token": "of a stranger"})
+                    rendezvous._tell(connection, answer)
+
+        with socket.create_server((host, int(port))) as other:
+            threading.Thread(target=refuse, args=[other], daemon=True).start()
+            with pytest.raises(UsageError, match="DQGAN_SECRET of worker 1 is not that of worker 0, or of the process"):
+                workers.start(addresses, 1).result(10)
+
     def test_with_a_secret_that_all_know(self, addresses, workers, monkeypatch):
         monkeypatch.setenv("DQGAN_SECRET", "of this cluster")
         for call in [workers.start(addresses, worker) for worker in (0, 1, 2)]:
             call.result(10)
 
     def test_two_processes_of_one_index(self, addresses, workers):
-        chief, first = (workers.start(addresses, index, seconds=2.0) for index in (0, 1))
+        chief, first = (workers.start(addresses, index) for index in (0, 1))
         time.sleep(0.3)
-        assert (
-            "another process is worker 1 already"
-            in answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
-        )
-        for call in (chief, first):
-            with pytest.raises(PeerLostError, match="worker 2 at"):
-                call.result(10)
+        refused = answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
+        assert refused == "Worker 0 refuses worker 1: another process is worker 1 already."
+        assert same_mistake(chief, first) == refused
+
+    @pytest.mark.parametrize("index", [0, 1])
+    def test_two_processes_of_one_index_on_one_machine(self, addresses, workers, index):
+        """The second one cannot listen, and tells the first one and worker 0, if it is there."""
+        first = [workers.start(addresses, worker) for worker in range(index, 2)]
+        time.sleep(0.3)
+        sentence = same_mistake(workers.start(addresses, index), *first)
+        assert sentence.startswith(f"Port {addresses[index].rpartition(':')[2]}, the port of worker {index} in TF_CON")
 
 
 def test_strangers_delay_nobody(addresses, workers):

@@ -63,9 +63,14 @@ def test_a_user_script_reads_tf_config_through_the_same_checks(tmp_path):
     assert "it names a task and no cluster, so every worker would train alone" in done.stderr.splitlines()[-1]
 
 
-def test_the_limit_of_connecting_ends_the_process_with_a_sentence(tmp_path):
-    code = """
-import time
+@pytest.mark.parametrize("system", ["Linux", "one without sigtimedwait"])
+def test_the_limit_of_connecting_ends_the_process_with_a_sentence(tmp_path, system):
+    code = (
+        """
+import signal, time
+"""
+        + ("" if system == "Linux" else "del signal.sigtimedwait, signal.pthread_sigmask, signal.sigpending")
+        + """
 from dqgan_tf.distribute import rendezvous
 
 with rendezvous.limit(0.2):
@@ -75,11 +80,59 @@ print("in time", flush=True)
 with rendezvous.limit(0.2):
     time.sleep(60)
 """
+    )
     process = cluster.start(["-c", code], environment_of([0], 0), tmp_path / "log")
     assert process.wait(30) == 4
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[-2] == "in time"
     assert lines[-1].startswith("ERROR: After the meeting of all workers, TensorFlow could not connect them in 0.2 s")
+
+
+@pytest.mark.slow
+def test_workers_of_a_resolver(tmp_path):
+    """They meet: the second one starts when the first one has waited for a while."""
+    code = """
+import json, os, sys, time
+import tensorflow as tf
+import dqgan_tf
+config = json.loads(os.environ.pop("TF_CONFIG"))
+workers, index = tf.train.ClusterSpec(config["cluster"]), config["task"]["index"]
+time.sleep(6 * index)
+resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(workers, "", "worker", index)
+strategy = dqgan_tf.CompressedStrategy(resolver, silence_timeout=7)
+print("place", strategy.num_workers, strategy.worker_index)
+print(strategy.message_board().exchange("names", f"worker {index}"))
+strategy.message_board().leave()
+sys.stdout.flush()
+os._exit(0)
+"""
+    workers = cluster.run(["-c", code], tmp_path)
+    for index in (0, 1):
+        assert f"place 2 {index}" in workers.output(index)
+        assert "['worker 0', 'worker 1']" in workers.output(index)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["cluster", "index"])
+def test_workers_that_cannot_meet_end_at_once_with_the_same_words(tmp_path, change):
+    """Two of three workers fit together."""
+    ports = free_ports(3)
+    other = {"cluster": [*ports[:2], free_ports(1)[0]], "index": ports}[change]
+    with contextlib.ExitStack() as stack:
+        processes, logs = [], []
+        for name, (of_worker, index) in {"a": (ports, 0), "b": (ports, 1), "c": (other, 2)}.items():
+            folder = tmp_path / name
+            folder.mkdir()
+            index = 1 if (change, name) == ("index", "c") else index
+            processes.append(stack.enter_context(worker(folder, of_worker, index)))
+            logs.append(folder / "log")
+        assert [process.wait(60) for process in processes] == [2, 2, 2]
+    [error] = {log.read_text().splitlines()[-1] for log in logs}
+    expected = {
+        "cluster": "ERROR: Worker 0 refuses worker 2: its TF_CONFIG holds",
+        "index": f"ERROR: Port {ports[1]}, ",
+    }
+    assert error.startswith(expected[change])
 
 
 @pytest.mark.slow

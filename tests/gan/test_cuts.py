@@ -24,7 +24,7 @@ from dqgan_tf.training.job import Job
 from tests.gan import model_state
 from tests.gan.local_strategy import local_strategy
 
-pytestmark = pytest.mark.timeout(900)  # two models are compiled
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two models are compiled
 BATCH, STEPS, SAVED = 8, 4, 2
 SPEC = "linear:bits=8,bucket=32,rounding=stochastic"
 RULES = "/g2/=topk:fraction=0.1;/d2/=adaptive:bits=3,bucket=32;discriminator/=sign:bucket=32"

@@ -1,5 +1,6 @@
 """What Keras users take for granted of a model works for `DQGAN`, or is refused by a sentence."""
 
+import pickle
 import re
 
 import keras
@@ -10,7 +11,7 @@ import tensorflow as tf
 from dqgan_tf.config import CompressionConfig, NetworkConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import first_local_value
 from dqgan_tf.errors import TrainingError, UsageError
-from dqgan_tf.gan import losses, networks, steps
+from dqgan_tf.gan import inputs, losses, networks, steps
 from dqgan_tf.gan.fit import Optimizers
 from dqgan_tf.gan.model import DQGAN
 from tests.gan.local_strategy import local_strategy
@@ -126,6 +127,149 @@ class TestFiles:
         drawn = keras.saving.load_model(tmp_path / "g.keras")(LATENT, training=False)
         # Compiled and eager kernels round differently.
         np.testing.assert_allclose(drawn, model.generate(LATENT), rtol=1e-5, atol=1e-6)
+        model.export(tmp_path / "exported", verbose=False)
+        exported = tf.saved_model.load(tmp_path / "exported")
+        np.testing.assert_allclose(exported.serve(LATENT), model.generate(LATENT), rtol=1e-5, atol=1e-6)
+
+    def test_before_the_first_step_it_has_the_weights(self, strategy):
+        model = build(strategy, compiled=False)
+        model.generator.set_weights([0.5 * weight for weight in model.generator.get_weights()])
+        np.testing.assert_allclose(model.averaged_generator()(LATENT), model.generate(LATENT), rtol=1e-5, atol=1e-6)
+
+    def test_refused(self, strategy, trained, tmp_path):
+        for call in (
+            lambda: trained.save(tmp_path / "x.h5"),
+            lambda: trained.fit(REAL, callbacks=[keras.callbacks.ModelCheckpoint(str(tmp_path / "x.h5"))], verbose=0),
+        ):
+            with pytest.raises(UsageError, match="is saved as X.keras, or, by save_weights .* Received: '.*x.h5'"):
+                call()
+        before = weights(trained)
+        with pytest.raises(UsageError, match="call quantize of gan.averaged_generator"):
+            trained.quantize("int8")
+        assert np.array_equal(weights(trained), before)
+
+
+class TestConstructor:
+    def test_networks_built_outside_of_the_scope(self, strategy):
+        """Their variables are no mirrored ones: each replica would subtract its own update from the same variable."""
+        networks_ = players()
+        with (
+            strategy.scope(),
+            pytest.raises(
+                UsageError,
+                match=r"Build the generator inside of strategy.scope\(\), .* has 2 replicas. Received: weight ",
+            ),
+        ):
+            DQGAN(*networks_)
+        with strategy.scope(), pytest.raises(UsageError, match="Build the discriminator inside of strategy.scope"):
+            DQGAN(players()[0], networks_[1])
+        with local_strategy(1).scope():
+            DQGAN(*networks_)  # one replica has one variable
+        layer = L.Dropout(0.5)  # with a seed that was made outside; Keras has no update of it to add up
+        build(strategy, compiled=False, generator=[layer])
+
+    @pytest.mark.parametrize(
+        ("networks_", "message"),
+        [
+            (lambda g, d: (g, g), "must be two networks. Received: .* for both"),
+            (lambda g, d: (d, g), r"draws \[batch, 1\] and a discriminator that takes \[batch, 3\]"),
+            (lambda g, d: (keras.Sequential([g, L.Dense(5)]), d), r"draws \[batch, 5\] .* takes \[batch, 2\]"),
+            (lambda g, d: ("a", d), "generator must be a built Keras model. Received: generator='a'"),
+            (lambda g, d: (g, keras.Sequential([L.Dense(2)])), "The discriminator must be built before training"),
+        ],
+    )
+    def test_networks(self, strategy, networks_, message):
+        with strategy.scope(), pytest.raises(UsageError, match=message):
+            DQGAN(*networks_(*players()))
+
+    @pytest.mark.parametrize(
+        "name, value, message",
+        [
+            ("latent_dim", 0, "`latent_dim` must be a whole number of at least 1. Received: latent_dim=0"),
+            ("latent_dim", "a", "`latent_dim` must be a whole number of at least 1. Received: latent_dim='a'"),
+            ("latent_dim", 7, r"takes latents \[batch, 3\], .* Received: latent_dim=7"),
+            ("loss", None, "`loss` must be the name of a loss, .* Received: loss=None"),
+            ("loss", keras.losses.BinaryCrossentropy(), "losses of Keras are for one network"),
+            ("seed", "a", "`seed` must be a whole number .* Received: seed='a'"),
+            ("seed", 1.5, "`seed` must be a whole number .* Received: seed=1.5"),
+            ("ema_decay", 2.0, "`ema_decay` must be a number of at least 0 and below 1. Received: ema_decay=2.0"),
+            ("ema_decay", -1.0, "`ema_decay` must be a number .* Received: ema_decay=-1.0"),
+            ("ema_decay", "a", "`ema_decay` must be a number .* Received: ema_decay='a'"),
+            ("conditional", True, "networks take x alone: .* Received: conditional=True"),
+            ("conditional", "yes", "must be True, False or None. Received: conditional='yes'"),
+        ],
+    )
+    def test_values(self, strategy, name, value, message):
+        with strategy.scope(), pytest.raises(UsageError, match=message):
+            DQGAN(*players(), **{name: value})
+
+    def test_a_generator_that_does_not_say_its_latents(self, strategy):
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = L.Dense(2)
+
+            def call(self, x):
+                return self.dense(x)
+
+        with strategy.scope():
+            own, discriminator = Own(), players()[1]
+            own(LATENT)
+            with pytest.raises(UsageError, match="does not say how many dimensions the latents have"):
+                DQGAN(own, discriminator)
+            model = DQGAN(own, discriminator, latent_dim=3, ema_decay=0)
+        assert model.latent_dim == 3
+
+
+class TestCompile:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            *(
+                ({"steps_per_execution": value}, f"a multiple of local_steps, such as 1. Received: .*={value!r}, ")
+                for value in (0, -3, "auto", 2.5)
+            ),
+            ({"compression": "sign:bucket=512"}, "must be a dqgan_tf.CompressionConfig, .* Received: 'sign:"),
+            ({"total_steps": "a"}, "`total_steps` must be a number of steps, .* Received: total_steps='a'"),
+            ({"run_eagerly": True}, "DQGAN.compile takes optimizer, .* Received: run_eagerly"),
+            ({"loss": "mse", "metrics": ["mse"]}, r"the loss is an argument of DQGAN\(...\). Received: loss, metrics"),
+        ],
+    )
+    def test_refused(self, strategy, arguments, message):
+        model = build(strategy, compiled=False)
+        with pytest.raises(UsageError, match=message):
+            model.compile(**arguments)
+
+    def test_comes_first(self, strategy):
+        model = build(strategy, compiled=False)
+        for call in (
+            lambda: model.fit(REAL),
+            lambda: model.evaluate(REAL),
+            lambda: model.train_on_batch(REAL),
+            lambda: model.test_on_batch(REAL),
+            lambda: model.train_steps(iter([]), 1),
+            model.drain_metrics,
+            model.weight_digests,
+            model.bytes_per_step,
+        ):
+            with pytest.raises(UsageError, match=r"is not compiled: call gan.compile\("):
+                call()
+
+    def test_attributes_that_take_effect_there(self, strategy):
+        model = build(strategy)
+        for name, value, message in (
+            ("run_eagerly", True, "Received: run_eagerly=True, jit_compile=False"),
+            ("jit_compile", True, "Received: run_eagerly=False, jit_compile=True"),
+            ("steps_per_execution", -3, "Received: steps_per_execution=-3"),
+            ("optimizer", keras.optimizers.Adam(), "DQGAN has an update rule of its own"),
+            ("generator", players()[0], "keeps its networks: .* call gan.generator.set_weights"),
+        ):
+            before = getattr(model, name)
+            setattr(model, name, value)
+            for call in (model.fit, model.evaluate, model.train_on_batch):
+                with pytest.raises(UsageError, match=message):
+                    call(REAL[:16])
+            setattr(model, name, before)
 
 
 class TestAverage:
@@ -133,6 +277,31 @@ class TestAverage:
         model, other = trained, build(strategy)
         other.set_weights(model.get_weights())
         assert np.array_equal(other.generate(LATENT), model.generate(LATENT, use_ema=False))
+
+    def test_the_weights_of_the_best_epoch_restore_it(self, strategy, caplog):
+        """EarlyStopping hands the list of `get_weights` to `set_weights`, epochs later."""
+        model = build(strategy, compiled=False)
+        model.step.assign(8)  # as if it had trained: the average counts
+        values = model.shared_values()
+        averages = {name: value + 0.1 for name, value in values.items() if name.startswith("ema/")}
+        model.set_shared_values(values | averages)
+        callback = keras.callbacks.EarlyStopping("loss", patience=0, mode="min", restore_best_weights=True)
+        callback.set_model(model)
+        callback.on_train_begin()
+        callback.on_epoch_end(0, {"loss": 1.0})
+        best = [model.generate(LATENT, use_ema=use_ema).numpy() for use_ema in (True, False)]
+        assert np.abs(best[0] - best[1]).max() > 1e-3
+        model.set_shared_values({n: 2.0 * v if v.dtype == tf.float32 else v for n, v in (values | averages).items()})
+        callback.on_epoch_end(1, {"loss": 2.0})
+        callback.on_epoch_end(2, {"loss": 2.0})
+        callback.on_train_end()
+        for use_ema, drawn in zip((True, False), best, strict=True):
+            assert np.array_equal(model.generate(LATENT, use_ema=use_ema), drawn)
+        assert "starts anew" not in caplog.text and len(model.get_weights()) == len(model.weights)
+
+        model.set_weights(pickle.loads(pickle.dumps(model.get_weights())))  # a plain list
+        assert np.array_equal(model.generate(LATENT), best[1])
+        assert "the averaged generator, from which generate draws, starts anew" in caplog.text
 
     @pytest.mark.slow
     def test_warm_start_of_the_generator_alone(self, strategy, trained):
@@ -226,8 +395,8 @@ class TestLayers:
                 build(strategy, generator=[L.Dense(4, dtype=keras.mixed_precision.DTypePolicy(name))])
 
     def test_a_sigmoid_at_the_end_is_said(self, strategy, caplog):
-        generator, discriminator = players()
         with strategy.scope(), caplog.at_level("WARNING"):
+            generator, discriminator = players()
             DQGAN(generator, keras.Sequential([discriminator, L.Activation("sigmoid")]))
         assert "ends in a sigmoid" in caplog.text
 
@@ -460,7 +629,8 @@ class TestLabels:
     def test_losses_are_those_of_labelled_samples(self):
         """Against the networks called by Keras, with the latents of the stream; R1 is left out by its own figure."""
         model = self.build(local_strategy(1))
-        x, y = tf.constant(REAL[:16]), tf.constant(self.LABELS[:16])
+        # Labels may have any numeric type.
+        x, y = tf.constant(REAL[:16]), tf.constant(self.LABELS[:16], tf.float32)
         loss_g, loss_d = model.test_on_batch(x, y)
         seed = steps.stream_seed(4, steps.LATENT, tf.constant(0), tf.constant(0), 1)
         fake = model.generator([tf.random.stateless_normal([16, 3], seed), y])
@@ -476,11 +646,21 @@ class TestLabels:
             model.generate(LATENT)
         with pytest.raises(UsageError, match=r"must be \(samples, labels\), or a dict .* Received: "):
             model.test_on_batch(x)
-        strange = tf.tensor_scatter_nd_update(y, [[3]], [tf.constant(4, y.dtype)])
-        with pytest.raises(UsageError, match="from 0 to 3: an Embedding .* Received: label 4"):
-            model.test_on_batch(x, strange)
+        for label in (4.0, 1.5, np.nan, np.inf):
+            strange = tf.tensor_scatter_nd_update(y, [[3]], [tf.constant(label, y.dtype)])
+            with pytest.raises(UsageError, match=f"from 0 to 3: an Embedding .* Received: label {label:g}$"):
+                model.test_on_batch(x, strange)
+            with pytest.raises(UsageError, match=f"Received: label {label:g}$"):
+                model.generate(LATENT, np.full(32, label))
         with pytest.raises(UsageError, match="Received: label -1"):
             model.generate(LATENT, np.full(32, -1))
+        with pytest.raises(UsageError, match="Received: label .*a"):
+            model.generate(LATENT, ["a"] * 32)
+        for labels in (2, np.zeros(3)):
+            with pytest.raises(UsageError, match="one for each of 32 latents. Received: shape"):
+                model.generate(LATENT, labels)
+        with pytest.raises(UsageError, match="no use for `sample_weight`: pass samples and labels"):
+            model.evaluate(x, y, sample_weight=y)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("local_steps", [1, 2])
@@ -569,11 +749,52 @@ class TestBatches:
         [
             ({"pixels": REAL}, r"a dict with the keys \['pixels'\]"),
             (np.zeros((64, 2), np.int32), "dtype=int32"),
+            ((REAL, np.zeros(64), np.ones(64)), "no use for sample weights: .* Received: a batch of 3 parts"),
+            # Keras' networks drop a last dimension of 1, so both networks would take it.
+            (REAL[..., None], r"that the generator draws, \[batch, 2\]; .* Received: \[batch, 2, 1\]"),
         ],
     )
     def test_refused_forms(self, strategy, values, message):
         with pytest.raises(UsageError, match=message):
             train(build(strategy), values)
+
+    def test_a_shape_that_is_known_at_run_time_only(self):
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 1])])
+        def checked(real):
+            return inputs.of_shape(real, tf.TensorShape([8, 8, 1]))
+
+        assert checked(tf.zeros([4, 8, 8, 1])).shape == [4, 8, 8, 1]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible with expected shape"):
+            checked(tf.zeros([4, 9, 9, 1]))
+        samples = tf.function(inputs.real_samples, input_signature=[tf.TensorSpec(None)], autograph=False)
+        with pytest.raises(UsageError, match="must say how many dimensions its batches have"):
+            samples.get_concrete_function()
+
+    def test_arguments_without_effect(self, trained):
+        labels = np.zeros(64)
+        for call in (
+            lambda: trained.evaluate(REAL, labels),
+            lambda: trained.evaluate(REAL, sample_weight=labels),
+            lambda: trained.fit(REAL, validation_data=(REAL, labels)),
+            lambda: trained.fit(REAL, validation_data=(REAL, None, labels)),
+        ):
+            with pytest.raises(UsageError, match="DQGAN has no use for `(y|sample_weight)`: pass real samples alone"):
+                call()
+
+    def test_latents(self, trained):
+        drawn = trained.generate(LATENT)
+        assert np.array_equal(trained.generate(LATENT.tolist()), drawn)
+        assert trained.generate(np.ones((4, 3), int)).shape == [4, 2]
+        for values, received in (
+            (np.ones((4, 5)), r"shape \(4, 5\)"),
+            (np.ones(3), r"shape \(3,\)"),
+            (np.ones((2, 2, 3)), r"shape \(2, 2, 3\)"),
+            (5, r"shape \(\)"),
+            ("a", "'a'"),
+            (None, "None"),
+        ):
+            with pytest.raises(UsageError, match=rf"`latent` must be numbers \[batch, 3\], .* Received: {received}"):
+                trained.generate(values)
 
     @pytest.mark.slow
     def test_on_batch(self, strategy):

@@ -1,12 +1,16 @@
 """`callbacks.Checkpoint`, two replicas in one process: a `fit` that is cut off goes on as if nothing had happened."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import dqgan_tf
+from dqgan_tf.config import LossConfig
 from dqgan_tf.errors import CheckpointError, UsageError
+from dqgan_tf.keras.state import ModelState
 from tests.gan import model_state, tiny_gan
 from tests.gan.local_strategy import local_strategy
 from tests.keras import small_models
@@ -140,7 +144,7 @@ def saved(strategy, tmp_path_factory):
 
 def test_every_and_keep(saved, tmp_path):
     assert sorted(path.name for path in saved.iterdir()) == ["step_00000004", "step_00000006"]
-    for options in ({"every": 0}, {"keep": 0}, {"every": 1.5}):
+    for options in ({"every": 0}, {"keep": 0}, {"every": 1.5}, {"every": True}):
         with pytest.raises(UsageError, match="whole number of at least 1"):
             dqgan_tf.callbacks.Checkpoint(tmp_path, **options)
 
@@ -161,6 +165,46 @@ def test_a_checkpoint_of_other_settings_is_refused(strategy, saved, make, match)
     with pytest.raises(CheckpointError, match=match):
         fit(other, saved)
     np.testing.assert_array_equal(before, small_models.values(strategy, other.variables))
+
+
+def test_a_checkpoint_of_another_loss_is_refused(strategy, saved):
+    other = build(strategy, CASES["gradient"], seed=3, loss="mae")
+    with pytest.raises(CheckpointError, match=r"was trained with loss=\['mse'\], this run has loss=\['mae'\]"):
+        fit(other, saved)
+    model = build(strategy, CASES["gradient"], seed=3, loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    state_of = ModelState(model)
+    settings = json.loads(json.dumps(state_of.settings()))
+    assert "from_logits=True" in settings["settings"]["loss"][0]
+    del settings["settings"]["loss"]  # as in a checkpoint before the loss was in it
+    state_of.prepare(saved, settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"loss": "hinge"}, "loss.loss=non_saturating, this run has loss.loss=hinge"),
+        ({"loss": LossConfig(r1_gamma=0.5)}, "loss.r1_gamma=0.1, this run has loss.r1_gamma=0.5"),
+        ({"ema_decay": 0.5}, "ema_decay=0.999, this run has ema_decay=0.5"),
+    ],
+)
+def test_a_checkpoint_of_another_game_is_refused(strategy, tmp_path, options, match):
+    def build_gan(**options):
+        with strategy.scope():
+            generator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+            discriminator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            model = dqgan_tf.DQGAN(generator, discriminator, **options)
+        model.compile()
+        callback = dqgan_tf.callbacks.Checkpoint(tmp_path)
+        callback.set_model(model)
+        return callback
+
+    first = build_gan()
+    first.on_train_begin()
+    first.on_epoch_end(0)
+    first.on_train_end()
+    other = build_gan(**options)
+    with pytest.raises(CheckpointError, match=match):
+        other.on_train_begin()
 
 
 def test_a_checkpoint_of_another_model_is_refused(strategy, saved):
@@ -186,8 +230,9 @@ def test_another_number_of_replicas_starts_from_the_means(strategy, tmp_path):
 def test_a_folder_is_a_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert dqgan_tf.callbacks.Checkpoint("~/run")._folder == tmp_path / "run"
-    with pytest.raises(UsageError, match="`folder` must be a path, .* Received: folder='gs://bucket/run'"):
-        dqgan_tf.callbacks.Checkpoint("gs://bucket/run")
+    for value in ("gs://bucket/run", None, b"run"):
+        with pytest.raises(UsageError, match=f"`folder` must be a path, .* Received: folder={value!r}"):
+            dqgan_tf.callbacks.Checkpoint(value)
 
 
 def test_a_model_of_another_strategy_is_refused(tmp_path):

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from dqgan_tf.keras.optimizer import _SUMS, CompressedSteps
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -22,6 +24,7 @@ with strategy.scope():
 """
 
 
+@pytest.mark.slow
 def test_the_blocks_run(tmp_path):
     compile_, checkpoint, load, gan = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
     shared = tmp_path / "run"

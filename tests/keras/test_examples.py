@@ -65,9 +65,8 @@ def test_there_is_no_other_example():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "classifier" else pytest.mark.slow) for name in EXAMPLES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_one_process(name, tmp_path, keras_home):
     run(name, tmp_path / "logs", keras_home, 1)
 

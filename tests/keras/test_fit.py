@@ -56,6 +56,9 @@ def test_evaluate_and_predict_give_what_one_replica_gives(strategy):
     x, y = (np.concatenate(part) for part in small_models.batches(3, 2))
     prediction = model.predict(x, batch_size=16, verbose=0)
     np.testing.assert_allclose(prediction, model(x).numpy(), rtol=0, atol=1e-6)
+    on_batch = model.predict_on_batch(x[:7])
+    assert isinstance(on_batch, np.ndarray)
+    np.testing.assert_allclose(on_batch, prediction[:7], rtol=0, atol=1e-6)
     loss, mae = model.evaluate(x, y, batch_size=16, verbose=0)
     np.testing.assert_allclose(loss, np.mean((prediction - y) ** 2), rtol=1e-6)
     np.testing.assert_allclose(mae, np.mean(np.abs(prediction - y)), rtol=1e-6)
@@ -150,7 +153,10 @@ def test_logs_are_equal_on_all_replicas_and_the_mean(strategy):
             return self.dense(x)
 
         def train_step(self, data):
-            return {"rank": tf.cast(tf.reduce_mean(data), tf.float32), "count": tf.shape(data)[0]}
+            return {"rank": tf.cast(tf.reduce_mean(data), tf.float32), "count": tf.shape(data)[0], "number": 2.5}
+
+        def test_step(self, data):
+            return {}
 
     with strategy.scope():
         model = Model()
@@ -158,8 +164,14 @@ def test_logs_are_equal_on_all_replicas_and_the_mean(strategy):
     values = np.arange(8, dtype=np.float32).reshape(1, 8, 1)  # replica 0 sees 0 to 3, replica 1 sees 4 to 7
     log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(dict(logs)))
     history = model.fit(tf.data.Dataset.from_tensor_slices(values), callbacks=[log], verbose=0).history
-    assert seen == [{"rank": 3.5, "count": 4}]
-    assert history == {"rank": [3.5], "count": [4]}
+    assert seen == [{"rank": 3.5, "count": 4, "number": 2.5}]
+    assert history == {"rank": [3.5], "count": [4], "number": [2.5]}
+    assert model.evaluate(values[0], verbose=0, return_dict=True) == {}
+    for logs, match in ((None, "{'loss': loss} or {}. Received: None"), ({"name": "a"}, "a text as 'name'")):
+        model.train_step = lambda data, logs=logs: logs
+        model.make_train_function(force=True)
+        with pytest.raises(UsageError, match=match):
+            model.fit(values[0], verbose=0)
 
 
 def test_running_statistics_change_by_the_mean_of_their_changes(strategy):
@@ -441,6 +453,31 @@ def test_average_of_the_weights_replaces_them_at_the_end(strategy):
     np.testing.assert_array_equal(values[0], weights(strategy, model))
 
 
+@pytest.mark.parametrize("steps", ["auto", 0, -3, 2.0, True, None])
+def test_steps_per_execution_that_are_no_number_of_steps(strategy, steps):
+    model = small_models.mlp(strategy, sgd(), steps_per_execution=steps)
+    with pytest.raises(UsageError, match=f"at least 1, such as 8. Received: steps_per_execution={steps!r}"):
+        model.fit(data(), verbose=0)
+
+
+def test_an_empty_data_set_is_refused(strategy):
+    model = small_models.mlp(strategy, sgd())
+    x, y = (part[0] for part in small_models.batches(1, 2))
+    for use in (model.fit, model.evaluate):
+        for arguments in ((x[:0], y[:0]), (data().take(0),)):
+            with pytest.raises(UsageError, match="empty: give it one batch or more"):
+                use(*arguments, verbose=0)
+
+
+def test_training_without_compression_is_said(strategy, caplog):
+    for optimizer, count in ((sgd(), 0), (lambda: keras.optimizers.SGD(0.05), 1)):
+        model = small_models.mlp(strategy, optimizer)
+        with caplog.at_level("WARNING"):
+            for make in (model.make_test_function, model.make_train_function, model.make_train_function):
+                make()
+        assert caplog.text.count(f"No optimizer of the model '{model.name}' is compressed") == count
+
+
 def test_xla_and_eager_replicas_are_refused(strategy):
     model = small_models.mlp(strategy, sgd(), jit_compile=True)
     with pytest.raises(UsageError, match="jit_compile"):
@@ -457,6 +494,23 @@ def test_a_model_of_another_scope_is_refused(strategy):
     model.compile(optimizer, loss="mse")
     with pytest.raises(UsageError, match="strategy.run"):
         model.fit(data(), verbose=0)
+
+
+def test_layers_of_another_scope_are_refused(strategy):
+    """One weight for both replicas would receive the updates of both; so would statistics of a normalisation."""
+    for outside in (keras.layers.Dense(3), keras.layers.BatchNormalization(center=False, scale=False)):
+        outside.build((None, small_models.INPUTS))
+        with strategy.scope():
+            inputs = keras.Input((small_models.INPUTS,))
+            model = keras.Model(inputs, keras.layers.Dense(2)(outside(inputs)))
+            model.compile(sgd()(), loss="mse")
+        with pytest.raises(UsageError, match="in the scope of the strategy.*which was created outside"):
+            model.fit(data(), verbose=0)
+        outside.trainable = False  # a frozen layer may be of any scope
+        with strategy.scope():
+            model.compile(sgd()(), loss="mse")
+        model.optimizer.build(model.trainable_variables)
+        model.make_train_function()
 
 
 def test_models_of_no_strategy_are_keras_own():

@@ -233,6 +233,17 @@ def test_refusals(strategy):
     refused(strategy, "takes where, optimistic, seed, logs", lambda: compressed(opt.SGD(), bits=4))
     refused(strategy, "not both", lambda: compressed(opt.SGD(), dqgan_tf.CompressionConfig(), topology="two_step"))
     refused(strategy, "topology", lambda: compressed(opt.SGD(), topology="ring"))
+    refused(
+        strategy, "`optimistic` must be True or False. Received.*'yes'", lambda: compressed("sgd", optimistic="yes")
+    )
+    refused(strategy, "`logs` must be True or False. Received: logs=3", lambda: compressed(opt.SGD(), logs=3))
+    refused(
+        strategy, "`seed` must be a whole number, such as 0. Received: seed=1.5", lambda: compressed("sgd", seed=1.5)
+    )
+    for value in (None, opt.Adam, "adm", 1e-3):
+        refused(
+            strategy, "must be an optimizer of Keras, such as.* Received: optimizer=", lambda v=value: compressed(v)
+        )
     with pytest.raises(UsageError, match="in the scope"):
         compressed(opt.SGD())
     outside = opt.SGD()

@@ -24,7 +24,7 @@ import tensorflow as tf
 from dqgan_tf.config import CompressionConfig, RunConfig
 from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.strategy import CompressedStrategy
-from dqgan_tf.errors import EXIT_USAGE, UsageError
+from dqgan_tf.errors import EXIT_USAGE, PeerLostError, UsageError
 from dqgan_tf.training import job, launcher
 from tests.distributed import cluster
 from tests.weather.test_restarts import TRAIN as RING
@@ -191,6 +191,14 @@ class TestScripts:
         with pytest.raises(UsageError, match=f"The cluster of the cluster_resolver, as a TF_CONFIG: .*{message}"):
             CompressedStrategy(resolver)
 
+    def test_the_workers_of_a_resolver_meet(self, monkeypatch):
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+        addresses = [f"127.0.0.1:{port}" for port in cluster.free_ports(2)]
+        workers = tf.train.ClusterSpec({"worker": addresses})
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(workers, "", "worker", 1)
+        with pytest.raises(PeerLostError, match=f"Worker 1 has waited 1 s for worker 0 at {addresses[0]}"):
+            CompressedStrategy(resolver, start_timeout=1)
+
     @pytest.mark.parametrize("text", ["", " ", "{}"])
     def test_an_empty_tf_config_is_none(self, monkeypatch, text):
         monkeypatch.setenv("TF_CONFIG", text)
@@ -213,46 +221,8 @@ def test_auto_is_nccl_on_gpus(monkeypatch, gpus, transport, implementation):
     assert job.start_strategy(config).implementation.name == implementation
 
 
-# Fields of TFJob and their types, from its CustomResourceDefinition (kubeflow.org/v1, Training Operator 1.9); the pods'
-# templates are those of Kubernetes.
-TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
-
-
-def closed(required=(), **properties):
-    return {"type": "object", "additionalProperties": False, "properties": properties, "required": list(required)}
-
-
-TFJOB = closed(
-    ["apiVersion", "kind", "metadata", "spec"],
-    apiVersion={"const": "kubeflow.org/v1"},
-    kind={"const": "TFJob"},
-    metadata={"type": "object"},
-    spec=closed(
-        ["tfReplicaSpecs"],
-        enableDynamicWorker={"type": "boolean"},
-        runPolicy=closed(
-            activeDeadlineSeconds=NUMBER,
-            backoffLimit=NUMBER,
-            cleanPodPolicy={"enum": ["All", "Running", "None"]},
-            managedBy=TEXT,
-            schedulingPolicy={"type": "object"},
-            suspend={"type": "boolean"},
-            ttlSecondsAfterFinished=NUMBER,
-        ),
-        successPolicy=TEXT,
-        tfReplicaSpecs=closed(
-            **dict.fromkeys(
-                ("Chief", "Worker", "Evaluator"),
-                closed(
-                    ["template"],
-                    replicas=NUMBER,
-                    restartPolicy={"enum": ["Always", "OnFailure", "Never", "ExitCode"]},
-                    template={"type": "object"},
-                ),
-            )
-        ),
-    ),
-)
+def tfjob_schema():
+    return json.loads((ROOT / "tests" / "training" / "tfjob_schema.json").read_text())
 
 
 def manifests(name):
@@ -281,9 +251,42 @@ class TestManifests:
     def test_tfjob(self, validate):
         jsonschema = pytest.importorskip("jsonschema")
         [job] = manifests("tfjob.yaml")
-        jsonschema.validate(job, TFJOB)
+        jsonschema.validate(job, tfjob_schema())
         for replicas in job["spec"]["tfReplicaSpecs"].values():
             validate({"apiVersion": "v1", "kind": "PodTemplate", "template": replicas["template"]})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("spec", "replicaSpecs"), {}, "'replicaSpecs' was unexpected"),
+        (("spec", "runPolicy", "backofLimit"), 3, "'backofLimit' was unexpected"),
+        (("spec", "runPolicy", "backoffLimit"), "3", "'3' is not of type 'integer'"),
+        (("spec", "tfReplicaSpecs", "Worker", "restartPolicy"), "OnError", "'OnError' is not one of"),
+        (("spec", "tfReplicaSpecs", "Workers"), {"template": {"spec": {}}}, "'Workers' is not one of"),
+    ],
+)
+def test_a_wrong_field_of_a_tfjob_is_seen(path, value, message):
+    jsonschema = pytest.importorskip("jsonschema")
+    [job] = manifests("tfjob.yaml")
+    *parents, last = path
+    part = job
+    for name in parents:
+        part = part[name]
+    part[last] = value
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate(job, tfjob_schema())
+
+
+def test_the_tfjob_fits_the_operator():
+    """What no schema says: names by which the operator finds container and port, and the roles that are served."""
+    [job] = manifests("tfjob.yaml")
+    replicas = job["spec"]["tfReplicaSpecs"]
+    assert set(replicas) <= {"Chief", "Worker", "Evaluator"} and not job["spec"].get("enableDynamicWorker")
+    for replica in replicas.values():
+        [container] = replica["template"]["spec"]["containers"]
+        assert container["name"] == "tensorflow"
+        assert [port["name"] for port in container["ports"]] == ["tfjob-port"]
 
 
 def test_the_parts_of_the_job_fit_together():

@@ -54,7 +54,7 @@ class Model:
         topology="two_step", spans=types.SimpleNamespace(variables=[types.SimpleNamespace(numpy=lambda: Model.spans)])
     )
     discriminator = types.SimpleNamespace(layers=[object(), types.SimpleNamespace(units=128)])
-    bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10})
+    bytes_per_step = staticmethod(lambda: {"dense_sent_bytes": 80, "sent_bytes": 10, "wire_bytes": 5})
 
     def generate(self, latent, use_ema=True):
         return np.ones((500, 2), np.float32) * latent[:1]
@@ -235,7 +235,8 @@ def test_figures_that_do_not_change_are_one_table(tmp_path):
     reporter.close()
     ((step, value),) = [(step, value) for step, value in events(tmp_path) if value.tag == "constant figures"]
     text = value.tensor.string_val[0].decode()
-    assert step == 10 and "| wire_bytes | 10 | bytes | bytes of the encoded update" in text
+    meaning = "bytes of the encoded update of one replica, per gradient step"
+    assert step == 10 and f"| wire_bytes | 10 | bytes | {meaning} |" in text
     assert {line.split(" | ")[0].strip("| ") for line in text.splitlines()[2:]} == set(CONSTANT)
 
 
@@ -259,15 +260,27 @@ def test_which_figures_do_not_change(groups, more, fewer):
 
 
 def test_the_configuration_is_that_in_use():
-    """No None, and no `auto` where something was chosen."""
+    """No None, no empty text, and no `auto` where something was chosen."""
     values = reporter_lib.values_in_use(make_job("runs/x"))
-    assert list(values) == list(RunConfig().flat()) and None not in values.values()
+    assert list(values) == list(RunConfig().flat()) and not {None, ""} & set(values.values())
     assert values["network.width"] == 128 and values["network.latent_dim"] == 2
     assert (values["compression.topology"], values["compression.transport"]) == ("two_step", "for auto")
     assert values["data.image_size"] == values["evaluation.feature_network"] == "not used"
     images = data.DataSpec("images", (28, 28, 1), 10, "images")
     values = reporter_lib.values_in_use(make_job("runs/x", spec=images))
     assert (values["data.image_size"], values["evaluation.feature_network"]) == (28, "a small classifier")
+
+
+def test_the_table_of_the_configuration(tmp_path):
+    """Every row has a value."""
+    make_reporter(tmp_path).close()
+    ((_, value),) = [(step, value) for step, value in events(tmp_path) if value.tag == "configuration"]
+    header, _, *rows = value.tensor.string_val[0].decode().splitlines()
+    cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+    assert header == "| setting | value |"
+    assert [row[0].strip() for row in cells] == list(RunConfig().flat())
+    assert all(len(row) == 2 and all(cell.strip() for cell in row) for row in cells)
+    assert "| compression.compressor_rules | no rules |" in rows
 
 
 def test_a_run_can_be_compared_by_its_hyper_parameters(tmp_path):
@@ -285,7 +298,9 @@ def test_a_run_can_be_compared_by_its_hyper_parameters(tmp_path):
     hyperparameters = start.session_start_info.hparams
     assert hyperparameters["optimizer.beta_1"].number_value == 0.5
     assert hyperparameters["compression.topology"].string_value == "two_step"
-    assert set(hyperparameters) == set(RunConfig().flat()) - FREE_FIELDS | {"algorithm", "train.steps"}
+    assert hyperparameters["wire_bytes_per_step"].number_value == 5
+    expected = set(RunConfig().flat()) - FREE_FIELDS | {"algorithm", "train.steps", "wire_bytes_per_step"}
+    assert set(hyperparameters) == expected
     assert end.session_end_info.status == api_pb2.STATUS_SUCCESS
 
 

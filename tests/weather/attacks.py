@@ -25,15 +25,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from benchmarks import comparison, report
 from benchmarks.provenance import command_line, provenance
+from dqgan_tf import config
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.errors import EXIT_PEER_LOST, EXIT_USAGE
 from dqgan_tf.telemetry import json_lines
 from tests.distributed import cluster
 
 SILENCE_SECONDS = 8  # --silence_timeout of the jobs that lose a worker
+GOODBYE_SECONDS = 15  # for workers whose link is cut when the run is finished, before they say goodbye
 NOTICE_SECONDS = 10  # that the others may take beyond it, see docs/operations.md
+CLUSTER_SECONDS = 30  # for workers whose cluster cannot work: 10 for a port in use, the rest for their own start
 START_SECONDS = 20  # --start_timeout of the jobs that lose a worker before the first step
 STEP_SECONDS = 120  # for a job to start and take steps on a loaded machine
 KILLS = 10  # of one run
@@ -104,12 +109,13 @@ class Job:
       folder: for its files; the model_dir is `folder`/run.
       arguments: flags of the workers.
       name: of the folder of the logs.
+      environment: further variables.
     """
 
-    def __init__(self, folder, *arguments, name="logs"):
+    def __init__(self, folder, *arguments, name="logs", environment=None):
         self.model_dir = folder / "run"
         command_ = ["-m", "trainers.train", *arguments, f"--model_dir={self.model_dir}"]
-        self._cluster = cluster.Cluster(command_, folder / name)
+        self._cluster = cluster.Cluster(command_, folder / name, environment=environment)
         self.processes, self._before = self._cluster.processes, self.lines()
 
     def __enter__(self):
@@ -439,7 +445,7 @@ CLUSTERS = {
 
 
 def clusters(number, rng, folder):
-    """A cluster that cannot work: one worker at least says so and ends with code 2, and no worker waits for ever."""
+    """A cluster that cannot work: all workers say why, in the same words, and end with code 2 without waiting."""
     del rng
     name = list(CLUSTERS)[number % len(CLUSTERS)]
     ports, processes, start = cluster.free_ports(2), [], time.monotonic()
@@ -449,9 +455,8 @@ def clusters(number, rng, folder):
             config["cluster"] = {job: [address.format(*ports) for address in jobs[job]] for job in jobs}
         environment = cluster.environment_of([0], 0) | {"TF_CONFIG": json.dumps(config)}
         arguments = ["-m", "trainers.train", *SHORT_CALLS, "--steps=10", f"--model_dir={folder}/run"]
-        arguments.append(f"--start_timeout={START_SECONDS}")
         processes.append(cluster.start(arguments, environment, folder / f"log_{index}"))
-    codes, limit = [], START_SECONDS + NOTICE_SECONDS
+    codes, limit = [], CLUSTER_SECONDS
     for process in processes:
         try:
             codes.append(process.wait(limit + 30))
@@ -459,15 +464,21 @@ def clusters(number, rng, folder):
             codes.append(None)
             process.send_signal(signal.SIGKILL)
     seconds = time.monotonic() - start
-    detail = " | ".join(last_line(folder / f"log_{index}") for index in range(len(codes)))
-    passed = EXIT_USAGE in codes and set(codes) <= {EXIT_USAGE, EXIT_PEER_LOST} and seconds <= limit
+    errors = [last_line(folder / f"log_{index}") for index in range(len(codes))]
+    detail = " | ".join(errors)
+    passed = set(codes) == {EXIT_USAGE} and len(set(errors)) == 1 and seconds <= limit
     return Outcome(name, passed, "refused", codes, seconds, limit, detail=detail)
 
 
 def strangers(number, rng, folder):
-    """Connections that say nothing, too little or nonsense, to every port of both workers until the first step."""
+    """Connections that say nothing, too little, nonsense, or that a worker cannot come, to every port of both workers
+    until the first step.
+
+    Who says that a worker cannot come does not know the secret.
+    """
     del number
-    with Strangers(rng) as crowd, Job(folder, *SHORT_CALLS, "--steps=60", "--start_timeout=60") as job:
+    flags, secret = (*SHORT_CALLS, "--steps=60", "--start_timeout=60"), {tf_config.SECRET: rng.randbytes(16).hex()}
+    with Strangers(rng) as crowd, Job(folder, *flags, environment=secret) as job:
         start = time.monotonic()
         crowd.visit([process.pid for process in job.processes])
         started = job.wait_for_steps()
@@ -480,8 +491,9 @@ def strangers(number, rng, folder):
 class Strangers:
     """Threads that connect to all sockets at which processes listen, 40 times to each. A context manager.
 
-    One port has several listeners one after another: the meeting of the workers, then TensorFlow's server. A third
-    of the connections stay idle, a third send a byte every half second, and a third send nonsense.
+    One port has several listeners one after another: the meeting of the workers, then TensorFlow's server. A quarter
+    of the connections stay idle, a quarter send a byte every half second, a quarter send nonsense, and a quarter say
+    that a worker cannot come.
     """
 
     def __init__(self, rng):
@@ -514,11 +526,21 @@ class Strangers:
                     continue
                 with contextlib.suppress(OSError):
                     connection = socket.create_connection(("127.0.0.1", port), 1)
-                    kind = seen.get(inode, 0) % 3
+                    kind = seen.get(inode, 0) % 4
                     if kind == 2:
                         connection.sendall(self._rng.randbytes(300))
+                    if kind == 3:
+                        self._forge(connection)
                     self._open.append((connection, kind))
                     seen[inode] = seen.get(inode, 0) + 1
+
+    def _forge(self, connection):
+        """Says in the name of worker 1 that it cannot come, as in `rendezvous`, with a proof of an empty secret."""
+        mistake = "A stranger says that none can come."
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            token = json.loads(connection.recv(1000))["token"]
+            message = {"worker": 1, "mistake": mistake, "proof": tf_config.proof({}, "meeting", token, "1", mistake)}
+            connection.sendall(json.dumps(message).encode() + b"\n")
 
     def _drip(self):
         while not self._stop.wait(0.5):
@@ -547,19 +569,52 @@ def listeners(pid):
 # --- links ---
 
 
+class Cut(NamedTuple):
+    """How a link is cut.
+
+    words: for the case.
+    silence: --silence_timeout, in seconds.
+    seconds: until the link is back; None: for good.
+    results: those that are allowed.
+    """
+
+    words: str
+    silence: float
+    seconds: float | None
+    results: tuple[str, ...]
+
+
+CUTS = (
+    Cut("for good", 15, None, ("ended",)),
+    Cut("a quarter of the limit", 15, 15 / 4, ("survived",)),
+    Cut("half of the limit", 15, 15 / 2, ("survived", "ended")),
+)
+CUTS_OF_8_S = (
+    Cut("8 s, default limit", config.TrainConfig.silence_timeout, 8, ("survived", "ended")),
+    Cut("8 s, limit 40 s", 40, 8, ("survived",)),
+)
+
+
 def links(number, rng, folder):
     """The link of a worker is cut: for good, for a time that is survived, and for one that may be too long."""
+    return _cut(CUTS[number // 2 % len(CUTS)], number % 2, rng, folder)
+
+
+def links_8_s(number, rng, folder):
+    """The link of a worker is cut for 8 s, with a limit that may be too short, and with one that is long enough."""
+    return _cut(CUTS_OF_8_S[number // 2 % len(CUTS_OF_8_S)], number % 2, rng, folder)
+
+
+def _cut(cut, victim, rng, folder):
     from tests.weather import test_outages
 
-    silence, victim = test_outages.SILENCE, number % 2
-    kind = ("for good", "a quarter of the limit", "half of the limit")[number // 2 % 3]
-    limit, case = silence + NOTICE_SECONDS, f"worker {victim}, {kind}"
-    with test_outages.running(folder, silence) as job:
+    limit, case = cut.silence + NOTICE_SECONDS, f"worker {victim}, {cut.words}"
+    with test_outages.running(folder, cut.silence) as job:
         time.sleep(rng.uniform(0, 2))
         start = time.monotonic()
         job.set_link(victim, "down")
-        if kind != "for good":
-            time.sleep(silence / (4 if "quarter" in kind else 2))
+        if cut.seconds is not None:
+            time.sleep(cut.seconds)
             job.set_link(victim, "up")
             start = time.monotonic()
         before, went_on, ends = job.lines(), False, {}
@@ -567,13 +622,62 @@ def links(number, rng, folder):
             time.sleep(0.05)
             ended = [index for index, code in enumerate(job.codes()) if code is not None]
             ends = {index: time.monotonic() - start for index in ended} | ends
-            went_on = job.lines() > before + 3 and kind != "for good" and job.codes() == [None, None]
+            went_on = job.lines() > before + 3 and cut.seconds is not None and job.codes() == [None, None]
         seconds, codes = time.monotonic() - start, job.codes()
-        ended = codes == [EXIT_PEER_LOST, EXIT_PEER_LOST]
-        allowed = {"for good": ended, "a quarter of the limit": went_on, "half of the limit": went_on or ended}[kind]
-        detail = " | ".join(f"{ends.get(i, 0):.1f} s: {last_line(folder / f'log_{i}')}" for i in (0, 1))
         result = "survived" if went_on else "ended"
-        return Outcome(case, allowed and seconds <= limit, result, codes, seconds, limit, detail=detail)
+        passed = result in cut.results and (went_on or codes == [EXIT_PEER_LOST] * 2) and seconds <= limit
+        detail = " | ".join(f"{ends.get(i, 0):.1f} s: {last_line(folder / f'log_{i}')}" for i in (0, 1))
+        return Outcome(case, passed, result, codes, seconds, limit, detail=detail)
+
+
+# `trainers.train` whose method of a class waits for a file before it begins.
+HELD = """
+import os, pathlib, time
+from {module} import {name}
+
+method, folder = {name}.{method}, pathlib.Path({folder!r})
+
+def hold(*arguments):
+    (folder / f"held_{{os.getpid()}}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    return method(*arguments)
+
+{name}.{method} = hold
+
+from dqgan_tf.training import command
+from trainers import train
+
+command.run(train.main, exits_at_once=True)
+"""
+# What is cut off, its place in the code, the code of both workers, and the seconds in which they end.
+ENDS = (
+    ("the last exchange", ("dqgan_tf.training.loop", "Loop", "close"), EXIT_PEER_LOST, 15 + NOTICE_SECONDS),
+    ("the goodbye", ("dqgan_tf.distribute.message_board", "MessageBoard", "leave"), 0, GOODBYE_SECONDS),
+)
+
+
+def links_end(number, rng, folder):
+    """The link of a worker is cut for good after the last step: before the last exchange, or before the goodbye."""
+    del rng
+    from tests.weather import test_outages
+
+    victim, (what, (module, name, method), code, limit) = number % 2, ENDS[number // 2 % len(ENDS)]
+    program = HELD.format(module=module, name=name, method=method, folder=str(folder))
+    with test_outages.running(folder, 15, steps=60, program=("-c", program)) as job:
+        cluster.wait_for(lambda: len(list(folder.glob("held_*"))) == 2, STEP_SECONDS, "the end of the run")
+        job.set_link(victim, "down")
+        start = time.monotonic()
+        (folder / "go").touch()
+        ends = {}
+        while None in job.codes() and time.monotonic() - start < STEP_SECONDS:
+            time.sleep(0.05)
+            ended = [index for index, code in enumerate(job.codes()) if code is not None]
+            ends = {index: time.monotonic() - start for index in ended} | ends
+        seconds, codes = time.monotonic() - start, job.codes()
+        detail = " | ".join(f"{ends.get(i, 0):.1f} s: {last_line(folder / f'log_{i}')}" for i in (0, 1))
+        passed = codes == [code, code] and seconds <= limit
+        return Outcome(f"worker {victim}, before {what}", passed, "ended", codes, seconds, limit, detail=detail)
 
 
 # --- rounds and their table ---
@@ -583,7 +687,9 @@ ATTACKS: dict[str, tuple[Callable, int, str]] = {
     "freeze": (freeze, 20, "SIGSTOP of a worker during the start, the training or the end of a run"),
     "pause": (pause, 6, "SIGSTOP, and SIGCONT after 2 s"),
     "links": (links, 6, "link of a worker cut for good, for 3.75 s, for 7.5 s (limit 15 s)"),
-    "strangers": (strangers, 4, "idle, slow and senseless connections to all ports during the start"),
+    "links_8_s": (links_8_s, 4, "link of a worker cut for 8 s (default limit 30 s; 40 s)"),
+    "links_end": (links_end, 4, "link of a worker cut at the end: before the last exchange, before the goodbye (15 s)"),
+    "strangers": (strangers, 4, "idle, slow, senseless and forged connections to all ports during the start"),
     "starve": (starve, 4, "a worker without processor time for 30 s"),
     "two_jobs": (two_jobs, 2, "a second job on the same folder"),
     "stale_lock": (stale_lock, 2, "the lock of a dead job"),

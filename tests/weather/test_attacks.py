@@ -13,7 +13,7 @@ import socket
 import pytest
 
 from dqgan_tf.telemetry import json_lines
-from tests.weather import attacks
+from tests.weather import attacks, test_outages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTCOME = attacks.Outcome("worker 0", True, "ended", [4, None], 9.4, 18, detail="ERROR: x")
@@ -116,6 +116,19 @@ def test_a_starved_worker_is_slow_and_not_dead(tmp_path, number):
 @pytest.mark.slow
 def test_strangers_during_the_start_are_survived(tmp_path):
     make(attacks.strangers, 0, tmp_path)
+
+
+@pytest.mark.slow
+@test_outages.needs_namespaces
+@pytest.mark.parametrize("number", range(4), ids=["exchange-0", "exchange-1", "goodbye-0", "goodbye-1"])
+def test_a_link_that_is_cut_at_the_end_ends_both_in_time(tmp_path, number):
+    make(attacks.links_end, number, tmp_path)
+
+
+@pytest.mark.slow
+@test_outages.needs_namespaces
+def test_a_cut_of_8_s_is_survived_with_a_longer_limit(tmp_path):
+    make(attacks.links_8_s, 2, tmp_path)
 
 
 @pytest.mark.slow

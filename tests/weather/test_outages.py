@@ -21,10 +21,10 @@ from benchmarks import crew
 from tests.distributed import cluster
 from tests.weather.test_restarts import TRAIN
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"),
-]
+needs_namespaces = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"
+)
+pytestmark = [pytest.mark.slow, needs_namespaces]
 SILENCE = 15
 NOTICED_SECONDS = 10  # as docs/operations.md promises
 
@@ -36,17 +36,19 @@ class Job:
       folder: for its files.
       places: of `crew.places`.
       silence_timeout: its flag, in seconds.
+      steps: its flag.
+      program: arguments of Python before the flags.
     """
 
-    def __init__(self, folder, places, silence_timeout):
+    def __init__(self, folder, places, silence_timeout, steps, program):
         self._places, self._metrics = places, folder / "run" / "metrics.jsonl"
-        flags = [*TRAIN, f"--model_dir={folder}/run", "--steps=1000000", f"--silence_timeout={silence_timeout}"]
+        flags = [*TRAIN, f"--model_dir={folder}/run", f"--steps={steps}", f"--silence_timeout={silence_timeout}"]
         addresses, self.processes = [place.addresses[0] for place in places], []
         for index, place in enumerate(places):
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment = cluster.environment_of([0], 0) | {"TF_CONFIG": json.dumps(config)}
             with open(folder / f"log_{index}", "w") as log:
-                command = [*place.prefix, sys.executable, "-m", "trainers.train", *flags]
+                command = [*place.prefix, sys.executable, *program, *flags]
                 self.processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
 
     def lines(self):
@@ -64,10 +66,10 @@ class Job:
 
 
 @contextlib.contextmanager
-def running(folder, silence_timeout):
+def running(folder, silence_timeout, steps=1_000_000, program=("-m", "trainers.train")):
     """Yields a `Job`; kills it at the end."""
     with crew.places(2, "100mbit") as places:
-        job = Job(folder, places, silence_timeout)
+        job = Job(folder, places, silence_timeout, steps, program)
         try:
             cluster.wait_for(lambda: job.lines() > 3, 180, "the first steps")
             yield job
