@@ -309,6 +309,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         players = self._players if kind.generator else self._players[1:]  # those that move
         first = len(self._players) - len(players)
         real, labels = self._samples_and_labels(data)
+        self._batch_checks.note_range(real, self._is_first_batch())
         step = self.step.value + 1
         rates = self._rates(step)
         counts = self._update_counts(step)
@@ -321,7 +322,6 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             )
         )
         evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
-        self._batch_checks.note_range(real, self._is_first_batch())
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
         # u_t and eta u_t.
         rates, counts = rates[first:], counts[first:]

@@ -43,6 +43,7 @@ class LocalRounds:
         for player in self._players:
             player.check_trainable()
         real, labels = self._samples_and_labels(data)
+        self._batch_checks.note_range(real, self._is_first_batch())
         step = self.step.value + tf.cast(k, tf.int64)
         rates, t = self._rates(step), tf.cast(step - self.skipped.value, tf.float32)
         started = pipeline.now([real])
@@ -55,7 +56,6 @@ class LocalRounds:
         )
         states = [player.round_statistics() for player in self._players]
         evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, states=states)
-        self._batch_checks.note_range(real, self._is_first_batch())
         proposals = [
             player.propose(gradients, statistics, eta, t, None)
             for player, gradients, statistics, eta in zip(
