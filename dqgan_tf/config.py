@@ -678,7 +678,7 @@ def from_json(text: str) -> RunConfig:
     """
     try:
         values = flatten(json.loads(text))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UsageError(f"A configuration must be a JSON object like that of RunConfig().to_json(): {error}") from None
     unknown = sorted(set(values) - set(settings()))
     if unknown:

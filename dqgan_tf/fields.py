@@ -49,7 +49,7 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
 
     Args:
       field: field of a subclass of `Settings`.
-      value: may be a number of numpy, or a `pathlib.Path` for a path.
+      value: may be a number of numpy, or a `pathlib.Path` for a path. `~` in front of a path is the home folder.
 
     Raises:
       UsageError: another type, not finite, out of bounds, or none of the choices.
@@ -57,15 +57,16 @@ def check(field: dataclasses.Field, value: Any) -> bool | int | float | str | No
     kind, is_optional = value_type(field)
     if value is None and is_optional:
         return None
-    if field.metadata["is_path"] and isinstance(value, os.PathLike):
-        value = os.fspath(value)
+    is_path = field.metadata["is_path"]
+    if is_path and isinstance(value, str | os.PathLike):
+        value = os.path.expanduser(os.fspath(value))
     has_type = {
         bool: isinstance(value, bool),
         # At most 64 bits, as TensorFlow's integers have.
         int: isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < 1 << 63,
         # At most the largest float: false for NaN, for infinity and for integers that no float holds.
         float: isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,  # type: ignore[operator]
-        str: isinstance(value, str) and not (field.metadata["is_path"] and "://" in value),
+        str: isinstance(value, str) and not (is_path and ("://" in value or value.startswith("~"))),
     }[kind]
     choices, lower, above, below, upper = (
         field.metadata[key] for key in ("choices", "lower", "above", "below", "upper")
@@ -90,7 +91,7 @@ def requirement(field: dataclasses.Field) -> str:
     kind, _ = value_type(field)
     noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
     if field.metadata["is_path"]:
-        return "a path, not a URL"
+        return "a path, not a URL or the home folder of an unknown user"
     words = {"lower": "of at least", "above": "above", "below": "below", "upper": "at most"}
     bounds = [f"{word} {field.metadata[key]}" for key, word in words.items() if field.metadata[key] is not None]
     return " ".join([noun, " and ".join(bounds)]).rstrip()

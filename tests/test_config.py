@@ -239,6 +239,16 @@ def test_a_path_may_be_a_path_object():
     assert DataConfig(data_dir=pathlib.Path("data")).data_dir == "data"
 
 
+def test_a_path_below_a_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert RunConfig(model_dir="~/x").model_dir == "/home/somebody/x"
+    assert RunConfig(model_dir="./~x").model_dir == "./~x"
+    with pytest.raises(
+        UsageError, match="home folder of an unknown user. Received: model_dir='~nobody_of_that_name/x'"
+    ):
+        RunConfig(model_dir="~nobody_of_that_name/x")
+
+
 def test_equal_settings_have_equal_fingerprints():
     """Numbers of numpy and whole numbers for fractions come out as what a flag makes of the same text."""
     made = RunConfig(
@@ -280,6 +290,7 @@ def test_json_and_back():
     [
         ("[]", "must be a JSON object"),
         ("{", "must be a JSON object"),
+        ("[" * 200_000, "must be a JSON object"),
         ('{"train": {"stepss": 7}}', "Unknown configuration key 'train.stepss'. The keys are model_dir, algorithm"),
         ('{"train": 7}', "Unknown configuration key 'train'"),
         ('{"train": {"steps": "7"}}', "`steps` must be a whole number of at least 1. Received: steps='7'"),

@@ -75,7 +75,7 @@ def _parse(environment):
         return None
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _error(f"it is not JSON ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("cluster") or {}, dict):
         raise _error("it must be an object with the keys cluster and task")

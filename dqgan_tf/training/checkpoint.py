@@ -413,7 +413,7 @@ def read_commit(folder: pathlib.Path) -> dict:
     try:
         commit = json.loads(path.read_text())
         version = commit["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); {_ADVICE}") from None
     if version != FORMAT:
         known = isinstance(version, int) and version in _WRITERS
@@ -429,7 +429,9 @@ def read_commit(folder: pathlib.Path) -> dict:
             raise CheckpointError(f"{path} has {key} = {commit[key]!r}, which is no {kind.__name__}; {_ADVICE}")
     if not all(isinstance(digest, dict) for digest in commit["files"].values()):
         raise CheckpointError(f"{path} holds no digests of its files; {_ADVICE}")
-    if folder.name != _name_of(commit["step"]) or commit["num_workers"] < 1 or commit["num_replicas"] < 1:
+    # Before anything is made for every worker or replica: a worker has files, and no more than 2^16 replicas.
+    has_counts = 0 < commit["num_workers"] <= max(len(commit["files"]), 2) and 0 < commit["num_replicas"] < 1 << 16
+    if folder.name != _name_of(commit["step"]) or not has_counts:
         counts = ", ".join(f"{key} {commit[key]}" for key in ("step", "num_workers", "num_replicas"))
         raise CheckpointError(f"{path} does not belong there: it is of {counts}; {_ADVICE}")
     return commit

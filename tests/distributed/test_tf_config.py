@@ -85,6 +85,7 @@ def test_no_cluster(text):
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON .*recursion"),
         ("worker0:2222", "not JSON"),
         ("null", "must be an object"),
         ("[1]", "must be an object"),

@@ -131,7 +131,7 @@ class TestDamage:
         (saved / name).write_bytes(content)
         self.assert_refused(two, saved, f"{name} is not the one that was saved: its sha256 differs; remove")
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
+    @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", "[" * 200_000])
     def test_unreadable_commit(self, two, saved, text):
         (saved / "COMMIT").write_text(text)
         self.assert_refused(two, saved, "COMMIT cannot be read .*remove this folder")
@@ -151,6 +151,8 @@ class TestDamage:
             ("step", 8, "COMMIT does not belong there: it is of step 8"),
             ("step", True, "COMMIT has step = True, which is no int"),
             ("num_workers", 0, "COMMIT does not belong there: .*num_workers 0"),
+            ("num_workers", 10**30, "COMMIT does not belong there: .*num_workers 10{30}"),
+            ("num_replicas", 10**30, "COMMIT does not belong there: .*num_replicas 10{30}"),
             ("num_workers", 2, "COMMIT does not list the files of its workers: see 'worker_1"),
             ("num_replicas", [], r"COMMIT has num_replicas = \[\], which is no int"),
             ("config", "x", "COMMIT has config = 'x', which is no dict"),
