@@ -179,19 +179,21 @@ def _time(suite, rows, folder):
     """The time to float32's quality on every link of `LINKS`, and the figure."""
     measured = json_lines.read(LINKS)
     lines, panels, curves = [], {}, _curves(suite, rows)
-    exact = curves["dqgan_adam", _NAMES[suites.NONE]]["value"][-1]
+    reference = curves.get(("dqgan_adam", _NAMES[suites.NONE]))
+    if reference is None:
+        return "The runs of float32 are not recorded yet, so there is no quality to reach."
+    exact = reference["value"][-1]
     for rate in sorted({row["rate"] for row in measured}, key=bits_per_second):
         seconds, panels[rate] = step_seconds(measured, rate), {}
-        base = None
+        base = _first_hours(reference, seconds[_NAMES[suites.NONE]], _NEAR * exact)
         for (method, compressor), curve in curves.items():
             label = ", ".join([compressor, *method.split(",")[1:]])
             if label not in seconds:
                 continue
             hours = [step * seconds[label] / 3600 for step in curve["step"]]
             panels[rate][label] = hours, curve["value"]
-            reached = [hour for hour, value in zip(hours, curve["value"], strict=True) if value <= _NEAR * exact]
-            base = base or reached[0]  # of float32, the first row
-            times = [f"{reached[0]:.3f}", f"{base / reached[0]:.1f}"] if reached else ["not reached", ""]
+            reached = _first_hours(curve, seconds[label], _NEAR * exact)
+            times = ["not reached", ""] if reached is None else [f"{reached:.3f}", f"{base / reached:.1f}"]
             lines.append([rate, label, f"{1e3 * seconds[label]:.1f}", f"{hours[-1]:.3f}", *times])
     title = suite.figures[0].title
     figures.value_against_time(panels, title, folder / "quality_against_time.png")
@@ -203,6 +205,12 @@ def _time(suite, rows, folder):
         f"seeds is not above."
     )
     return f"{words}\n\n{markdown(header, lines)}\n\n![{title} against hours](quality_against_time.png)"
+
+
+def _first_hours(curve, seconds, value):
+    """The hours at the first evaluation that is not above a value; None if there is none."""
+    steps = [step for step, found in zip(curve["step"], curve["value"], strict=True) if found <= value]
+    return steps[0] * seconds / 3600 if steps else None
 
 
 def step_seconds(measured: Rows, rate: str) -> dict[str, float]:

@@ -74,8 +74,8 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
 
     Under several workers Keras 3.15 builds a model from a value per replica, which fails, and reduces scalar logs over
     axis 0, which fails (keras#20585). `predict_on_batch` hands the whole batch to every replica and returns each row
-    once per replica. `LossScaleOptimizer` exchanges gradients inside a condition that each worker
-    decides alone, so that all wait for ever when one of them overflows.
+    once per replica. `LossScaleOptimizer` exchanges gradients inside a condition that each worker decides alone, so
+    that all wait for ever when one of them overflows.
 
     Methods of `keras.Model` and of `keras.optimizers.LossScaleOptimizer` are replaced by ones that look at the strategy
     of the model or of the optimizer, and leave those of other strategies to Keras; a class that overrides them keeps
@@ -141,14 +141,17 @@ def _repair_loops(strategy_class, repairs):
     def predict_on_batch(self, x):
         if not is_ours(self):
             return keras_own["predict_on_batch"](self, x)
-        as_array = lambda part: part if isinstance(part, tf.RaggedTensor) else keras.ops.convert_to_numpy(part)  # noqa: E731
-        return keras.tree.map_structure(as_array, self.predict_step((x,)))
+        return keras.tree.map_structure(_as_array, self.predict_step((x,)))
 
     model_class.make_train_function = make_train_function
     model_class.make_test_function = make_test_function
     model_class._maybe_symbolic_build = maybe_symbolic_build
     model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
     model_class.predict_on_batch = predict_on_batch
+
+
+def _as_array(output):
+    return output if isinstance(output, tf.RaggedTensor) else keras.ops.convert_to_numpy(output)
 
 
 def _first_batch(iterator):

@@ -131,8 +131,8 @@ MUTANTS = (
         "keras/test_fit.py",
     ),
     _mutant(
-        "keras/optimizer.py",
-        "if not strategy.extended.variable_created_in_scope(variable.value):",
+        "distribute/strategy.py",
+        "if not self.extended.variable_created_in_scope(variable.value):",
         "if False:",
         "replicas add up their updates of a weight of another scope",
         "keras/test_fit.py",
@@ -683,8 +683,8 @@ MUTANTS = (
     # DQGAN as a Keras model.
     _mutant(
         "gan/inputs.py",
-        "if is_outside and strategy.num_replicas_in_sync > 1:",
-        "if is_outside and strategy.num_replicas_in_sync > 2:",
+        'strategy.check_scope(network.weights, f"the {name}")',
+        "pass",
         "networks that were built outside of the scope train with the moves of two replicas added up",
         "gan/test_keras_habits.py",
     ),

@@ -196,7 +196,16 @@ def test_the_table_knows_every_name_that_the_adapters_use():
     used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
     used |= {node.name for node in tree if isinstance(node, ast.FunctionDef)}
     own = {"_replicas_per_worker", "_silence_seconds", "_replace_cross_device_ops", "_configure_coordination_service"}
-    own |= {"_optimizer", "__init__", "_call", "_c_functions", "_repair_loops", "_repair_loss_scale", "_first_batch"}
+    own |= {
+        "_optimizer",
+        "__init__",
+        "_call",
+        "_c_functions",
+        "_repair_loops",
+        "_repair_loss_scale",
+        "_first_batch",
+        "_as_array",
+    }
     known = {name.name.split(".")[-1] for name in NAMES}
     assert {attribute for attribute in used if attribute.startswith("_")} - own <= known
 

@@ -163,6 +163,24 @@ class CompressedStrategy(WorkerStrategy):
         """Forgets a channel and its residuals."""
         del self._channels[name]
 
+    def check_scope(self, variables: Sequence[Any], owner: str = "the model and all of its layers") -> None:
+        """Refuses variables that are one for all replicas of a process: each replica would add its update to them.
+
+        Args:
+          variables: `keras.Variable`s of a model.
+          owner: what they belong to, for the message.
+
+        Raises:
+          UsageError: there are several replicas, and a variable was created outside of the scope.
+        """
+        for variable in variables if self.num_replicas_in_sync > 1 else ():
+            if not self.extended.variable_created_in_scope(variable.value):
+                raise UsageError(
+                    f"Create {owner} in the scope of the strategy, `with strategy.scope():`; each of the "
+                    f"{self.num_replicas_in_sync} replicas needs weights of its own. Received: {variable.path}, which "
+                    "was created outside"
+                )
+
     def close(self) -> None:
         """Closes the connections to other workers, after everything that was handed over is sent."""
         self._transports.close()

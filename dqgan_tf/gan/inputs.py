@@ -77,14 +77,7 @@ def _check_network(network: keras.Model, name: str, strategy: CompressedStrategy
         raise UsageError(f"The {name} must be a built Keras model. Received: {name}={network!r}")
     if not network.built:
         raise UsageError(f"The {name} must be built before training: call it once or give it an Input.")
-    for weight in network.weights:
-        # Every replica would subtract its update from one and the same variable.
-        is_outside = not strategy.extended.variable_created_in_scope(weight.value)
-        if is_outside and strategy.num_replicas_in_sync > 1:
-            raise UsageError(
-                f"Build the {name} inside of strategy.scope(), as the DQGAN, since the strategy has "
-                f"{strategy.num_replicas_in_sync} replicas. Received: weight {weight.path}, which was created outside"
-            )
+    strategy.check_scope(network.weights, f"the {name}")
     for weight in network.trainable_variables:
         if weight.dtype != "float32":
             raise UsageError(f"Weights must be float32. Received: {name} weight {weight.path} of {weight.dtype}")

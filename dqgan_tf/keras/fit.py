@@ -16,7 +16,6 @@ from dqgan_tf.distribute.loop import fold
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.errors import UsageError
 from dqgan_tf.keras.nested import compressed_leaves, optimizers_of
-from dqgan_tf.keras.optimizer import check_scope
 
 PREFIX = "compression/"
 _serial = itertools.count()  # of channels
@@ -53,7 +52,7 @@ class Loop:
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
         if trains:
-            check_scope(self._strategy, [*model.trainable_variables, *self._statistics])
+            self._strategy.check_scope([*model.trainable_variables, *self._statistics])
             _warn_without_compression(model, leaves)
         self._logs = self._latest = self._mean = None
         self._epoch = [0.0] * len(self._logging)

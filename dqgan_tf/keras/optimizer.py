@@ -201,7 +201,7 @@ class CompressedSteps:
 
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Raises the errors of `build`."""
-        check_scope(self._strategy, variables)
+        self._strategy.check_scope(variables)
         for variable in variables:
             if variable.dtype not in _DTYPES or overwrites_with_gradient(variable):
                 raise UsageError(
@@ -489,20 +489,6 @@ def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> 
             optimizer.build(list(variables))
 
     tf.distribute.get_replica_context().merge_call(build_once)
-
-
-def check_scope(strategy: CompressedStrategy, variables: Sequence[keras.Variable]) -> None:
-    """Refuses variables that are one for all replicas of a process: each replica would add its update to them.
-
-    Raises:
-      UsageError: there are several replicas, and a variable was created outside of the strategy's scope.
-    """
-    for variable in variables if strategy.num_replicas_in_sync > 1 else ():
-        if not strategy.extended.variable_created_in_scope(variable.value):
-            raise UsageError(
-                "Create the model and all of its layers in the scope of the strategy, `with strategy.scope():`; each "
-                f"replica needs weights of its own. Received: {variable.path}, which was created outside"
-            )
 
 
 def _local_values(variables):

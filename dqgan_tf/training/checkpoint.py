@@ -400,6 +400,7 @@ def _difference(path, found, saved, commit):
     return "is not the one that was saved: its sha256 differs"
 
 
+_MOST_REPLICAS = 1 << 16
 _COMMIT_TYPES = {"run": str, "step": int, "num_workers": int, "num_replicas": int, "config": dict, "files": dict}
 
 
@@ -429,9 +430,9 @@ def read_commit(folder: pathlib.Path) -> dict:
             raise CheckpointError(f"{path} has {key} = {commit[key]!r}, which is no {kind.__name__}; {_ADVICE}")
     if not all(isinstance(digest, dict) for digest in commit["files"].values()):
         raise CheckpointError(f"{path} holds no digests of its files; {_ADVICE}")
-    # Before anything is made for every worker or replica: a worker has files, and no more than 2^16 replicas.
-    has_counts = 0 < commit["num_workers"] <= max(len(commit["files"]), 2) and 0 < commit["num_replicas"] < 1 << 16
-    if folder.name != _name_of(commit["step"]) or not has_counts:
+    # A name is made for every worker and replica: a damaged number must not fill the memory.
+    are_counts = all(0 < commit[key] <= _MOST_REPLICAS for key in ("num_workers", "num_replicas"))
+    if folder.name != _name_of(commit["step"]) or not are_counts:
         counts = ", ".join(f"{key} {commit[key]}" for key in ("step", "num_workers", "num_replicas"))
         raise CheckpointError(f"{path} does not belong there: it is of {counts}; {_ADVICE}")
     return commit

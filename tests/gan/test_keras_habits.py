@@ -157,11 +157,11 @@ class TestConstructor:
             strategy.scope(),
             pytest.raises(
                 UsageError,
-                match=r"Build the generator inside of strategy.scope\(\), .* has 2 replicas. Received: weight ",
+                match=r"Create the generator in the scope of the strategy.* the 2 replicas .*which was created outside",
             ),
         ):
             DQGAN(*networks_)
-        with strategy.scope(), pytest.raises(UsageError, match="Build the discriminator inside of strategy.scope"):
+        with strategy.scope(), pytest.raises(UsageError, match="Create the discriminator in the scope of the strategy"):
             DQGAN(players()[0], networks_[1])
         with local_strategy(1).scope():
             DQGAN(*networks_)  # one replica has one variable
