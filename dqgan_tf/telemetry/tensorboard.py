@@ -95,7 +95,9 @@ _FIGURES = {
     "milliseconds/step": Figure(
         "6 time/",
         "ms per step",
-        "the whole step of the chief, without logs, pictures, evaluations and checkpoints: compute + reduction + rest",
+        "the whole step of the chief, without logs, pictures, evaluations and checkpoints: compute + reduction + rest. "
+        "The first line of a start with several calls does not add up: only compute and reduction contain its first "
+        "call, which compiles",
     ),
     "milliseconds/compute": Figure("6 time/", "ms per step", "half step, gradients and direction"),
     "milliseconds/reduction": Figure(
