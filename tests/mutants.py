@@ -1,9 +1,9 @@
-"""Lines of the library broken on purpose, and the quick test that catches each.
+"""Lines of the library broken on purpose, and the test that catches each.
 
     python -m tests.mutants [--only TEXT] [--output results/house/mutants.md]
 
-Each mutant is written into a copy of the checkout, and the tests that are named with it run there until one fails. A
-mutant that no test catches is a survivor: exit code 1.
+Each mutant is written into a copy of the checkout, and the tests that are named with it run there until one fails: the
+quick ones, then the slow ones, which the table marks. A mutant that no test catches is a survivor: exit code 1.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _COPIED = ("benchmarks", "dqgan_tf", "flags", "tests", "trainers", "pyproject.toml", "setup.py", "README.md", "docs")
 _DEADLINE_SECONDS = 900
+_NO_TESTS = 5  # pytest's exit code where all tests are deselected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Mutant:
     old: text that occurs once in the file.
     new: text that replaces it.
     fault: what the new text does wrong.
-    tests: files that run until one test fails; quick ones only.
+    tests: files that run until one test fails.
     """
 
     path: str
@@ -857,26 +858,31 @@ def run(mutant: Mutant, tree: pathlib.Path) -> tuple[str, float]:
       tree: a copy of the checkout; the file is restored.
 
     Raises:
-      ValueError: the old text does not occur exactly once, or pytest ran no test.
+      ValueError: the old text does not occur exactly once, or pytest could not run.
     """
     file = tree / mutant.path
     whole = file.read_text(encoding="utf-8")
     if whole.count(mutant.old) != 1:
         raise ValueError(f"{mutant.path}: {whole.count(mutant.old)} places hold {mutant.old!r}, one must")
     file.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
-    options = ["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", "not slow"]
-    command = [sys.executable, "-m", "pytest", *options, *mutant.tests]
     start = time.monotonic()
     try:
-        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False)
+        failed = _first_failure(mutant.tests, "not slow", tree) or _first_failure(mutant.tests, "slow", tree)
     except subprocess.TimeoutExpired:
-        return "time-out", time.monotonic() - start
+        failed = "time-out"
     finally:
         file.write_text(whole, encoding="utf-8")
-    if done.returncode not in (0, 1, 2):
+    return failed, time.monotonic() - start
+
+
+def _first_failure(tests: tuple[str, ...], mark: str, tree: pathlib.Path) -> str:
+    options = ["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", mark]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False)
+    if done.returncode not in (0, 1, 2, _NO_TESTS):
         raise ValueError(f"pytest ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return (failed.group(1).removeprefix("tests/") if failed else ""), time.monotonic() - start
+    return failed.group(1).removeprefix("tests/") + " (slow)" * (mark == "slow") if failed else ""
 
 
 def main() -> None:
