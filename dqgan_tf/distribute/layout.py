@@ -107,12 +107,21 @@ def vectors(
       first: position of the first weight among the values that the channel reduces.
       order: see `Vector`.
 
+    Raises:
+      UsageError: a weight without values.
+
     >>> from dqgan_tf.compressors import get, rules
     >>> names, shapes = ["d/kernel", "d/bias"], [(784, 10), (10,)]
     >>> found = vectors("d", names, shapes, get("sign"), rules.parse("bias=none"))
     >>> [(vector.name, vector.size, vector.compressor.spec) for vector in found]
     [('d.1', 10, 'none'), ('d', 7840, 'sign:bucket=512')]
     """
+    for name, shape in zip(names, shapes, strict=True):
+        if 0 in shape:
+            raise UsageError(
+                "Every weight that is trained must have values: remove this one or set its layer.trainable to False. "
+                f"Received: {name} of shape {tuple(shape)}"
+            )
     in_order_of_rules = [
         Vector(
             f"{player}.{group.label}" if group.label else player,

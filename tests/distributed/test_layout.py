@@ -8,6 +8,7 @@ from dqgan_tf.distribute import layout
 from dqgan_tf.distribute.layout import Slice, Vector, check_contraction
 from dqgan_tf.distribute.topologies import choice
 from dqgan_tf.distribute.topologies.packet import PacketSettings, coding
+from dqgan_tf.errors import UsageError
 from tests.distributed import lockstep
 
 SIGN = compressors.get("sign:bucket=32")
@@ -55,6 +56,10 @@ class TestVectors:
     def test_only_a_compressor_that_learns_has_a_state(self):
         assert vector(4, spec="adaptive:bits=3,bucket=32").initial_state().shape == (4 + 64,)
         assert vector(4).initial_state() is None
+
+    def test_a_weight_without_values_is_refused(self):
+        with pytest.raises(UsageError, match=r"must have values: .* Received: g/empty of shape \(0, 4\)"):
+            layout.vectors("generator", ["g/kernel", "g/empty"], [(3, 4), (0, 4)], SIGN)
 
 
 class TestSlices:
