@@ -16,7 +16,7 @@ from dqgan_tf.lazy_tensorflow import tf
 BUCKET_MAX = 1 << 24
 """An arbitrary limit: no layer of a GAN has more values."""
 WELL_BOUNDED_BUCKET = 512
-"""With this bucket or a narrower one, every quantizer here has a contraction bound."""
+"""Largest bucket of a `contractive_variant`. Stochastic rounding of few bits and `terngrad` have no bound even there."""
 
 
 def check_bucket(bucket) -> None:

@@ -118,7 +118,7 @@ class MessageBoard:
             if probe.done():
                 ticks = 0 if probe.result() else ticks
                 probe = _in_thread(lambda: self._is_alive(service))
-            if ticks * _TICK_SECONDS > self._silence_seconds:
+            if ticks * _TICK_SECONDS >= self._silence_seconds:
                 raise LostConnectionError(f"worker 0 gave no sign of life for {self._silence_seconds:g} s")
 
     def _is_alive(self, service):

@@ -20,8 +20,8 @@ PLAYERS = ("generator", "discriminator")
 # with the backward pass saves.
 _CHUNK_VALUES = 1 << 18
 _SEED_STRIDE = 7919
-# A larger gradient is not exchanged but refused. Squares of values up to this one, with what error feedback adds to
-# them, cannot overflow the second moment.
+# With exchange='gradient', a gradient from here on makes all replicas skip the step. Squares of smaller values, with
+# what error feedback adds to them, cannot overflow the second moment.
 _LARGEST_GRADIENT = 1e15
 # State of EF21 (Richtarik, Sokolov, Fatkhullin 2021, arXiv 2106.05203): x_{t-1} of this replica, and the sum of all
 # means received, which is equal on all replicas.

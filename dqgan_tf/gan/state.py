@@ -45,9 +45,11 @@ class SavedState:
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns the state of one replica, by name: residuals, shifts, moments, directions, levels. Eager only.
+        """Returns the state of one replica, by name. Eager only.
 
-        Names contain those of weights and do not depend on the cuts into packets.
+        It has residuals, shifts, moments, directions and learned levels; with some settings also the last mean update
+        (`look_ahead`) and the points from which extragradient steps start (`anchor`). Names contain those of weights
+        and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.

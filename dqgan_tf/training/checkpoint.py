@@ -1,7 +1,7 @@
 """Complete checkpoints: all workers write them, a resumed run is bit-identical, and one that does not fit is refused.
 
 checkpoints/step_00001000/replicated.*   state that is equal on all replicas, written by the chief
-checkpoints/step_00001000/worker_0.*     state of worker 0's replicas: residuals, moments, directions
+checkpoints/step_00001000/worker_0.*     state of worker 0's replicas, see `SavedState.replica_values`
 checkpoints/step_00001000/COMMIT         JSON with the files' digests, renamed into place last; without it the folder is
                                          ignored
 checkpoints/best/step_00001000/          links to the files of the checkpoint with the best --best_figure, and FIGURE
