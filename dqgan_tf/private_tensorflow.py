@@ -142,9 +142,8 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
         self._replace_cross_device_ops()
 
     def _configure_coordination_service(self, cluster):
-        """As the base class does, which keeps what is configured already, and with a limit for heartbeats.
-
-        The limit of the base class is that of TensorFlow, 10 s.
+        """Configures the service before the base class does, which keeps an existing configuration: with our limit for
+        heartbeats instead of TensorFlow's 10 s.
         """
         jobs = [job for job in ("chief", "worker") if job in cluster.jobs]
         context.context().configure_coordination_service(

@@ -20,10 +20,10 @@ class MessageBoard:
     """Every worker posts a text under a topic and reads the texts of all workers.
 
     It uses the coordination service that multi-worker strategies start. The service works where collectives would hang:
-    while replicas disagree about their number, or before a worker has built its variables. The service notices workers
-    that are gone or frozen, except worker 0, in which it lives: a call to a frozen worker 0 would never return. So each
-    call runs in a thread, while this worker posts to the service every second and gives up after `silence_seconds`
-    without a reply.
+    while replicas disagree about their number, or before a worker has built its variables. It notices workers that are
+    gone or frozen. It runs in worker 0, so it cannot detect that worker 0 is frozen: calls to it would block forever.
+    Each call therefore runs in a thread, while this worker posts to the service every second and gives up after
+    `silence_seconds` without a reply.
 
     Args:
       worker_index: this worker's index.

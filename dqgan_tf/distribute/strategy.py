@@ -53,8 +53,8 @@ class CompressedStrategy(WorkerStrategy):
     Args:
       cluster_resolver: as in the base class; None reads TF_CONFIG. With both, the cluster is checked, and all workers
         meet before TensorFlow starts: see `rendezvous`.
-      communication_options: `tf.distribute.experimental.CommunicationOptions` of reductions without a channel; name
-        NCCL here on GPUs, since TensorFlow's AUTO means RING. Channels use NCCL by themselves.
+      communication_options: `tf.distribute.experimental.CommunicationOptions` of reductions without a channel. Pass
+        NCCL on GPUs: TensorFlow's AUTO selects RING. Channels choose NCCL without this option.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers wait for each other.

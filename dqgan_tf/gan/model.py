@@ -625,7 +625,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
           real, labels: samples and labels of the batch.
           step: t, which the latents and the seed of a penalty depend on.
           micro_batches: number of parts of the batch.
-          generator_moves: whether the generator's updates are sent, and before the discriminator's.
+          generator_moves: whether the generator moves; with several replicas its gradients are then computed first.
           states: non-trainable values of both networks; None: those of the variables.
         """
         replica = global_replica_id(self._strategy)

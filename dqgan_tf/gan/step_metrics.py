@@ -109,7 +109,7 @@ class StepMetrics:
         |g|, |p|, |e|/|p|, |s|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the
         squared norms of its vectors are summed, then the ratio is taken.
 
-        Those of a player are means over the steps at which it moved. Without such a step they are NaN. Sizes never are.
+        Figures of a player are means over the steps at which it moved, NaN if it never did. Byte counts are finite.
 
         Args:
           sums: mean over replicas of `drain()`, array [k]; sums of several are figures of all their steps.

@@ -56,8 +56,8 @@ def connect(
       board: where workers post their ports.
       addresses: every worker's `host:port` in TF_CONFIG. The other workers connect to this worker's host.
       worker_index: index of this worker.
-      timeout_seconds: for all connections together, from the moment when all workers have posted; at most
-        `silence_seconds`, because a worker that freezes now gives no other sign of life.
+      timeout_seconds: for all connections together, from the moment when all workers have posted; capped at
+        `silence_seconds`, because there are no heartbeats yet.
       silence_seconds: see `Connection`.
 
     Raises:
