@@ -9,7 +9,7 @@ from dqgan_tf.lazy_tensorflow import tf
 CPU_BLOCK = 32768
 """Values of a block whose input, codes and residual (about 0.5 MB) fit into a core's L2 cache."""
 
-_SEED_STRIDE = 0x3C6EF372
+_SEED_STRIDE = 0x3C6EF372  # 2^33 / golden ratio: seeds of nearby blocks differ in high and low bits
 
 
 def effective_block(compressor, block: int | None) -> int | None:
