@@ -188,8 +188,8 @@ MUTANTS = (
     ),
     _mutant(
         "evaluation/distances.py",
-        "squares[own, first + own] = np.inf",
-        "squares[own, own] = np.inf",
+        "squares[rows, first + rows] = np.inf",
+        "squares[rows, rows] = np.inf",
         "a member counts as its own neighbour",
         "evaluation/test_distances.py",
     ),
@@ -231,8 +231,8 @@ MUTANTS = (
     ),
     _mutant(
         "gan/gradients.py",
-        "_call(discriminator, weights_d, state_d, fake, labels)",
-        "_call(discriminator, weights_d, state_d, fake, None if labels is None else tf.zeros_like(labels))",
+        "_call(discriminator, weights_d, values_d, fake, labels)",
+        "_call(discriminator, weights_d, values_d, fake, None if labels is None else tf.zeros_like(labels))",
         "the discriminator gets other labels with fake samples",
         "gan/test_gradients.py",
     ),
@@ -420,7 +420,7 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/rendezvous.py",
-        "if found == token:",
+        "if answer == token:",
         "if True:",
         "an address that leads to another process is accepted",
         "distributed/test_rendezvous.py",
@@ -564,7 +564,7 @@ MUTANTS = (
     ),
     _mutant(
         "gan/gradients.py",
-        "_call(discriminator, weights_d, state_d, fake, labels)",
+        "_call(discriminator, weights_d, values_d, fake, labels)",
         "_call(discriminator, weights_d, non_trainable[1], fake, labels)",
         "statistics of the real samples are dropped",
         "gan/test_gradients.py",
@@ -653,8 +653,8 @@ MUTANTS = (
     # Runs.
     _mutant(
         "training/checkpoint.py",
-        "        if found != saved:",
-        "        if found['bytes'] != saved.get('bytes'):",
+        "        if actual != saved:",
+        "        if actual['bytes'] != saved.get('bytes'):",
         "a file is not compared by its sha256",
         "training/test_checkpoint_damage.py",
         "training/test_checkpoint.py",
@@ -740,8 +740,8 @@ MUTANTS = (
     # Any Keras model.
     _mutant(
         "keras/optimizer.py",
-        "own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
-        "own = list(self._steps.clipped(gradients))",
+        "scaled = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
+        "scaled = list(self._steps.clipped(gradients))",
         "gradients of 1/M of the loss reach the channel",
         "keras/test_against_oracle.py",
     ),

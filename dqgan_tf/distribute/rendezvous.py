@@ -191,13 +191,13 @@ class _Meeting:
             hosts = _resolve(address)
             if not hosts or any(map(_is_own, hosts)):
                 return
-            found = ""
+            answer = ""
             with contextlib.suppress(OSError, ValueError):
-                found = self._call(self._me)["token"]
-            if found == self._token:
+                answer = self._call(self._me)["token"]
+            if answer == self._token:
                 return
             if not _is_name(address) or time.monotonic() - start > _NAME_SECONDS:
-                leads = "leads to another process" if found else "does not lead here"
+                leads = "leads to another process" if answer else "does not lead here"
                 raise UsageError(
                     f"The host of {address}, the address of worker {self._me} in TF_CONFIG, is not this machine "
                     f"({', '.join(hosts)}), and the address {leads}. task.index must be that of this machine's address."
@@ -209,7 +209,7 @@ class _Meeting:
         while True:
             mistake = self._mistake
             with self._lock:
-                self._members = {worker: one for worker, one in self._members.items() if not _is_closed(one[0])}
+                self._members = {w: member for w, member in self._members.items() if not _is_closed(member[0])}
                 missing = [worker for worker in range(1, len(self._addresses)) if worker not in self._members]
                 for worker, (connection, token) in self._members.items():
                     with contextlib.suppress(OSError):
@@ -328,16 +328,16 @@ class _Meeting:
             return f"its TF_CONFIG holds the cluster {cluster}, that of worker 0 holds {self._addresses}."
         named = f"{self._addresses[worker]}, its address in TF_CONFIG"
         try:
-            found = self._call(worker)["token"]
+            answer = self._call(worker)["token"]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             return self._unless_stale(worker, f"worker 0 cannot reach it at {named}: {reason}.", error)
-        if found == token:
+        if answer == token:
             with self._lock:
                 self._unreached.pop(worker, None)
             return ""
         with self._lock:
-            if worker in self._members and self._members[worker][1] == found:
+            if worker in self._members and self._members[worker][1] == answer:
                 return f"another process is worker {worker} already."
         return self._unless_stale(worker, f"{named}, leads to another process.")
 
@@ -439,10 +439,10 @@ def _listen(worker, address):
 def _resolve(address):
     """Returns the numeric addresses of the host; none if its name is not known."""
     try:
-        found = socket.getaddrinfo(_host(address), None, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(_host(address), None, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    return list(dict.fromkeys(info[4][0] for info in found))
+    return list(dict.fromkeys(info[4][0] for info in infos))
 
 
 def _is_own(host):

@@ -683,7 +683,8 @@ def _check_compile(optimizer: Any, compression: Any, total_steps: Any, max_skipp
             "`compression` must be a dqgan_tf.CompressionConfig, such as "
             f"CompressionConfig(compressor='sign:bucket=512'). Received: {compression!r}"
         )
-    if isinstance(total_steps, bool) or not isinstance(total_steps, numbers.Real) or total_steps < 0:
+    received: Any = total_steps
+    if isinstance(received, bool) or not isinstance(received, numbers.Real) or received < 0:
         raise UsageError(
             "`total_steps` must be a number of steps, such as 10000, or 0 if no schedule needs it. Received: "
             f"total_steps={total_steps!r}"

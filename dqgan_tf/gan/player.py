@@ -246,7 +246,7 @@ class Player:
 
     def _joined_chunks(self, lists) -> list[Any]:
         """Returns one item per weight of one list per chunk; None for all weights if the lists are empty."""
-        items = {}
+        items: dict[int, Any] = {}
         for chunk, of_chunk in zip(self._chunks, lists, strict=True):
             items |= dict(zip(chunk, of_chunk, strict=bool(of_chunk)))
         return [items.get(i) for i in range(len(self.shapes))]

@@ -379,8 +379,8 @@ class CompressedSteps:
         The loss was divided by M, so that gradients add up. The gradient of a replica's own loss is M times as large.
         """
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
-        return self.point.finite(own) if self.point else own
+        scaled = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
+        return self.point.finite(scaled) if self.point else scaled
 
     def _take_local_step(self, variables):
         """Returns a function (strategy, gradients) -> accepted that takes a local step and exchanges every K-th sum."""

@@ -131,8 +131,8 @@ class CheckpointFolder:
 
     def best(self) -> Best | None:
         """Returns the best checkpoint of this run so far."""
-        found = best(self._folder)
-        return found if found and found.run == self._run else None
+        so_far = best(self._folder)
+        return so_far if so_far and so_far.run == self._run else None
 
     def close(self) -> None:
         """Unlocks the folder for other jobs."""
@@ -378,25 +378,25 @@ def check_files(folder: pathlib.Path) -> dict:
     for name, saved in commit["files"].items():
         path = folder / name
         try:
-            found = _digest(path)
+            actual = _digest(path)
         except FileNotFoundError:
             raise CheckpointError(f"Checkpoint file {path} is missing; {_ADVICE}") from None
         except OSError as error:
             raise CheckpointError(f"Checkpoint file {path} cannot be read: {error.strerror}; {_ADVICE}") from None
-        if found != saved:
-            raise CheckpointError(f"Checkpoint file {path} {_difference(path, found, saved, commit)}; {_ADVICE}")
+        if actual != saved:
+            raise CheckpointError(f"Checkpoint file {path} {_difference(path, actual, saved, commit)}; {_ADVICE}")
     return commit
 
 
-def _difference(path, found, saved, commit):
+def _difference(path, actual, saved, commit):
     """Says why a file is not the one that was saved."""
     prefix = path.name.partition(".")[0]
     origin, due = _found_origin(path.with_name(prefix)), _origin(commit["run"], commit["step"], prefix)
     other = [f"{key} {origin[key]} and not of {due[key]}" for key in due if origin.get(key, due[key]) != due[key]]
     if other:
         return f"does not belong there: it is of {', '.join(other)}"
-    if found["bytes"] != saved.get("bytes"):
-        return f"has {found['bytes']} bytes instead of {saved.get('bytes')}"
+    if actual["bytes"] != saved.get("bytes"):
+        return f"has {actual['bytes']} bytes instead of {saved.get('bytes')}"
     return "is not the one that was saved: its sha256 differs"
 
 
@@ -496,13 +496,13 @@ def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
             )
 
 
-def check_tensors(folder: pathlib.Path, expected: dict[str, tuple], found: dict[str, np.ndarray]) -> None:
+def check_tensors(folder: pathlib.Path, expected: dict[str, tuple], tensors: dict[str, np.ndarray]) -> None:
     """Raises CheckpointError for the first name or shape that is not as expected, or value that is not finite."""
-    for name in sorted(set(expected) | set(found)):
-        wanted, got = expected.get(name), found[name].shape if name in found else None
+    for name in sorted(set(expected) | set(tensors)):
+        wanted, got = expected.get(name), tensors[name].shape if name in tensors else None
         if wanted is None or wanted != got:
             raise CheckpointError(f"{folder} does not fit: {name} has shape {got} there and {wanted} in this run.")
-        if not np.isfinite(found[name]).all():
+        if not np.isfinite(tensors[name]).all():
             raise CheckpointError(f"{folder} holds values in {name} that are not finite; {_ADVICE}")
 
 

@@ -144,11 +144,11 @@ class _Task:
         figures = self._evaluator.evaluate(self._trained.model)
         _say(f"step {commit['step']}  {_line(figures)}  ({time.monotonic() - start:.1f} s)")
         self._record({"step": commit["step"], "run": commit["run"]} | figures)
-        found = evaluation.best_value(self._config.evaluation.best_figure, figures)
+        best = evaluation.best_value(self._config.evaluation.best_figure, figures)
         so_far = checkpoint.best(self._checkpoints)
-        if found and checkpoint.is_better(so_far if so_far and so_far.run == commit["run"] else None, *found):
-            checkpoint.keep_best(self._checkpoints, folder, *found)
-            _say(f"step {commit['step']} has the best {found[0]} so far: {found[1]:.4g}")
+        if best and checkpoint.is_better(so_far if so_far and so_far.run == commit["run"] else None, *best):
+            checkpoint.keep_best(self._checkpoints, folder, *best)
+            _say(f"step {commit['step']} has the best {best[0]} so far: {best[1]:.4g}")
 
     def _load(self, folder, commit):
         """Builds the model of a run, and the evaluator with the features of the real images."""

@@ -127,8 +127,8 @@ def take(dataset: tf.data.Dataset, spec: data.DataSpec) -> np.ndarray:
     samples, classes = batch[0].numpy(), batch[1].numpy()
     taken = np.full([len(labels), *spec.shape], -1.0, np.float32)
     for label in np.unique(labels):
-        places, found = np.flatnonzero(labels == label), samples[classes == label]
-        taken[places[: len(found)]] = found[: len(places)]
+        places, of_class = np.flatnonzero(labels == label), samples[classes == label]
+        taken[places[: len(of_class)]] = of_class[: len(places)]
     return taken
 
 

@@ -53,8 +53,8 @@ class Collectives(abc.ABC):
         """
         if self.size > 1:
             return self._begin(kind, value, options)
-        own = {"all_gather": lambda: [value], "all_to_all": lambda: [value[0]], "all_reduce": lambda: list(value)}
-        return lambda: [tf.identity(tensor) for tensor in own[kind]()]
+        results = {"all_gather": lambda: [value], "all_to_all": lambda: [value[0]], "all_reduce": lambda: list(value)}
+        return lambda: [tf.identity(tensor) for tensor in results[kind]()]
 
     def exchange(self, kind: str, value: Any, options: Any) -> list[tf.Tensor]:
         """Starts a collective and returns its result; arguments as of `begin`."""
@@ -176,8 +176,8 @@ class SocketCollectives(Collectives):
         tag, timeout = next(self._tags), getattr(options, "timeout_seconds", None)
         if kind == "all_reduce":
             return self._begin_all_reduce(tag, timeout, list(value))
-        own = value if kind == "all_gather" else value[self.rank]
-        width = own.shape[0]
+        own_row = value if kind == "all_gather" else value[self.rank]
+        width = own_row.shape[0]
 
         def send(array: np.ndarray) -> np.float32:
             for rank, worker in self._peers:
@@ -191,7 +191,7 @@ class SocketCollectives(Collectives):
             return rows if len(rows) > 1 else rows[0]
 
         def finish() -> list[tf.Tensor]:
-            rows = {self.rank: own}
+            rows = {self.rank: own_row}
             for (rank, _), row in zip(self._peers, self._add_operation(receive, [], len(self._peers)), strict=True):
                 rows[rank] = tf.ensure_shape(row, [width])
             return [rows[rank] for rank in range(self.size)]
@@ -246,10 +246,10 @@ class SocketCollectives(Collectives):
 
         return finish
 
-    def _add_ranks(self, own: np.ndarray, tag: int, timeout: float | None) -> np.ndarray:
-        """Returns the sum of `own` and the values of the other ranks, in memory that nothing else uses."""
-        parts = {rank: self._receive(worker, tag, own.size, timeout) for rank, worker in self._peers}
-        parts[self.rank] = own
+    def _add_ranks(self, values: np.ndarray, tag: int, timeout: float | None) -> np.ndarray:
+        """Returns the sum of `values` and the values of the other ranks, in memory that nothing else uses."""
+        parts = {rank: self._receive(worker, tag, values.size, timeout) for rank, worker in self._peers}
+        parts[self.rank] = values
         total = parts[1 if self.rank == 0 else 0]  # a received array, which may be overwritten
         np.add(parts[0], parts[1], out=total)
         for rank in range(2, self.size):

@@ -67,8 +67,8 @@ def connect(
     token = secrets.token_hex(_TOKEN_BYTES)
     host = addresses[worker_index].rpartition(":")[0].strip("[]") or "localhost"
     with contextlib.closing(_listen(host)) as listening, contextlib.ExitStack() as opened:
-        own = {"host": host, "port": listening.getsockname()[1], "token": token}
-        listeners = [json.loads(text) for text in board.exchange("address", json.dumps(own))]
+        listener = {"host": host, "port": listening.getsockname()[1], "token": token}
+        listeners = [json.loads(text) for text in board.exchange("address", json.dumps(listener))]
         deadline = time.monotonic() + min(timeout_seconds, silence_seconds)
         sockets, problem = {}, ""
         try:
