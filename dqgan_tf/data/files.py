@@ -48,7 +48,7 @@ _READ_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError,
 class Source:
     """An image set of one's own, opened but not read.
 
-    name: as in `DataConfig.dataset`.
+    name: value of `DataConfig.dataset`.
     shape: (height, width, channels); a height or width that differs between images is None.
     num_examples: number of images.
     reader: function () -> (function: indices -> list of uint8 images [h, w, c]).

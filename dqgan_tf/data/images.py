@@ -230,7 +230,7 @@ def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[
       labels: int [n], from 0.
       shards: `by_class` or `dirichlet:ALPHA`.
       num_replicas: M.
-      seed: of the random order and of the shares.
+      seed: seed of the random order and of the shares.
 
     Returns:
       The indices of the images of each replica, int64 [n / M].
@@ -286,7 +286,7 @@ def permuted_indices(
 
     Args:
       num_examples: n.
-      batch_size, num_replicas, seed: as in `dqgan_tf.data.build`.
+      batch_size, num_replicas, seed: arguments of `dqgan_tf.data.build`.
       step, replica: t and r, i64 [].
     """
     first = (step * num_replicas + replica) * batch_size

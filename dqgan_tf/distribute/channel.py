@@ -32,7 +32,7 @@ class CompressionOptions(private_tensorflow.CommunicationOptions):
 
     Args:
       channel: name of an open channel; None: an exact reduction.
-      bytes_per_pack, timeout_seconds, implementation: as in `tf.distribute.experimental.CommunicationOptions`.
+      bytes_per_pack, timeout_seconds, implementation: arguments of `tf.distribute.experimental.CommunicationOptions`.
     """
 
     def __init__(self, channel: str | None = None, **options):

@@ -29,7 +29,7 @@ class MessageBoard:
       worker_index: this worker's index.
       num_workers: number of workers; with 1 nothing is sent.
       name: name of the board; boards with different names never read each other's texts.
-      silence_seconds: seconds without a reply after which worker 0 counts as lost.
+      silence_seconds: seconds without a reply after which worker 0 counts as lost; the value of --silence_timeout.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ def reduce_packets(
     Args:
       packets: packets of a channel, in the order in which their updates come to exist.
       updates: argument of `reduce` of each packet.
-      replica, seeds: as of `Packet.reduce`.
+      replica, seeds: arguments of `Packet.reduce`.
       collectives: collectives of this replica.
       options: communication options.
     """

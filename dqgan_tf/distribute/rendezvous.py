@@ -25,11 +25,11 @@ from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
 from dqgan_tf.errors import EXIT_PEER_LOST, PeerLostError, UsageError
 
-_NOTICE_SECONDS = 30.0  # between two lines that say who is missing
-_PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
+_NOTICE_SECONDS = 30.0  # time between two lines that say who is missing
+_PATIENCE_SECONDS = 5.0  # limit for opening a connection, and for reading each line of it
 _PORT_SECONDS = 10.0  # a worker that is started again may find its port still in use by the last one
-_NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
-_GONE_SECONDS = 10.0  # in which a member's host confirms what worker 0 has written, else it is cut off
+_NAME_SECONDS = 60.0  # name servers may give the old address of a pod that has moved for this long
+_GONE_SECONDS = 10.0  # limit for a host to confirm what worker 0 has written; then it counts as cut off
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
 _WATCH_SECONDS = 0.1
@@ -41,7 +41,7 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
     Prints every 30 s for whom this worker waits.
 
     Args:
-      place: of this worker.
+      place: place of this worker in the cluster.
       timeout_seconds: how long to wait for the other workers.
 
     Raises:

@@ -72,7 +72,7 @@ def compressed(
       optimistic: whether each replica takes its gradients at its half-step point; with `update` only. Build the
         optimizer before the first step, and take the gradients of both players before the first `apply`. A loop of
         your own calls `optimizer.compression.look_ahead()` before it takes them.
-      seed: of stochastic rounding.
+      seed: seed of stochastic rounding.
       logs: whether `fit` reports bytes, norms and times under `compression/`.
       **settings: fields of `CompressionConfig` other than the compressor, such as `error_feedback=False`,
         `compressor_rules="bias|gamma|beta=none"`, `shift`, `topology`, `packet_mb`, `transport`,

@@ -263,7 +263,7 @@ def write_layout(constants: Collection[str], kind: str) -> None:
 
     Args:
       constants: figures without a curve.
-      kind: of the data, points or images.
+      kind: kind of the data, points or images.
     """
     categories = []
     others = ("frechet", "FID", "precision") if kind == "points" else ("modes", "high_quality")

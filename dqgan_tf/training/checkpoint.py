@@ -40,9 +40,9 @@ from dqgan_tf.training.job import Job
 FORMAT = 3
 # Format -> versions of this library that write it.
 _WRITERS = {1: "0.1", 2: "0.2 before its release", 3: "0.2 or later"}
-_ENDS = ("index", "data-00000-of-00001")  # of the two files of `write_tensors`
+_ENDS = ("index", "data-00000-of-00001")  # endings of the two files of `write_tensors`
 _ORIGIN = "origin"  # the tensor in which a file says of which run, step and worker it is
-_READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)  # of TensorFlow's checkpoint reader, for damaged files
+_READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)  # raised by TensorFlow's checkpoint reader for damaged files
 _BEST, _FIGURE = "best", "FIGURE"  # folder of the best checkpoint, and the file in it that says why it is the best
 _DISTANCES = ("frechet_distance", "kernel_distance", "FID", "KID", "mode_distance")  # the smaller, the better
 _DIGEST_BYTES = 1 << 22  # read at a time
@@ -66,7 +66,7 @@ class Best(NamedTuple):
     folder: complete checkpoint.
     run: random name of its run.
     figure: full name of the figure, such as `frechet_distance(resnet20,n=10000)`.
-    value: of the figure.
+    value: value of the figure.
     """
 
     folder: pathlib.Path

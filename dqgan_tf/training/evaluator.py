@@ -24,7 +24,7 @@ from dqgan_tf.training import checkpoint, evaluation, folder_lock, restore, summ
 from dqgan_tf.training.loop import StopSignal
 
 _POLL_SECONDS = 1.0
-_NOTICE_SECONDS = 30.0  # between two lines that say that there is no job
+_NOTICE_SECONDS = 30.0  # time between two lines that say that there is no job
 
 
 def run(config: RunConfig) -> int:
@@ -56,7 +56,7 @@ class _Task:
     """Follows one run.
 
     Args:
-      config: as the workers of the run have it.
+      config: settings of the run, equal to those of its workers.
       output: folder of the evaluator's files.
     """
 

@@ -76,7 +76,7 @@ class Loop:
       reporter: reports its figures and pictures.
       stop: its `received` is the number of a signal that asks to stop early.
       start_step: number of steps done before.
-      evaluator: of the chief, if the run evaluates its generator.
+      evaluator: the chief's evaluator, if the run evaluates its generator.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ def draw(
       model: a `DQGAN`.
       count: number of samples.
       use_ema: draw from the averaged generator, not the raw one.
-      seed: of the latents. None takes the model's, as the pictures of a run do.
+      seed: seed of the latents. None takes the model's, as the pictures of a run do.
       interpolate: see `latents`.
       labels: int [count], the classes of the samples of a conditional GAN; see `class_labels`.
 
@@ -60,7 +60,7 @@ def class_labels(spec: data.DataSpec, count: int, *, label: int | None = None, r
     """Returns the classes of `count` samples of a conditional run, int64 [count]; None for any other run.
 
     Args:
-      spec: of the run's data.
+      spec: description of the run's data.
       count: number of samples.
       label: class of all samples. None takes the classes in turn.
       repeat: number of samples of a class before the next class.

@@ -305,10 +305,7 @@ def _exact_energies(update):
 
 
 class AllGather(Packet):
-    """Every replica sends its payload to all others and decodes all payloads.
-
-    p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
-    """
+    """Every replica sends its payload to all others and decodes all payloads; `Channel` has the equations."""
 
     name = "all_gather"
     double_buffered = True

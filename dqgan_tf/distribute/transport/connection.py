@@ -56,7 +56,7 @@ def connect(
       board: where workers post their ports.
       addresses: every worker's `host:port` in TF_CONFIG. The other workers connect to this worker's host.
       worker_index: index of this worker.
-      timeout_seconds: for all connections together, from the moment when all workers have posted; capped at
+      timeout_seconds: limit for all connections together, from the moment when all workers have posted; capped at
         `silence_seconds`, because there are no heartbeats yet.
       silence_seconds: see `Connection`.
 
@@ -201,7 +201,8 @@ class Connection:
     Args:
       connected: a connected stream socket; this object owns it from now on.
       peer: the other worker's index, for error messages.
-      silence_seconds: how long a receiver waits without a sign of life: a heartbeat, or a part of a message.
+      silence_seconds: how long a receiver waits without a sign of life, a heartbeat or a part of a message; the value
+        of --silence_timeout.
     """
 
     def __init__(self, connected: socket.socket, peer: int, silence_seconds: float = TrainConfig.silence_timeout):

@@ -132,9 +132,9 @@ class Transports:
         # One object for all channels: it counts the tags of the messages.
         if self._socket_collectives is None:
             worker = self._place.worker_index
-            name, silence = f"sockets/{next(_connect_calls)}", self._silence_seconds
-            board = MessageBoard(worker, len(self._addresses), name, silence)
-            connections = connection.connect(board, self._addresses, worker, silence_seconds=silence)
+            name, seconds = f"sockets/{next(_connect_calls)}", self._silence_seconds
+            board = MessageBoard(worker, len(self._addresses), name, seconds)
+            connections = connection.connect(board, self._addresses, worker, silence_seconds=seconds)
             self._socket_collectives = SocketCollectives(connections, self._workers, self._rank)
         return self._socket_collectives
 
