@@ -215,7 +215,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._batch_checks = inputs.BatchChecks(self._strategy, self.generator, self._num_labels)
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
-        self._drain_compiled = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
+        drain = lambda: self._step_metrics.drain_mean(self._residuals())  # noqa: E731
+        self._drain_compiled = tf.function(lambda: self._strategy.run(drain), autograph=False)
         self.make_train_function(force=True)
 
     def train_steps(self, iterator: Any, num_steps: int) -> int:
@@ -653,9 +654,6 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
     def _learning_rates_now(self):
         rates = self._rates(tf.constant(int(self.step.numpy())))
         return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
-
-    def _replica_drain(self):
-        return self._step_metrics.drain_mean(self._residuals())
 
     def _replica_digest(self):
         weights = [v.value for p in self._players for v in p.network.trainable_variables]

@@ -150,7 +150,7 @@ class Player:
         self._flat_moments_compiled = tf.function(self._flat_moments, jit_compile=True, autograph=False)
         self._propose_compiled = tf.function(self._propose, jit_compile=True, autograph=False)
         self._conclude_compiled = tf.function(self._conclude, jit_compile=True, autograph=False)
-        self._are_bounded_compiled = tf.function(self._are_bounded, jit_compile=True, autograph=False)
+        self._are_bounded_compiled = tf.function(float_bits.are_bounded, jit_compile=True, autograph=False)
         self._subtract_compiled = tf.function(self._subtract, jit_compile=True, autograph=False)
 
     def state(self) -> dict[str, ReplicaLocal]:
@@ -420,10 +420,6 @@ class Player:
             half_step_point(w, u, tf.zeros_like(w) if e is None else e, learning_rate)
             for w, u, e in zip(weights, previous, residuals, strict=True)
         ]
-
-    def _are_bounded(self, values):
-        """Whether all values are finite and small enough to be summed over all replicas, bool scalar."""
-        return float_bits.are_bounded(values)
 
     def _propose(self, gradients, slots, bounded, t, learning_rate):
         """Returns (updates, directions, slots, gradient energy) of a chunk of weights."""

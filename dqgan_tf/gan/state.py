@@ -47,9 +47,8 @@ class SavedState:
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
         """Returns the state of one replica, by name. Eager only.
 
-        It has residuals, shifts, moments, directions and learned levels; with some settings also the last mean update
-        (`look_ahead`) and the points from which extragradient steps start (`anchor`). Names contain those of weights
-        and do not depend on the cuts into packets.
+        It has residuals, shifts, moments, directions, learned levels, the last mean update (`look_ahead`) and the start
+        of extragradient steps (`anchor`). Names contain those of weights and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.

@@ -118,8 +118,8 @@ class HostCollectives(Collectives):
         return [total / self._local.size for total in self._local.exchange("all_reduce", values, options)]
 
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
-        # With R replicas per host: words [W] (all_reduce: of all vectors) or [M, W] -> this replica's columns [.., W / R]
-        # -> between hosts: columns of all rows, [rows, W / R] -> inside the host: columns of all replicas, [rows, W].
+        # R replicas per host: words [W] or [M, W] -> columns of this replica, [..., W / R] -> between hosts: these columns
+        # of all rows, [rows, W / R] -> inside the host: the columns of all replicas, [rows, W].
         reduces = kind == "all_reduce"
         words = tf.concat([tf.reshape(vector, [-1]) for vector in value], 0) if reduces else value
         width, replicas, rows = words.shape[-1], self._local.size, 1 if reduces else self.size
@@ -165,9 +165,8 @@ class SocketCollectives(Collectives):
         others = [k % self.size for k in range(rank + 1, rank + self.size)]
         self._peers = [(other, workers[other]) for other in others]  # (rank, worker), the next rank first
         self._tags = itertools.count()
-        self._last_operation: weakref.WeakKeyDictionary = (
-            weakref.WeakKeyDictionary()
-        )  # graph -> name of the last operation in it
+        # graph -> name of the last operation in it
+        self._last_operation: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def close(self) -> None:
         """See `connection.close_all`. The collectives fail from now on."""
@@ -241,7 +240,9 @@ class SocketCollectives(Collectives):
 
         return finish
 
-    def _add_pieces(self, array, total, pieces, tag, timeout, sends) -> None:
+    def _add_pieces(
+        self, array: np.ndarray, total: np.ndarray, pieces: list[slice], tag: int, timeout: float | None, sends: bool
+    ) -> None:
         """Writes the sums over the ranks of this rank's pieces into `total`, and sends them if `sends`."""
         for piece in pieces:
             added = self._add_ranks(array[piece], tag, timeout)
@@ -250,7 +251,7 @@ class SocketCollectives(Collectives):
                     self._connections[worker].send(tag, added)
             total[piece] = added  # a copy: TensorFlow may reuse the result's memory before `added` is sent
 
-    def _gather_pieces(self, total, of_ranks, tag, timeout) -> None:
+    def _gather_pieces(self, total: np.ndarray, of_ranks: list[list[slice]], tag: int, timeout: float | None) -> None:
         """Writes the sums of the other ranks' pieces into `total` as they arrive."""
         for rank, worker in self._peers:
             for piece in of_ranks[rank]:
