@@ -45,7 +45,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         p_t^m    = eta u_t^m + e_{t-1}^m;   c_t^m = encode(p_t^m);   e_t^m = p_t^m - decode(c_t^m)
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
-    `compile` may choose another method; docs/methods.md has a table of them.
+    `compile` may choose another method; docs/methods.md has a table of them. docs/algorithm.md follows a gradient.
 
     The gradient is taken at plain tensors; only the last line changes the mirrored weights. `train_step` is one such
     step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
