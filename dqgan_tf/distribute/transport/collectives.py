@@ -118,8 +118,8 @@ class HostCollectives(Collectives):
         return [total / self._local.size for total in self._local.exchange("all_reduce", values, options)]
 
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
-        # R replicas per host: words [W] or [M, W] -> columns of this replica, [..., W / R] -> between hosts: columns of all
-        # rows, [rows, W / R] -> inside the host: columns of all replicas, [rows, W].
+        # R replicas per host: words [W] or [M, W] -> columns of this replica, [..., W / R] -> between hosts: columns of
+        # all rows, [rows, W / R] -> inside the host: columns of all replicas, [rows, W].
         reduces = kind == "all_reduce"
         words = tf.concat([tf.reshape(vector, [-1]) for vector in value], 0) if reduces else value
         width, replicas, rows = words.shape[-1], self._local.size, 1 if reduces else self.size
