@@ -181,7 +181,8 @@ def test_the_registry_of_compressors_imports_compressors_only():
 @pytest.mark.parametrize(
     ("importer", "line"),
     [
-        ("dqgan_tf.config", "import dqgan_tf.compressors"),
+        ("dqgan_tf.config", "import dqgan_tf.optimizers"),
+        ("dqgan_tf.compressors.rules", "from dqgan_tf import config"),
         ("dqgan_tf.compressors.linear", "from dqgan_tf import optimizers"),
         ("dqgan_tf.gan.losses", "from dqgan_tf.gan import model"),
         ("dqgan_tf.error_feedback", "from dqgan_tf.distribute.channel import Channel"),
@@ -209,6 +210,7 @@ def test_the_rules_refuse(importer, line):
         ("dqgan_tf.gan.model", "from dqgan_tf.distribute.strategy import CompressedStrategy"),
         ("dqgan_tf.private_tensorflow", "from tensorflow.python.distribute import values"),
         ("dqgan_tf.config", "from dqgan_tf.errors import UsageError"),
+        ("dqgan_tf.config", "from dqgan_tf import compressors"),
         ("trainers.train", "from flags import run as run_flags"),
         ("flags.run", "import dqgan_tf"),
     ],
