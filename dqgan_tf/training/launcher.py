@@ -27,10 +27,10 @@ from dqgan_tf.training import command
 
 _GRACE_SECONDS = 20.0  # limit for workers to save and exit after a signal
 _SETTLE_SECONDS = 3.0  # limit for a lost worker to exit after those that lost it
-_TAIL_LINES = 15  # last lines of a log that are shown when its worker failed
+_TAIL_LINES = 15  # of the log of a worker that failed
 _TRACEBACK_LINES = 50  # the same after a fault
 _PR_SET_PDEATHSIG = 1
-_EVALUATOR_NICENESS = 10  # it gets a tenth of a core that it shares with a worker
+_EVALUATOR_NICENESS = 10  # of a core that it shares with a worker, it gets a tenth
 
 
 @dataclasses.dataclass(frozen=True)
