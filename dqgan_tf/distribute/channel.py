@@ -228,9 +228,8 @@ class Channel:
         self._record_energies(outcomes, state_energies, replica)
         return self._with_mean_shifts(mean_shifts, means)
 
-    # Uncompressed weights send x and not x - s: their mean contains sbar.
     def _with_mean_shifts(self, mean_shifts, means):
-        """Returns sbar + mean per weight."""
+        """Returns sbar + mean per weight. Uncompressed weights send x and not x - s: their mean contains sbar."""
         return [
             mean if old is None or weight in self._exact else old + mean
             for weight, (old, mean) in enumerate(zip(mean_shifts, means, strict=True))
