@@ -51,7 +51,7 @@ test-next: ## Install NEXT (pre-releases too) into .venv-next, list the private 
 	.venv-next/bin/python -m pytest -q -m "not slow" $(if $(QUICK),$(BY_FILE) tests,$(ADAPTER_TESTS))
 
 # .pre-commit-config.yaml has the same list.
-lint: .venv/.test-stamp ## Style, types and the form of the hosted workflow, without changing a file
+lint: .venv/.test-stamp ## Style, types and the JSON schema of .github/workflows/test.yml; changes no file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -189,8 +189,8 @@ MUTANTS = (
     ),
     _mutant(
         "evaluation/distances.py",
-        "squares[own, first + own] = np.inf",
-        "squares[own, own] = np.inf",
+        "squares[rows, first + rows] = np.inf",
+        "squares[rows, rows] = np.inf",
         "a member counts as its own neighbour",
         "evaluation/test_distances.py",
     ),
@@ -225,15 +225,15 @@ MUTANTS = (
     ),
     _mutant(
         "gan/gradients.py",
-        "return index + 1, sums, evaluation.non_trainable\n",
-        "return index + 1, sums, states\n",
+        "return index + 1, sums, at_point.non_trainable\n",
+        "return index + 1, sums, non_trainable\n",
         "a micro-batch does not see the statistics of the one before",
         "gan/test_gradients.py",
     ),
     _mutant(
         "gan/gradients.py",
-        "_call(discriminator, weights_d, state_d, fake, labels)",
-        "_call(discriminator, weights_d, state_d, fake, None if labels is None else tf.zeros_like(labels))",
+        "_call(discriminator, weights_d, values_d, fake, labels)",
+        "_call(discriminator, weights_d, values_d, fake, None if labels is None else tf.zeros_like(labels))",
         "the discriminator gets other labels with fake samples",
         "gan/test_gradients.py",
     ),
@@ -298,15 +298,15 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/channel.py",
-        "(self._streams[replica] * 7919, -1)",
-        "(7919, -1)",
+        "(self._streams[replica] * _STREAM_FACTOR, -1)",
+        "(_STREAM_FACTOR, -1)",
         "all replicas share one stream of stochastic rounding",
         "distributed/test_channel.py",
     ),
     _mutant(
         "distribute/channel.py",
-        "tf.cond(accepted, keep, lambda: accepted)",
-        "keep()",
+        "tf.cond(accepted, commit, lambda: accepted)",
+        "commit()",
         "a refused step changes the residuals",
         "distributed/test_channel.py",
         "gan/test_overflow.py",
@@ -371,8 +371,8 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/topologies/two_step.py",
-        "keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)",
-        "keep = tf.ones_like(mean, tf.bool)",
+        "stays = (shards.positions(rank) < key.size) | ~tf.math.is_finite(mean)",
+        "stays = tf.ones_like(mean, tf.bool)",
         "padding enters the scales of the second encoding",
         "distributed/test_packets.py",
         "distributed/test_topologies.py",
@@ -386,7 +386,7 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/layout.py",
-        "if size - starts[-1] < granule:",
+        "if size - starts[-1] < multiple:",
         "if size - starts[-1] < 0:",
         "the remainder of a vector is a slice of its own",
         "distributed/test_layout.py",
@@ -421,7 +421,7 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/rendezvous.py",
-        "if found == token:",
+        "if answer == token:",
         "if True:",
         "an address that leads to another process is accepted",
         "distributed/test_rendezvous.py",
@@ -488,8 +488,8 @@ MUTANTS = (
     ),
     _mutant(
         "gan/player.py",
-        "steps = [2.0 * u - before for",
-        "steps = [u for",
+        "moves = [2.0 * u - before for",
+        "moves = [u for",
         "an optimistic step is a plain one",
         "gan/test_methods.py",
     ),
@@ -565,7 +565,7 @@ MUTANTS = (
     ),
     _mutant(
         "gan/gradients.py",
-        "_call(discriminator, weights_d, state_d, fake, labels)",
+        "_call(discriminator, weights_d, values_d, fake, labels)",
         "_call(discriminator, weights_d, non_trainable[1], fake, labels)",
         "statistics of the real samples are dropped",
         "gan/test_gradients.py",
@@ -632,7 +632,7 @@ MUTANTS = (
     ),
     _mutant(
         "gan/player.py",
-        "residuals = [m if e is None else e + m for",
+        "residuals = [_add(e, m) for",
         "residuals = [e for",
         "every local step starts from the point of the first",
         "gan/test_local_steps.py",
@@ -654,8 +654,8 @@ MUTANTS = (
     # Runs.
     _mutant(
         "training/checkpoint.py",
-        "        if found != saved:",
-        "        if found['bytes'] != saved.get('bytes'):",
+        "        if actual != saved:",
+        "        if actual['bytes'] != saved.get('bytes'):",
         "a file is not compared by its sha256",
         "training/test_checkpoint_damage.py",
         "training/test_checkpoint.py",
@@ -741,8 +741,8 @@ MUTANTS = (
     # Any Keras model.
     _mutant(
         "keras/optimizer.py",
-        "own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
-        "own = list(self._steps.clipped(gradients))",
+        "scaled = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]",
+        "scaled = list(self._steps.clipped(gradients))",
         "gradients of 1/M of the loss reach the channel",
         "keras/test_against_oracle.py",
     ),

@@ -35,9 +35,9 @@ _CHUNK = 256  # images read at a time
 
 def describe(config: DataConfig) -> DataSpec:
     """Returns the description of the framed images; see `dqgan_tf.data.describe`."""
-    own = _find(config)
-    if own is not None:
-        source, rows = own
+    user_set = _find(config)
+    if user_set is not None:
+        source, rows = user_set
         shape, default, num_examples, has_labels = source.shape, None, len(rows), source.has_labels
     else:
         builder = catalogue.prepared_builder(config.dataset, config.data_dir)
@@ -58,9 +58,9 @@ def describe(config: DataConfig) -> DataSpec:
 
 def _num_classes(config):
     """Returns the number of classes of a conditional run: of the whole set, not only of the split."""
-    own = _find(config)
-    if own is not None:
-        source, _ = own
+    user_set = _find(config)
+    if user_set is not None:
+        source, _ = user_set
         if source.class_names:
             return len(source.class_names)
         labels, num_examples = source.labels(), source.num_examples
@@ -129,10 +129,10 @@ def load(config: DataConfig) -> np.ndarray:
             f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
             f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`, or a slice such as split='train[:10%]'."
         )
-    own = _find(config)
+    user_set = _find(config)
     images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
-    for chunk in _tfds_chunks(config, size) if own is None else _own_chunks(own[0], own[1], size):
+    for chunk in _tfds_chunks(config, size) if user_set is None else _own_chunks(user_set[0], user_set[1], size):
         if count + len(chunk) <= len(images):
             images[count : count + len(chunk)] = chunk
         if (count + len(chunk)) // tenth > count // tenth:
@@ -149,9 +149,9 @@ def load_labels(config: DataConfig) -> np.ndarray | None:
     Raises:
       DatasetError: the data set is unknown, not prepared or cannot be read.
     """
-    own = _find(config)
-    if own is not None:
-        source, rows = own
+    user_set = _find(config)
+    if user_set is not None:
+        source, rows = user_set
         own_labels = source.labels()
         return None if own_labels is None else own_labels[rows]
     builder = catalogue.prepared_builder(config.dataset, config.data_dir)
@@ -204,11 +204,11 @@ def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -
 
 
 def _no_labels(config):
-    own = _find(config)
-    others = own[0].other_arrays if own is not None else ""
-    found = f" (one array of whole numbers, one for each image; beside the images it holds {others})" if others else ""
+    user_set = _find(config)
+    others = user_set[0].other_arrays if user_set is not None else ""
+    unless = f" (one array of whole numbers, one for each image; beside the images it holds {others})" if others else ""
     return DatasetError(
-        f"{config.dataset!r} has no labels{found}, so that it takes only --shards=iid and --noconditional. "
+        f"{config.dataset!r} has no labels{unless}, so that it takes only --shards=iid and --noconditional. "
         f"Received: shards={config.shards}, conditional={config.conditional}"
     )
 
@@ -230,7 +230,7 @@ def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[
       labels: int [n], from 0.
       shards: `by_class` or `dirichlet:ALPHA`.
       num_replicas: M.
-      seed: of the random order and of the shares.
+      seed: seed of the random order and of the shares.
 
     Returns:
       The indices of the images of each replica, int64 [n / M].
@@ -286,7 +286,7 @@ def permuted_indices(
 
     Args:
       num_examples: n.
-      batch_size, num_replicas, seed: as in `dqgan_tf.data.build`.
+      batch_size, num_replicas, seed: arguments of `dqgan_tf.data.build`.
       step, replica: t and r, i64 [].
     """
     first = (step * num_replicas + replica) * batch_size

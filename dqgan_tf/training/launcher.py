@@ -25,8 +25,8 @@ from dqgan_tf.errors import EXIT_FAULT, EXIT_PEER_LOST, EXIT_USAGE, UsageError
 from dqgan_tf.tensorflow_texts import START_UP_NOISE
 from dqgan_tf.training import command
 
-_GRACE_SECONDS = 20.0  # for workers to save and exit after a signal
-_SETTLE_SECONDS = 3.0  # for a lost worker to exit after those that lost it
+_GRACE_SECONDS = 20.0  # limit for workers to save and exit after a signal
+_SETTLE_SECONDS = 3.0  # limit for a lost worker to exit after those that lost it
 _TAIL_LINES = 15  # of the log of a worker that failed
 _TRACEBACK_LINES = 50  # the same after a fault
 _PR_SET_PDEATHSIG = 1

@@ -56,8 +56,8 @@ def connect(
       board: where workers post their ports.
       addresses: every worker's `host:port` in TF_CONFIG. The other workers connect to this worker's host.
       worker_index: index of this worker.
-      timeout_seconds: for all connections together, from the moment when all workers have posted; at most
-        `silence_seconds`, because a worker that freezes now gives no other sign of life.
+      timeout_seconds: limit for all connections together, from the moment when all workers have posted; capped at
+        `silence_seconds`, because there are no heartbeats yet.
       silence_seconds: see `Connection`.
 
     Raises:
@@ -67,8 +67,8 @@ def connect(
     token = secrets.token_hex(_TOKEN_BYTES)
     host = addresses[worker_index].rpartition(":")[0].strip("[]") or "localhost"
     with contextlib.closing(_listen(host)) as listening, contextlib.ExitStack() as opened:
-        own = {"host": host, "port": listening.getsockname()[1], "token": token}
-        listeners = [json.loads(text) for text in board.exchange("address", json.dumps(own))]
+        listener = {"host": host, "port": listening.getsockname()[1], "token": token}
+        listeners = [json.loads(text) for text in board.exchange("address", json.dumps(listener))]
         deadline = time.monotonic() + min(timeout_seconds, silence_seconds)
         sockets, problem = {}, ""
         try:
@@ -201,7 +201,8 @@ class Connection:
     Args:
       connected: a connected stream socket; this object owns it from now on.
       peer: the other worker's index, for error messages.
-      silence_seconds: how long a receiver waits without a sign of life: a heartbeat, or a part of a message.
+      silence_seconds: how long a receiver waits without a sign of life, a heartbeat or a part of a message; the value
+        of --silence_timeout.
     """
 
     def __init__(self, connected: socket.socket, peer: int, silence_seconds: float = TrainConfig.silence_timeout):
