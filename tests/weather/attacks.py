@@ -210,8 +210,11 @@ def freeze(number, rng, folder):
         return Outcome(case, passed, "ended", job.codes(), seconds, limit, detail=job.detail(), phase=hit)
 
 
+PHASES = {"start": "at the start", "training": "in training", "end": "at the end"}
+
+
 def phase(model_dir, steps):
-    """The phase of a run of `steps` steps, by its files: start, training or end.
+    """The phase of a run of `steps` steps, by its files: a key of `PHASES`.
 
     The start has no line in metrics.jsonl. The end has the line of the last step: what follows is the last checkpoint,
     summary.json, the last exchange and the goodbye.
@@ -746,8 +749,8 @@ def table(entries):
         results = [entry["result"] for entry in found]
         codes = sorted({str(code) for entry in found for code in entry["codes"] if code is not None})
         what = ", ".join(f"{results.count(result)} {result}" for result in sorted(set(results)))
-        hit = [entry.get("phase") for entry in found]
-        hit = ", ".join(f"{hit.count(name)} in the {name}" for name in ("start", "training", "end") if name in hit)
+        phases = [entry.get("phase") for entry in found]
+        hit = ", ".join(f"{phases.count(name)} {where}" for name, where in PHASES.items() if name in phases)
         slowest = max(found, key=lambda entry: entry["seconds"] / entry["limit"])
         exact = [entry["exact"] for entry in found if entry["exact"] is not None]
         rows.append(

@@ -66,7 +66,7 @@ def test_table():
     header, _, freeze, killed = attacks.table(entries).splitlines()
     assert header == "| attack | rounds | result | longest, s, of the limit | exact | as promised |"
     words = attacks.ATTACKS["freeze"][2]
-    words += ": 2 in the training, 1 in the end"
+    words += ": 2 in training, 1 at the end"
     assert freeze == f"| {words} | 6 | 5 ended, 1 survived, codes 4 | 18 of 18 |  | 5 of 6 |"
     assert killed.endswith("| 2 survived, codes 4 | 9 of 18 | 1 of 2 | 2 of 2 |")
 
