@@ -412,13 +412,14 @@ def _is_proof(message, proof):
 
 
 def _listen(worker, address):
-    """Listens at the port of `address`, where TensorFlow will; if the host is 127.0.0.1, on this machine alone."""
+    """Listens at the port of `address`, where TensorFlow will; if the host is localhost or 127.x, there alone."""
     host, _, port = address.rpartition(":")
+    host = "127.0.0.1" if host == "localhost" else host
     port, end = int(port), time.monotonic() + _PORT_SECONDS
     dual = socket.has_dualstack_ipv6()
     while True:
         try:
-            if host == "127.0.0.1":
+            if host.startswith("127."):
                 return socket.create_server((host, port), backlog=128)
             if dual:
                 return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)

@@ -101,10 +101,15 @@ def close_all(connections: Iterable[Connection]) -> None:
 
 
 def _listen(host):
-    """Listens at `host` if this machine has that address, else (a gateway's name) at all addresses."""
+    """Listens at `host` if this machine has that address, else at all addresses.
+
+    The host may be a gateway's name. Or it is this machine's own name, which leads to 127.0.1.1 here (as Debian writes
+    it into /etc/hosts) and to another address on all other machines.
+    """
     with contextlib.suppress(OSError):
-        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, 0), family=family, backlog=128)
+        family, *_, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        if host in ("localhost", place[0]) or not ipaddress.ip_address(place[0]).is_loopback:
+            return socket.create_server((host, 0), family=family, backlog=128)
     with contextlib.suppress(ValueError, OSError):
         if ipaddress.ip_address(host).version == 6:
             return socket.create_server(("", 0), family=socket.AF_INET6, backlog=128)
