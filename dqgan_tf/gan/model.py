@@ -215,8 +215,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._batch_checks = inputs.BatchChecks(self._strategy, self.generator, self._num_labels)
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
-        drain = lambda: self._step_metrics.drain_mean(self._residuals())  # noqa: E731
-        self._drain_compiled = tf.function(lambda: self._strategy.run(drain), autograph=False)
+        self._drain_compiled = tf.function(
+            lambda: self._strategy.run(lambda: self._step_metrics.drain_mean(self._residuals())), autograph=False
+        )
         self.make_train_function(force=True)
 
     def train_steps(self, iterator: Any, num_steps: int) -> int:
