@@ -109,7 +109,7 @@ def _listen(host):
     with contextlib.suppress(OSError):
         family, *_, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         if host in ("localhost", place[0]) or not ipaddress.ip_address(place[0]).is_loopback:
-            return socket.create_server((host, 0), family=family, backlog=128)
+            return socket.create_server(place, family=family, backlog=128)
     with contextlib.suppress(ValueError, OSError):
         if ipaddress.ip_address(host).version == 6:
             return socket.create_server(("", 0), family=socket.AF_INET6, backlog=128)
