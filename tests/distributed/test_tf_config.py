@@ -116,7 +116,11 @@ def test_text_that_is_no_object(text, message):
         ({"worker": ["a:"]}, worker(0), r"Received: \['a:'\]"),
         ({"worker": ["a:0"]}, worker(0), r"Received: \['a:0'\]"),
         ({"worker": ["a:65536"]}, worker(0), r"Received: \['a:65536'\]"),
-        ({"worker": ["a:" + "1" * 5000]}, worker(0), r"cluster.worker must be a list of host:port. Received: \['a:1111"),
+        (
+            {"worker": ["a:" + "1" * 5000]},
+            worker(0),
+            r"cluster.worker must be a list of host:port. Received: \['a:1111",
+        ),
         ({"worker": ["a:²"]}, worker(0), "Received: .*a:²"),
         ({"worker": ["a:1", 2]}, worker(0), r"Received: \['a:1', 2\]"),
         ({"worker": ["a:1", "b:2", "a:1"]}, worker(0), "an address stands twice"),
