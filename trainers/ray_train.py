@@ -59,10 +59,14 @@ def run_worker(job):
 def main(arguments):
     model_dir = launcher.log_dir_of(arguments[1:]).parent
     try:
-        from ray import train
-        from ray.train.tensorflow import TensorflowTrainer
+        from ray import cloudpickle, train
     except ImportError as error:
         raise UsageError(f"trainers.ray_train needs Ray: pip install '.[ray]' ({error}).") from None
+    command.load_tensorflow()  # without its lines; the next import would load it, too
+    from ray.train.tensorflow import TensorflowTrainer, config
+
+    # Ray's workers import the modules of classes that they get by name, here TensorFlow with its lines (Ray 2.60).
+    cloudpickle.register_pickle_by_value(config)
     resources = {"CPU": _CPUS.value} | ({"GPU": _GPUS.value} if _GPUS.value else {})
     trainer = TensorflowTrainer(
         run_worker,

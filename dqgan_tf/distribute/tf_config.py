@@ -17,9 +17,8 @@ from dqgan_tf.errors import UsageError
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 JOBS = ("chief", "worker")  # the jobs that train, in the order of worker indices
 _KEYS = ("cluster", "task", "rpc_layer", "environment")  # TensorFlow reads the third, older operators write the fourth
+_TASK_KEYS = ("type", "index")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
-
-
 _MOST_WORKERS = 10000
 
 SECRET = "DQGAN_SECRET"  # the environment variable; `trainers.launch` sets a random one for its workers
@@ -62,9 +61,8 @@ def is_evaluator(environment: Mapping[str, str]) -> bool:
     if config is None or not isinstance(config["task"], dict) or config["task"].get("type") != "evaluator":
         return False
     _addresses(config["cluster"])
-    count = len(config["cluster"].get("evaluator") or [0])
-    if count > 1 or _index(config["task"]) != 0:
-        raise _error(f"a job has one evaluator, with index 0. Received: task {config['task']} of {count}")
+    if _index(config["task"]) != 0:
+        raise _error(f"a job has one evaluator, with index 0. Received: task {config['task']}")
     return True
 
 
@@ -74,18 +72,36 @@ def _parse(environment):
     if not text:
         return None
     try:
-        config = json.loads(text)
+        config = json.loads(text, object_pairs_hook=_dict)
     except (ValueError, RecursionError) as error:
         raise _error(f"it is not JSON ({error})") from None
-    if not isinstance(config, dict) or not isinstance(config.get("cluster") or {}, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("cluster"), dict | None):
         raise _error("it must be an object with the keys cluster and task")
     unknown = [key for key in config if key not in _KEYS]
     if unknown:
         raise _error(f"it has the key {unknown[0]!r}; known are cluster and task")
-    cluster, task = config.get("cluster") or {}, config.get("task")
+    cluster, task = config.get("cluster"), config.get("task")
+    if not isinstance(task, dict | None):
+        raise _error(f"task must hold type and index. Received: {task!r}")
+    unknown = [key for key in task or () if key not in _TASK_KEYS]
+    if unknown:
+        raise _error(f"task has the key {unknown[0]!r}; known are type and index")
+    if config.get("rpc_layer") not in (None, "grpc"):
+        raise _error(f"rpc_layer must be grpc, or be left out. Received: {config['rpc_layer']!r}")
+    if not isinstance(config.get("environment"), str | None):
+        raise _error(f"environment must be a text such as cloud, or be left out. Received: {config['environment']!r}")
     if not cluster and task:
         raise _error("it names a task and no cluster, so every worker would train alone")
     return {"cluster": cluster, "task": task} if cluster else None
+
+
+def _dict(pairs):
+    """Returns the dict of a JSON object, in which no key may stand twice: Python would take the last one."""
+    names = [name for name, _ in pairs]
+    doubled = [name for name in names if names.count(name) > 1]
+    if doubled:
+        raise ValueError(f"the key {doubled[0]!r} stands twice in one object")
+    return dict(pairs)
 
 
 def of_resolver(resolver: Any) -> TfConfig | None:
@@ -254,19 +270,18 @@ def _addresses(cluster):
     others = sorted(set(cluster) - {*JOBS, "evaluator"})
     if others:
         raise _error(f"the cluster has the job {others[0]!r}; a job trains with a chief and workers")
-    addresses = []
-    for job in JOBS:
-        tasks = cluster.get(job, [])
+    for job, tasks in cluster.items():
         if not isinstance(tasks, list) or not all(isinstance(task, str) and _is_address(task) for task in tasks):
             raise _error(f"cluster.{job} must be a list of host:port. Received: {tasks!r}")
-        addresses += tasks
-    if not addresses:
+        if job != "worker" and len(tasks) > 1:
+            raise _error(f"a cluster has one {job} at most. Received: {tasks}")
+    training = [address for job in JOBS for address in cluster.get(job, [])]
+    if not training:
         raise _error(f"the cluster has no chief and no worker, only {sorted(cluster)}")
-    if len(set(addresses)) < len(addresses):
+    addresses = [*training, *cluster.get("evaluator", [])]
+    if len(set(map(_endpoint, addresses))) < len(addresses):
         raise _error(f"an address stands twice in the cluster: {addresses}")
-    if len(cluster.get("chief", [])) > 1:
-        raise _error("a cluster has one chief at most")
-    return tuple(addresses)
+    return tuple(training)
 
 
 def _task(config):
@@ -280,15 +295,15 @@ def _task(config):
 
 
 def _index(task):
-    try:
-        return int(str(task.get("index")))  # int(1.5) would be 1
-    except ValueError:
-        raise _error(f"task.index must be a whole number. Received: {task.get('index')!r}") from None
+    text = str(task.get("index"))
+    if not re.fullmatch("-?[0-9]{1,9}", text):
+        raise _error(f"task.index must be a whole number. Received: {task.get('index')!r}")
+    return int(text)
 
 
 def _is_address(task):
     host, _, port = task.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         return False
     if host.startswith("[") and host.endswith("]"):
         try:
@@ -296,6 +311,13 @@ def _is_address(task):
         except ValueError:
             return False
     return bool(_HOST.fullmatch(host))  # no scheme, no blank, no list of Slurm such as node[1-4]
+
+
+def _endpoint(address):
+    """Returns host and port in one spelling: host names have no case and may end with a dot, ports may begin with 0."""
+    host, _, port = address.rpartition(":")
+    host = str(ipaddress.ip_address(host[1:-1])) if host.startswith("[") else host.rstrip(".").lower()
+    return host, int(port)
 
 
 def _error(what):

@@ -138,7 +138,7 @@ FIGURES = {
 }
 """The training figures by their names in metrics.jsonl."""
 
-# Figures of an evaluation, by the part of their names before `(`.
+# Figures of an evaluation, by the part of their names before `(`. Those of modes count modes; the others have no unit.
 _EVALUATION = {
     "frechet_distance": "Frechet distance between features of generated and real images. Smaller is better",
     "kernel_distance": "kernel distance (squared MMD) between features of generated and real images. Smaller is better",
@@ -222,7 +222,9 @@ def write_evaluation(figures: Mapping[str, Any]) -> None:
         if isinstance(value, int | float) and stem in _EVALUATION:
             end = "; within 3 standard deviations of a mode" if "_3_sd" in name else ""
             end += "; of the raw generator" if name.startswith("raw_") else ""
-            tf.summary.scalar(quality_tag(name), value, description=_EVALUATION[stem] + end + ".")
+            unit = "modes" if stem.startswith("modes") else ""
+            text = describe(Figure(QUALITY, unit, _EVALUATION[stem] + end))
+            tf.summary.scalar(quality_tag(name), value, description=text)
 
 
 def quality_tag(name: str) -> str:
@@ -301,4 +303,4 @@ def write_end() -> None:
 def describe(figure: Figure) -> str:
     """Returns the description of a card: the unit and the meaning."""
     text = figure.meaning[:1].upper() + figure.meaning[1:] + "."
-    return f"Unit: {figure.unit}. {text}" if figure.unit else text
+    return f"Unit: {figure.unit}. {text}" if figure.unit else f"No unit. {text}"

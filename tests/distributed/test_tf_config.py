@@ -63,12 +63,16 @@ class TestEvaluator:
     @pytest.mark.parametrize(
         ("cluster", "task", "message"),
         [
-            (TWO | {"evaluator": ["c:3", "d:4"]}, TASK, "one evaluator, with index 0. Received: .* of 2"),
+            (TWO | {"evaluator": ["c:3", "d:4"]}, TASK, r"one evaluator at most. Received: \['c:3', 'd:4'\]"),
             (TWO, TASK | {"index": 1}, "one evaluator, with index 0. Received: .*'index': 1"),
             (TWO, {"type": "evaluator"}, "task.index must be a whole number. Received: None"),
             ({"evaluator": ["c:3"]}, TASK, "no chief and no worker"),
             ({}, TASK, "a task and no cluster"),
             (TWO | {"ps": ["c:3"]}, TASK, "the cluster has the job 'ps'"),
+            (TWO | {"evaluator": 5}, TASK, "cluster.evaluator must be a list of host:port. Received: 5"),
+            (TWO | {"evaluator": True}, TASK, "cluster.evaluator must be a list of host:port. Received: True"),
+            (TWO | {"evaluator": "c:3"}, TASK, "cluster.evaluator must be a list of host:port. Received: 'c:3'"),
+            (TWO, TASK | {"indx": 3}, "task has the key 'indx'"),
         ],
     )
     def test_refused(self, cluster, task, message):
@@ -94,6 +98,9 @@ def test_no_cluster(text):
         ('{"cluster": {}, "task": {"type": "worker"}}', "a task and no cluster"),
         ('{"sparseCluster": {"worker": {"0": "a:1"}}, "task": {"index": 0}}', "it has the key 'sparseCluster'"),
         ('{"Cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}', "it has the key 'Cluster'"),
+        ('{"cluster": 0}', "must be an object"),
+        ('{"task": 0}', "task must hold type and index. Received: 0"),
+        ('{"cluster": {"worker": ["a:1"], "worker": ["b:2"]}}', "the key 'worker' stands twice in one object"),
     ],
 )
 def test_text_that_is_no_object(text, message):
@@ -109,11 +116,27 @@ def test_text_that_is_no_object(text, message):
         ({"worker": ["a:"]}, worker(0), r"Received: \['a:'\]"),
         ({"worker": ["a:0"]}, worker(0), r"Received: \['a:0'\]"),
         ({"worker": ["a:65536"]}, worker(0), r"Received: \['a:65536'\]"),
+        (
+            {"worker": ["a:" + "1" * 5000]},
+            worker(0),
+            r"cluster.worker must be a list of host:port. Received: \['a:1111",
+        ),
         ({"worker": ["a:²"]}, worker(0), "Received: .*a:²"),
         ({"worker": ["a:1", 2]}, worker(0), r"Received: \['a:1', 2\]"),
         ({"worker": ["a:1", "b:2", "a:1"]}, worker(0), "an address stands twice"),
         ({"chief": ["a:1"], "worker": ["a:1"]}, worker(0), "an address stands twice"),
+        ({"worker": ["a:1", "A:1"]}, worker(0), r"an address stands twice in the cluster: \['a:1', 'A:1'\]"),
+        ({"worker": ["a:1", "a:0001"]}, worker(0), "an address stands twice"),
+        ({"worker": ["a:1", "a.:1"]}, worker(0), "an address stands twice"),
+        ({"worker": ["[::1]:1", "[0:0::1]:1"]}, worker(0), "an address stands twice"),
+        (TWO | {"evaluator": ["b:2"]}, worker(0), "an address stands twice"),
         ({"chief": ["a:1", "b:2"]}, {"type": "chief", "index": 0}, "one chief at most"),
+        (TWO | {"chief": None}, worker(0), "cluster.chief must be a list of host:port. Received: None"),
+        (TWO | {"chief": {}}, worker(0), "cluster.chief must be a list of host:port. Received: {}"),
+        (TWO | {"evaluator": 5}, worker(0), "cluster.evaluator must be a list of host:port. Received: 5"),
+        (TWO | {"evaluator": None}, worker(0), "cluster.evaluator must be a list of host:port. Received: None"),
+        (TWO | {"evaluator": ["gs://x"]}, worker(0), r"cluster.evaluator must be .* Received: \['gs://x'\]"),
+        (TWO | {"evaluator": ["c:3", "d:4"]}, worker(0), "one evaluator at most"),
         ({"ps": ["a:1"]}, {"type": "ps", "index": 0}, "the cluster has the job 'ps'"),
         (TWO | {"ps": ["c:3"]}, worker(0), "the cluster has the job 'ps'; a job trains with a chief and workers"),
         (TWO | {"Worker": ["c:3"]}, worker(0), "the cluster has the job 'Worker'"),
@@ -133,6 +156,12 @@ def test_text_that_is_no_object(text, message):
         (TWO, worker(None), "task.index must be a whole number. Received: None"),
         (TWO, worker(0.5), "task.index must be a whole number. Received: 0.5"),
         (TWO, worker(True), "task.index must be a whole number. Received: True"),
+        (TWO, worker([0]), r"task.index must be a whole number. Received: \[0\]"),
+        (TWO, worker("1" * 5000), "task.index must be a whole number. Received: '1111"),
+        (TWO, worker("1_0"), "task.index must be a whole number. Received: '1_0'"),
+        (TWO, worker(0) | {"indx": 3}, "task has the key 'indx'; known are type and index"),
+        (TWO, {"type": 5, "index": 0}, "task.type must be chief or worker: .* Received: 5"),
+        (TWO, {"type": ["worker"], "index": 0}, r"task.type must be chief or worker: .* Received: \['worker'\]"),
         (TWO, worker(2), "task worker:2 is not in the cluster, which has 2 worker"),
         (TWO, worker(-1), "task worker:-1 is not in the cluster"),
         (TWO, {"type": "chief", "index": 0}, "task chief:0 is not in the cluster"),
@@ -142,6 +171,18 @@ def test_text_that_is_no_object(text, message):
 def test_cluster_and_task_that_do_not_fit(cluster, task, message):
     config = {"cluster": cluster} | ({} if task is None else {"task": task})
     assert_refused(message, {"TF_CONFIG": json.dumps(config, ensure_ascii=False)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rpc_layer", "http", "rpc_layer must be grpc, or be left out. Received: 'http'"),
+        ("rpc_layer", 5, "rpc_layer must be grpc, or be left out. Received: 5"),
+        ("environment", 5, "environment must be a text such as cloud, or be left out. Received: 5"),
+    ],
+)
+def test_further_keys(key, value, message):
+    assert_refused(message, {"TF_CONFIG": json.dumps({"cluster": TWO, "task": worker(0), key: value})})
 
 
 def assert_refused(message, environment):

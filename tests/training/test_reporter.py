@@ -178,8 +178,18 @@ def test_an_evaluation_stands_beside_the_training_curves(tmp_path):
     reporter.close()
     assert figures == Evaluator().evaluate(None)
     assert json_lines.read(tmp_path / "metrics.jsonl") == [{"step": 10, **figures}]
-    shown = {value.tag for step, value in events(tmp_path) if step == 10}
-    assert shown == {"2 quality/frechet_distance, resnet20,n=70"}
+    shown = {value.tag: value.metadata.summary_description for step, value in events(tmp_path) if step == 10}
+    assert shown.keys() == {"2 quality/frechet_distance, resnet20,n=70"}
+    assert shown.popitem()[1].startswith("No unit. Frechet distance between features")
+
+
+def test_a_number_of_modes_has_its_unit(tmp_path):
+    reporter = make_reporter(tmp_path)
+    reporter.finish(10, SUMMARY)
+    reporter.close()
+    shown = {value.tag: value.metadata.summary_description for step, value in events(tmp_path) if step == 10}
+    assert shown["2 quality/modes"] == "Unit: modes. Modes found at the end of the run."
+    assert shown["2 quality/high_quality_fraction"].startswith("No unit. Share of the samples")
 
 
 def test_an_evaluation_that_fails_is_reported_once_and_ends_nothing(tmp_path, capsys):
@@ -223,9 +233,8 @@ def test_the_documents_name_every_figure_and_its_place_in_tensorboard(tmp_path, 
     for name in curves:
         group, unit, meaning = documented[name]
         text = shown[tensorboard.tag(name)]
-        assert (
-            tensorboard.tag(name).startswith(group) and meaning[1:] in text and (not unit or f"Unit: {unit}." in text)
-        )
+        assert tensorboard.tag(name).startswith(group) and meaning[1:] in text
+        assert text.startswith(f"Unit: {unit}. " if unit else "No unit. ")
 
 
 def test_figures_that_do_not_change_are_one_table(tmp_path):

@@ -239,7 +239,7 @@ def pause(number, rng, folder):
 
 
 def starve(number, rng, folder):
-    """One worker gets almost no processor time for 30 s: it is slow, and both go on."""
+    """One worker gets little processor time for 30 s, by bursts of SIGSTOP or by its niceness: both go on."""
     victim = rng.randrange(2)
     case = f"worker {victim}, " + ("bursts of SIGSTOP", "niceness 19 beside busy loops on its core")[number % 2]
     with Job(folder, *SHORT_CALLS, f"--steps={FOREVER}") as job, contextlib.ExitStack() as stack:
@@ -713,7 +713,11 @@ ATTACKS: dict[str, tuple[Callable, int, str]] = {
     "links_8_s": (links_8_s, 4, "link of a worker cut for 8 s (default limit 30 s; 40 s)"),
     "links_end": (links_end, 4, "link of a worker cut at the end: before the last exchange, before the goodbye (15 s)"),
     "strangers": (strangers, 4, "idle, slow, senseless and forged connections to all ports during the start"),
-    "starve": (starve, 4, "a worker without processor time for 30 s"),
+    "starve": (
+        starve,
+        4,
+        "a worker stopped in bursts of at most 2 s, or with niceness 19 beside two busy loops, for 30 s",
+    ),
     "two_jobs": (two_jobs, 2, "a second job on the same folder"),
     "stale_lock": (stale_lock, 2, "the lock of a dead job"),
     "mixed": (mixed, len(MIXED), "files of an older checkpoint in the newest one"),
