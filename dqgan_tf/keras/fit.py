@@ -54,7 +54,8 @@ class Loop:
         if trains:
             self._strategy.check_scope([*model.trainable_variables, *self._statistics])
             _warn_without_compression(model, leaves)
-        self._logs = self._latest = self._mean = None
+            _check_state(model)
+        self._logs = self._latest = self._mean = self._iterator = None
         self._epoch = [0.0] * len(self._logging)
         self._counts = self._count()
         compiled = (lambda f: f) if model.run_eagerly else tf.function(autograph=False, reduce_retracing=True)
@@ -63,8 +64,9 @@ class Loop:
     def __call__(self, iterator) -> dict:
         if isinstance(iterator, tf.distribute.DistributedIterator):
             done, logs, sums = self._many_steps(iterator, tf.constant(int(self._model.steps_per_execution)))
+            is_first, self._iterator = self._iterator is None or self._iterator() is not iterator, weakref.ref(iterator)
             if not int(done):
-                raise StopIteration
+                raise UsageError(private_keras.EMPTY) if is_first else StopIteration
         else:
             logs, sums = self._one_step(next(iterator))  # train_on_batch: each replica takes the whole batch
         if not self._logging:
@@ -257,6 +259,17 @@ def check(model: keras.Model) -> None:
             f"run_eagerly=True needs one replica per process, since replicas then run one after another and the first "
             f"would wait for the others for ever. This process has {replicas}."
         )
+
+
+def _check_state(model):
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    for layer in private_keras.flat_layers(model) if replicas > 1 else ():
+        if getattr(layer, "stateful", False):
+            raise UsageError(
+                "A recurrent layer with stateful=True keeps a state of each row of the batch, which is another row on "
+                f"every replica: set stateful=False, or train on one replica. Received: {layer.path}, {replicas} "
+                "replicas"
+            )
 
 
 def _check_layers(model):
