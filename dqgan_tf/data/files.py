@@ -9,8 +9,7 @@
 Every image becomes bytes. Floats in [0, 1] become round(255 x), floats in [-1, 1] round(127.5 (x + 1)); the range is
 [-1, 1] iff a value of the set is negative. If the lowest value is in (-0.1, 0), the set is refused. The order is the
 same in every process: files and class folders by their names (class folders by their numbers if all names are whole
-numbers), arrays as they are stored, and the images of a function by their bytes, so that a function may shuffle. Photos
-are turned upright, as their EXIF data say.
+numbers), arrays as they are stored, and the images of a function by their bytes, so that a function may shuffle.
 """
 
 import contextlib
@@ -27,7 +26,6 @@ import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -44,16 +42,6 @@ _PATH = re.compile(r"~|\.{0,2}/|\.{1,2}$|.*/$")
 _SPLITS = re.compile("train|test|val|dev|eval|extra|unlabel", re.IGNORECASE)  # how names of splits begin
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by number of channels
-_TURN = PIL.Image.Transpose
-_TURNS = {  # by EXIF orientation
-    2: _TURN.FLIP_LEFT_RIGHT,
-    3: _TURN.ROTATE_180,
-    4: _TURN.FLIP_TOP_BOTTOM,
-    5: _TURN.TRANSPOSE,
-    6: _TURN.ROTATE_270,
-    7: _TURN.TRANSVERSE,
-    8: _TURN.ROTATE_90,
-}
 _READ_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error)
 
 
@@ -255,25 +243,12 @@ def _header(file):
             raise ValueError(f"it has pixels of 32 bits (mode {image.mode})")
         has_alpha = image.has_transparency_data
         is_grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16")
-        height, width = image.size[::-1]
-        is_turned = _orientation(image) >= 5  # by 90 degrees
-        return (width, height) if is_turned else (height, width), 4 if has_alpha else 1 if is_grey else 3
-
-
-def _orientation(image):
-    """Returns the EXIF orientation of a photo, 1 to 8. Pillow would decode a whole PNG to look for it."""
-    try:
-        value = 1 if image.format == "PNG" else image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data, of which Pillow raises many types
-        return 1
-    return value if value in range(1, 9) else 1
+        return image.size[::-1], 4 if has_alpha else 1 if is_grey else 3
 
 
 def _decode(file, channels):
     """Returns an image, uint8 [height, width, channels]."""
     with _naming(file), PIL.Image.open(file, formats=_FORMATS) as image:
-        if (orientation := _orientation(image)) in _TURNS:
-            image = image.transpose(_TURNS[orientation])
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255.
             image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert(_MODES[channels]))
@@ -479,6 +454,12 @@ def _read_examples(dataset, examples):
             raise DatasetError(
                 f"The channels of {dataset!r} must come last, [h, w, c], and batches of grey images need an axis of 1 "
                 f"channel, [n, h, w, 1]. Received: shape={spec}, of which {image.shape} would be an image"
+            )
+        label = label[0] if np.shape(label) == (1,) else label
+        if np.shape(label):
+            raise DatasetError(
+                f"The labels of {dataset!r} must be whole numbers from 0, one for each image. Received: a label of "
+                f"shape {np.shape(label)}"
             )
         images.append(image)
         labels += [] if label is None else [label]

@@ -36,6 +36,7 @@ class Evaluator:
 
     def __init__(self, config: RunConfig, spec: DataSpec, *, use_ema: bool = True):
         check(config.evaluation, spec)
+        samples.check_memory(spec, config.evaluation.eval_samples)
         self._config, self._spec, self._use_ema = config.evaluation, spec, use_ema
         self._seed = config.train.seed
         if spec.kind == "points":
