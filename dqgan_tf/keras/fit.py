@@ -39,8 +39,8 @@ class Loop:
       trains: whether weights change.
 
     Raises:
-      UsageError: a variable that was created outside of the strategy's scope, or a layer that does not fit optimizers
-        whose gradients are taken at a point of each replica.
+      UsageError: a variable, also of a metric, that was created outside of the strategy's scope, or a layer that does
+        not fit optimizers whose gradients are taken at a point of each replica.
     """
 
     def __init__(self, model: keras.Model, replica_step, *, trains: bool):
@@ -51,6 +51,7 @@ class Loop:
             _check_layers(model)
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
+        self._strategy.check_scope(_metrics_variables(model), "all metrics")
         if trains:
             self._strategy.check_scope([*model.trainable_variables, *self._statistics])
             _warn_without_compression(model, leaves)
@@ -229,6 +230,13 @@ def _as_tensors(logs):
         if any(part.dtype == tf.string for part in tf.nest.flatten(value)):
             raise UsageError(f"Logs are averaged over the replicas and must be numbers. Received: a text as {name!r}")
     return logs
+
+
+def _metrics_variables(model):
+    """Returns the variables of a model's metrics, without those of compiled models inside it, which do not count."""
+    parts = [part for part in private_keras.flat_layers(model) if part is not model and isinstance(part, keras.Model)]
+    inside = {id(metric) for part in parts for metric in part.metrics}
+    return [variable for metric in model.metrics if id(metric) not in inside for variable in metric.variables]
 
 
 def _warn_without_compression(model, leaves):

@@ -564,6 +564,14 @@ def test_layers_of_another_scope_are_refused(strategy):
         model.make_train_function()
 
 
+def test_metrics_of_another_scope_are_refused(strategy):
+    """Both replicas would count into one variable, and each worker would see its own count."""
+    model = small_models.mlp(strategy, sgd(), metrics=[keras.metrics.FalsePositives(name="outside")])
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(UsageError, match="Create all metrics in the scope of the strategy.*Received: outside/"):
+            use(data(), verbose=0)
+
+
 def test_models_of_no_strategy_are_keras_own():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.compile("sgd", loss="mse")
