@@ -34,7 +34,7 @@ def run(name: str) -> None:
 
 def _with_flagfiles(arguments):
     """Returns arguments with the paths of our flag files, in `--flagfile=NAME` and in `--flagfile NAME`."""
-    found: list[str] = []
+    found = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         match = re.fullmatch(r"(--?flagfile=)(.+)", argument)
         is_path = re.fullmatch("--?flagfile", before)

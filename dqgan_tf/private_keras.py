@@ -160,7 +160,7 @@ def _as_array(output):
 
 
 def _batch_spec(iterator):
-    """Returns shapes and dtypes of the batches of Keras' iterator, or None if their first batch must show them.
+    """Returns shapes and dtypes of the batches of Keras' `EpochIterator`, or None if their first batch must show them.
 
     A generator yields each batch once: a batch that is read before the first step is lost to it.
     """

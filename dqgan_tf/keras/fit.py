@@ -56,7 +56,8 @@ class Loop:
             self._strategy.check_scope([*model.trainable_variables, *self._statistics])
             _warn_without_compression(model, leaves)
             _check_state(model)
-        self._logs = self._latest = self._mean = self._iterator = None
+        self._logs = self._latest = self._mean = None
+        self._iterator: weakref.ref | None = None  # of the last call
         self._epoch = [0.0] * len(self._logging)
         self._counts = self._count()
         compiled = (lambda f: f) if model.run_eagerly else tf.function(autograph=False, reduce_retracing=True)

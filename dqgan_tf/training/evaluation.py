@@ -46,9 +46,10 @@ class Evaluator:
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
         self._real = report.extract_features(self._network, real[rows])
-        # The shares of the classes among the generated images are those of the data.
-        is_conditional = spec.num_classes is not None and labels is not None
-        self._labels = None if not is_conditional else labels[np.linspace(0, len(labels) - 1, count).astype(int)]
+        self._labels = None
+        if spec.num_classes is not None and labels is not None:
+            # The shares of the classes among the generated images are those of the data.
+            self._labels = labels[np.linspace(0, len(labels) - 1, count).astype(int)]
 
     def evaluate(self, model) -> report.Figures:
         """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.
