@@ -25,12 +25,18 @@ BY_FILE := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 test: lint ## Lint, then all tests but the slow ones
 	$(BIN)/python -m pytest -q -m "not slow" $(BY_FILE) tests
 
-# XLA keeps what it has compiled for as long as a process lives: a single one would end beyond 14 GiB.
+# XLA keeps what it has compiled for as long as a process lives, so a single run would need more than 30 GiB.
 COMPILING := tests/compressors tests/distributed/test_topologies.py
+MODELS := tests/gan tests/test_error_feedback.py
+KERAS := tests/keras tests/evaluation tests/oracles
+REST := tests $(COMPILING:%=--ignore=%) $(MODELS:%=--ignore=%) $(KERAS:%=--ignore=%)
+SLOW := $(BIN)/python -m pytest -q -m slow -n $(TEST_PROCESSES) --durations=10
 
 test-slow: .venv/.test-stamp ## The slow tests alone: every compressor compiled in every topology, whole jobs of several processes
-	$(BIN)/python -m pytest -q -m slow -n $(TEST_PROCESSES) --dist worksteal $(COMPILING)
-	$(BIN)/python -m pytest -q -m slow $(BY_FILE) tests $(COMPILING:%=--ignore=%)
+	$(SLOW) --dist worksteal $(COMPILING)
+	$(SLOW) --dist loadfile --no-loadscope-reorder $(MODELS)
+	$(SLOW) --dist loadfile --no-loadscope-reorder $(KERAS)
+	$(SLOW) --dist loadfile --no-loadscope-reorder $(REST)
 
 # What the library reaches of TensorFlow and Keras past their public API; see dqgan_tf/private_tensorflow.py.
 ADAPTER_TESTS := tests/test_private_names.py tests/test_tensorflow_texts.py tests/distributed/transport \
@@ -45,7 +51,7 @@ test-next: ## Install NEXT (pre-releases too) into .venv-next, list the private 
 	.venv-next/bin/python -m pytest -q -m "not slow" $(if $(QUICK),$(BY_FILE) tests,$(ADAPTER_TESTS))
 
 # .pre-commit-config.yaml has the same list.
-lint: .venv/.test-stamp ## Style, types and the form of the hosted workflow, without changing a file
+lint: .venv/.test-stamp ## Style, types and the JSON schema of .github/workflows/test.yml; changes no file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

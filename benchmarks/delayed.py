@@ -47,7 +47,7 @@ _LOST = 1e3  # a field beyond this many times that of the start: the run has div
 
 _EXPLAINED = """\
 Means over seeds, smallest and largest in brackets. `exact`: no delay. Until the mean of a round arrives, a replica
-counts on its own packet (`own`), on half of it (`half`), or on nothing (`late`); docs/algorithm.md has the equations.
+counts on its own packet (`own`), on half of it (`half`), or on nothing (`late`); equations: delayed_derivation.md.
 Game: norm of the field over the last quarter of the run, with every mean applied. Ring: share of samples within .25
 of a mode and number of modes, raw generator over the last quarter of the run, modes seed by seed; `ema`: the averaged
 generator at the end. `python -m benchmarks.delayed --report=results/local/delayed.jsonl` makes this page."""

@@ -261,6 +261,7 @@ _LOCAL_GAME = [
     *_rows(_local("dqgan_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5)),
     *_rows(_local("dqgan_adam_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5)),
 ]
+_LOCAL_LONG = _rows(_local("dqgan", (1, 16, 64)), (NONE, SIGN, TOP_5))
 _LOCAL_SHIFT = _rows(
     [
         *_local("dqgan", (1, 4, 16)),
@@ -354,6 +355,7 @@ SUITES = {
         [
             ("nonlinear", 8, "homogeneous", _LOCAL_GAME),
             ("nonlinear", 8, "heterogeneous", _LOCAL_SHIFT),
+            ("nonlinear_long", 8, "homogeneous", _LOCAL_LONG),
         ],
         range(5),
         (*_FIELD, _SPREAD),

@@ -317,10 +317,10 @@ def _source(rows):
     """Where the runs come from."""
     texts = {key: ", ".join(sorted({str(row[key]) for row in rows})) for key in ("commit", "hardware", "threads")}
     seeds = sorted({row["seed"] for row in rows})
-    judges = sorted({row["feature_network"] for row in rows if "feature_network" in row})
-    judged = f" The judge of images is {', '.join(judges)}." if judges else ""
+    networks = sorted({row["feature_network"] for row in rows if "feature_network" in row})
+    network = f" Feature network of the image figures: {', '.join(networks)}." if networks else ""
     hours = sum(row.get("wall_seconds", 0.0) for row in rows) / 3600
     return (
         f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {hours:.1f} hours; {texts['hardware']}, threads of a "
-        f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command.{judged}"
+        f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command.{network}"
     )

@@ -17,7 +17,7 @@ import importlib
 __version__ = "0.2.0"
 
 _MODULE_OF = {
-    "CompressedStrategy": "dqgan_tf.keras",
+    "CompressedStrategy": "dqgan_tf.keras",  # its import repairs Keras' `fit` for several workers: private_keras.repair
     "CompressionConfig": "dqgan_tf.config",
     "DQGAN": "dqgan_tf.gan.model",
     "LossConfig": "dqgan_tf.config",

@@ -2,7 +2,7 @@
 
 `RunConfig` holds all settings of a run and is saved as JSON in the model_dir. The flags of trainers.train and the table
 in docs/settings.md are made from these fields (`flags/run.py`, `flags/table.py`). A dataclass checks its values when it
-is constructed, with the same rules and sentences as the flags. This file imports no TensorFlow.
+is constructed, by the function that the flags use (flags of paths add a hint). This file imports no TensorFlow.
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ class OptimizerConfig(Settings):
     direction: str = setting(
         "adam",
         "Direction u of an update, computed from the gradient g: sgd (u = g, optimistic mirror descent), momentum (u = "
-        "(1-b) sum_k b^k g_{t-k} / (1-b^t), b = beta_1) or adam. Each worker has its own moments if updates are "
+        "(1-b) sum_k b^k g_{t-k} / (1-b^t), b = beta_1) or adam. Each replica has its own moments if updates are "
         "exchanged.",
         choices=("sgd", "momentum", "adam"),
     )
@@ -129,9 +129,9 @@ class OptimizerConfig(Settings):
     epsilon: float = setting(1e-8, "Term that adam adds to the square root of the second moment.", above=0)
     second_moment: str = setting(
         "local",
-        "Second moment of adam: the worker's own (local), an exact average over workers, taken at t = 1, 2, 4, ..., 64 "
-        "and every second_moment_period steps (averaged), or the larger of both (guarded). Use guarded if workers have "
-        "different data.",
+        "Second moment of adam: the replica's own (local), an exact average over replicas, taken at t = 1, 2, 4, ..., "
+        "64 and every second_moment_period steps (averaged), or the larger of both (guarded). Use guarded if replicas "
+        "have different data.",
         choices=("local", "averaged", "guarded"),
     )
     second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
@@ -150,16 +150,16 @@ class OptimizerConfig(Settings):
     )
     half_step: str = setting(
         "own",
-        "Point at which a worker takes its gradient. own: ahead of the weights by its own last direction (DQGAN). "
-        "common: ahead by the last update of all workers. corrected: ahead by its own last direction minus its drift, "
-        "which is its shift minus the mean shift; its local steps are corrected too. none: the weights, without the "
-        "residual (simultaneous gradient descent). Try common or corrected if workers have different data.",
+        "Point at which a replica takes its gradient. own: w minus its residual and its own last step (DQGAN). common: "
+        "w minus its residual and the last mean update. corrected: as own, but its drift (its shift minus the mean "
+        "shift) is subtracted from its last step; its local steps are corrected too. none: w itself (simultaneous "
+        "gradient descent). Try common or corrected if replicas have different data.",
         choices=("own", "common", "corrected", "none"),
     )
     exchange: str = setting(
         "update",
-        "What workers exchange, compressed or not: update (each worker computes a direction u, and eta u is averaged: "
-        "DQGAN) or gradient (gradients are averaged, and all workers compute u from the mean).",
+        "What replicas exchange, compressed or not: update (each replica computes a direction u, and eta u is "
+        "averaged: DQGAN) or gradient (gradients are averaged, and all replicas compute u from the mean).",
         choices=("update", "gradient"),
     )
     step_rule: str = setting(
@@ -205,7 +205,7 @@ class CompressionConfig(Settings):
     )
     local_steps: int = setting(
         1,
-        "Gradient steps K of each worker between two exchanges; a step then sends 1/K of the bytes on average. All "
+        "Gradient steps K of each replica between two exchanges; a step then sends 1/K of the bytes on average. All "
         "numbers of steps count gradient steps. Logs, pictures, checkpoints and checks wait for the next exchange. The "
         "last round is shorter if steps is no multiple of K. 1: every step is exchanged.",
         lower=1,
@@ -226,10 +226,10 @@ class CompressionConfig(Settings):
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
     shift: float = setting(
         0.0,
-        "Learning rate a of a learned shift, for workers with different data; 0: no shift. Each worker learns the mean "
-        "of its own updates and sends only the difference from it. All workers know the mean of the shifts without "
-        "sending it, and add it. 0.1 suits 1 bit and more. Top-k of a share f needs less: f/4 keeps its residuals "
-        "bounded.",
+        "Learning rate a of a learned shift, for replicas with different data; 0: no shift. Each replica learns the "
+        "mean of its own updates and sends only the difference from it. All replicas know the mean of the shifts "
+        "without sending it, and add it. 0.1 suits 1 bit and more. Top-k of a share f needs less: f/4 keeps its "
+        "residuals bounded.",
         lower=0,
         upper=1,
         example=0.1,
@@ -241,10 +241,11 @@ class CompressionConfig(Settings):
     )
     topology: str = setting(
         "auto",
-        "Exchange of the packets among M workers: all_gather sends M-1 packets per worker; two_step (all-to-all, "
-        "average, encode again, all-gather) sends about 2 for any M; hierarchical sums exactly inside a host and "
-        "compresses between hosts. auto chooses hierarchical if hosts have several replicas, and two_step if it saves "
-        "a quarter of the bytes and at least 16 KiB.",
+        "Exchange of the packets among M replicas: all_gather sends M-1 packets per replica; two_step (all-to-all, "
+        "average, encode again, all-gather) sends about 2 for any M; hierarchical averages exactly inside a host and "
+        "compresses between hosts, where it chooses as auto does. auto chooses hierarchical if there are several "
+        "workers with several replicas each; else two_step if it saves a quarter of the bytes and at least 16 KiB; "
+        "else all_gather.",
         choices=("auto", "all_gather", "two_step", "hierarchical"),
     )
     packet_mb: float = setting(
@@ -266,6 +267,11 @@ class CompressionConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from dqgan_tf import compressors  # here, so that `--help` loads no numpy
+        from dqgan_tf.compressors import rules
+
+        compressors.get(self.compressor)
+        rules.parse(self.compressor_rules)
         check_shift(self.shift, self.error_feedback)
 
 
@@ -344,10 +350,11 @@ class TrainConfig(Settings):
     silence_timeout: float = setting(
         30.0,
         "Seconds without a sign of life after which a worker counts as lost and the others end with code 4. An outage "
-        "of the network of up to a quarter of this time, and at most 10 s, is survived.",
+        "of the network of up to a quarter of this time, and at most 10 s, is survived. Equal on all workers, because "
+        "each sends TensorFlow a heartbeat every half of its own value.",
         lower=5,
         upper=86_400,
-        is_local=True,
+        may_change=True,
     )
     keep_checkpoints: int = setting(3, "Number of complete checkpoints to keep.", lower=1, may_change=True)
     deterministic: bool = setting(
@@ -598,7 +605,7 @@ class RunConfig(Settings):
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    compression: CompressionConfig = CompressionConfig()
+    compression: CompressionConfig = dataclasses.field(default_factory=CompressionConfig)
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

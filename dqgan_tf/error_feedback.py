@@ -18,8 +18,8 @@ class Encoded(NamedTuple):
 
     payload: c_t, the compressor's NamedTuple of 32-bit tensors.
     residual: e_t, float32 [n]; None without error feedback.
-    energies: squared norms, float32 [3] = (||p_t||^2, that of the argument `residual`, ||p_t - decode(c_t)||^2); inf if
-      a square overflows.
+    energies: float32 [3], the squared norms of p_t, of the argument `residual` and of p_t - decode(c_t); inf where a
+      square overflows.
     """
 
     payload: Any

@@ -30,8 +30,8 @@ def setting(
     """Returns a dataclass field with help text, bounds and choices in its metadata.
 
     Args:
-      default: of the field and its flag.
-      help_text: for users, with units.
+      default: default of the field and its flag.
+      help_text: explanation for users, with units.
       choices: the allowed values of a text. `dirichlet:ALPHA` allows `dirichlet:` and a number above 0.
       lower, above, below, upper: bounds of a number: value >= lower, value > above, value < below, value <= upper.
       example: a number that works, for error messages; None takes the default.

@@ -22,9 +22,9 @@ def half_step_point(
     docs/algorithm.md. Chen et al. 2020, arXiv 2010.13359.
 
     Args:
-      weights: w_{t-1}, float32 of any shape, equal on all workers.
-      direction: u_{t-1} of this worker, of that shape; zeros before the first step.
-      residual: e_{t-1} of this worker, of that shape, in units of parameters.
+      weights: w_{t-1}, float32 of any shape, equal on all replicas.
+      direction: u_{t-1} of this replica, of that shape; zeros before the first step.
+      residual: e_{t-1} of this replica, of that shape, in units of parameters.
       learning_rate: eta, float32 scalar.
     """
     return weights - (learning_rate * direction + residual)
@@ -33,7 +33,7 @@ def half_step_point(
 class Direction(abc.ABC):
     """Contract: u_t = direction(g_t, slots_t, t) with slots_t = accumulate(g_t, slots_{t-1}).
 
-    Directions know neither compression nor workers. They are elementwise: the direction of a part of a tensor is that
+    Directions know neither compression nor replicas. They are elementwise: the direction of a part of a tensor is that
     part of the direction.
     """
 
@@ -44,11 +44,11 @@ class Direction(abc.ABC):
 
     @property
     def averaged_slot(self) -> str | None:
-        """The slot that holds an exact average of `corrected` over the workers; None if there is none."""
+        """The slot that holds an exact average of `corrected` over the replicas; None if there is none."""
         return None
 
     def averages_at(self, step: int) -> bool:
-        """Whether step `step`, from 1, averages over the workers."""
+        """Whether step `step`, from 1, averages over the replicas."""
         return False
 
     @abc.abstractmethod
@@ -56,8 +56,8 @@ class Direction(abc.ABC):
         """Returns the slots after this gradient."""
 
     def corrected(self, slots: dict[str, tf.Tensor], t: tf.Tensor) -> tf.Tensor:
-        """Returns what is averaged over the workers, shaped like the gradient; only with an `averaged_slot`."""
-        raise TypeError(f"{type(self).__name__} averages nothing over the workers.")
+        """Returns what is averaged over the replicas, shaped like the gradient; only with an `averaged_slot`."""
+        raise TypeError(f"{type(self).__name__} averages nothing over the replicas.")
 
     @abc.abstractmethod
     def direction(self, gradient: tf.Tensor, slots: dict[str, tf.Tensor], t: tf.Tensor) -> tf.Tensor:
@@ -118,18 +118,18 @@ class Momentum(Direction):
 
 @dataclasses.dataclass(frozen=True)
 class Adam(Direction):
-    """Adam (Kingma and Ba 2015, arXiv 1412.6980) with per-worker moments and a choice of second moment V.
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980) with per-replica moments and a choice of second moment V.
 
         m_t = beta_1 m_{t-1} + (1 - beta_1) g_t;   v_t = beta_2 v_{t-1} + (1 - beta_2) g_t^2
         u_t = (m_t / (1 - beta_1^t)) / (sqrt(V_t) + epsilon)
 
     second_moment:
-      local: V_t = v_t / (1 - beta_2^t), this worker's own.
-      averaged: V_t = mean over workers of v_s / (1 - beta_2^s), s the latest averaging step; removes the bias that
+      local: V_t = v_t / (1 - beta_2^t), this replica's own.
+      averaged: V_t = mean over replicas of v_s / (1 - beta_2^s), s the latest averaging step; removes the bias that
         heterogeneous shards of the data give `local`.
       guarded: the elementwise maximum of `averaged` and `local`, since an old average can be far too small.
     Averaging steps are t = 1, 2, 4, ..., 64 and every multiple of `second_moment_period`. Where the average is 0 (e.g.
-    before the first accepted averaging step), V is this worker's own. Otherwise the update would be divided by epsilon
+    before the first accepted averaging step), V is this replica's own. Otherwise the update would be divided by epsilon
     alone and destroy the weight.
 
     Preconditioning before compression keeps residuals in units of parameters and never divides by the second moment of

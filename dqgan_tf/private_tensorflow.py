@@ -71,7 +71,7 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     that of `tf.distribute.MirroredStrategy`, and a public choice of local devices.
 
     Args:
-      cluster_resolver: as in the base class.
+      cluster_resolver: argument of the base class.
       communication_options: a `CommunicationOptions`, not None.
       replicas_per_worker: number of replicas of a machine without GPUs.
       silence_seconds: seconds without a heartbeat after which TensorFlow's coordination service gives a worker up.
@@ -142,9 +142,8 @@ class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended
         self._replace_cross_device_ops()
 
     def _configure_coordination_service(self, cluster):
-        """As the base class does, which keeps what is configured already, and with a limit for heartbeats.
-
-        The limit of the base class is that of TensorFlow, 10 s.
+        """Configures the service before the base class does, which keeps an existing configuration: with our limit for
+        heartbeats instead of TensorFlow's 10 s.
         """
         jobs = [job for job in ("chief", "worker") if job in cluster.jobs]
         context.context().configure_coordination_service(
@@ -167,8 +166,7 @@ class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
     """`CollectiveAllReduce` that passes reductions in channels to the strategy.
 
     `ReplicaContext.all_reduce` calls `batch_reduce`, which calls `_all_reduce` for each local replica (TensorFlow
-    2.21.0). If the options name a channel, this one calls `CompressedStrategy.reduce_in_channel`, which calls
-    `Channel.mean`.
+    2.21.0). docs/algorithm.md has the whole chain of calls.
     """
 
     strategy: WorkerStrategy
@@ -189,7 +187,6 @@ class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
         if not getattr(options, "channel", None):
             return super()._all_reduce(reduce_op, value, replica_id, options)
         with tf.device(self._devices[replica_id]):
-            # -> CompressedStrategy.reduce_in_channel -> Channel.mean
             results = self.strategy.reduce_in_channel(reduce_op, tf.nest.flatten(value), replica_id, options)
         return tf.nest.pack_sequence_as(value, results)
 

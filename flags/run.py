@@ -4,8 +4,7 @@ import sys
 
 from absl import flags
 
-from dqgan_tf import compressors, config, fields
-from dqgan_tf.compressors import rules
+from dqgan_tf import config, fields
 from dqgan_tf.training import command
 
 _READERS = {
@@ -49,11 +48,7 @@ def run_config() -> config.RunConfig:
     for key, value in config.ALGORITHMS.get(values["algorithm"], {}).items():
         if flags.FLAGS[key.rpartition(".")[2]].present and values[key] != value:
             config.refuse_contradiction(values["algorithm"], key, values[key])
-    settings = config.from_flat(values)
-    # Only to refuse a wrong spec before TensorFlow is loaded. `DQGAN.compile` parses the specs that it uses.
-    compressors.get(settings.compression.compressor)
-    rules.parse(settings.compression.compressor_rules)
-    return settings
+    return config.from_flat(values)
 
 
 def _define(key, field):

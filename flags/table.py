@@ -8,7 +8,8 @@ from dqgan_tf.fields import requirement
 _HEAD = """# Settings
 
 Each setting is a field of a dataclass in `dqgan_tf/config.py` and a flag of `trainers.train`. Both refuse a bad value
-with the same sentence. `python -m flags.table > docs/settings.md` makes this file from the fields.
+by the same rule and, except for paths, with the same sentence. `python -m flags.table > docs/settings.md` makes this
+file from the fields.
 
 The column *resume* says what a resumed run may change (`free`; see `operations.md`) and what may also differ between
 workers (`local`).

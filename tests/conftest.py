@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
-    """Folder of the data sets: `DQGAN_DATA`, or `../shared/data` beside the checkout. Skips where there is none."""
+    """Folder of the data sets: `DQGAN_DATA`, or `shared/data` beside the checkout. Skips where there is none."""
     path = pathlib.Path(os.environ.get("DQGAN_DATA") or ROOT.parent / "shared" / "data")
     if not path.is_dir():
         pytest.skip(f"no data sets at {path}; set DQGAN_DATA to a folder that holds them")

@@ -311,10 +311,15 @@ def test_settings_of_version_0_1_0_are_read():
     assert config.flatten(saved) == run.flat()
 
 
+@pytest.mark.parametrize("settings", [{"compressor": "sgin"}, {"compressor_rules": "bias=sgin"}])
+def test_a_compressor_that_does_not_exist_is_refused_where_it_is_given(settings):
+    with pytest.raises(UsageError, match="must be like one of none, .*Received: 'sgin'"):
+        CompressionConfig(**settings)
+
+
 def test_what_a_resumed_run_and_each_worker_may_change():
     networks = {f"evaluation.{name}" for name in ("feature_network", "inception_weights", "cache_dir")}
-    limits = {"train.start_timeout", "train.silence_timeout"}
-    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir"} | limits | networks
+    assert config.LOCAL_FIELDS == {"model_dir", "data.data_dir", "train.start_timeout"} | networks
     assert config.FREE_FIELDS == networks | {
         "model_dir",
         "algorithm",

@@ -6,10 +6,14 @@
 If --model_dir holds an unfinished run, the command resumes it.
 """
 
+import os
 import signal
 
+from dqgan_tf.distribute import tf_config
 from dqgan_tf.training import command
 from flags import run as run_flags
+
+_EVALUATOR_NICENESS = 10  # of a core that it shares with a worker, it gets a tenth
 
 
 def main(arguments):
@@ -17,6 +21,8 @@ def main(arguments):
     # Until `StopSignal` catches it, Ctrl-C ends the process immediately, without a traceback: there is nothing to save.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     config = run_flags.run_config()
+    if tf_config.is_evaluator(os.environ):
+        os.nice(_EVALUATOR_NICENESS)  # before TensorFlow starts threads, which inherit it
 
     command.load_tensorflow()
     from dqgan_tf.training import run

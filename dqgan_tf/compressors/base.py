@@ -45,7 +45,7 @@ class Compression(abc.ABC):
     @classmethod
     def parameters(cls) -> list[dataclasses.Field]:
         """Returns the fields that a spec may set: arguments of the constructor whose default is a number or a word."""
-        return [one for one in dataclasses.fields(cls) if one.init and isinstance(one.default, (int, float, str))]
+        return [f for f in dataclasses.fields(cls) if f.init and isinstance(f.default, (int, float, str))]
 
     @property
     def unbiased(self) -> bool:

@@ -9,7 +9,7 @@ from dqgan_tf.lazy_tensorflow import tf
 CPU_BLOCK = 32768
 """Values of a block whose input, codes and residual (about 0.5 MB) fit into a core's L2 cache."""
 
-_SEED_STRIDE = 0x3C6EF372
+_SEED_STRIDE = 0x3C6EF372  # 2^33 / golden ratio: seeds of nearby blocks differ in high and low bits
 
 
 def effective_block(compressor, block: int | None) -> int | None:
@@ -35,7 +35,7 @@ def for_each_block(write, buffers, n: int, block: int):
 
     Args:
       write: (index, size, *buffers) -> buffers, for the `size` values from `index * block` on. `index` is an int32
-        scalar or an int; `size` is an int: `block`, or less than twice as much for the last block.
+        scalar or an int; `size` is an int: `block`, or up to 2 * block - 1 for the last call.
       buffers: tuple of tensors or NamedTuples of them.
     """
     count = n // block if n % block == 0 else max(0, n // block - 1)  # iterations of the loop

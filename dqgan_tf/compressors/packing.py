@@ -44,7 +44,7 @@ def pack_planes(codes: tf.Tensor, bits: int) -> list[tf.Tensor]:
     """Returns the planes, one int32 tensor each. XLA would write them into one tensor five times slower.
 
     Args:
-      codes: int32 [rows, width], width a multiple of 32; bits from `bits` on are ignored.
+      codes: int32 [rows, width], width a multiple of 32; only the lowest `bits` bits are used.
       bits: 1 to 8 or 16.
     """
     rows, width = codes.shape

@@ -16,7 +16,7 @@ from dqgan_tf.lazy_tensorflow import tf
 BUCKET_MAX = 1 << 24
 """An arbitrary limit: no layer of a GAN has more values."""
 WELL_BOUNDED_BUCKET = 512
-"""With this bucket or a narrower one, every quantizer here has a contraction bound."""
+"""Largest bucket of a `contractive_variant`. Stochastic rounding of few bits and `terngrad` have none even there."""
 
 
 def check_bucket(bucket) -> None:
@@ -128,7 +128,7 @@ class BucketQuantizer(Quantizer):
     def quantize_rows(self, rows, n: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (int32 [rows, width] codes, float32 [rows] scales) of float32 [rows, width]: n values, then zeros.
 
-        Bits of a code from `bits` on are ignored. The scale of a bucket with a value that is not finite is not finite.
+        Only the lowest `bits` bits of a code are used. A bucket with a value that is not finite has such a scale.
         """
 
     @abc.abstractmethod

@@ -49,7 +49,7 @@ _READ_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError,
 class Source:
     """An image set of one's own, opened but not read.
 
-    name: as in `DataConfig.dataset`.
+    name: value of `DataConfig.dataset`.
     shape: (height, width, channels); a height or width that differs between images is None.
     num_examples: number of images.
     reader: function () -> (function: indices -> list of uint8 images [h, w, c]).
@@ -172,9 +172,9 @@ def to_bytes(name: str, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
 
 def _open_folder(dataset, folder):
     if not folder.is_dir():
-        found = "is neither a folder nor an .npz or .npy file" if folder.exists() else "does not exist"
+        problem = "is neither a folder nor an .npz or .npy file" if folder.exists() else "does not exist"
         raise DatasetError(
-            f"{str(folder)!r} {found}. `dataset` takes a folder of images, an .npz or .npy file, a name of "
+            f"{str(folder)!r} {problem}. `dataset` takes a folder of images, an .npz or .npy file, a name of "
             "TensorFlow Datasets such as cifar10, or MODULE:FUNCTION."
         )
     try:
@@ -211,8 +211,8 @@ def _list_files(dataset, folder):
     for number, class_folder in enumerate(classes):
         members, deeper = _visible(class_folder)
         if deeper or not members:
-            found = f"the folder {deeper[0].name!r} in it" if deeper else "no file in it"
-            raise DatasetError(f"The class folder {str(class_folder)!r} must hold images only. Received: {found}")
+            content = f"the folder {deeper[0].name!r} in it" if deeper else "no file in it"
+            raise DatasetError(f"The class folder {str(class_folder)!r} must hold images only. Received: {content}")
         files += members
         labels += [number] * len(members)
     return files, np.asarray(labels, np.int64), tuple(path.name for path in classes)
@@ -335,14 +335,14 @@ def _choose_keys(dataset, headers, listed, keys):
             return chosen[0], chosen[1]
         key = chosen[0]
     else:
-        found = [key for key, (shape, _) in headers.items() if len(shape) in (3, 4)] or list(headers)
-        if len(found) != 1:
-            example = f", such as {dataset}:{found[0]}" if found else ""
+        names = [key for key, (shape, _) in headers.items() if len(shape) in (3, 4)] or list(headers)
+        if len(names) != 1:
+            example = f", such as {dataset}:{names[0]}" if names else ""
             raise DatasetError(
                 f"{dataset!r} must hold one array of images, or `dataset` must name one{example}. It holds: "
                 f"{listed or 'nothing'}"
             )
-        [key] = found
+        [key] = names
     count = headers[key][0][:1]
     labels = [k for k, (s, t) in headers.items() if s in (count, (*count, 1)) and np.issubdtype(t, np.integer)]
     labels = [label for label in labels if label != key]
@@ -410,7 +410,7 @@ def _import(dataset, module, function):
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        value = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise DatasetError(f"{dataset!r} cannot be imported: {error}") from error
@@ -419,9 +419,9 @@ def _import(dataset, module, function):
         ) from error
     except Exception as error:
         raise DatasetError(f"{dataset!r} failed{_where(error)}: {type(error).__name__}: {error}") from error
-    if not callable(found):
+    if not callable(value):
         raise DatasetError(f"There is no data set {dataset!r}: the module {module!r} has no function {function!r}.")
-    return found
+    return value
 
 
 def _where(error):

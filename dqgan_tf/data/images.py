@@ -38,17 +38,17 @@ def describe(config: DataConfig) -> DataSpec:
     return _describe(config, _find(config))
 
 
-def _describe(config, own):
-    """As `describe`; `own` is the result of `_find`. A function that makes a set may make another one at each call."""
-    if own is not None:
-        source, rows = own
+def _describe(config, user_set):
+    """As `describe`; `user_set` is what `_find` returned. A function that makes a set may make another one next time."""
+    if user_set is not None:
+        source, rows = user_set
         shape, default, num_examples, has_labels = source.shape, None, len(rows), source.has_labels
     else:
         builder = catalogue.prepared_builder(config.dataset, config.data_dir)
         shape, default = _tfds_shape(config, builder), DEFAULT_SIZES.get(builder.name)
         num_examples, has_labels = _tfds_count(config, builder), _tfds_has_labels(builder)
     if (config.shards != "iid" or config.conditional) and not has_labels:
-        raise _no_labels(config, own)
+        raise _no_labels(config, user_set)
     height, width, channels = shape
     size = config.image_size or default or (height if height == width else None)
     if size is None:
@@ -57,13 +57,13 @@ def _describe(config, own):
             f"{shape}."
         )
     spec = DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
-    return dataclasses.replace(spec, num_classes=_num_classes(config, own)) if config.conditional else spec
+    return dataclasses.replace(spec, num_classes=_num_classes(config, user_set)) if config.conditional else spec
 
 
-def _num_classes(config, own):
+def _num_classes(config, user_set):
     """Returns the number of classes of a conditional run: of the whole set, not only of the split."""
-    if own is not None:
-        source, _ = own
+    if user_set is not None:
+        source, _ = user_set
         if source.class_names:
             return len(source.class_names)
         labels, num_examples = source.labels(), source.num_examples
@@ -71,7 +71,7 @@ def _num_classes(config, own):
         info = catalogue.prepared_builder(config.dataset, config.data_dir).info
         if classes := getattr(info.features["label"], "num_classes", None):
             return classes
-        labels, num_examples = _load_labels(config, own), sum(split.num_examples for split in info.splits.values())
+        labels, num_examples = _load_labels(config, user_set), sum(split.num_examples for split in info.splits.values())
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_examples:  # each class is a row of weights
         raise DatasetError(
@@ -127,8 +127,8 @@ def load(config: DataConfig) -> np.ndarray:
     return _load(config, _find(config))
 
 
-def _load(config, own):
-    spec = _describe(config, own)
+def _load(config, user_set):
+    spec = _describe(config, user_set)
     size, num_examples = spec.shape[0], spec.num_examples or 0
     needed = num_examples * math.prod(spec.shape)
     if needed > MEMORY_LIMIT_BYTES:
@@ -138,7 +138,7 @@ def _load(config, own):
         )
     images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
-    for chunk in _tfds_chunks(config, size) if own is None else _own_chunks(own[0], own[1], size):
+    for chunk in _tfds_chunks(config, size) if user_set is None else _own_chunks(user_set[0], user_set[1], size):
         if count + len(chunk) <= len(images):
             images[count : count + len(chunk)] = chunk
         if (count + len(chunk)) // tenth > count // tenth:
@@ -158,9 +158,9 @@ def load_labels(config: DataConfig) -> np.ndarray | None:
     return _load_labels(config, _find(config))
 
 
-def _load_labels(config, own):
-    if own is not None:
-        source, rows = own
+def _load_labels(config, user_set):
+    if user_set is not None:
+        source, rows = user_set
         own_labels = source.labels()
         return None if own_labels is None else own_labels[rows]
     builder = catalogue.prepared_builder(config.dataset, config.data_dir)
@@ -172,8 +172,8 @@ def _load_labels(config, own):
 
 def load_with_labels(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns the results of `load` and of `load_labels`, of one and the same call of a function that makes the set."""
-    own = _find(config)
-    return _load(config, own), _load_labels(config, own)
+    user_set = _find(config)
+    return _load(config, user_set), _load_labels(config, user_set)
 
 
 def frame(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
@@ -196,17 +196,17 @@ def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -
     Raises:
       DatasetError: the images cannot be loaded, or not dealt to this number of replicas.
     """
-    parts, own = None, _find(config)
+    parts, user_set = None, _find(config)
     if config.shards != "iid":
-        labels = _load_labels(config, own)
+        labels = _load_labels(config, user_set)
         if labels is None:
-            raise _no_labels(config, own)
+            raise _no_labels(config, user_set)
         parts = deal(labels, config.shards, num_replicas, seed)
     with tf.device("CPU:0"):
         images = tf.identity(
-            tf.constant(_load(config, own))
+            tf.constant(_load(config, user_set))
         )  # The constant itself holds its bytes twice (TensorFlow 2.21).
-        classes = tf.constant(_load_labels(config, own), tf.int32) if config.conditional else None
+        classes = tf.constant(_load_labels(config, user_set), tf.int32) if config.conditional else None
     num_examples = images.shape[0]
 
     def batch_at(step, replica):
@@ -220,12 +220,12 @@ def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -
     return batch_at
 
 
-def _no_labels(config, own):
-    others = own[0].other_arrays if own is not None else ""
+def _no_labels(config, user_set):
+    others = user_set[0].other_arrays if user_set is not None else ""
     rule = "one array of whole numbers, one for each image; FILE.npz:IMAGES,LABELS names it"
-    found = f" ({rule}, and the file also holds {others})" if others else ""
+    unless = f" ({rule}, and the file also holds {others})" if others else ""
     return DatasetError(
-        f"{config.dataset!r} has no labels{found}, so that it takes only --shards=iid and --noconditional. "
+        f"{config.dataset!r} has no labels{unless}, so that it takes only --shards=iid and --noconditional. "
         f"Received: shards={config.shards}, conditional={config.conditional}"
     )
 
@@ -247,7 +247,7 @@ def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[
       labels: int [n], from 0.
       shards: `by_class` or `dirichlet:ALPHA`.
       num_replicas: M.
-      seed: of the random order and of the shares.
+      seed: seed of the random order and of the shares.
 
     Returns:
       The indices of the images of each replica, int64 [n / M].
@@ -303,7 +303,7 @@ def permuted_indices(
 
     Args:
       num_examples: n.
-      batch_size, num_replicas, seed: as in `dqgan_tf.data.build`.
+      batch_size, num_replicas, seed: arguments of `dqgan_tf.data.build`.
       step, replica: t and r, i64 [].
     """
     first = (step * num_replicas + replica) * batch_size

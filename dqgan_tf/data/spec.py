@@ -19,7 +19,7 @@ class DataSpec:
     kind: `points` or `images`.
     shape: shape of one sample: (2,) for points, (height, width, channels) for images.
     num_examples: number of samples in the split, or None if samples are drawn anew.
-    name: as in `DataConfig.dataset`.
+    name: value of `DataConfig.dataset`.
     modes: float32 [num_modes, 2], the means of a mixture. None for images.
     standard_deviation: standard deviation of each mode along each axis. None for images.
     high_quality_radius: a sample within this distance of a mode counts as high quality. None for images.

@@ -18,6 +18,8 @@ from dqgan_tf.distribute.topologies.packet import Exact, PacketSettings, Seeds
 from dqgan_tf.distribute.transport.collectives import Collectives
 from dqgan_tf.errors import UsageError
 
+# Primes, so that no two small pairs (seed, stream) make the same seed.
+_SEED_FACTOR, _STREAM_FACTOR = 1000003, 7919
 ENERGIES = ("update_energy", "residual_energy", "error_energy", "shift_energy")
 """Squared norms of p, of e and s before the step, and of p - decode(encode(p))."""
 
@@ -30,7 +32,7 @@ class CompressionOptions(private_tensorflow.CommunicationOptions):
 
     Args:
       channel: name of an open channel; None: an exact reduction.
-      bytes_per_pack, timeout_seconds, implementation: as in `tf.distribute.experimental.CommunicationOptions`.
+      bytes_per_pack, timeout_seconds, implementation: arguments of `tf.distribute.experimental.CommunicationOptions`.
     """
 
     def __init__(self, channel: str | None = None, **options):
@@ -66,9 +68,9 @@ class Channel:
 
         p^m = x^m + e^m - s^m;   q = sbar + 1/M sum_m decode(c^m);   s^m <- s^m + a (p^m - e^m);   sbar <- mean of s^m
 
-    `topologies` computes q, with the same bits on all replicas. If `p` of any replica is not finite (or a scale reaches
-    1e30), `accepted` is False on all replicas after the call and no residual changes: the callers must skip the step
-    together.
+    `topologies` computes q, with the same bits on all replicas. If `p` of any replica is not finite or a scale reaches
+    `float_bits.LARGEST_SCALE`, `accepted` is False on all replicas after the call and no residual changes: the callers
+    must skip the step together.
 
     If `Collectives.is_hierarchical`, m is the index of a host, and x^m is the exact mean over the replicas of host m.
     These replicas have equal residuals.
@@ -128,20 +130,20 @@ class Channel:
             logging.info("Channel %s uses %s: %s", name, topology_of_vectors, self.reason)
         weights = [pair for vector in vectors for pair in zip(vector.weights, vector.shapes, strict=True)]
         self._shapes = [shape for _, shape in sorted(weights)]
-        self._weights = []  # per vector, (weight, start, size) of its weights
-        for vector in vectors:
-            starts = itertools.accumulate(vector.sizes[:-1], initial=0)
-            self._weights.append(list(zip(vector.weights, starts, vector.sizes, strict=True)))
+        self._weights = [_places_of_weights(vector) for vector in vectors]
+        self._exact = {weight for vector in vectors if vector.is_exact for weight in vector.weights}
         self._learned = [_initial_state(vector, devices) for vector in vectors]
         on_cpu = "CPU" in devices[0]
         settings = PacketSettings(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices), shift)
-        values = sum(vector.size for vector in vectors)
-        packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else values  # 2**18 float32 values are 1 MiB
+        packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else self.dense_bytes // 4  # 2**18 values are 1 MiB
         threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
         self.packets = choice.build(topology_of_vectors, vectors, self._learned, settings, packet_values, threads)
-        self._exact = {weight for vector in vectors if vector.is_exact for weight in vector.weights}
         self._mean_shifts = [ReplicaLocal(devices, shape, "mean_shift") if shift else None for shape in self._shapes]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
+        self._create_results(devices)
+
+    def _create_results(self, devices):
+        """Creates the variables that hold the results of the last reduction, besides its means."""
         self.accepted = ReplicaLocal(devices, [], "accepted", tf.bool)
         self.energies = ReplicaLocal(devices, [len(self.vectors), len(ENERGIES)], "energies")
         host = [tf.DeviceSpec.from_string(d).replace(device_type="CPU", device_index=0).to_string() for d in devices]
@@ -179,7 +181,7 @@ class Channel:
     def dense_sent_bytes(self) -> int:
         """Bytes that one replica would send in an exact float32 ring all-reduce, 2(M-1)/M 4n; as `sent_bytes`."""
         size = self._collectives[0].size
-        total = sum(Exact.volume_of(packet.codings, size).sent_bytes for packet in self.packets)
+        total = sum(Exact.volume_of(packet.keys, size).sent_bytes for packet in self.packets)
         return -(-total // self._collectives[0].replicas_per_rank)
 
     @property
@@ -200,44 +202,45 @@ class Channel:
           ValueError: number, shape or dtype of the values differs from that of the weights.
         """
         self._check_values(values)
-        collectives, energies = self._collectives[replica], self._state_energies(replica)
+        collectives, state_energies = self._collectives[replica], self._state_energies(replica)
         values = collectives.rank_mean(values, options)
         seeds = self._next_seeds(replica)
         updates = [[self._window(slice_, values) for slice_ in packet.slices] for packet in self.packets]
-        # Runs `Packet.reduce` of every packet (`AllGather`, `TwoStep`, ...), which encodes, exchanges and decodes.
         outcomes, seconds, spans = reduce_packets(self.packets, updates, replica, seeds, collectives, options)
-        accepted = tf.reduce_all(tf.stack([outcome.acceptable for outcome in outcomes]))
-        next_states = self._next_states(outcomes, replica, collectives, options)
+        accepted = tf.reduce_all(tf.stack([outcome.bounded for outcome in outcomes]))
+        learned = self._next_learned(outcomes, replica, collectives, options)
         means = self._by_weight([pair for outcome in outcomes for pair in outcome.means])
-        mean_shifts = [None if local is None else local.variables[replica] for local in self._mean_shifts]
-        old_shifts = [None if variable is None else variable.read_value() for variable in mean_shifts]
+        mean_shifts = self.mean_shifts(replica)
 
-        # Uncompressed weights send x, not x - s, so sbar is subtracted from their mean.
-        mean_changes = [
-            mean - old if old is not None and weight in self._exact else mean
-            for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
-        ]
-
-        def keep():
+        def commit():
             if self.error_feedback:
                 for packet, outcome, of_packet in zip(self.packets, outcomes, updates, strict=True):
-                    packet.keep(outcome, replica, of_packet)
-            for variable, old, change in zip(mean_shifts, old_shifts, mean_changes, strict=True):
-                if variable is not None:
-                    variable.assign(old + self.shift * change)
-            for index, state in next_states.items():
+                    packet.commit(outcome, replica, of_packet)
+            self._commit_mean_shifts(replica, mean_shifts, means)
+            for index, state in learned.items():
                 self._learned[index].variables[replica].assign(state)
             return accepted
 
-        tf.cond(accepted, keep, lambda: accepted)
+        tf.cond(accepted, commit, lambda: accepted)
         self.accepted.variables[replica].assign(accepted)
         self.seconds.variables[replica].assign(seconds)
         self.spans.variables[replica].assign(spans)
-        self._record_energies(outcomes, energies, replica)
+        self._record_energies(outcomes, state_energies, replica)
+        return self._with_mean_shifts(mean_shifts, means)
+
+    def _with_mean_shifts(self, mean_shifts, means):
+        """Returns sbar + mean per weight. Uncompressed weights send x and not x - s: their mean contains sbar."""
         return [
             mean if old is None or weight in self._exact else old + mean
-            for weight, (old, mean) in enumerate(zip(old_shifts, means, strict=True))
+            for weight, (old, mean) in enumerate(zip(mean_shifts, means, strict=True))
         ]
+
+    def _commit_mean_shifts(self, replica, mean_shifts, means):
+        """Assigns sbar + a times the mean of x - s."""
+        for weight, (local, old, mean) in enumerate(zip(self._mean_shifts, mean_shifts, means, strict=True)):
+            if local is not None:
+                change = mean - old if weight in self._exact else mean
+                local.variables[replica].assign(old + self.shift * change)
 
     def _record_energies(self, outcomes, state_energies, replica):
         """Assigns `energies`; `state_energies` are those of `_state_energies` before the step."""
@@ -351,12 +354,12 @@ class Channel:
         calls = self.calls.variables[replica]
         number = tf.cast(calls.read_value() * len(self.vectors), tf.int32)
         calls.assign_add(1)
-        streams = (self._seed * 1000003 + offset for offset in (self._streams[replica] * 7919, -1))
+        streams = (self._seed * _SEED_FACTOR + offset for offset in (self._streams[replica] * _STREAM_FACTOR, -1))
         return Seeds(*(tf.stack([tf.constant(stream % 2**31, tf.int32), number]) for stream in streams))
 
-    def _next_states(self, outcomes, replica, collectives, options):
+    def _next_learned(self, outcomes, replica, collectives, options):
         """Returns {index of a vector: what its compressor has learned after this call}, equal on all replicas."""
-        states = self._by_vector(outcomes, "states", lambda same: same[0])
+        states = self._by_vector(outcomes, "learned", lambda same: same[0])
         histograms = self._by_vector(
             outcomes, "histograms", lambda parts: None if parts[0] is None else tf.add_n(parts)
         )
@@ -383,6 +386,12 @@ class Channel:
             raise ValueError(
                 f"Channel {self.name!r} sends float32 values of shapes {self._shapes}. Received: {received}, {dtypes}"
             )
+
+
+def _places_of_weights(vector):
+    """Returns (weight, start, size) of each weight of a vector."""
+    starts = itertools.accumulate(vector.sizes[:-1], initial=0)
+    return list(zip(vector.weights, starts, vector.sizes, strict=True))
 
 
 def _initial_state(vector, devices):

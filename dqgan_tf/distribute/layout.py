@@ -88,7 +88,7 @@ class Slice(NamedTuple):
 
 
 def vectors(
-    player: str,
+    name: str,
     names: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
     compressor: Compression,
@@ -97,25 +97,34 @@ def vectors(
     first: int = 0,
     order: int = 0,
 ) -> list[Vector]:
-    """Returns the vectors of one player: one for the weights that no rule names, and one for each rule with weights.
+    """Returns the vectors of some weights: one for those that no rule names, and one for each rule with weights.
 
     Args:
-      player: name of the player and of its first vector; the vector of rule number k is `player.k`.
+      name: name of the first vector, e.g. a player's; the vector of rule number k is `name.k`.
       names, shapes: names and shapes of the weights.
       compressor: compressor of weights that no rule names.
       rules: other compressors by weight name; the first rule that matches is used.
       first: position of the first weight among the values that the channel reduces.
       order: see `Vector`.
 
+    Raises:
+      UsageError: a weight without values.
+
     >>> from dqgan_tf.compressors import get, rules
     >>> names, shapes = ["d/kernel", "d/bias"], [(784, 10), (10,)]
-    >>> found = vectors("d", names, shapes, get("sign"), rules.parse("bias=none"))
-    >>> [(vector.name, vector.size, vector.compressor.spec) for vector in found]
+    >>> parts = vectors("d", names, shapes, get("sign"), rules.parse("bias=none"))
+    >>> [(vector.name, vector.size, vector.compressor.spec) for vector in parts]
     [('d.1', 10, 'none'), ('d', 7840, 'sign:bucket=512')]
     """
+    for weight, shape in zip(names, shapes, strict=True):
+        if 0 in shape:
+            raise UsageError(
+                "Every weight that is trained must have values: remove this one or set its layer.trainable to False. "
+                f"Received: {weight} of shape {tuple(shape)}"
+            )
     in_order_of_rules = [
         Vector(
-            f"{player}.{group.label}" if group.label else player,
+            f"{name}.{group.label}" if group.label else name,
             group.compressor,
             tuple(shapes[index] for index in group.members),
             tuple(first + index for index in group.members),
@@ -145,7 +154,7 @@ def check_contraction(vectors: Sequence[Vector]) -> None:
 
 
 def packets(
-    vectors: Sequence[Vector], packet_values: int, granules: Sequence[int | None], slice_values: int
+    vectors: Sequence[Vector], packet_values: int, cut_multiples: Sequence[int | None], slice_values: int
 ) -> list[list[Slice]]:
     """Cuts vectors into slices, sorts them in the order in which their updates come to exist, and fills packets.
 
@@ -155,13 +164,13 @@ def packets(
     Args:
       vectors: what a channel sends.
       packet_values: largest number of values of a packet.
-      granules: per vector, the number that the starts of its slices must be multiples of; None: it is not cut.
+      cut_multiples: per vector, the number that the starts of its slices must be multiples of; None: it is not cut.
       slice_values: number of values of a slice.
     """
     slices = []
-    for index, (vector, granule) in enumerate(zip(vectors, granules, strict=True)):
-        size = min(packet_values, -(-slice_values // (granule or 1)) * (granule or 1))
-        slices += [Slice(index, start, length) for start, length in _ranges(vector.size, size, granule)]
+    for index, (vector, multiple) in enumerate(zip(vectors, cut_multiples, strict=True)):
+        size = min(packet_values, -(-slice_values // (multiple or 1)) * (multiple or 1))
+        slices += [Slice(index, start, length) for start, length in _ranges(vector.size, size, multiple)]
 
     def order(slice_: Slice) -> tuple[int, int]:
         # Backpropagation reaches the weight that holds the first value last.
@@ -180,18 +189,18 @@ def packets(
     return filled
 
 
-def _ranges(size: int, limit: int, granule: int | None) -> list[tuple[int, int]]:
-    """Cuts [0, size) at multiples of `granule` into ranges of at most `limit`, as equal as that allows.
+def _ranges(size: int, limit: int, multiple: int | None) -> list[tuple[int, int]]:
+    """Cuts [0, size) at multiples of `multiple` into ranges of at most `limit`, as equal as that allows.
 
-    The remainder is joined to the last whole granule: encoded alone, it would be summed in another order and give other
-    bits.
+    The remainder is joined to the last whole multiple: encoded alone, it would be summed in another order and give
+    other bits.
     """
-    if granule is None or size <= max(limit, 2 * granule):
+    if multiple is None or size <= max(limit, 2 * multiple):
         return [(0, size)]
     count = -(-size // limit)
-    balanced = -(-size // (count * granule)) * granule
-    step = balanced if balanced <= limit else max(granule, limit // granule * granule)
+    balanced = -(-size // (count * multiple)) * multiple
+    step = balanced if balanced <= limit else max(multiple, limit // multiple * multiple)
     starts = list(range(0, size, step))
-    if size - starts[-1] < granule:
+    if size - starts[-1] < multiple:
         starts.pop()
     return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], size], strict=True)]

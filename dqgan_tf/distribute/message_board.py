@@ -20,16 +20,16 @@ class MessageBoard:
     """Every worker posts a text under a topic and reads the texts of all workers.
 
     It uses the coordination service that multi-worker strategies start. The service works where collectives would hang:
-    while replicas disagree about their number, or before a worker has built its variables. The service notices workers
-    that are gone or frozen, except worker 0, in which it lives: a call to a frozen worker 0 would never return. So each
-    call runs in a thread, while this worker posts to the service every second and gives up after `silence_seconds`
-    without a reply.
+    while replicas disagree about their number, or before a worker has built its variables. It notices workers that are
+    gone or frozen. It runs in worker 0, so it cannot detect that worker 0 is frozen: calls to it would block forever.
+    Each call therefore runs in a thread, while this worker posts to the service every second and gives up after
+    `silence_seconds` without a reply.
 
     Args:
       worker_index: this worker's index.
       num_workers: number of workers; with 1 nothing is sent.
       name: name of the board; boards with different names never read each other's texts.
-      silence_seconds: seconds without a reply after which worker 0 counts as lost.
+      silence_seconds: seconds without a reply after which worker 0 counts as lost; the value of --silence_timeout.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class MessageBoard:
             if probe.done():
                 ticks = 0 if probe.result() else ticks
                 probe = _in_thread(lambda: self._is_alive(service))
-            if ticks * _TICK_SECONDS > self._silence_seconds:
+            if ticks * _TICK_SECONDS >= self._silence_seconds:
                 raise LostConnectionError(f"worker 0 gave no sign of life for {self._silence_seconds:g} s")
 
     def _is_alive(self, service):

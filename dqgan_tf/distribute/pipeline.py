@@ -54,7 +54,7 @@ def reduce_packets(
     Args:
       packets: packets of a channel, in the order in which their updates come to exist.
       updates: argument of `reduce` of each packet.
-      replica, seeds: as of `Packet.reduce`.
+      replica, seeds: arguments of `Packet.reduce`.
       collectives: collectives of this replica.
       options: communication options.
     """
@@ -67,8 +67,8 @@ def reduce_packets(
             request = generator.send(result)  # runs `Packet.reduce` to its next `yield`
         except StopIteration as returned:
             outcomes[index] = returned.value
-            stopwatch.end(phase, index, [returned.value.acceptable])
-            return [returned.value.acceptable]
+            stopwatch.end(phase, index, [returned.value.bounded])
+            return [returned.value.bounded]
         words = tf.nest.flatten(request.value)
         stopwatch.end(phase, index, words)
         waiting.append((index, generator, collectives.begin(request.kind, request.value, options)))

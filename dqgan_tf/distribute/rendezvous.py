@@ -25,11 +25,11 @@ from dqgan_tf.distribute import tf_config
 from dqgan_tf.distribute.tf_config import TfConfig
 from dqgan_tf.errors import EXIT_PEER_LOST, PeerLostError, UsageError
 
-_NOTICE_SECONDS = 30.0  # between two lines that say who is missing
-_PATIENCE_SECONDS = 5.0  # for a connection to be accepted, and for each line of it
+_NOTICE_SECONDS = 30.0  # time between two lines that say who is missing
+_PATIENCE_SECONDS = 5.0  # limit for opening a connection, and for reading each line of it
 _PORT_SECONDS = 10.0  # a worker that is started again may find its port still in use by the last one
-_NAME_SECONDS = 60.0  # for which name servers and caches give the last address of a pod that has moved
-_GONE_SECONDS = 10.0  # in which a member's host confirms what worker 0 has written, else it is cut off
+_NAME_SECONDS = 60.0  # name servers may give the old address of a pod that has moved for this long
+_GONE_SECONDS = 10.0  # limit for a host to confirm what worker 0 has written; then it counts as cut off
 _RETRY_SECONDS = 0.3
 _MAX_LINE = 1 << 16
 _WATCH_SECONDS = 0.1
@@ -41,7 +41,7 @@ def meet(place: TfConfig, timeout_seconds: float) -> None:
     Prints every 30 s for whom this worker waits.
 
     Args:
-      place: of this worker.
+      place: place of this worker in the cluster.
       timeout_seconds: how long to wait for the other workers.
 
     Raises:
@@ -98,8 +98,7 @@ def limit(timeout_seconds: float):
     For TensorFlow's own connecting, which no exception can interrupt: if a worker dies or freezes right after the
     meeting, the others would wait for an hour. TensorFlow's notifier of preemptions, which starts then, would also take
     SIGTERM, and it would have no effect. Here it ends the process at once; a handler of Python's runs after the body.
-    Only in the main thread, whose handlers and mask count, and only on Linux: other systems have no `sigtimedwait`, and
-    there SIGTERM has no effect in the body.
+    Only in the main thread, whose handlers and mask count, and where Python has `sigtimedwait`.
     """
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "sigtimedwait"):
         with _sigterm_held(), _watched(timeout_seconds, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL):
@@ -192,13 +191,13 @@ class _Meeting:
             hosts = _resolve(address)
             if not hosts or any(map(_is_own, hosts)):
                 return
-            found = ""
+            answer = ""
             with contextlib.suppress(OSError, ValueError):
-                found = self._call(self._me)["token"]
-            if found == self._token:
+                answer = self._call(self._me)["token"]
+            if answer == self._token:
                 return
             if not _is_name(address) or time.monotonic() - start > _NAME_SECONDS:
-                leads = "leads to another process" if found else "does not lead here"
+                leads = "leads to another process" if answer else "does not lead here"
                 raise UsageError(
                     f"The host of {address}, the address of worker {self._me} in TF_CONFIG, is not this machine "
                     f"({', '.join(hosts)}), and the address {leads}. task.index must be that of this machine's address."
@@ -210,7 +209,7 @@ class _Meeting:
         while True:
             mistake = self._mistake
             with self._lock:
-                self._members = {worker: one for worker, one in self._members.items() if not _is_closed(one[0])}
+                self._members = {w: member for w, member in self._members.items() if not _is_closed(member[0])}
                 missing = [worker for worker in range(1, len(self._addresses)) if worker not in self._members]
                 for worker, (connection, token) in self._members.items():
                     with contextlib.suppress(OSError):
@@ -329,16 +328,16 @@ class _Meeting:
             return f"its TF_CONFIG holds the cluster {cluster}, that of worker 0 holds {self._addresses}."
         named = f"{self._addresses[worker]}, its address in TF_CONFIG"
         try:
-            found = self._call(worker)["token"]
+            answer = self._call(worker)["token"]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             return self._unless_stale(worker, f"worker 0 cannot reach it at {named}: {reason}.", error)
-        if found == token:
+        if answer == token:
             with self._lock:
                 self._unreached.pop(worker, None)
             return ""
         with self._lock:
-            if worker in self._members and self._members[worker][1] == found:
+            if worker in self._members and self._members[worker][1] == answer:
                 return f"another process is worker {worker} already."
         return self._unless_stale(worker, f"{named}, leads to another process.")
 
@@ -413,13 +412,14 @@ def _is_proof(message, proof):
 
 
 def _listen(worker, address):
-    """Listens at the port of `address`, where TensorFlow will; if the host is 127.0.0.1, on this machine alone."""
+    """Listens at the port of `address`, where TensorFlow will; if the host is localhost or 127.x, there alone."""
     host, _, port = address.rpartition(":")
+    host = "127.0.0.1" if host == "localhost" else host
     port, end = int(port), time.monotonic() + _PORT_SECONDS
     dual = socket.has_dualstack_ipv6()
     while True:
         try:
-            if host == "127.0.0.1":
+            if host.startswith("127."):
                 return socket.create_server((host, port), backlog=128)
             if dual:
                 return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
@@ -440,10 +440,10 @@ def _listen(worker, address):
 def _resolve(address):
     """Returns the numeric addresses of the host; none if its name is not known."""
     try:
-        found = socket.getaddrinfo(_host(address), None, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(_host(address), None, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    return list(dict.fromkeys(info[4][0] for info in found))
+    return list(dict.fromkeys(info[4][0] for info in infos))
 
 
 def _is_own(host):

@@ -49,17 +49,18 @@ class CompressedStrategy(WorkerStrategy):
     >>> strategy.close()
 
     The strategy owns the TCP connections between workers. `close`, or garbage collection of the strategy, closes them.
+    Import it from `dqgan_tf`: this also repairs Keras' `fit` for several workers (`private_keras.repair`).
 
     Args:
-      cluster_resolver: as in the base class; None reads TF_CONFIG. With both, the cluster is checked, and all workers
-        meet before TensorFlow starts: see `rendezvous`.
-      communication_options: `tf.distribute.experimental.CommunicationOptions` of reductions without a channel; name
-        NCCL here on GPUs, since TensorFlow's AUTO means RING. Channels use NCCL by themselves.
+      cluster_resolver: argument of the base class; None reads TF_CONFIG. With both, the cluster is checked, and all
+        workers meet before TensorFlow starts: see `rendezvous`.
+      communication_options: `tf.distribute.experimental.CommunicationOptions` of reductions without a channel. Pass
+        NCCL on GPUs: TensorFlow's AUTO selects RING. Channels choose NCCL without this option.
       replicas_per_worker: local replicas on a machine without GPUs, on as many logical CPUs
         (`tf.config.set_logical_device_configuration`). With GPUs every visible one is a replica.
       start_timeout: seconds that the workers wait for each other.
-      silence_timeout: seconds without a sign of life after which a worker counts as lost. All strategies of a process
-        have the same.
+      silence_timeout: seconds without a sign of life after which a worker counts as lost. All workers and all
+        strategies of a process must have the same: TensorFlow sends a heartbeat every half of the sender's limit.
 
     Raises:
       UsageError: fewer logical CPUs than replicas; another silence_timeout than that of the first strategy; TF_CONFIG,
@@ -80,8 +81,8 @@ class CompressedStrategy(WorkerStrategy):
         joined = joined_silence_seconds()
         if joined is not None and abs(joined - silence_timeout) > 1e-3:  # TensorFlow keeps whole milliseconds
             raise UsageError(
-                "A process has one silence_timeout, that of its first strategy, whose connection to the cluster stays. "
-                f"Received: silence_timeout={silence_timeout:g} after silence_timeout={joined:g}"
+                "All strategies of a process must have the same silence_timeout, because TensorFlow joins the cluster "
+                f"once. Received: silence_timeout={silence_timeout:g} after silence_timeout={joined:g}"
             )
         connecting: contextlib.AbstractContextManager = contextlib.nullcontext()
         if cluster_resolver is not None:
@@ -96,7 +97,7 @@ class CompressedStrategy(WorkerStrategy):
             super().__init__(cluster_resolver, options, replicas_per_worker, silence_timeout)
         self._channels: dict[str, Channel] = {}
         self._options = options
-        self._silence_timeout = silence_timeout
+        self._silence_seconds = silence_timeout
         self._transports = Transports(
             self._place, self.local_devices, self.launchers(), self.new_launcher, options, silence_timeout
         )
@@ -150,7 +151,7 @@ class CompressedStrategy(WorkerStrategy):
 
     def message_board(self, name: str = "run") -> MessageBoard:
         """Returns a board of this strategy's workers."""
-        return MessageBoard(self.worker_index, self.num_workers, name, self._silence_timeout)
+        return MessageBoard(self.worker_index, self.num_workers, name, self._silence_seconds)
 
     def transport_of(self, transport: str) -> str:
         """Returns what carries packets between workers under this value of `CompressionConfig.transport`, as a value
@@ -188,7 +189,7 @@ class CompressedStrategy(WorkerStrategy):
     def reduce_in_channel(
         self, reduce_op: tf.distribute.ReduceOp, values: Sequence[tf.Tensor], replica: int, options: Any
     ) -> list[tf.Tensor]:
-        """See the base class. TensorFlow's `all_reduce` calls it through `private_tensorflow._ChannelAllReduce`."""
+        """See the base class."""
         if options.channel not in self._channels:
             raise UsageError(f"No channel {options.channel!r} is open. Open: {sorted(self._channels)}")
         if reduce_op != tf.distribute.ReduceOp.MEAN:

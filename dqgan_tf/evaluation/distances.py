@@ -162,8 +162,8 @@ def _squared_radii(x, k):
     radii = []
     for first in range(0, len(x), _ROWS):
         squares = _squared_distances(x[first : first + _ROWS], x)
-        own = np.arange(len(squares))
-        squares[own, first + own] = np.inf
+        rows = np.arange(len(squares))
+        squares[rows, first + rows] = np.inf
         radii.append(np.partition(squares, k - 1, axis=1)[:, k - 1])
     return np.concatenate(radii)
 

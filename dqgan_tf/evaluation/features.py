@@ -127,11 +127,11 @@ def load(path: str) -> FeatureNetwork:
       UsageError: see `load_resnet` and `load_inception`; or the folder holds none or several.
     """
     if os.path.isdir(path):
-        found = [file for file in sorted(pathlib.Path(path).glob("*.npz")) if "conv1.weight" in read_npz(str(file))]
-        if len(found) != 1:
-            names = ", ".join(map(str, found)) or "none"
+        networks = [file for file in sorted(pathlib.Path(path).glob("*.npz")) if "conv1.weight" in read_npz(str(file))]
+        if len(networks) != 1:
+            names = ", ".join(map(str, networks)) or "none"
             raise UsageError(f"A folder of a feature network must hold one CIFAR ResNet; name one. It holds: {names}")
-        path = str(found[0])
+        path = str(networks[0])
     return load_resnet(path) if path.endswith(".npz") else load_inception(path)
 
 

@@ -15,7 +15,7 @@ INCEPTION_NAMES = {"frechet_distance": "FID", "kernel_distance": "KID", "classif
 Figures = dict[str, float | int | str]
 
 BATCH_SIZE = 500
-CONVENTIONAL_NUMBER = 50_000  # of images for FID, KID and IS
+CONVENTIONAL_NUMBER = 50_000  # usual number of images for FID, KID and IS
 KERNEL_SUBSET_SIZE = 1000
 NUM_NEIGHBOURS = 3
 NUM_SPLITS = 10
@@ -96,7 +96,7 @@ def evaluate_points(points, mode_centres, radius: float, standard_deviation: flo
     Args:
       points, mode_centres: see `scores.mode_coverage`.
       radius: the wide radius, in units of the data.
-      standard_deviation: of a mode along each axis.
+      standard_deviation: standard deviation of a mode along each axis.
 
     Returns:
       `modes_found`, `modes_touched`, `high_quality_fraction` within `high_quality_radius`; `modes_found_3_sd`,

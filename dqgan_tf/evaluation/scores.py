@@ -57,9 +57,9 @@ def mode_coverage(points, modes, radius: float) -> ModeCoverage:
     nearest = np.argmin(distances, axis=1)
     high_quality = np.min(distances, axis=1) <= radius
     counts = np.bincount(nearest[high_quality], minlength=len(modes))
-    found = np.count_nonzero(counts >= MINIMUM_SHARE * distances.shape[0] / distances.shape[1])
+    num_found = np.count_nonzero(counts >= MINIMUM_SHARE * distances.shape[0] / distances.shape[1])
     return ModeCoverage(
-        int(found), int(np.count_nonzero(counts)), distances.shape[1], float(np.mean(high_quality)), counts
+        int(num_found), int(np.count_nonzero(counts)), distances.shape[1], float(np.mean(high_quality)), counts
     )
 
 

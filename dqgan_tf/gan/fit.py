@@ -155,8 +155,8 @@ class KerasFit(LoopModel):
         samples = tf.cast(tf.shape(inputs.real_samples(data))[0], tf.float32)
         real, labels = self._samples_and_labels(data)
         weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
-        evaluation = self._evaluate(weights, real, self.step.value, labels)
-        sums = tf.stack([evaluation.generator_loss, evaluation.discriminator_loss, 1.0]) * samples
+        at_point = self._gradients_at(weights, real, self.step.value, labels)
+        sums = tf.stack([at_point.generator_loss, at_point.discriminator_loss, 1.0]) * samples
         sums = tf.where(samples > 0, sums, tf.zeros_like(sums))
         return tf.distribute.get_replica_context().all_reduce("sum", sums)
 

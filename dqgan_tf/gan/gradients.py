@@ -9,11 +9,11 @@ from dqgan_tf.gan.inputs import network_inputs
 from dqgan_tf.gan.losses import Loss
 
 
-class Evaluation(NamedTuple):
-    """Gradients and losses over the batch of one replica.
+class PointGradients(NamedTuple):
+    """Gradients and losses at one point, over the batch of one replica.
 
     gradients: (generator's, discriminator's), each a list of float32 tensors shaped like the weights of that player.
-    non_trainable: (generator's, discriminator's) non-trainable values after the evaluation, such as batch statistics.
+    non_trainable: (generator's, discriminator's) non-trainable values afterwards, such as batch statistics.
     generator_loss, discriminator_loss, penalty: float32 scalars. The discriminator's loss contains the penalty.
     real_logit, fake_logit: mean logits, float32 scalars.
     """
@@ -39,7 +39,7 @@ def simultaneous_gradients(
     *,
     labels: tf.Tensor | None = None,
     in_turn: bool = False,
-) -> Evaluation:
+) -> PointGradients:
     """Returns the gradients of both players' losses at the SAME point, each with respect to its own weights.
 
         F(w; xi) = (d L_G / d w_G, d L_D / d w_D)(w_G, w_D; xi)
@@ -66,13 +66,13 @@ def simultaneous_gradients(
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(weights_g)
         tape.watch(weights_d)
-        fake, state_g, own_g = _call(generator, weights_g, non_trainable[0], latent, labels)
+        fake, values_g, losses_g = _call(generator, weights_g, non_trainable[0], latent, labels)
         # Two tapes, so that one evaluation of D(real) suffices: R1 differentiates it with respect to the samples (inner
         # tape), then with respect to the weights (outer tape).
         with tf.GradientTape(watch_accessed_variables=False) as input_tape:
             input_tape.watch(real)
-            real_logits, state_d, own_real = _call(discriminator, weights_d, non_trainable[1], real, labels)
-        fake_logits, state_d, own_fake = _call(discriminator, weights_d, state_d, fake, labels)
+            real_logits, values_d, losses_real = _call(discriminator, weights_d, non_trainable[1], real, labels)
+        fake_logits, values_d, losses_fake = _call(discriminator, weights_d, values_d, fake, labels)
 
         # `loss.penalty` calls one of these two: R1 (losses.r1_penalty) the first, the gradient penalty
         # (losses.gradient_penalty) the second.
@@ -80,21 +80,21 @@ def simultaneous_gradients(
             return input_tape.gradient(real_logits, real, unconnected_gradients="zero")
 
         def discriminate(images):
-            return _call(discriminator, weights_d, state_d, images, labels)[0]
+            return _call(discriminator, weights_d, values_d, images, labels)[0]
 
         generator_loss = loss.generator(fake_logits)
-        if own_g:
-            generator_loss += tf.add_n(own_g)
+        if losses_g:
+            generator_loss += tf.add_n(losses_g)
         penalty = loss.penalty(real_gradient, discriminate, real, tf.stop_gradient(fake), penalty_seed)
         discriminator_loss = loss.discriminator(real_logits, fake_logits) + penalty
-        if own_losses := [*own_real, *own_fake]:
-            discriminator_loss += 0.5 * tf.add_n(own_losses)
+        if losses_d := [*losses_real, *losses_fake]:
+            discriminator_loss += 0.5 * tf.add_n(losses_d)
     gradients_g = _dense(tape.gradient(generator_loss, weights_g, unconnected_gradients="zero"), weights_g)
     with tf.control_dependencies(gradients_g if in_turn else []):
         gradients_d = _dense(tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero"), weights_d)
-    return Evaluation(
+    return PointGradients(
         (gradients_g, gradients_d),
-        (state_g, state_d),
+        (values_g, values_d),
         generator_loss,
         discriminator_loss,
         penalty,
@@ -104,9 +104,9 @@ def simultaneous_gradients(
 
 
 def in_micro_batches(
-    evaluate: Callable, count: int, weights, non_trainable, batch: list[tf.Tensor | None], penalty_seed
-) -> Evaluation:
-    """Returns the evaluation of a batch that is cut into parts, which are evaluated one after another.
+    gradients_of: Callable, count: int, weights, non_trainable, batch: list[tf.Tensor | None], penalty_seed
+) -> PointGradients:
+    """Returns the gradients over a batch that is cut into parts, which are evaluated one after another.
 
         F(w; xi) = sum_i (b_i / b) F(w; xi_i)        b_i of the b samples are in part i
 
@@ -114,7 +114,7 @@ def in_micro_batches(
     statistics are those of the parts, and interpolated samples of a gradient penalty are others.
 
     Args:
-      evaluate: (non-trainable values, tensors of a part, penalty seed) -> Evaluation.
+      gradients_of: (non-trainable values, tensors of a part, penalty seed) -> PointGradients.
       count: number of parts; a batch of fewer samples has that many parts.
       weights, non_trainable: (generator's, discriminator's) lists. A part begins with the values that the one before
         it has left.
@@ -134,21 +134,21 @@ def in_micro_batches(
         part.set_shape([length, *tensor.shape[1:]])
         return part
 
-    def body(index, sums, states):
+    def body(index, sums, non_trainable):
         start, end = index * size // parts, (index + 1) * size // parts
         tensors = [part_of(tensor, start, end) for tensor in batch]
         seed = tf.random.experimental.stateless_fold_in(penalty_seed, index)
-        evaluation = evaluate(states, tensors, seed)
+        at_point = gradients_of(non_trainable, tensors, seed)
         share = tf.cast(end - start, tf.float32) / tf.cast(size, tf.float32)
-        values = evaluation._replace(non_trainable=())
+        values = at_point._replace(non_trainable=())
         sums = tf.nest.map_structure(lambda total, value: total + share * value, sums, values)
-        return index + 1, sums, evaluation.non_trainable
+        return index + 1, sums, at_point.non_trainable
 
     zeros = tuple([tf.zeros(weight.shape) for weight in of_player] for of_player in weights)
-    states = tuple([tf.convert_to_tensor(value) for value in of_player] for of_player in non_trainable)
-    first = (tf.constant(0), Evaluation(zeros, (), *[tf.zeros([])] * 5), states)
-    _, sums, states = tf.while_loop(lambda index, *_: index < parts, body, first, parallel_iterations=1)
-    return sums._replace(non_trainable=states)
+    values = tuple([tf.convert_to_tensor(value) for value in of_player] for of_player in non_trainable)
+    first = (tf.constant(0), PointGradients(zeros, (), *[tf.zeros([])] * 5), values)
+    _, sums, values = tf.while_loop(lambda index, *_: index < parts, body, first, parallel_iterations=1)
+    return sums._replace(non_trainable=values)
 
 
 def _dense(gradients, weights):
@@ -162,5 +162,5 @@ def _dense(gradients, weights):
 def _call(network, weights, non_trainable, samples, labels):
     """Returns (outputs, float32; non-trainable values; the network's own losses, float32 scalars)."""
     inputs = network_inputs(samples, labels)
-    outputs, values, own = network.stateless_call(weights, non_trainable, inputs, return_losses=True, training=True)
-    return tf.cast(outputs, tf.float32), values, [tf.cast(value, tf.float32) for value in own]
+    outputs, values, losses = network.stateless_call(weights, non_trainable, inputs, return_losses=True, training=True)
+    return tf.cast(outputs, tf.float32), values, [tf.cast(loss, tf.float32) for loss in losses]

@@ -45,7 +45,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         p_t^m    = eta u_t^m + e_{t-1}^m;   c_t^m = encode(p_t^m);   e_t^m = p_t^m - decode(c_t^m)
         w_t      = w_{t-1} - 1/M sum_m decode(c_t^m)     bit-identical on every replica
 
-    `compile` may choose another method; docs/methods.md has a table of them.
+    `compile` may choose another method; docs/methods.md has a table of them. docs/algorithm.md follows a gradient.
 
     The gradient is taken at plain tensors; only the last line changes the mirrored weights. `train_step` is one such
     step. If an update or a state of any replica is not finite, all replicas skip the step and `skipped` grows by one.
@@ -83,8 +83,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
       discriminator: built Keras model, [batch, *shape] -> logits [batch, 1]; or [samples, labels] -> logits.
       latent_dim: dimension of z; None takes it from the generator's input.
       loss: a `losses.Loss`, a `LossConfig` or the name of a loss.
-      seed: of latent noise, penalties and stochastic rounding.
-      ema_decay: of the averaged generator, w_ema <- d w_ema + (1-d) w with d = min(ema_decay, (1+t)/(10+t)).
+      seed: seed of latent noise, penalties and stochastic rounding.
+      ema_decay: decay rate of the averaged generator, w_ema <- d w_ema + (1-d) w, d = min(ema_decay, (1+t)/(10+t)).
       conditional: whether both networks take [x, labels]. None looks at the networks' inputs, which a subclass of
         `keras.Model` may not have.
 
@@ -180,31 +180,10 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             schedules of one rate, a rule of compressors that matches no weight's name, error feedback with a compressor
             that is not contractive, or a network without a trainable weight.
         """
-        if others:
-            raise UsageError(
-                "DQGAN.compile takes optimizer, compression, total_steps, steps_per_execution, max_skipped_in_row and "
-                f"learning_rates; the loss is an argument of DQGAN(...). Received: {', '.join(others)}"
-            )
         optimizer = OptimizerConfig() if optimizer is None else optimizer
         compression = CompressionConfig() if compression is None else compression
-        if not isinstance(optimizer, OptimizerConfig):
-            raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
-        if not isinstance(compression, CompressionConfig):
-            raise UsageError(
-                "`compression` must be a dqgan_tf.CompressionConfig, such as "
-                f"CompressionConfig(compressor='sign:bucket=512'). Received: {compression!r}"
-            )
-        received: Any = total_steps
-        if isinstance(received, bool) or not isinstance(received, numbers.Real) or received < 0:
-            raise UsageError(
-                "`total_steps` must be a number of steps, such as 10000, or 0 if no schedule needs it. Received: "
-                f"total_steps={total_steps!r}"
-            )
-        config_lib.check_method(optimizer, compression)
-        # Refuses a schedule without `total_steps`.
-        optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
-        config_lib.check_setting("train.max_skipped_in_row", max_skipped_in_row)
-        rates = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
+        _check_compile(optimizer, compression, total_steps, max_skipped_in_row, others)
+        keras_optimizer = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
         for player in self._players:
             player.take_weights()
         self._averaged.take_weights()
@@ -213,7 +192,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         steps_per_execution = local_steps if steps_per_execution is None else steps_per_execution
         steps_per_execution = check_steps_per_execution(steps_per_execution, local_steps)
         super().compile(optimizer=None, steps_per_execution=steps_per_execution)
-        self.optimizer = rates
+        self.optimizer = keras_optimizer
         self.max_skipped_in_row = max_skipped_in_row
         self.optimizer_config, self.compression_config, self._total_steps = optimizer, compression, total_steps
         self._compiled = {
@@ -222,7 +201,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             "total_steps": total_steps,
             "steps_per_execution": steps_per_execution,
             "max_skipped_in_row": max_skipped_in_row,
-            "learning_rates": rates.serialized,
+            "learning_rates": keras_optimizer.serialized,
         }
         self._direction = optimizers.get(optimizer)
         for player, clip_value in zip(self._players, (None, self.loss_function.clip_value), strict=True):
@@ -236,7 +215,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._batch_checks = inputs.BatchChecks(self._strategy, self.generator, self._num_labels)
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
-        self._drain = tf.function(lambda: self._strategy.run(self._replica_drain), autograph=False)
+        self._drain_compiled = tf.function(
+            lambda: self._strategy.run(lambda: self._step_metrics.drain_mean(self._residuals())), autograph=False
+        )
         self.make_train_function(force=True)
 
     def train_steps(self, iterator: Any, num_steps: int) -> int:
@@ -307,39 +288,41 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         for player in self._players:
             player.check_trainable()
         players = self._players if kind.generator else self._players[1:]  # those that move
-        first = len(self._players) - len(players)
+        resting = len(self._players) - len(players)
         real, labels = self._samples_and_labels(data)
         self._batch_checks.note_range(real, self._is_first_batch())
         step = self.step.value + 1
         rates = self._rates(step)
         counts = self._update_counts(step)
         started = pipeline.now([real])
-        # w_half, where this replica takes its gradients.
         points = tuple(
-            player.evaluation_points(residuals, eta, drifts) if player in players else player.weight_values()
+            player.gradient_points(residuals, eta, drifts) if player in players else player.weight_values()
             for player, residuals, eta, drifts in zip(
                 self._players, self._residuals(), rates, self._drifts(), strict=True
             )
         )
-        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
+        at_point = self._gradients_at(points, real, step, labels, self.optimizer_config.micro_batches, kind.generator)
         average = (lambda value: context.all_reduce("mean", [value])[0]) if kind.average else None
-        # u_t and eta u_t.
-        rates, counts = rates[first:], counts[first:]
+        rates, counts = rates[resting:], counts[resting:]
         proposals = [
-            player.propose(gradients, statistics, eta, t, average)
-            for player, gradients, statistics, eta, t in zip(
-                players, evaluation.gradients[first:], evaluation.non_trainable[first:], rates, counts, strict=True
+            player.propose(gradients, non_trainable, eta, t, average)
+            for player, gradients, non_trainable, eta, t in zip(
+                players, at_point.gradients[resting:], at_point.non_trainable[resting:], rates, counts, strict=True
             )
         ]
         computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
-        # q_t, the mean of what the replicas send; then what is subtracted from the weights, by default q_t itself.
+        self._exchange_and_commit(players, proposals, at_point, rates, counts, kind, computed - started)
+        return {}
+
+    def _exchange_and_commit(self, players, proposals, at_point, rates, counts, kind, compute_seconds):
+        """Ends a step: the exchange, and the new state on all replicas or on none. Replica context."""
         means, accepted = self._exchange([proposal.updates for proposal in proposals], kind)
         concluded = [
             player.conclude(proposal, of_player, eta, t)
             for player, proposal, of_player, eta, t in zip(players, proposals, means, rates, counts, strict=True)
         ]
         accepted &= tf.reduce_all([finite for _, _, finite in concluded])
-        statistics = [p.mean_statistics(v) for p, v in zip(self._players, evaluation.non_trainable, strict=True)]
+        non_trainable = [p.mean_non_trainable(v) for p, v in zip(self._players, at_point.non_trainable, strict=True)]
 
         def commit():
             weights = [
@@ -350,13 +333,12 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
                 self._averaged.update(weights[0], counts[0])
             if kind.generator and self._generator_moves:
                 self._generator_moves.local().assign_add(1)
-            self._assign_statistics(statistics)
-            self._step_metrics.add(evaluation, proposals, self._channels_of(kind), computed - started)
+            self._assign_non_trainable(non_trainable)
+            self._step_metrics.add(at_point, proposals, self._channels_of(kind), compute_seconds)
             return accepted
 
         tf.cond(accepted, commit, lambda: accepted)
         self._count_steps(tf.constant(1, tf.int64), accepted)
-        return {}
 
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
@@ -370,7 +352,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return self._step_metrics.figures(sums, *sizes) | self._learning_rates_now()
 
     def _drained(self):
-        return self._first_local(self._drain()).numpy().astype(np.float64)
+        return self._first_local(self._drain_compiled()).numpy().astype(np.float64)
 
     @property
     def channel(self) -> Any:
@@ -454,8 +436,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         elif inputs_:
             copy([latent, tf.zeros([1, *(size or 1 for size in inputs_[1].shape[1:])], inputs_[1].dtype)])
         averages = self._averaged.values() if self.has_average else {}
-        for variable, own in zip(copy.variables, self.generator.variables, strict=True):
-            variable.assign(averages[id(own)] if id(own) in averages else first_local_value(own))
+        for variable, source in zip(copy.variables, self.generator.variables, strict=True):
+            variable.assign(averages[id(source)] if id(source) in averages else first_local_value(source))
         return copy
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -515,9 +497,10 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             return {"": vectors}
         by_channel, first = {}, 0
         for order, player in enumerate(self._players):
-            own = [vector for vector in vectors if vector.order == order]
             by_channel[f"/{player.name}"] = [
-                vector._replace(weights=tuple(weight - first for weight in vector.weights)) for vector in own
+                vector._replace(weights=tuple(weight - first for weight in vector.weights))
+                for vector in vectors
+                if vector.order == order
             ]
             first += len(player.shapes)
         return by_channel
@@ -549,12 +532,12 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return [tf.cast(self._generator_moves.local().read_value() + 1, tf.float32), accepted]
 
     def _residuals(self):
-        """Returns e_{t-1} of this replica, one list per player. Replica context."""
+        """Returns this replica's e_{t-1}, one list per player. Replica context."""
         replica = local_replica_index()
         return self._by_player([e for channel in self._channels for e in channel.residuals(replica)])
 
     def _drifts(self):
-        """Returns s - sbar of this replica if half steps are corrected, one list per player. Replica context."""
+        """Returns this replica's s - sbar if half steps are corrected, one list per player. Replica context."""
         if self.optimizer_config.half_step != "corrected":
             return [[None] * len(player.shapes) for player in self._players]
         replica = local_replica_index()
@@ -581,9 +564,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         received = iter(means)
         return [[next(received) for _ in of_player] for of_player in updates], accepted
 
-    def _assign_statistics(self, statistics):
+    def _assign_non_trainable(self, non_trainable):
         """Assigns new non-trainable values to both networks, one list each. Replica context, accepted step."""
-        for player, values in zip(self._players, statistics, strict=True):
+        for player, values in zip(self._players, non_trainable, strict=True):
             for variable, value in zip(player.network.non_trainable_variables, values, strict=True):
                 variable.assign(value)
 
@@ -617,44 +600,44 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         labels = inputs.one_label_at_least(inputs.class_labels(data))
         return self._batch_checks.known_labels(real, labels)
 
-    def _evaluate(self, weights, real, step, labels=None, micro_batches=1, generator_moves=True, states=None):
-        """Returns the `Evaluation` of this replica's batch. Replica context.
+    def _gradients_at(
+        self, weights, real, step, labels=None, micro_batches=1, generator_moves=True, non_trainable=None
+    ):
+        """Returns the `PointGradients` of this replica's batch. Replica context.
 
         Args:
           weights: (generator's, discriminator's) lists of tensors: the point of the gradients.
           real, labels: samples and labels of the batch.
           step: t, which the latents and the seed of a penalty depend on.
           micro_batches: number of parts of the batch.
-          generator_moves: whether the generator's updates are sent, and before the discriminator's.
-          states: non-trainable values of both networks; None: those of the variables.
+          generator_moves: whether the generator moves; with several replicas its gradients are then computed first.
+          non_trainable: non-trainable values of both networks; None: those of the variables.
         """
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
         latent_seed = steps.stream_seed(self.seed, steps.LATENT, step, replica, replicas)
         latent = tf.random.stateless_normal([tf.shape(real)[0], self.latent_dim], latent_seed)
         penalty_seed = steps.stream_seed(self.seed, steps.PENALTY, step, replica, replicas)
-        states = states or [[v.value for v in p.network.non_trainable_variables] for p in self._players]
-        states = tuple(p.offset_seeds(values, replica) for p, values in zip(self._players, states, strict=True))
-        shape = inputs.drawn_shape(self.generator, weights[0], states[0], inputs.network_inputs(latent, labels))
+        values = non_trainable or [[v.value for v in p.network.non_trainable_variables] for p in self._players]
+        values = self._offset_seeds(values, replica)
+        shape = inputs.drawn_shape(self.generator, weights[0], values[0], inputs.network_inputs(latent, labels))
         real = inputs.of_shape(real, shape)
 
-        def evaluate(states, batch, seed):
+        def gradients_of(values, batch, seed):
             real, latent, labels = batch
             game = (self.generator, self.discriminator, self.loss_function)
             options = {"in_turn": replicas > 1 and generator_moves}
-            return simultaneous_gradients(*game, weights, states, real, latent, seed, labels=labels, **options)
+            return simultaneous_gradients(*game, weights, values, real, latent, seed, labels=labels, **options)
 
         batch = [real, latent, labels]
         if micro_batches == 1:
-            evaluation = evaluate(states, batch, penalty_seed)
+            at_point = gradients_of(values, batch, penalty_seed)
         else:
-            evaluation = in_micro_batches(evaluate, micro_batches, weights, states, batch, penalty_seed)
-        return evaluation._replace(
-            non_trainable=tuple(
-                p.offset_seeds(values, -replica)
-                for p, values in zip(self._players, evaluation.non_trainable, strict=True)
-            )
-        )
+            at_point = in_micro_batches(gradients_of, micro_batches, weights, values, batch, penalty_seed)
+        return at_point._replace(non_trainable=self._offset_seeds(at_point.non_trainable, -replica))
+
+    def _offset_seeds(self, non_trainable, offset):
+        return tuple(p.offset_seeds(values, offset) for p, values in zip(self._players, non_trainable, strict=True))
 
     def _rates(self, step):
         config = self.optimizer_config
@@ -673,9 +656,6 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         rates = self._rates(tf.constant(int(self.step.numpy())))
         return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
 
-    def _replica_drain(self):
-        return self._step_metrics.mean(self._residuals())
-
     def _replica_digest(self):
         weights = [v.value for p in self._players for v in p.network.trainable_variables]
         return tf.distribute.get_replica_context().all_gather(_digest(weights)[tf.newaxis], axis=0)
@@ -686,6 +666,32 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
     @tf.function(autograph=False)
     def _generate(self, weights, state, inputs):
         return tf.cast(self.generator.stateless_call(weights, state, inputs, training=False)[0], tf.float32)
+
+
+def _check_compile(optimizer: Any, compression: Any, total_steps: Any, max_skipped_in_row: Any, others: Any) -> None:
+    """Raises UsageError for arguments of `DQGAN.compile` that cannot be used."""
+    if others:
+        raise UsageError(
+            "DQGAN.compile takes optimizer, compression, total_steps, steps_per_execution, max_skipped_in_row and "
+            f"learning_rates; the loss is an argument of DQGAN(...). Received: {', '.join(others)}"
+        )
+    if not isinstance(optimizer, OptimizerConfig):
+        raise UsageError(f"`optimizer` must be a dqgan_tf.OptimizerConfig. Received: {optimizer!r}")
+    if not isinstance(compression, CompressionConfig):
+        raise UsageError(
+            "`compression` must be a dqgan_tf.CompressionConfig, such as "
+            f"CompressionConfig(compressor='sign:bucket=512'). Received: {compression!r}"
+        )
+    received: Any = total_steps
+    if isinstance(received, bool) or not isinstance(received, numbers.Real) or received < 0:
+        raise UsageError(
+            "`total_steps` must be a number of steps, such as 10000, or 0 if no schedule needs it. Received: "
+            f"total_steps={total_steps!r}"
+        )
+    config_lib.check_method(optimizer, compression)
+    # Refuses a schedule without `total_steps`.
+    optimizers.learning_rate(1, 1.0, schedule=optimizer.learning_rate_schedule, total_steps=total_steps)
+    config_lib.check_setting("train.max_skipped_in_row", max_skipped_in_row)
 
 
 def _counter(name):

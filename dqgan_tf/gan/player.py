@@ -19,9 +19,9 @@ PLAYERS = ("generator", "discriminator")
 # Smallest number of values (1 MiB) in one compiled call of `_propose`. Smaller calls cost more time than their overlap
 # with the backward pass saves.
 _CHUNK_VALUES = 1 << 18
-_SEED_STRIDE = 7919
-# A larger gradient is not exchanged but refused. Squares of values up to this one, with what error feedback adds to
-# them, cannot overflow the second moment.
+_SEED_STRIDE = 7919  # any number but 0: Keras draws the seeds of layers at random
+# With exchange='gradient', a gradient from here on makes all replicas skip the step. Squares of smaller values, with
+# what error feedback adds to them, cannot overflow the second moment.
 _LARGEST_GRADIENT = 1e15
 # State of EF21 (Richtarik, Sokolov, Fatkhullin 2021, arXiv 2106.05203): x_{t-1} of this replica, and the sum of all
 # means received, which is equal on all replicas.
@@ -140,17 +140,17 @@ class Player:
             pair for per_weight in changing for pair in zip(per_weight, self._per_weight("kept"), strict=True)
         ]
         # The network's non-trainable values inside the round.
-        self._statistics = [
+        self._round_non_trainable = [
             ReplicaLocal(self._devices, variable.shape, f"{self.name}_statistics", tf.as_dtype(variable.dtype))
             for variable in (self.network.non_trainable_variables if has_rounds else [])
         ]
         self._anchors = self._per_weight("anchor") if optimizer.step_rule == "extragradient" else []
         self.reset_anchors()
-        self._evaluation_points_compiled = tf.function(self._evaluation_points, jit_compile=True, autograph=False)
+        self._gradient_points_compiled = tf.function(self._gradient_points, jit_compile=True, autograph=False)
         self._flat_moments_compiled = tf.function(self._flat_moments, jit_compile=True, autograph=False)
         self._propose_compiled = tf.function(self._propose, jit_compile=True, autograph=False)
         self._conclude_compiled = tf.function(self._conclude, jit_compile=True, autograph=False)
-        self._are_bounded_compiled = tf.function(self._are_bounded, jit_compile=True, autograph=False)
+        self._are_bounded_compiled = tf.function(float_bits.are_bounded, jit_compile=True, autograph=False)
         self._subtract_compiled = tf.function(self._subtract, jit_compile=True, autograph=False)
 
     def state(self) -> dict[str, ReplicaLocal]:
@@ -176,7 +176,7 @@ class Player:
         """Returns w_{t-1}. Replica context."""
         return [tf.convert_to_tensor(variable.value) for variable in self.weights]
 
-    def evaluation_points(
+    def gradient_points(
         self,
         residuals: list[tf.Tensor | None],
         learning_rate: tf.Tensor,
@@ -199,18 +199,18 @@ class Player:
             # Zeros as an argument: XLA would remove a constant zero and round eta u once less than with a residual.
             residuals = [tf.zeros(w) if e is None else e for w, e in zip(self.shapes, residuals, strict=True)]
         if self._half_step == "corrected":
-            residuals = [e if d is None else -d if e is None else e - d for e, d in zip(residuals, drifts, strict=True)]
+            residuals = [_add(e, None if d is None else -d) for e, d in zip(residuals, drifts, strict=True)]
         if moved:
-            residuals = [m if e is None else e + m for e, m in zip(residuals, moved, strict=True)]
+            residuals = [_add(e, m) for e, m in zip(residuals, moved, strict=True)]
         directions, rate = self._previous, learning_rate
         if self._half_step == "common":
             directions, rate = self._look_ahead, tf.ones([])  # in units of parameters
-        return self._evaluation_points_compiled(self.weight_values(), read_local(directions), residuals, rate)
+        return self._gradient_points_compiled(self.weight_values(), read_local(directions), residuals, rate)
 
     def propose(
         self,
         gradients: list[tf.Tensor],
-        statistics: list[tf.Tensor],
+        non_trainable: list[tf.Tensor],
         learning_rate: tf.Tensor,
         t: tf.Tensor,
         average: Callable | None,
@@ -223,7 +223,7 @@ class Player:
 
         Args:
           gradients: g_t per weight.
-          statistics: new non-trainable values of the network, e.g. batch-norm statistics.
+          non_trainable: new non-trainable values of the network, e.g. batch-norm statistics.
           learning_rate: eta_t, float32 scalar.
           t: number of this player's accepted updates including this one, float32 scalar.
           average: function that returns the exact mean over all replicas of a tensor at an averaging step, else None.
@@ -232,34 +232,37 @@ class Player:
             gradients, _ = tf.clip_by_global_norm(gradients, self._global_clipnorm)
         names = [] if self._exchanges_gradients else list(self._direction.slots)
         old = self._read([*names, "previous_value"] if self._is_ef21 else names, not self._exchanges_gradients)
-        floating = [value for value in statistics if value.dtype.is_floating]
+        floating = [value for value in non_trainable if value.dtype.is_floating]
         bounded = self._are_bounded_compiled(floating) if floating else tf.constant(True)
         if average is not None and self._direction.averaged_slot:
             old = self._with_averaged_slot(gradients, old, t, average)
-        by_index: tuple[dict, dict, dict] = ({}, {}, {})  # updates, directions, slots
-        energies = []
-        for chunk in self._chunks:
-            tensors = [gradients[i] for i in chunk], [old[i] for i in chunk]
-            *results, energy = self._propose_compiled(*tensors, bounded, t, learning_rate)
-            energies.append(energy)
-            for by_weight, tensors in zip(by_index, results, strict=True):
-                by_weight |= dict(zip(chunk, tensors, strict=bool(tensors)))
-        lists: list[Any] = [[by_weight.get(i) for i in range(len(gradients))] for by_weight in by_index]
-        updates, directions, slots = lists
+        of_chunks = [
+            self._propose_compiled([gradients[i] for i in chunk], [old[i] for i in chunk], bounded, t, learning_rate)
+            for chunk in self._chunks
+        ]
+        *lists, energies = zip(*of_chunks, strict=True)
+        updates, directions, slots = map(self._joined_chunks, lists)
         return Proposal(updates, directions, slots, tf.add_n(energies))
+
+    def _joined_chunks(self, lists) -> list[Any]:
+        """Returns one item per weight of one list per chunk; None for all weights if the lists are empty."""
+        items: dict[int, Any] = {}
+        for chunk, of_chunk in zip(self._chunks, lists, strict=True):
+            items |= dict(zip(chunk, of_chunk, strict=bool(of_chunk)))
+        return [items.get(i) for i in range(len(self.shapes))]
 
     def conclude(
         self, proposal: Proposal, means: list[tf.Tensor], learning_rate: tf.Tensor, t: tf.Tensor
     ) -> tuple[Proposal, list[tf.Tensor], tf.Tensor]:
-        """Returns the proposal with all of its state, what is subtracted from the weights, and whether both are finite.
+        """Returns (proposal, what is subtracted, whether both are finite). By default, the arguments as they are.
 
         EF21 adds the means to its estimate. If gradients are exchanged, the direction of their mean is computed here,
-        equally on all replicas. Otherwise the means are what is subtracted. Replica context.
+        equally on all replicas. Replica context.
 
         Args:
-          proposal: of this replica.
+          proposal: result of `propose` on this replica.
           means: q_t per weight, equal on all replicas.
-          learning_rate, t: as of `propose`.
+          learning_rate, t: arguments of `propose`.
         """
         if not (self._exchanges_gradients or self._is_ef21):
             return proposal, means, tf.constant(True)
@@ -275,7 +278,7 @@ class Player:
         Replica context, accepted step.
 
         Args:
-          proposal: of this replica, from `conclude`.
+          proposal: result of `conclude` on this replica.
           subtracted: q_t per weight, equal on all replicas.
           keeps_anchors: the first half of an extragradient step, which only looks ahead. Both halves subtract from the
             anchors, and the second one moves them to w_t.
@@ -298,37 +301,37 @@ class Player:
             before.local().assign(variable.local().read_value())
         for total in self._round_updates:
             total.local().assign(tf.zeros(total.local().shape))
-        for statistic, variable in zip(self._statistics, self.network.non_trainable_variables, strict=True):
+        for statistic, variable in zip(self._round_non_trainable, self.network.non_trainable_variables, strict=True):
             statistic.local().assign(tf.convert_to_tensor(variable.value))
 
-    def take_local_step(self, proposal: Proposal, statistics: Sequence[tf.Tensor]) -> None:
+    def take_local_step(self, proposal: Proposal, non_trainable: Sequence[tf.Tensor]) -> None:
         """Takes a local step: stores the proposal's state and adds its updates to those of the round. Replica context.
 
         Args:
-          proposal: of this replica; NaN in a proposal makes all replicas refuse the round.
-          statistics: new non-trainable values of the network.
+          proposal: result of `propose` on this replica; a NaN in it makes all replicas refuse the round.
+          non_trainable: new non-trainable values of the network.
         """
         for index, total in enumerate(self._round_updates):
             total.local().assign_add(proposal.updates[index])
             self._previous[index].local().assign(proposal.directions[index])
             for name, slot in self._slots.items():
                 slot[index].local().assign(proposal.slots[index][name])
-        for variable, value in zip(self._statistics, statistics, strict=True):
+        for variable, value in zip(self._round_non_trainable, non_trainable, strict=True):
             variable.local().assign(value)
 
     def round_updates(self) -> list[tf.Tensor]:
         """Returns the sum of the round's updates per weight. Replica context."""
         return read_local(self._round_updates)
 
-    def round_statistics(self) -> list[tf.Tensor]:
+    def round_non_trainable(self) -> list[tf.Tensor]:
         """Returns this replica's non-trainable values of the network inside a round. Replica context."""
-        return read_local(self._statistics)
+        return read_local(self._round_non_trainable)
 
     def mean_moments(self, t: tf.Tensor, average: Callable) -> list[tf.Tensor]:
         """Returns the exact mean over the replicas of the second moments after a round; one collective.
 
         Args:
-          t, average: as of `propose`.
+          t, average: arguments of `propose`.
         """
         slots = self._read(list(self._direction.slots), False)
         corrected = [tf.reshape(self._direction.corrected(slot, t), [-1]) for slot in slots]
@@ -369,7 +372,7 @@ class Player:
             for variable, value in zip(self.network.non_trainable_variables, values, strict=True)
         ]
 
-    def mean_statistics(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def mean_non_trainable(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns new non-trainable values of the network that are equal on all replicas. Replica context.
 
         Statistics are averaged exactly over the replicas; others, e.g. counters and frozen weights, are equal already.
@@ -412,15 +415,11 @@ class Player:
         after = [self._direction.accumulate(g, slot) for g, slot in zip(gradients, slots, strict=True)]
         return tf.concat([tf.reshape(self._direction.corrected(slot, t), [-1]) for slot in after], 0)
 
-    def _evaluation_points(self, weights, previous, residuals, learning_rate):
+    def _gradient_points(self, weights, previous, residuals, learning_rate):
         return [
             half_step_point(w, u, tf.zeros_like(w) if e is None else e, learning_rate)
             for w, u, e in zip(weights, previous, residuals, strict=True)
         ]
-
-    def _are_bounded(self, statistics):
-        """Whether all statistics are finite and small enough to be summed over all replicas, bool scalar."""
-        return float_bits.are_bounded(statistics)
 
     def _propose(self, gradients, slots, bounded, t, learning_rate):
         """Returns (updates, directions, slots, gradient energy) of a chunk of weights."""
@@ -460,12 +459,12 @@ class Player:
             for state in slot.values():
                 finite &= tf.math.is_finite(state)
             directions.append(tf.where(finite, self._direction.direction(gradient, slot, t), float("nan")))
-        steps = directions
+        moves = directions
         if self._is_optimistic:  # u_0 = u_1: the first step is a plain one
             previous = [slot.pop("previous_direction") for slot in slots]
             previous = [tf.where(t > 1.0, before, u) for before, u in zip(previous, directions, strict=True)]
-            steps = [2.0 * u - before for u, before in zip(directions, previous, strict=True)]
-        return directions, [learning_rate * step for step in steps], slots
+            moves = [2.0 * u - before for u, before in zip(directions, previous, strict=True)]
+        return directions, [learning_rate * move for move in moves], slots
 
     def _subtract(self, weights, means):
         """Returns w - q, projected by the weight's own constraint and by `clip_value`."""
@@ -549,6 +548,11 @@ class AveragedWeights:
 
     def _mixed(self, averages, weights, decay):
         return [decay * average + (1.0 - decay) * w for average, w in zip(averages, weights, strict=True)]
+
+
+def _add(a, b):
+    """Returns a + b; None stands for 0."""
+    return b if a is None else a if b is None else a + b
 
 
 def _assign_everywhere(local, value):

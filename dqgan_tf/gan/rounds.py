@@ -10,8 +10,7 @@ class LocalRounds:
 
         x_0 = w - e^m
         for k = 1..K:  g = F(x_{k-1} - eta u_{k-1}; xi_k);  u_k = direction(g);  x_k = x_{k-1} - eta u_k
-        p^m = w - x_K = e^m + sum_k eta u_k;   c^m = encode(p^m);   e^m <- p^m - decode(c^m)
-        w <- w - 1/M sum_m decode(c^m)     bit-identical on every replica
+        exchange of p^m = w - x_K = e^m + sum_k eta u_k, as in the step of `DQGAN`
 
     docs/algorithm.md derives it. A replica stores sum_k eta u_k and not x_k, because x_k is rounded to the precision of
     a weight, which is much larger than an update. If any value of any replica is not finite, all replicas refuse the
@@ -49,23 +48,24 @@ class LocalRounds:
         started = pipeline.now([real])
         taken = tf.cast(k, tf.float32) / self.compression_config.local_steps
         points = tuple(
-            player.evaluation_points(residuals, eta, [None if d is None else taken * d for d in drifts])
+            player.gradient_points(residuals, eta, [None if d is None else taken * d for d in drifts])
             for player, residuals, eta, drifts in zip(
                 self._players, self._residuals(), rates, self._drifts(), strict=True
             )
         )
-        states = [player.round_statistics() for player in self._players]
-        evaluation = self._evaluate(points, real, step, labels, self.optimizer_config.micro_batches, states=states)
+        values = [player.round_non_trainable() for player in self._players]
+        micro_batches = self.optimizer_config.micro_batches
+        at_point = self._gradients_at(points, real, step, labels, micro_batches, non_trainable=values)
         proposals = [
-            player.propose(gradients, statistics, eta, t, None)
-            for player, gradients, statistics, eta in zip(
-                self._players, evaluation.gradients, evaluation.non_trainable, rates, strict=True
+            player.propose(gradients, non_trainable, eta, t, None)
+            for player, gradients, non_trainable, eta in zip(
+                self._players, at_point.gradients, at_point.non_trainable, rates, strict=True
             )
         ]
-        for player, proposal, statistics in zip(self._players, proposals, evaluation.non_trainable, strict=True):
-            player.take_local_step(proposal, statistics)
+        for player, proposal, non_trainable in zip(self._players, proposals, at_point.non_trainable, strict=True):
+            player.take_local_step(proposal, non_trainable)
         computed = pipeline.now([update for proposal in proposals for update in proposal.updates])
-        self._step_metrics.add_local_step(evaluation, proposals, computed - started)
+        self._step_metrics.add_local_step(at_point, proposals, computed - started)
         return {}
 
     def _end_round(self, count, kind):
@@ -77,14 +77,14 @@ class LocalRounds:
         if kind.average:
             average = lambda value: context.all_reduce("mean", [value])[0]  # noqa: E731
             moments = [player.mean_moments(t, average) for player in self._players]
-        statistics = [player.mean_statistics(player.round_statistics()) for player in self._players]
+        non_trainable = [player.mean_non_trainable(player.round_non_trainable()) for player in self._players]
         length = tf.cast(count, tf.float32)
 
         def accept():
             triples = zip(self._players, means, moments, strict=True)
             weights = [player.accept_round(of_player, length, averages) for player, of_player, averages in triples]
             self._averaged.update(weights[0], t, length)
-            self._assign_statistics(statistics)
+            self._assign_non_trainable(non_trainable)
             self._step_metrics.add_round(self._channels_of(kind))
             return accepted
 

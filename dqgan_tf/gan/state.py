@@ -45,9 +45,10 @@ class SavedState:
                 variable.assign(values[name])
 
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
-        """Returns the state of one replica, by name: residuals, shifts, moments, directions, levels. Eager only.
+        """Returns the state of one replica, by name. Eager only.
 
-        Names contain those of weights and do not depend on the cuts into packets.
+        It has residuals, shifts, moments, directions, learned levels, the last mean update (`look_ahead`) and the start
+        of extragradient steps (`anchor`). Names contain those of weights and do not depend on the cuts into packets.
 
         Args:
           replica: index of the local replica.
@@ -66,8 +67,8 @@ class SavedState:
         names = iter(self._weight_names())
         for channel in self._channels:
             old = channel.state(replica)
-            own = [next(names) for _ in old["residual"]]
-            channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in own] for kind in old})
+            channel_names = [next(names) for _ in old["residual"]]
+            channel.set_state(replica, {kind: [values.get(f"{kind}/{name}") for name in channel_names] for kind in old})
         for name, local in self._replica_state().items():
             local.variables[replica].assign(values[name])
 
@@ -110,8 +111,8 @@ class SavedState:
     def game(self) -> dict[str, Any]:
         """Returns the loss and the decay of the average by name, of which checkpoints must be."""
         loss = self._settings["loss"]
-        own = dataclasses.asdict(loss) if isinstance(loss, LossConfig) else {"loss": loss.name}
-        return {f"loss.{name}": value for name, value in own.items()} | {"ema_decay": self._settings["ema_decay"]}
+        settings = dataclasses.asdict(loss) if isinstance(loss, LossConfig) else {"loss": loss.name}
+        return {f"loss.{name}": value for name, value in settings.items()} | {"ema_decay": self._settings["ema_decay"]}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -224,14 +225,14 @@ class SavedState:
             store[name.replace("/", ".")] = value
 
     def load_own_variables(self, store) -> None:
-        own, saved = self._own_values(), {name: store[name] for name in store.keys()}  # noqa: SIM118, a group of HDF5
+        current, saved = self._own_values(), {name: store[name] for name in store.keys()}  # noqa: SIM118, a group of HDF5
         missing = sorted(set(_COUNTERS) - set(saved))
         if missing:
             raise UsageError(f"The file was not written by DQGAN.save_weights or .save: it has no {missing[0]!r}.")
         rates = {name: saved.pop(f"learning_rate.{name}", None) for name in PLAYERS}
-        own = {name: value for name, value in own.items() if not name.startswith("learning_rate/")}
-        values: dict[str, Any] = {name: saved.get(name.replace("/", ".")) for name in own}
-        fits = all(value is not None and value.shape == own[name].shape for name, value in values.items())
+        current = {name: value for name, value in current.items() if not name.startswith("learning_rate/")}
+        values: dict[str, Any] = {name: saved.get(name.replace("/", ".")) for name in current}
+        fits = all(value is not None and value.shape == current[name].shape for name, value in values.items())
         frozen = [name for name, value in values.items() if name.startswith("ema/") and value is None]
         if frozen:
             logging.warning(
@@ -247,7 +248,7 @@ class SavedState:
             return
         for name in _COUNTERS:
             getattr(self, name).assign(values[name])
-        if not fits or len(saved) != len(own):
+        if not fits or len(saved) != len(current):
             logging.warning("The file's optimizer is another one: moments, directions and residuals are not loaded.")
             self.anchors_are_stale = True  # Keras loads the networks after this
         elif self.channel is not None:

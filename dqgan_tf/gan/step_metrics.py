@@ -1,4 +1,4 @@
-"""Metrics of the steps. Each replica sums them; `drain` averages them over replicas once per log line."""
+"""Metrics of the steps. Each replica sums them; `drain_mean` averages them over replicas once per log line."""
 
 import math
 from collections.abc import Sequence
@@ -36,34 +36,34 @@ class StepMetrics:
         self._sums = ReplicaLocal(devices, [len(self._names)], "step_metrics")
         self._round = ReplicaLocal(devices, [len(self._names)], "round_metrics")
 
-    def add(self, evaluation, proposals, channels: Sequence[Channel], compute_seconds: tf.Tensor) -> None:
+    def add(self, at_point, proposals, channels: Sequence[Channel], compute_seconds: tf.Tensor) -> None:
         """Adds one accepted step. Replica context.
 
         Args:
-          evaluation: `gradients.Evaluation` with losses and logits.
+          at_point: `PointGradients` with losses and logits.
           proposals: one per player that moved: the last of `PLAYERS`, or all.
           channels: the channels that reduced their updates, in the order of their vectors.
           compute_seconds: time from the batch to the last update, float64 scalar.
         """
         self._sums.local().assign_add(
-            self._of_step(evaluation, proposals, compute_seconds) + self._of_exchange(channels, len(proposals))
+            self._of_step(at_point, proposals, compute_seconds) + self._of_exchange(channels, len(proposals))
         )
 
     def begin_round(self) -> None:
         """Starts a round of local steps. Replica context."""
         self._round.local().assign(tf.zeros([len(self._names)]))
 
-    def add_local_step(self, evaluation, proposals, compute_seconds: tf.Tensor) -> None:
+    def add_local_step(self, at_point, proposals, compute_seconds: tf.Tensor) -> None:
         """As `add`, for a step of the round, before its exchange."""
-        self._round.local().assign_add(self._of_step(evaluation, proposals, compute_seconds))
+        self._round.local().assign_add(self._of_step(at_point, proposals, compute_seconds))
 
     def add_round(self, channels: Sequence[Channel]) -> None:
         """Adds the round, which was accepted, and its exchange. Replica context."""
         self._sums.local().assign_add(self._round.local().read_value() + self._of_exchange(channels, len(PLAYERS)))
 
-    def _of_step(self, evaluation, proposals, compute_seconds):
+    def _of_step(self, at_point, proposals, compute_seconds):
         values = {"accepted": 1.0, "seconds/compute": tf.cast(compute_seconds, tf.float32)}
-        values |= {name: getattr(evaluation, name) for name in _SCALARS}
+        values |= {name: getattr(at_point, name) for name in _SCALARS}
         for player, proposal in zip(PLAYERS[-len(proposals) :], proposals, strict=True):
             values |= {f"moves/{player}": 1.0, f"gradient_energy/{player}": proposal.gradient_energy}
         return tf.stack([values.get(name, 0.0) for name in self._names])
@@ -85,14 +85,14 @@ class StepMetrics:
         sums.assign(tf.zeros_like(value))
         return value
 
-    def mean(self, residuals: Sequence[Sequence[tf.Tensor | None]]) -> tf.Tensor:
+    def drain_mean(self, residuals: Sequence[Sequence[tf.Tensor | None]]) -> tf.Tensor:
         """Returns the mean of `drain()` over the replicas, with the spread of their starting points. One collective.
 
         The squared spread mean_m ||e^m - ebar||^2 is estimated from about `_SAMPLED` values of a player. It counts for
         all accepted steps since the last call.
 
         Args:
-          residuals: e of this replica, one list per player in the order of `PLAYERS`, one tensor or None per weight.
+          residuals: this replica's e, one list per player in the order of `PLAYERS`, one tensor or None per weight.
         """
         samples = [_sample(of_player) for of_player in residuals]
         parts = [self.drain(), *samples, *(sample * sample for sample in samples)]
@@ -109,7 +109,7 @@ class StepMetrics:
         |g|, |p|, |e|/|p|, |s|/|p| and the measured 1 - delta = |p - decode(encode(p))|^2 / |p|^2 are per player: the
         squared norms of its vectors are summed, then the ratio is taken.
 
-        Those of a player are means over the steps at which it moved. Without such a step they are NaN. Sizes never are.
+        Figures of a player are means over the steps at which it moved, NaN if it never did. Byte counts are finite.
 
         Args:
           sums: mean over replicas of `drain()`, array [k]; sums of several are figures of all their steps.

@@ -84,7 +84,7 @@ def stream_seed(seed: int, purpose: int, step: tf.Tensor, replica: tf.Tensor, nu
     generator has to be saved.
 
     Args:
-      seed: of the run.
+      seed: seed of the run.
       purpose: `LATENT`, `PENALTY` or `SAMPLE`.
       step: integer scalar.
       replica: global rank, integer scalar.

@@ -72,7 +72,7 @@ def compressed(
       optimistic: whether each replica takes its gradients at its half-step point; with `update` only. Build the
         optimizer before the first step, and take the gradients of both players before the first `apply`. A loop of
         your own calls `optimizer.compression.look_ahead()` before it takes them.
-      seed: of stochastic rounding.
+      seed: seed of stochastic rounding.
       logs: whether `fit` reports bytes, norms and times under `compression/`.
       **settings: fields of `CompressionConfig` other than the compressor, such as `error_feedback=False`,
         `compressor_rules="bias|gamma|beta=none"`, `shift`, `topology`, `packet_mb`, `transport`,
@@ -381,8 +381,8 @@ class CompressedSteps:
         The loss was divided by M, so that gradients add up. The gradient of a replica's own loss is M times as large.
         """
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        own = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
-        return self.point.finite(own) if self.point else own
+        scaled = [gradient * tf.cast(replicas, gradient.dtype) for gradient in self._steps.clipped(gradients)]
+        return self.point.finite(scaled) if self.point else scaled
 
     def _take_local_step(self, variables):
         """Returns a function (strategy, gradients) -> accepted that takes a local step and exchanges every K-th sum."""

@@ -46,7 +46,7 @@ class ModelState:
         """Gives the state the parts that a checkpoint has: builds optimizers and opens channels.
 
         Args:
-          folder: of the checkpoint, for messages.
+          folder: folder of the checkpoint, for messages.
           saved: what `settings` returned.
 
         Raises:

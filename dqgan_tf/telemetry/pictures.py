@@ -115,7 +115,7 @@ def timeline(spans: Sequence[tuple[str, float, float]], rows: Sequence[str], wid
     Args:
       spans: (name of the row, beginning, end), in seconds from 0 on.
       rows: names, from the top.
-      width: in pixels.
+      width: width in pixels.
 
     Returns:
       uint8 [20 (1 + len(rows)), width, 3].

@@ -71,8 +71,9 @@ _FIGURES = {
     "spread/{p}": Figure(
         "5 compression/",
         "parameters",
-        "root mean square distance of the replicas' residuals to their mean, which is that of the points from which "
-        "they start; estimated from about 512 values of a player at the time of the line",
+        "root mean square distance between each replica's residual and the mean residual. Replicas start at w - e, so "
+        "it is also the spread of their starting points; estimated from about 512 values of a player at the time of "
+        "the line",
     ),
     "wire_bytes": Figure(
         "5 compression/",
@@ -96,8 +97,8 @@ _FIGURES = {
         "6 time/",
         "ms per step",
         "the whole step of the chief, without logs, pictures, evaluations and checkpoints: compute + reduction + rest. "
-        "The first line of a start with several calls does not add up: only compute and reduction contain its first "
-        "call, which compiles",
+        "If the first line after a start covers several calls, compute and reduction include the compiling call but "
+        "step does not, so the sum does not hold",
     ),
     "milliseconds/compute": Figure("6 time/", "ms per step", "half step, gradients and direction"),
     "milliseconds/reduction": Figure(
@@ -263,7 +264,7 @@ def write_layout(constants: Collection[str], kind: str) -> None:
 
     Args:
       constants: figures without a curve.
-      kind: of the data, points or images.
+      kind: kind of the data, points or images.
     """
     categories = []
     others = ("frechet", "FID", "precision") if kind == "points" else ("modes", "high_quality")

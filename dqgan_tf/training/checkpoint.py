@@ -1,7 +1,7 @@
 """Complete checkpoints: all workers write them, a resumed run is bit-identical, and one that does not fit is refused.
 
 checkpoints/step_00001000/replicated.*   state that is equal on all replicas, written by the chief
-checkpoints/step_00001000/worker_0.*     state of worker 0's replicas: residuals, moments, directions
+checkpoints/step_00001000/worker_0.*     state of worker 0's replicas, see `SavedState.replica_values`
 checkpoints/step_00001000/COMMIT         JSON with the files' digests, renamed into place last; without it the folder is
                                          ignored
 checkpoints/best/step_00001000/          links to the files of the checkpoint with the best --best_figure, and FIGURE
@@ -40,9 +40,9 @@ from dqgan_tf.training.job import Job
 FORMAT = 3
 # Format -> versions of this library that write it.
 _WRITERS = {1: "0.1", 2: "0.2 before its release", 3: "0.2 or later"}
-_ENDS = ("index", "data-00000-of-00001")  # of the two files of `write_tensors`
+_ENDS = ("index", "data-00000-of-00001")  # endings of the two files of `write_tensors`
 _ORIGIN = "origin"  # the tensor in which a file says of which run, step and worker it is
-_READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)  # of TensorFlow's checkpoint reader, for damaged files
+_READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)  # raised by TensorFlow's checkpoint reader for damaged files
 _BEST, _FIGURE = "best", "FIGURE"  # folder of the best checkpoint, and the file in it that says why it is the best
 _DISTANCES = ("frechet_distance", "kernel_distance", "FID", "KID", "mode_distance")  # the smaller, the better
 _DIGEST_BYTES = 1 << 22  # read at a time
@@ -66,7 +66,7 @@ class Best(NamedTuple):
     folder: complete checkpoint.
     run: random name of its run.
     figure: full name of the figure, such as `frechet_distance(resnet20,n=10000)`.
-    value: of the figure.
+    value: value of the figure.
     """
 
     folder: pathlib.Path
@@ -131,8 +131,8 @@ class CheckpointFolder:
 
     def best(self) -> Best | None:
         """Returns the best checkpoint of this run so far."""
-        found = best(self._folder)
-        return found if found and found.run == self._run else None
+        so_far = best(self._folder)
+        return so_far if so_far and so_far.run == self._run else None
 
     def close(self) -> None:
         """Unlocks the folder for other jobs."""
@@ -378,25 +378,25 @@ def check_files(folder: pathlib.Path) -> dict:
     for name, saved in commit["files"].items():
         path = folder / name
         try:
-            found = _digest(path)
+            actual = _digest(path)
         except FileNotFoundError:
             raise CheckpointError(f"Checkpoint file {path} is missing; {_ADVICE}") from None
         except OSError as error:
             raise CheckpointError(f"Checkpoint file {path} cannot be read: {error.strerror}; {_ADVICE}") from None
-        if found != saved:
-            raise CheckpointError(f"Checkpoint file {path} {_difference(path, found, saved, commit)}; {_ADVICE}")
+        if actual != saved:
+            raise CheckpointError(f"Checkpoint file {path} {_difference(path, actual, saved, commit)}; {_ADVICE}")
     return commit
 
 
-def _difference(path, found, saved, commit):
+def _difference(path, actual, saved, commit):
     """Says why a file is not the one that was saved."""
     prefix = path.name.partition(".")[0]
     origin, due = _found_origin(path.with_name(prefix)), _origin(commit["run"], commit["step"], prefix)
     other = [f"{key} {origin[key]} and not of {due[key]}" for key in due if origin.get(key, due[key]) != due[key]]
     if other:
         return f"does not belong there: it is of {', '.join(other)}"
-    if found["bytes"] != saved.get("bytes"):
-        return f"has {found['bytes']} bytes instead of {saved.get('bytes')}"
+    if actual["bytes"] != saved.get("bytes"):
+        return f"has {actual['bytes']} bytes instead of {saved.get('bytes')}"
     return "is not the one that was saved: its sha256 differs"
 
 
@@ -496,13 +496,13 @@ def check_config(folder: pathlib.Path, saved: dict, config: RunConfig) -> None:
             )
 
 
-def check_tensors(folder: pathlib.Path, expected: dict[str, tuple], found: dict[str, np.ndarray]) -> None:
+def check_tensors(folder: pathlib.Path, expected: dict[str, tuple], tensors: dict[str, np.ndarray]) -> None:
     """Raises CheckpointError for the first name or shape that is not as expected, or value that is not finite."""
-    for name in sorted(set(expected) | set(found)):
-        wanted, got = expected.get(name), found[name].shape if name in found else None
+    for name in sorted(set(expected) | set(tensors)):
+        wanted, got = expected.get(name), tensors[name].shape if name in tensors else None
         if wanted is None or wanted != got:
             raise CheckpointError(f"{folder} does not fit: {name} has shape {got} there and {wanted} in this run.")
-        if not np.isfinite(found[name]).all():
+        if not np.isfinite(tensors[name]).all():
             raise CheckpointError(f"{folder} holds values in {name} that are not finite; {_ADVICE}")
 
 

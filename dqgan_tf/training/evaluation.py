@@ -25,8 +25,8 @@ class Evaluator:
     """Computes figures of generators. Images are compared with real images, whose features are computed once.
 
     Args:
-      config: of the run; its `evaluation` says how.
-      spec: of the run's data.
+      config: settings of the run; its `evaluation` says how.
+      spec: description of the run's data.
       use_ema: evaluate the averaged generator rather than the raw one.
 
     Raises:

@@ -24,7 +24,7 @@ from dqgan_tf.training import checkpoint, evaluation, folder_lock, restore, summ
 from dqgan_tf.training.loop import StopSignal
 
 _POLL_SECONDS = 1.0
-_NOTICE_SECONDS = 30.0  # between two lines that say that there is no job
+_NOTICE_SECONDS = 30.0  # time between two lines that say that there is no job
 
 
 def run(config: RunConfig) -> int:
@@ -56,7 +56,7 @@ class _Task:
     """Follows one run.
 
     Args:
-      config: as the workers of the run have it.
+      config: settings of the run, equal to those of its workers.
       output: folder of the evaluator's files.
     """
 
@@ -144,11 +144,11 @@ class _Task:
         figures = self._evaluator.evaluate(self._trained.model)
         _say(f"step {commit['step']}  {_line(figures)}  ({time.monotonic() - start:.1f} s)")
         self._record({"step": commit["step"], "run": commit["run"]} | figures)
-        found = evaluation.best_value(self._config.evaluation.best_figure, figures)
+        best = evaluation.best_value(self._config.evaluation.best_figure, figures)
         so_far = checkpoint.best(self._checkpoints)
-        if found and checkpoint.is_better(so_far if so_far and so_far.run == commit["run"] else None, *found):
-            checkpoint.keep_best(self._checkpoints, folder, *found)
-            _say(f"step {commit['step']} has the best {found[0]} so far: {found[1]:.4g}")
+        if best and checkpoint.is_better(so_far if so_far and so_far.run == commit["run"] else None, *best):
+            checkpoint.keep_best(self._checkpoints, folder, *best)
+            _say(f"step {commit['step']} has the best {best[0]} so far: {best[1]:.4g}")
 
     def _load(self, folder, commit):
         """Builds the model of a run, and the evaluator with the features of the real images."""

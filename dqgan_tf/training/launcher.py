@@ -25,12 +25,11 @@ from dqgan_tf.errors import EXIT_FAULT, EXIT_PEER_LOST, EXIT_USAGE, UsageError
 from dqgan_tf.tensorflow_texts import START_UP_NOISE
 from dqgan_tf.training import command
 
-_GRACE_SECONDS = 20.0  # for workers to save and exit after a signal
-_SETTLE_SECONDS = 3.0  # for a lost worker to exit after those that lost it
+_GRACE_SECONDS = 20.0  # limit for workers to save and exit after a signal
+_SETTLE_SECONDS = 3.0  # limit for a lost worker to exit after those that lost it
 _TAIL_LINES = 15  # of the log of a worker that failed
 _TRACEBACK_LINES = 50  # the same after a fault
 _PR_SET_PDEATHSIG = 1
-_EVALUATOR_NICENESS = 10  # of a core that it shares with a worker, it gets a tenth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Launcher:
     workers and ignores their exit codes. SIGTERM and SIGINT are forwarded to the workers, which save and exit. No
     worker outlives this process.
 
-    The evaluator starts with the workers, goes on while they start again, and has a low priority. Its failure is
-    reported and stops no worker. After the run it may finish; if the workers fail, it is stopped.
+    The evaluator starts with the workers and goes on while they start again. Its failure is reported and stops no
+    worker. After the run it may finish; if the workers fail, it is stopped.
     """
 
     def __init__(self, config: LaunchConfig):
@@ -135,7 +134,7 @@ class Launcher:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # else Ctrl-C would signal a worker twice, and a second signal skips saving
-                preexec_fn=_begin_evaluator if name == "evaluator" else die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _evaluators(self):
@@ -362,11 +361,6 @@ def log_dir_of(arguments: Sequence[str]) -> pathlib.Path:
 def die_with_parent() -> None:
     """Makes Linux kill the calling process when its parent ends, even if SIGKILL ends that. For `preexec_fn`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _begin_evaluator():
-    die_with_parent()
-    os.nice(_EVALUATOR_NICENESS)
 
 
 def _say(text):

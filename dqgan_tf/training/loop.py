@@ -76,7 +76,7 @@ class Loop:
       reporter: reports its figures and pictures.
       stop: its `received` is the number of a signal that asks to stop early.
       start_step: number of steps done before.
-      evaluator: of the chief, if the run evaluates its generator.
+      evaluator: the chief's evaluator, if the run evaluates its generator.
     """
 
     def __init__(
@@ -178,11 +178,11 @@ class Loop:
 
     def _find_best(self, figures):
         """Returns name and value of the figure by which this is the best checkpoint so far; None if it is not."""
-        found = evaluation.best_value(self._job.config.evaluation.best_figure, figures)
-        if found is None or not checkpoint.is_better(self._checkpoints.best(), *found):
+        best = evaluation.best_value(self._job.config.evaluation.best_figure, figures)
+        if best is None or not checkpoint.is_better(self._checkpoints.best(), *best):
             return None
-        self._reporter.say(f"step {self._step} has the best {found[0]} so far: {found[1]:.4g}")
-        return found
+        self._reporter.say(f"step {self._step} has the best {best[0]} so far: {best[1]:.4g}")
+        return best
 
     def _save(self):
         if self._saved != self._step:

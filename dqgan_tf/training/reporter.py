@@ -57,10 +57,10 @@ class Reporter:
             with self._tensorboard.as_default(start_step):
                 values = values_in_use(job)
                 tensorboard.write_table("configuration", ("setting", "value"), values.items(), "Values in use.")
-                own = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
+                settings = {key: value for key, value in values.items() if key not in FREE_FIELDS or key in _COMPARED}
                 # No curve has the bytes, because they do not change.
-                own["wire_bytes_per_step"] = job.model.bytes_per_step()["wire_bytes"]
-                tensorboard.write_hyperparameters(own)
+                settings["wire_bytes_per_step"] = job.model.bytes_per_step()["wire_bytes"]
+                tensorboard.write_hyperparameters(settings)
                 tensorboard.write_layout(self._constants, job.data_spec.kind)
 
     def say(self, text: str) -> None:

@@ -80,7 +80,7 @@ def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | Non
     Args:
       model_dir: folder of a run.
       data_dir: folder of prepared data sets on this machine, for an evaluation. None takes that of the run.
-      folder: of the checkpoint. None takes the newest complete one.
+      folder: folder of the checkpoint. None takes the newest complete one.
 
     Raises:
       UsageError: the folder holds no run or no complete checkpoint yet.

@@ -34,7 +34,7 @@ from dqgan_tf.training.reporter import Reporter
 # A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
 _FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
 
-_EVALUATOR_SECONDS = 7200.0  # for the chief to train the small classifier of an evaluation
+_EVALUATOR_SECONDS = 7200.0  # limit for the chief to train the small classifier of an evaluation
 
 _AGAIN = "Start all workers again: the run resumes from its last complete checkpoint."
 

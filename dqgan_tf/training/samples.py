@@ -38,7 +38,7 @@ def draw(
       model: a `DQGAN`.
       count: number of samples.
       use_ema: draw from the averaged generator, not the raw one.
-      seed: of the latents. None takes the model's, as the pictures of a run do.
+      seed: seed of the latents. None takes the model's, as the pictures of a run do.
       interpolate: see `latents`.
       labels: int [count], the classes of the samples of a conditional GAN; see `class_labels`.
 
@@ -86,7 +86,7 @@ def class_labels(spec: data.DataSpec, count: int, *, label: int | None = None, r
     """Returns the classes of `count` samples of a conditional run, int64 [count]; None for any other run.
 
     Args:
-      spec: of the run's data.
+      spec: description of the run's data.
       count: number of samples.
       label: class of all samples. None takes the classes in turn.
       repeat: number of samples of a class before the next class.
@@ -153,8 +153,8 @@ def take(dataset: tf.data.Dataset, spec: data.DataSpec) -> np.ndarray:
     samples, classes = batch[0].numpy(), batch[1].numpy()
     taken = np.full([len(labels), *spec.shape], -1.0, np.float32)
     for label in np.unique(labels):
-        places, found = np.flatnonzero(labels == label), samples[classes == label]
-        taken[places[: len(found)]] = found[: len(places)]
+        places, of_class = np.flatnonzero(labels == label), samples[classes == label]
+        taken[places[: len(of_class)]] = of_class[: len(places)]
     return taken
 
 

@@ -59,6 +59,7 @@ def test_it_is_available_by_its_spec():
         compressors.get("truncate:bucket=5")
 
 
+@pytest.mark.slow
 def test_it_encodes_the_values_of_a_sparse_one():
     x = vectors()["gaussian"]
     compressor = compressors.get("topk:fraction=0.1+truncate:bucket=32")

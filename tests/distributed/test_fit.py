@@ -6,6 +6,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests.distributed import cluster
@@ -13,6 +14,7 @@ from tests.distributed import cluster
 BATCH, BATCHES = 32, 10  # over both workers: 16 samples each
 
 
+@pytest.mark.slow  # keras/test_two_processes.py has fit in two processes
 def test_fit_in_two_processes_keeps_the_workers_equal(tmp_path):
     """Callbacks, validation, 10 batches in calls of 4, over two epochs: both workers end alike, and having learned."""
     cluster.run(["-m", "tests.distributed.test_fit", str(tmp_path)], tmp_path / "logs")

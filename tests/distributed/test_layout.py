@@ -7,7 +7,8 @@ from dqgan_tf.compressors import rules
 from dqgan_tf.distribute import layout
 from dqgan_tf.distribute.layout import Slice, Vector, check_contraction
 from dqgan_tf.distribute.topologies import choice
-from dqgan_tf.distribute.topologies.packet import PacketSettings, coding
+from dqgan_tf.distribute.topologies.packet import PacketSettings, encoding_key
+from dqgan_tf.errors import UsageError
 from tests.distributed import lockstep
 
 SIGN = compressors.get("sign:bucket=32")
@@ -19,10 +20,11 @@ def vector(*sizes, first=0, order=0, spec="sign:bucket=32"):
     return Vector(f"v{first}", compressors.get(spec), tuple((size,) for size in sizes), positions, order)
 
 
-def packets(vectors, packet_values=10**9, granules=None, slice_values=10**9):
+def packets(vectors, packet_values=10**9, cut_multiples=None, slice_values=10**9):
     """`layout.packets` with tuples in place of slices; granules of 64."""
-    granules = [64] * len(vectors) if granules is None else granules
-    return [[tuple(part) for part in one] for one in layout.packets(vectors, packet_values, granules, slice_values)]
+    cut_multiples = [64] * len(vectors) if cut_multiples is None else cut_multiples
+    packed = layout.packets(vectors, packet_values, cut_multiples, slice_values)
+    return [[tuple(slice_) for slice_ in packet] for packet in packed]
 
 
 class TestVectors:
@@ -56,10 +58,14 @@ class TestVectors:
         assert vector(4, spec="adaptive:bits=3,bucket=32").initial_state().shape == (4 + 64,)
         assert vector(4).initial_state() is None
 
+    def test_a_weight_without_values_is_refused(self):
+        with pytest.raises(UsageError, match=r"must have values: .* Received: g/empty of shape \(0, 4\)"):
+            layout.vectors("generator", ["g/kernel", "g/empty"], [(3, 4), (0, 4)], SIGN)
+
 
 class TestSlices:
     def test_one_packet_of_whole_vectors_where_no_size_is_given(self):
-        assert packets([vector(100), vector(7, first=1)], granules=[32, None]) == [[(1, 0, 7), (0, 0, 100)]]
+        assert packets([vector(100), vector(7, first=1)], cut_multiples=[32, None]) == [[(1, 0, 7), (0, 0, 100)]]
 
     def test_slices_are_multiples_of_the_granule(self):
         assert packets([vector(1000)], slice_values=300) == [[(0, 0, 256), (0, 256, 256), (0, 512, 256), (0, 768, 232)]]
@@ -202,14 +208,14 @@ class TestGranules:
 def test_a_slice_has_the_stride_of_its_vector():
     """Its histogram counts the buckets that the histogram of the whole vector counts."""
     one = vector(4 * 65536, spec="adaptive:bits=3,bucket=32")
-    assert coding(one, 128).stride == one.stride == 4
+    assert encoding_key(one, 128).stride == one.stride == 4
 
 
 def test_only_a_whole_vector_of_matrices_has_shapes_in_its_coding():
     """Slices of equal size share compiled functions, whatever their weights."""
     low_rank = Vector("matrix", compressors.get("powersgd:rank=1"), ((3, 4),), (0,))
-    assert coding(low_rank, 12).shapes == ((3, 4),)
-    assert coding(vector(5, 7), 12) == coding(vector(12, first=3), 12)
+    assert encoding_key(low_rank, 12).shapes == ((3, 4),)
+    assert encoding_key(vector(5, 7), 12) == encoding_key(vector(12, first=3), 12)
 
 
 def test_a_slice_is_a_range():

@@ -59,8 +59,8 @@ class TestSmall:
             histograms = [[] for _ in vectors]
             for packet, of_packet, inputs in zip(packets, outcomes, updates, strict=True):
                 for replica, outcome in enumerate(of_packet):
-                    assert bool(outcome.acceptable)
-                    packet.keep(outcome, replica, inputs[replica])
+                    assert bool(outcome.bounded)
+                    packet.commit(outcome, replica, inputs[replica])
                     for part, histogram in zip(packet.slices, outcome.histograms, strict=True):
                         histograms[part.vector] += [] if histogram is None else [histogram]
             for vector, state, counts in zip(vectors, learned, histograms, strict=True):

@@ -131,7 +131,7 @@ def test_phases_are_what_a_step_waits_for_and_what_is_hidden(monkeypatch, ends, 
         def reduce(self, updates, replica, rank, seeds):
             received = yield types.SimpleNamespace(kind="all_gather", value=self.words)
             assert received is self.of_all_ranks
-            return types.SimpleNamespace(acceptable=self.mean)
+            return types.SimpleNamespace(bounded=self.mean)
 
     packets = [Packet(times) for times in ends]
     received = {id(packet.words): packet.of_all_ranks for packet in packets}
@@ -139,7 +139,7 @@ def test_phases_are_what_a_step_waits_for_and_what_is_hidden(monkeypatch, ends, 
     updates = [[types.SimpleNamespace(vector=packet.update)] for packet in packets]
     collectives = types.SimpleNamespace(rank=0, begin=begin)
     outcomes, seconds, spans = pipeline.reduce_packets(packets, updates, 0, None, collectives, None)
-    assert [outcome.acceptable for outcome in outcomes] == [packet.mean for packet in packets]
+    assert [outcome.bounded for outcome in outcomes] == [packet.mean for packet in packets]
     assert seconds.numpy().tolist() == list(expected)
     assert pipeline.hidden(dict(zip(pipeline.TIMES, expected, strict=True))) == hidden
     first, last = ends[0][0], ends[-1][0]

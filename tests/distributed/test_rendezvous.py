@@ -160,6 +160,25 @@ class TestNotices:
                 workers.start(addresses, 1, seconds=0.4).result(10)
 
 
+@pytest.mark.parametrize(
+    ("host", "opened", "closed"),
+    [
+        ("127.0.0.1", ["127.0.0.1"], ["127.0.0.2"]),
+        ("localhost", ["127.0.0.1"], ["127.0.0.2"]),
+        ("127.0.0.2", ["127.0.0.2"], ["127.0.0.1"]),
+        ("host0", ["127.0.0.1", "127.0.0.2"], []),
+    ],
+)
+def test_where_a_worker_listens(addresses, host, opened, closed):
+    port = addresses[0].rpartition(":")[2]
+    with rendezvous._listen(0, f"{host}:{port}"):
+        for address in opened:
+            rendezvous._connect(f"{address}:{port}").close()
+        for address in closed:
+            with pytest.raises(ConnectionRefusedError):
+                rendezvous._connect(f"{address}:{port}")
+
+
 class TestRefusals:
     def test_a_port_in_use(self, addresses):
         with socket.create_server(("", int(addresses[1].rpartition(":")[2]))):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.layout import Slice, Vector
-from dqgan_tf.distribute.topologies.packet import Seeds, coding, joined_slices
+from dqgan_tf.distribute.topologies.packet import Seeds, encoding_key, joined_slices
 from tests.distributed import exchange_cases, lockstep
 from tests.distributed.exchange_cases import CALLS, MATRICES, POISONED, Case
 
@@ -119,8 +119,8 @@ def test_slices_without_a_gap_are_decoded_together_where_a_compressor_works_buck
     ranges = [(1, 0, 32), (0, 64, 32), (0, 0, 32), (0, 32, 32), (0, 128, 8)]
     vectors = [Vector(name, compressors.get(spec), ((136,),), (i,)) for i, name in enumerate(("first", "second"))]
     slices = [Slice(*one) for one in ranges]
-    codings = [coding(vectors[part.vector], part.size) for part in slices]
-    ranges, indices = joined_slices(slices, codings)
+    keys = [encoding_key(vectors[part.vector], part.size) for part in slices]
+    ranges, indices = joined_slices(slices, keys)
     assert indices == groups
     assert ranges == [
         Slice(slices[group[0]].vector, slices[group[0]].start, sum(slices[index].size for index in group))
@@ -153,11 +153,11 @@ def assert_follows_oracle(case, replicas, *, error_feedback=True, block=None):
         values = [exchange_cases.inputs(expected.data, replica, replicas, call) for replica in range(replicas)]
         updates = [[tf.constant(own[part.vector]) for part in packet.slices] for own in values]
         outcomes = lockstep.reduce(packet, updates, [seeds(replica, call) for replica in range(replicas)])
-        assert [bool(outcome.acceptable) for outcome in outcomes] == [call != POISONED] * replicas
+        assert [bool(outcome.bounded) for outcome in outcomes] == [call != POISONED] * replicas
         if call == POISONED:
             continue
         for replica, outcome in enumerate(outcomes):
-            packet.keep(outcome, replica, updates[replica])
+            packet.commit(outcome, replica, updates[replica])
         learn(packet, learned, outcomes)
         for place, part in enumerate(packet.slices):
             energies = np.stack([outcome.energies[place] for outcome in outcomes])
@@ -186,6 +186,6 @@ def learn(packet, learned, outcomes):
         state, histograms = learned[part.vector], [outcome.histograms[place] for outcome in outcomes]
         for replica, variable in enumerate(state.variables if state else []):
             if histograms[0] is None:
-                variable.assign(outcomes[replica].states[place])
+                variable.assign(outcomes[replica].learned[place])
             else:
                 variable.assign(packet.vectors[place].compressor.next_state(variable, tf.add_n(histograms)))

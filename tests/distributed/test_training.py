@@ -49,7 +49,7 @@ LEARNING = [
 @pytest.mark.parametrize(
     "compression",
     [
-        pytest.param(TWO_STEP, id="two_step"),
+        pytest.param(TWO_STEP, id="two_step", marks=pytest.mark.slow),
         pytest.param(["--compressor=sign:bucket=32"], id="all_gather", marks=pytest.mark.slow),
         pytest.param(LEARNING, id="learning", marks=pytest.mark.slow),
     ],
@@ -94,14 +94,13 @@ def test_evaluations_inside_a_run_change_no_weight(tmp_path):
     assert {(line["num_fake"], line["generator"]) for line in figures} == {(500, "averaged")}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("compressor", ["linear:bits=4,bucket=512", "adaptive:bits=3,bucket=512"])
-def test_weights_do_not_depend_on_the_size_of_packets(tmp_path, compressor):
+@pytest.mark.slow  # in one process and for more compressors: test_packets.py
+def test_weights_do_not_depend_on_the_size_of_packets(tmp_path):
     """Of 200,000 weights, in slices of 32,768 values for every owner."""
     weights = set()
     for packet_mb in (0, 0.25):
         model_dir = tmp_path / f"packets_{packet_mb}"
-        more = ["--width=256", f"--compressor={compressor}", "--topology=two_step", f"--packet_mb={packet_mb}"]
+        more = ["--width=256", "--topology=two_step", f"--packet_mb={packet_mb}"]
         cluster.run(command(model_dir, 20, *more), model_dir / "logs")
         weights.add(summary(model_dir)["weights_sha256"])
     assert len(weights) == 1

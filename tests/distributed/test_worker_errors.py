@@ -105,6 +105,7 @@ def test_a_fault_of_one_worker_at_the_start(tmp_path):
     shows_a_traceback(both.output(1), "ValueError: injected", "dqgan_tf/training/run.py")
 
 
+@pytest.mark.slow  # the next test has it behind the launcher
 def test_a_fault_of_one_worker_in_a_step(tmp_path):
     arguments = command(tmp_path / "run", 1000)[2:]
     both = cluster.Cluster(prepared(*arguments), tmp_path / "logs", extra=[[""], [FAULT_IN_A_STEP]])

@@ -75,6 +75,7 @@ def test_a_rule_that_names_no_weight_of_any_player_is_refused(strategy, rules):
     assert "discriminator/seq" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_steps_before_the_first_compressed_one_are_exact():
     """One replica: that the mean of several is exact is proven in tests/gan/test_identities.py."""
     strategy = local_strategy(1)

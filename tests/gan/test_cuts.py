@@ -117,7 +117,7 @@ def runs(strategy, request, tmp_path_factory):
 def test_the_cuts_are_those_that_are_meant(runs):
     channel = runs["cut"].model.channel
     assert {vector.name: vector.size for vector in channel.vectors} == SIZES
-    assert {coding.stride for packet in channel.packets for coding in packet.codings} == {1, 2}
+    assert {key.stride for packet in channel.packets for key in packet.keys} == {1, 2}
     assert runs["whole"].slices == [["generator.1", "generator", "discriminator.2", "discriminator.3"]]
     slices = runs["cut"].slices
     counts = {name: sum(names.count(name) for names in slices) for name in SIZES}

@@ -42,7 +42,7 @@ def evaluation_points(strategy, model):
         residuals, flat = iter(model.channel.residuals(local_replica_index())), []
         for player, rate in zip(model._players, (0.02, 0.01), strict=True):
             own = [next(residuals) for _ in player.shapes]
-            flat += [tf.reshape(w, [-1]) for w in player.evaluation_points(own, tf.constant(rate), [None] * len(own))]
+            flat += [tf.reshape(w, [-1]) for w in player.gradient_points(own, tf.constant(rate), [None] * len(own))]
         return tf.concat(flat, 0)
 
     compiled = tf.function(lambda: strategy.run(point), autograph=False)

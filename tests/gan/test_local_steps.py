@@ -127,6 +127,7 @@ def test_a_shift_follows_the_oracle(strategy, optimizer, compression):
     assert np.max(np.abs(state.shift - state.mean_shift)) > 1000 * TOLERANCE * np.max(np.abs(state.update))
 
 
+@pytest.mark.slow
 def test_a_corrected_half_step_without_a_compressor_follows_the_oracle(strategy):
     """The shift of weights that are not compressed is learned, too: a replica's drift is taken out of its point."""
     state = assert_follows_oracle(strategy, SGD | {"half_step": "corrected"}, {"compressor": "none", "shift": 0.3})

@@ -173,9 +173,9 @@ def test_every_method_has_an_oracle():
     assert set(ORACLES) == set(ALGORITHMS)
 
 
-# A model costs four seconds of compiling. Quick tests: one method for each way through the step; DQGAN's is in
+# A model costs four seconds of compiling. Quick tests have one method of compressed gradients; DQGAN's are in
 # test_against_oracle.py.
-SLOW = [name for name in ORACLES if name not in ("extra_adam", "ef21_sgdm")]
+SLOW = [name for name in ORACLES if name != "ef21_sgdm"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ORACLES])
@@ -218,6 +218,7 @@ def check_start_from_other_weights(model, strategy, batches, tmp_path):
     assert 0 < np.max(np.abs(tiny_gan.weights(model) - loaded)) <= 1.1 * np.max(ETA)
 
 
+@pytest.mark.slow
 def test_the_two_step_exchange_of_gradients_follows_its_oracle(strategy, game, batches):
     model = build(strategy, *method("cpoadam_ef", TERNARY, "two_step"))
     owners = np.zeros(X + Y + B, int)  # buckets of 32 are dealt out in turn; zeros that fill one up change no maximum
@@ -228,6 +229,7 @@ def test_the_two_step_exchange_of_gradients_follows_its_oracle(strategy, game, b
     follow(model, strategy, batches, expected)
 
 
+@pytest.mark.slow
 def test_discriminator_steps_follow_their_oracle(strategy, game, batches):
     model = build(strategy, *method("dqgan_adam", SIGN, discriminator_steps=3))
     expected = methods_numpy.discriminator_steps(

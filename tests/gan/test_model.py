@@ -164,7 +164,7 @@ class TestTracing:
     def test_later_calls_do_not_trace_again(self, strategy, model):
         model.train_steps(served(strategy, images(1)), 1)
         model.drain_metrics(), model.weight_digests()
-        functions = (model._take_steps_compiled, model._drain, model._digests)
+        functions = (model._take_steps_compiled, model._drain_compiled, model._digests)
         counts = [function.experimental_get_tracing_count() for function in functions]
         for num_steps in (1, 2, 5):
             model.train_steps(served(strategy, images(num_steps)), num_steps)
@@ -178,7 +178,7 @@ def drawn(strategy, model):
 
     def replica(step):
         weights = tuple([v.value for v in p.trainable_variables] for p in (model.generator, model.discriminator))
-        return model._evaluate(weights, tf.zeros([BATCH, *SHAPE]), step).fake_logit
+        return model._gradients_at(weights, tf.zeros([BATCH, *SHAPE]), step).fake_logit
 
     compiled = tf.function(lambda step: strategy.run(replica, args=(step,)), autograph=False)
     return lambda step: [float(v) for v in compiled(tf.constant(step, tf.int64)).values]

@@ -170,6 +170,7 @@ class TestResnet:
         expected = pooled @ weights["output/kernel"] + weights.get("output/bias", 0)
         np.testing.assert_allclose(discriminator(image).numpy(), expected, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_every_kernel_of_sn_resnet_is_normalised(self):
         """Each step of the power iteration assigns the kernel over its largest singular value."""
         discriminator = networks.build(

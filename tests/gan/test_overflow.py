@@ -94,6 +94,7 @@ def test_an_average_that_overflows_makes_all_skip(strategy):
     assert_same_bits(state(model), before)
 
 
+@pytest.mark.slow  # the first test has a moment that overflows
 def test_a_variance_that_overflows_makes_all_skip(strategy):
     """Batch normalisation divides by the infinite root: its outputs, the gradients and all updates are finite."""
     model = build(strategy, keras.layers.BatchNormalization(), second_moment="local")

@@ -49,9 +49,9 @@ def exchanged(spec, sizes, values, error_feedback=True):
         updates = [[own[part.vector] for part in packet.slices] for own in parts]
         seeds = [Seeds(tf.constant([rank, call]), tf.constant([-1, call])) for rank in range(REPLICAS)]
         outcomes = lockstep.reduce(packet, updates, seeds)
-        assert all(outcome.acceptable for outcome in outcomes)
+        assert all(outcome.bounded for outcome in outcomes)
         for rank, outcome in enumerate(outcomes):
-            packet.keep(outcome, rank, updates[rank])
+            packet.commit(outcome, rank, updates[rank])
         received = [np.concatenate([lockstep.mean(o.means, i, n) for i, n in enumerate(sizes)]) for o in outcomes]
         yield np.array(received, np.float64), by_replica([residuals[i] for i in range(len(sizes))])
 

@@ -79,8 +79,8 @@ CASES = [
         ("adam", LINEAR, "gradient"),
     ]
 ]
-# Each place with two replicas, and one with three; the other is below.
-QUICK = [(2, "adam", LINEAR, "update"), (2, "adam", LINEAR, "gradient"), (3, "sgd", LINEAR, "gradient")]
+# One place with two replicas, the other with three.
+QUICK = [(2, "adam", LINEAR, "update"), (3, "sgd", LINEAR, "gradient")]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,7 @@ def test_the_oracle_takes_the_steps_of_dqgan():
         np.testing.assert_allclose(state.points, expected.points[-1], atol=1e-12)
 
 
+@pytest.mark.slow  # of the oracle
 def test_without_error_feedback_the_oracle_keeps_no_residual():
     seen, states = follow(2, "sgd", SIGN, "gradient", error_feedback=False)
     np.testing.assert_allclose(seen[-1]["w"][0], states[-1].w, rtol=0, atol=1e-5)

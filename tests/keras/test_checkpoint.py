@@ -104,7 +104,7 @@ CASES = {
     ),
     "learned": lambda: dqgan_tf.compressed(opt.RMSprop(0.01), ADAPTIVE),
 }
-QUICK = ("update", "accumulation")
+QUICK = ("update",)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
     assert np.isfinite(seen[2]["tracked"]) and np.isfinite(float(model.tracker.result()))
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_after_fit(strategy):
     """`fit` of a last batch of one row says which replica has samples; that must not last."""
     x, y = (np.concatenate(part)[:33] for part in small_models.batches(3, 2))
@@ -288,6 +289,7 @@ def test_embeddings_under_sgd_are_the_stock_ones(strategy):
     np.testing.assert_allclose(weights(strategy, compressed), weights(strategy, stock), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_optimizers_of_one_model_have_channels_of_their_own(strategy):
     class Pair(keras.Model):
         def __init__(self):
@@ -378,6 +380,7 @@ def test_figures_are_silent_by_default_and_true_when_asked_for(strategy):
     assert {"val_loss", "val_mae"} < set(history) and not any("val_compression" in name for name in history)
 
 
+@pytest.mark.slow
 def test_class_and_sample_weights_generators_and_single_batches(strategy):
     x, y = (np.concatenate(part) for part in small_models.batches(3, 2))
     model = small_models.mlp(strategy, sgd())
@@ -434,6 +437,7 @@ def test_a_stateful_recurrent_layer_is_refused(strategy):
         model.make_train_function()
 
 
+@pytest.mark.slow
 def test_a_second_fit_and_a_second_compile(strategy):
     model = small_models.mlp(strategy, sgd())
     model.fit(data(), verbose=0)
@@ -482,6 +486,7 @@ def test_backup_and_restore_goes_on_with_the_epoch(strategy, tmp_path):
     np.testing.assert_array_equal(weights(strategy, whole), weights(strategy, resumed))
 
 
+@pytest.mark.slow
 def test_callbacks_that_set_the_learning_rate(strategy):
     rates = []
     model = small_models.mlp(strategy, sgd("none"))

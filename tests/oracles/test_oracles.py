@@ -208,6 +208,7 @@ def bilinear_norm(quantizer, **options):
     return norm
 
 
+@pytest.mark.slow
 def test_on_a_bilinear_game_few_bits_reach_the_float32_figure():
     # 1.847; sign 1.855, top-1-of-40 1.822, ternary 1.848, from a start of norm 6.32.
     dense = bilinear_norm(quantizers.identity)
@@ -216,17 +217,20 @@ def test_on_a_bilinear_game_few_bits_reach_the_float32_figure():
         assert bilinear_norm(quantizer) == pytest.approx(dense, rel=0.03)
 
 
+@pytest.mark.slow
 def test_without_feedback_few_bits_are_stuck():
     # ternary 2.73, top-1 4.01, sign 4.34 against 1.85.
     for quantizer in (quantizers.sign(), quantizers.top_k(1), quantizers.linear(2)):
         assert bilinear_norm(quantizer, error_feedback=False) > 2.5
 
 
+@pytest.mark.slow
 def test_residual_out_of_the_half_step_diverges():
     for quantizer in (quantizers.sign(), quantizers.top_k(1)):
         assert bilinear_norm(quantizer, residual_in_half_step=False) == np.inf
 
 
+@pytest.mark.slow
 def test_plain_simultaneous_descent_diverges():
     for quantizer in (quantizers.identity, quantizers.sign(), quantizers.top_k(1), quantizers.linear(2)):
         assert bilinear_norm(quantizer, half_step=False) == np.inf
@@ -246,11 +250,13 @@ def floor():
     return noisy_norm("none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear4", "ternary", "sign", "top5"])
 def test_noise_floor_is_that_of_float32(name, floor):
     assert noisy_norm(name) == pytest.approx(floor, rel=0.05)
 
 
+@pytest.mark.slow
 def test_noisy_game_without_feedback_or_with_the_residual_outside(floor):
     assert noisy_norm("sign", residual_in_half_step=False) > 100 * floor
     assert noisy_norm("top5", residual_in_half_step=False) == np.inf
@@ -259,12 +265,14 @@ def test_noisy_game_without_feedback_or_with_the_residual_outside(floor):
     assert noisy_norm("ternary", offsets_scale=1.0, error_feedback=False) > 5 * noisy_norm("ternary", offsets_scale=1.0)
 
 
+@pytest.mark.slow
 def test_one_over_root_workers():
     # 8 against 2 workers: sqrt(4) = 2 in the noise floor, within sampling error.
     floors = [noisy_norm("sign", noise=0.5, workers=workers) for workers in (2, 8)]
     assert floors[0] / floors[1] == pytest.approx(2.0, rel=0.15)
 
 
+@pytest.mark.slow
 def test_folded_owner_residual_keeps_the_floor_and_a_separate_one_does_not():
     # 4 workers, shards of 25 values, each with its own scale (and its own top 1).
     game = {"eta": 0.03, "mu": 0.02, "noise": 0.3, "steps": 1000, "workers": 4}
@@ -285,17 +293,20 @@ def centralised_norm(method, name, offsets_scale=0.0):
     return gradient_norm(weights, exact, NOISY_STEPS, NOISY_STEPS // 2)
 
 
+@pytest.mark.slow
 def test_adam_before_compression_keeps_the_float32_figure():
     dense = adam_norm("none")
     for name in ("ternary", "sign", "top5"):
         assert adam_norm(name) == pytest.approx(dense, rel=0.06)
 
 
+@pytest.mark.slow
 def test_averaged_second_moment_removes_the_bias_of_heterogeneous_workers():
     assert adam_norm("none", 1.0, second_moment="averaged") < 0.5 * adam_norm("none", 1.0)
     assert adam_norm("sign", 1.0, second_moment="averaged") < 0.6 * adam_norm("sign", 1.0)
 
 
+@pytest.mark.slow
 def test_adam_after_the_average_is_worse():
     dense = centralised_norm(baselines.cpo_adam, "none")
     assert adam_norm("sign") < dense

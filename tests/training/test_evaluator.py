@@ -1,8 +1,12 @@
 """The task `evaluator` on checkpoints of a small model: what it evaluates, in which order, and when it ends."""
 
 import dataclasses
+import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,6 +223,42 @@ def test_keeps_the_best_checkpoint(job, tmp_path):
     best = evaluator.checkpoint.best(tmp_path / "checkpoints")
     assert (best.folder.name, best.figure, best.value) == ("step_00000009", "modes_found", 9.0)
     evaluator.checkpoint.check_files(best.folder)
+
+
+# `trainers.train` whose run and TensorFlow print the niceness of the process.
+NICENESS = """
+import os, sys, types
+run = types.SimpleNamespace(run=lambda config: print("run", os.nice(0)))
+sys.modules["dqgan_tf.training.run"] = run
+from dqgan_tf.training import command
+from trainers import train
+command.load_tensorflow = lambda: print("TensorFlow", os.nice(0))
+command.run(train.main)
+"""
+
+
+@pytest.mark.parametrize(("task", "added"), [("evaluator", 10), ("worker", 0)])
+def test_the_evaluator_lowers_its_priority_before_tensorflow_starts(task, added):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": task, "index": 0}}
+    environment = cluster.environment_of([0], 0) | {"TF_CONFIG": json.dumps(config)}
+    command = [sys.executable, "-c", NICENESS, "--model_dir=here"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    niceness = min(19, os.nice(0) + added)
+    assert done.stdout.splitlines() == [f"TensorFlow {niceness}", f"run {niceness}"], done.stderr
+
+
+@pytest.mark.slow
+def test_all_threads_of_an_evaluator_have_a_low_priority(tmp_path):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "evaluator", "index": 0}}
+    environment = cluster.environment_of([0], 0) | {"TF_CONFIG": json.dumps(config)}
+    log = tmp_path / "log"
+    process = cluster.start(["-m", "trainers.train", f"--model_dir={tmp_path}/run"], environment, log)
+    cluster.wait_for(lambda: "waits for a job" in log.read_text(), what="the evaluator")
+    threads = [int(task) for task in os.listdir(f"/proc/{process.pid}/task")]
+    niceness = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert niceness == {min(19, os.nice(0) + 10)}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ def test_a_worker_killed_by_a_signal(launch):
     assert_none_running(pids)
 
 
+@pytest.mark.slow  # waits
 def test_a_worker_that_ignores_sigterm_is_killed(launch):
     run = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif index: time.sleep(2); sys.exit(1)\nalive()")
     assert run.end() == 1
@@ -68,6 +69,7 @@ def test_a_second_signal_does_not_wait(launch):
     assert_none_running(pids)
 
 
+@pytest.mark.slow  # waits
 def test_more_signals_while_it_stops_its_workers(launch):
     """Impatience must not leave the workers behind, nor show a traceback."""
     run = launch("for number in (2, 15): signal.signal(number, signal.SIG_IGN)\nalive()")

@@ -59,6 +59,13 @@ def test_a_flag_is_named_with_both_values():
         run.check_agreement(other_worker(other), CONFIG)
 
 
+def test_a_limit_of_silence_that_differs_is_refused():
+    """TensorFlow sends heartbeats by the sender's limit and misses them by that of worker 0."""
+    other = dataclasses.replace(CONFIG, train=TrainConfig(silence_timeout=60))
+    with pytest.raises(UsageError, match="--silence_timeout is 30.0 on worker 0 and 60.0 on worker 1"):
+        run.check_agreement(other_worker(other), CONFIG)
+
+
 @pytest.mark.parametrize("key", ["code", "tensorflow", "keras", "python"])
 def test_code_and_versions_are_compared(key):
     with pytest.raises(UsageError, match=f"{key} is '.*' on worker 0 and 'other' on worker 1"):

@@ -42,6 +42,7 @@ CLUSTER_SECONDS = 30  # for workers whose cluster cannot work: 10 for a port in 
 START_SECONDS = 20  # --start_timeout of the jobs that lose a worker before the first step
 STEP_SECONDS = 120  # for a job to start and take steps on a loaded machine
 KILLS = 10  # of one run
+END_SECONDS = 0.5  # in which a freeze at the end is sent: the end takes longer on any machine that this has run on
 FOREVER = 1_000_000  # steps
 FAST_START = ("--r1_gamma=0", "--sample_every=0")  # no gradient of a gradient to compile, no pictures
 
@@ -89,6 +90,7 @@ class Outcome:
     kills: processes that were killed.
     exact: whether the resumed run has the state of an uninterrupted one; None: not compared.
     detail: last lines of the workers.
+    phase: of the run that a freeze has hit, see `phase`; None: not asked.
     """
 
     case: str
@@ -100,6 +102,7 @@ class Outcome:
     kills: int = 0
     exact: bool | None = None
     detail: str = ""
+    phase: str | None = None
 
 
 class Job:
@@ -178,28 +181,48 @@ def last_line(log):
 def freeze(number, rng, folder):
     """SIGSTOP of one worker during the start, the training or the end of a run: the other ends in time, or is done.
 
-    Afterwards SIGCONT: the frozen one ends, too.
+    Afterwards SIGCONT: the frozen one ends, too. The moment may miss the phase that it aims at: the promise is that of
+    the phase that it hits.
     """
-    phase = ("training", "training", "training", "start", "end")[number % 5]
-    victim, steps = rng.randrange(2), FOREVER if phase != "end" else 150
-    case = f"worker {victim}, {phase}"
+    aim = ("training", "training", "training", "start", "end")[number % 5]
+    victim, steps = rng.randrange(2), FOREVER if aim != "end" else 150
+    case = f"worker {victim}, aim: {aim}"
     with Job(folder, *SHORT_CALLS, f"--steps={steps}", f"--start_timeout={START_SECONDS}") as job:
-        limit = SILENCE_SECONDS + NOTICE_SECONDS
-        if phase == "start":
-            limit += START_SECONDS
+        if aim == "start":
             time.sleep(rng.uniform(0, 15))
         elif not job.wait_for_steps():
-            return Outcome(case, False, "no step", job.codes(), 0, limit, detail=job.detail())
+            return Outcome(case, False, "no step", job.codes(), 0, STEP_SECONDS, detail=job.detail())
+        elif aim == "end":
+            cluster.wait_for(lambda: phase(job.model_dir, steps) == "end", STEP_SECONDS, "the last step")
+            time.sleep(rng.uniform(0, END_SECONDS))
         else:
             time.sleep(rng.uniform(0, 3))
         job.signal(victim, signal.SIGSTOP)
+        hit = "over" if job.processes[victim].has_ended() else phase(job.model_dir, steps)
         seconds = job.end_of([1 - victim], STEP_SECONDS)
         job.signal(victim, signal.SIGCONT)
         after = job.end_of([victim], STEP_SECONDS)
-        allowed = {EXIT_PEER_LOST} if phase != "end" else {0, EXIT_PEER_LOST}
+        limit = SILENCE_SECONDS + NOTICE_SECONDS + (START_SECONDS if hit == "start" else 0)
+        allowed = {EXIT_PEER_LOST} if hit != "end" else {0, EXIT_PEER_LOST}
         in_time = None not in (seconds, after) and max(seconds, after) <= limit
-        passed = in_time and set(job.codes()) <= allowed
-        return Outcome(case, passed, "ended", job.codes(), seconds or STEP_SECONDS, limit, detail=job.detail())
+        passed = in_time and hit != "over" and set(job.codes()) <= allowed
+        seconds = STEP_SECONDS if seconds is None else seconds
+        return Outcome(case, passed, "ended", job.codes(), seconds, limit, detail=job.detail(), phase=hit)
+
+
+PHASES = {"start": "at the start", "training": "in training", "end": "at the end"}
+
+
+def phase(model_dir, steps):
+    """The phase of a run of `steps` steps, by its files: a key of `PHASES`.
+
+    The start has no line in metrics.jsonl. The end has the line of the last step: what follows is the last checkpoint,
+    summary.json, the last exchange and the goodbye.
+    """
+    entries = json_lines.read(model_dir / "metrics.jsonl")
+    if not entries:
+        return "start"
+    return "end" if entries[-1]["step"] >= steps else "training"
 
 
 def pause(number, rng, folder):
@@ -726,11 +749,13 @@ def table(entries):
         results = [entry["result"] for entry in found]
         codes = sorted({str(code) for entry in found for code in entry["codes"] if code is not None})
         what = ", ".join(f"{results.count(result)} {result}" for result in sorted(set(results)))
+        phases = [entry.get("phase") for entry in found]
+        hit = ", ".join(f"{phases.count(name)} {where}" for name, where in PHASES.items() if name in phases)
         slowest = max(found, key=lambda entry: entry["seconds"] / entry["limit"])
         exact = [entry["exact"] for entry in found if entry["exact"] is not None]
         rows.append(
             [
-                words,
+                words + (f": {hit}" if hit else ""),
                 str(len(found)),
                 what + (f", codes {', '.join(codes)}" if codes else ""),
                 f"{slowest['seconds']:.0f} of {slowest['limit']:.0f}",

@@ -59,13 +59,15 @@ def test_table():
         dataclasses.replace(OUTCOME, seconds=17.6),
         dataclasses.replace(OUTCOME, passed=False, result="survived", codes=[None, None], seconds=19, limit=38),
     ]
+    outcomes += [dataclasses.replace(OUTCOME, phase=phase) for phase in ("training", "end", "training")]
     kills = [dataclasses.replace(OUTCOME, result="survived", exact=exact, kills=10) for exact in (True, False)]
     entries = [{"attack": "freeze", **dataclasses.asdict(outcome)} for outcome in outcomes]
     entries += [{"attack": "kills", **dataclasses.asdict(outcome)} for outcome in kills]
     header, _, freeze, killed = attacks.table(entries).splitlines()
     assert header == "| attack | rounds | result | longest, s, of the limit | exact | as promised |"
     words = attacks.ATTACKS["freeze"][2]
-    assert freeze == f"| {words} | 3 | 2 ended, 1 survived, codes 4 | 18 of 18 |  | 2 of 3 |"
+    words += ": 2 in training, 1 at the end"
+    assert freeze == f"| {words} | 6 | 5 ended, 1 survived, codes 4 | 18 of 18 |  | 5 of 6 |"
     assert killed.endswith("| 2 survived, codes 4 | 9 of 18 | 1 of 2 | 2 of 2 |")
 
 
@@ -83,6 +85,15 @@ def test_the_last_line_of_a_log_is_its_error(tmp_path):
     assert attacks.last_line(log) == ""
 
 
+def test_the_phase_of_a_run_is_that_of_its_files(tmp_path):
+    seen = [attacks.phase(tmp_path, 30)]
+    for step in (10, 20, 30):
+        with json_lines.JsonLinesWriter(tmp_path / "metrics.jsonl", resume_step=None) as writer:
+            writer.write(step, {})
+        seen.append(attacks.phase(tmp_path, 30))
+    assert seen == ["start", "training", "training", "end"]
+
+
 def test_the_listeners_of_a_process_are_found():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port, inode = server.getsockname()[1], os.fstat(server.fileno()).st_ino
@@ -97,9 +108,9 @@ def make(attack, number, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 3, 4], ids=["training", "start", "end"])
-def test_a_frozen_worker_ends_all_in_time(tmp_path, number):
-    make(attacks.freeze, number, tmp_path)
+@pytest.mark.parametrize(("number", "phase"), [(0, "training"), (13, "start"), (4, "end")])
+def test_a_frozen_worker_ends_all_in_time(tmp_path, number, phase):
+    assert make(attacks.freeze, number, tmp_path).phase == phase
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ from dqgan_tf.compressors import blocks
 from dqgan_tf.distribute.layout import Vector, packets
 from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.distribute.topologies.low_rank import LowRank
-from dqgan_tf.distribute.topologies.packet import AllGather, Exact, Packet, PacketSettings, coding
+from dqgan_tf.distribute.topologies.packet import AllGather, Exact, Packet, PacketSettings, encoding_key
 from dqgan_tf.distribute.topologies.two_step import TwoStep
 
 _WORTH_BYTES = 16 * 1024  # saved bytes that pay for a second trip and a second encoding: 1.3 ms at 100 Mbit/s
 _WORTH_SHARE = 0.25  # share of the bytes of the all-gather
 _CLASSES = {"all_gather": AllGather, "two_step": TwoStep}
-_EXACT_GRANULE = 1024
+_EXACT_CUT_MULTIPLE = 1024  # values; uncompressed slices may be cut anywhere
 _SMALLEST_SLICE = 1 << 17
 """Number of values: below it, a second thread saves less time than one more call of a compiled function costs."""
 
@@ -55,7 +55,7 @@ def choose(topology: str, vectors: Sequence[Vector], group_size: int) -> Choice:
 def sent_bytes(topology: str | None, vectors: Sequence[Vector], group_size: int) -> int:
     """Returns the bytes that one of M = `group_size` replicas sends in one reduction; `topology` of `Choice`."""
     return sum(
-        _class_of(vector, topology).volume_of([coding(vector, vector.size)], group_size).sent_bytes
+        _class_of(vector, topology).volume_of([encoding_key(vector, vector.size)], group_size).sent_bytes
         for vector in vectors
     )
 
@@ -84,7 +84,7 @@ def build(
     low_rank = [index for index, vector in enumerate(vectors) if vector.is_low_rank]
     others = [index for index, vector in enumerate(vectors) if not vector.is_low_rank]
     owners = settings.group_size if topology == "two_step" else 1
-    granules = [_granule(vectors[index], settings.block, owners) for index in others]
+    cut_multiples = [_cut_multiple(vectors[index], settings.block, owners) for index in others]
     size = sum(vectors[index].size for index in others)
     slice_values = max(_SMALLEST_SLICE, -(-min(packet_values, size) // (1 if topology is None else threads)))
 
@@ -97,7 +97,7 @@ def build(
         return packets_
 
     in_one_packet = sum(vectors[index].size for index in low_rank), [None] * len(low_rank), 1
-    return packets_of(low_rank, *in_one_packet) + packets_of(others, packet_values, granules, slice_values)
+    return packets_of(low_rank, *in_one_packet) + packets_of(others, packet_values, cut_multiples, slice_values)
 
 
 def _class_of(vector, topology):
@@ -106,7 +106,7 @@ def _class_of(vector, topology):
     return Exact if topology is None else _CLASSES[topology]
 
 
-def _granule(vector, block, owners):
+def _cut_multiple(vector, block, owners):
     """Returns the number that the starts of slices must be multiples of, so that a cut does not change the result.
 
     It is a multiple of the block, of `owners` blocks in the two-step exchange, and of the histogram's stride. None: the
@@ -114,7 +114,7 @@ def _granule(vector, block, owners):
     """
     compressor = vector.compressor
     if compressor.is_identity:
-        return _EXACT_GRANULE * owners
+        return _EXACT_CUT_MULTIPLE * owners
     if compressor.block_multiple is None:
         return None
     block = blocks.effective_block(compressor, block) or compressor.block_multiple

@@ -40,19 +40,20 @@ class Outcome(NamedTuple):
     """Result of a packet's reduction on one replica.
 
     means: q as pairs (range of a vector, float32 [size]); the ranges cover the packet's slices. Equal on all replicas.
-    acceptable: bool scalar, equal on all replicas: every replica's update was finite and its scales below 1e30.
+    bounded: bool scalar, equal on all replicas: every update is finite, every scale below `float_bits.LARGEST_SCALE`.
     energies: float32 [3] per slice; see `error_feedback.Encoded`.
-    residuals: new residual per slice, float32 [size]; None if it is in the spare variable or there is none.
+    residuals: new residual per slice, float32 [size]; None if there is none, or if `_encode_slice` has written it into
+      the spare variable, from which `Packet.commit` takes it.
     histograms: float32 [k] per slice, to be added up over the replicas, for the compressor to learn from; or None.
-    states: next state of the compressor per slice, equal on all replicas, if the packet computes it; or None.
+    learned: next state of the compressor per slice, equal on all replicas, if the packet computes it; or None.
     """
 
     means: list[tuple[Slice, tf.Tensor]]
-    acceptable: tf.Tensor
+    bounded: tf.Tensor
     energies: list
     residuals: list
     histograms: list
-    states: list
+    learned: list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ class PacketSettings:
     shift: float = 0.0
 
 
-class Coding(NamedTuple):
-    """What decides how a slice is encoded. Equal codings share their compiled functions.
+class EncodingKey(NamedTuple):
+    """What decides how a slice is encoded. Equal keys share their compiled functions.
 
     compressor: a `Compressor`, or a `PowerSGD` in a `LowRank` packet.
     size: number of values of the slice.
@@ -88,9 +89,9 @@ class Coding(NamedTuple):
     shapes: tuple[tuple[int, ...], ...] = ()
 
 
-def coding(vector: Vector, size: int) -> Coding:
-    """Returns the coding of a slice of `size` values of a vector."""
-    return Coding(vector.compressor, size, vector.stride, vector.shapes if vector.is_low_rank else ())
+def encoding_key(vector: Vector, size: int) -> EncodingKey:
+    """Returns the key of a slice of `size` values of a vector."""
+    return EncodingKey(vector.compressor, size, vector.stride, vector.shapes if vector.is_low_rank else ())
 
 
 class Volume(NamedTuple):
@@ -123,7 +124,7 @@ class Packet(abc.ABC):
 
     name: str
     double_buffered = False
-    """Whether the new residual is written into a spare variable, which `keep` swaps with the residual."""
+    """Whether the new residual is written into a spare variable, which `commit` swaps with the residual."""
 
     def __init__(
         self,
@@ -134,18 +135,18 @@ class Packet(abc.ABC):
     ):
         self.slices, self.settings = tuple(slices), settings
         self.vectors = [vectors[slice_.vector] for slice_ in slices]
-        self.codings = tuple(coding(vector, slice_.size) for slice_, vector in zip(slices, self.vectors, strict=True))
+        self.keys = tuple(encoding_key(v, slice_.size) for slice_, v in zip(slices, self.vectors, strict=True))
         self.residuals: list[ReplicaLocal | None] = []
         self.shifts: list[ReplicaLocal | None] = []
         self._spare_residuals: list[ReplicaLocal | None] = []
-        for vector, one in zip(self.vectors, self.codings, strict=True):
+        for vector, key in zip(self.vectors, self.keys, strict=True):
             residual = shift = spare = None
             if settings.error_feedback and not vector.is_exact:
-                residual = ReplicaLocal(settings.devices, [one.size], f"residual_{vector.name}")
-                if self.double_buffered and blocks.effective_block(one.compressor, settings.block):
-                    spare = ReplicaLocal(settings.devices, [one.size], f"spare_residual_{vector.name}")
+                residual = ReplicaLocal(settings.devices, [key.size], f"residual_{vector.name}")
+                if self.double_buffered and blocks.effective_block(key.compressor, settings.block):
+                    spare = ReplicaLocal(settings.devices, [key.size], f"spare_residual_{vector.name}")
             if settings.shift:
-                shift = ReplicaLocal(settings.devices, [one.size], f"shift_{vector.name}")
+                shift = ReplicaLocal(settings.devices, [key.size], f"shift_{vector.name}")
             self.residuals.append(residual)
             self.shifts.append(shift)
             self._spare_residuals.append(spare)
@@ -153,12 +154,12 @@ class Packet(abc.ABC):
 
     def volume(self) -> Volume:
         """Returns the bytes of this packet."""
-        return self.volume_of(self.codings, self.settings.group_size)
+        return self.volume_of(self.keys, self.settings.group_size)
 
     @staticmethod
     @abc.abstractmethod
-    def volume_of(codings: Sequence[Coding], group_size: int) -> Volume:
-        """Returns the bytes of slices of these codings among M = `group_size` replicas."""
+    def volume_of(keys: Sequence[EncodingKey], group_size: int) -> Volume:
+        """Returns the bytes of slices of these keys among M = `group_size` replicas."""
 
     @abc.abstractmethod
     def reduce(
@@ -176,7 +177,7 @@ class Packet(abc.ABC):
           seeds: seeds of this call.
         """
 
-    def keep(self, outcome: Outcome, replica: int, updates: Sequence[tf.Tensor | blocks.Window]) -> None:
+    def commit(self, outcome: Outcome, replica: int, updates: Sequence[tf.Tensor | blocks.Window]) -> None:
         """Stores the new residuals and shifts. Called if the step is accepted, inside `tf.cond`.
 
         Args:
@@ -214,14 +215,14 @@ class Packet(abc.ABC):
 
     def _read(self, variables: Sequence[ReplicaLocal | None], replica: int) -> list:
         """Returns one replica's value of each, None for None."""
-        return [None if one is None else one.variables[replica].read_value() for one in variables]
+        return [None if local is None else local.variables[replica].read_value() for local in variables]
 
     def _bindings(self, replica: int, seeds: Seeds) -> list:
         """Returns the argument of `compressor.bind` per slice: the learned state, the common seed, or None."""
         learned = self._read(self._learned, replica)
         return [
-            seeds.common + [0, slice_.vector] if coding.compressor.uses_common_seed else state
-            for slice_, coding, state in zip(self.slices, self.codings, learned, strict=True)
+            seeds.common + [0, slice_.vector] if key.compressor.uses_common_seed else state
+            for slice_, key, state in zip(self.slices, self.keys, learned, strict=True)
         ]
 
     def _seeds(self, seed: tf.Tensor, owners: int = 1) -> list[tf.Tensor]:
@@ -232,8 +233,8 @@ class Packet(abc.ABC):
           owners: number of replicas that share the blocks of the slice.
         """
         seeds = []
-        for slice_, coding in zip(self.slices, self.codings, strict=True):
-            block, start = blocks.effective_block(coding.compressor, self.settings.block), slice_.start // owners
+        for slice_, key in zip(self.slices, self.keys, strict=True):
+            block, start = blocks.effective_block(key.compressor, self.settings.block), slice_.start // owners
             if block and start % block == 0:
                 seeds.append(blocks.block_seed(seed, start // block) + [0, slice_.vector])
             else:
@@ -256,7 +257,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def bind(compressor: Compressor, binding: tf.Tensor | None) -> Compressor:
-    """Returns the compressor that encodes and decodes by `binding`; see `Packet._bindings`."""
+    """Returns the compressor with its learned state or the seed of all replicas; see `Packet._bindings`."""
     return compressor if binding is None else compressor.bind(binding)
 
 
@@ -278,17 +279,17 @@ class Exact(Packet):
     name = "dense"
 
     @staticmethod
-    def volume_of(codings, group_size):
-        dense = 4 * sum(coding.size for coding in codings)
+    def volume_of(keys, group_size):
+        dense = 4 * sum(key.size for key in keys)
         return Volume(dense, 2 * (group_size - 1) * dense // group_size)
 
     def reduce(self, updates, replica, rank, seeds):
         updates = [blocks.whole(update) for update in updates]
         sums = yield Request("all_reduce", updates)
-        means, acceptable = _exact_means(list(sums), group_size=self.settings.group_size)
+        means, bounded = _exact_means(list(sums), group_size=self.settings.group_size)
         energies = [_exact_energies(update) for update in updates]
         nothing = [None] * len(energies)
-        return Outcome(list(zip(self.slices, means, strict=True)), acceptable, energies, nothing, nothing, nothing)
+        return Outcome(list(zip(self.slices, means, strict=True)), bounded, energies, nothing, nothing, nothing)
 
 
 @compiled
@@ -304,17 +305,14 @@ def _exact_energies(update):
 
 
 class AllGather(Packet):
-    """Every replica sends its payload to all others and decodes all payloads.
-
-    p^m = x^m + e^m;   c^m = encode(p^m);   e^m <- p^m - decode(c^m);   q = 1/M sum_m decode(c^m)
-    """
+    """Every replica sends its payload to all others and decodes all payloads; `Channel` has the equations."""
 
     name = "all_gather"
     double_buffered = True
 
     @staticmethod
-    def volume_of(codings, group_size):
-        payload = sum(coding.compressor.wire_bytes(coding.size) for coding in codings)
+    def volume_of(keys, group_size):
+        payload = sum(key.compressor.wire_bytes(key.size) for key in keys)
         return Volume(payload, (group_size - 1) * payload)
 
     def reduce(self, updates, replica, rank, seeds):
@@ -322,55 +320,55 @@ class AllGather(Packet):
         spares = [None if spare is None else spare.variables[replica] for spare in self._spare_residuals]
         # One call per slice: TensorFlow runs them on as many threads as it has.
         encoded = [
-            _encode_slice(update, residual, spare, binding, seed, coding=coding, block=self.settings.block)
-            for coding, update, residual, spare, binding, seed in zip(
-                self.codings, updates, residuals, spares, bindings, self._seeds(seeds.own), strict=True
+            _encode_slice(update, residual, spare, binding, seed, key=key, block=self.settings.block)
+            for key, update, residual, spare, binding, seed in zip(
+                self.keys, updates, residuals, spares, bindings, self._seeds(seeds.own), strict=True
             )
         ]
         words, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
         rows = yield Request("all_gather", words[0] if len(words) == 1 else tf.concat(words, 0))
-        ranges, groups = joined_slices(self.slices, self.codings)
-        means, acceptable = _decode_rows(rows, bindings, codings=self.codings, groups=groups)
+        ranges, groups = joined_slices(self.slices, self.keys)
+        means, bounded = _decode_rows(rows, bindings, keys=self.keys, groups=groups)
         means = list(zip(ranges, means, strict=True))
-        return Outcome(means, acceptable, energies, residuals, histograms, [None] * len(energies))
+        return Outcome(means, bounded, energies, residuals, histograms, [None] * len(energies))
 
 
 @compiled
-def _encode_slice(update, residual, spare, binding, seed, *, coding, block):
+def _encode_slice(update, residual, spare, binding, seed, *, key, block):
     """Returns (words, residual, energies, histogram); the residual is None if it is written to the variable `spare`."""
-    compressor = bind(coding.compressor, binding)
+    compressor = bind(key.compressor, binding)
     memory = None if spare is None else spare.read_value()
     encoded = error_feedback.encode(compressor, update, residual, seed, block=block, spare=memory)
     new_residual = encoded.residual
     if spare is not None:
         spare.assign(new_residual)
         new_residual = None
-    return to_wire(encoded.payload), new_residual, encoded.energies, histogram(coding, update, residual)
+    return to_wire(encoded.payload), new_residual, encoded.energies, histogram(key, update, residual)
 
 
-def histogram(coding, update: tf.Tensor | blocks.Window, residual: tf.Tensor | None) -> tf.Tensor | None:
+def histogram(key, update: tf.Tensor | blocks.Window, residual: tf.Tensor | None) -> tf.Tensor | None:
     """Returns what the compressor learns from this replica's p, float32 [k]; None if it does not learn."""
-    if coding.compressor.initial_state(coding.size) is None:
+    if key.compressor.initial_state(key.size) is None:
         return None
     update = blocks.whole(update)
-    return coding.compressor.histogram(update if residual is None else update + residual, coding.stride)
+    return key.compressor.histogram(update if residual is None else update + residual, key.stride)
 
 
 @compiled
-def _decode_rows(rows, bindings, *, codings, groups):
-    """Returns the means of M rows of words, float32 [size] per group of slices, and whether all were acceptable."""
-    specs = [coding.compressor.payload_spec(coding.size) for coding in codings]
+def _decode_rows(rows, bindings, *, keys, groups):
+    """Returns the means of M rows of words, float32 [size] per group of slices, and whether all are bounded."""
+    specs = [key.compressor.payload_spec(key.size) for key in keys]
     words = [tf.split(row, [wire_words(spec) for spec in specs]) for row in rows]
     means, scales = [], []
     for group in groups:
-        compressor, size = bind(codings[group[0]].compressor, bindings[group[0]]), sum(codings[i].size for i in group)
+        compressor, size = bind(keys[group[0]].compressor, bindings[group[0]]), sum(keys[i].size for i in group)
         payloads = [_join([from_wire(of_rank[i], specs[i]) for i in group]) for of_rank in words]
         means.append(compressor.mean_of_payloads(payloads, size))
         scales += [scale for payload in payloads for scale in compressor.scales(payload, size)]
     return means, float_bits.are_bounded(scales)
 
 
-def joined_slices(slices, codings) -> tuple[list[Slice], tuple[tuple[int, ...], ...]]:
+def joined_slices(slices, keys) -> tuple[list[Slice], tuple[tuple[int, ...], ...]]:
     """Returns ranges that are decoded together, and the indices of the slices of each.
 
     If a compressor works bucket by bucket, the payloads of adjacent slices, concatenated field by field, are the
@@ -381,7 +379,7 @@ def joined_slices(slices, codings) -> tuple[list[Slice], tuple[tuple[int, ...], 
     end = None
     for index in sorted(range(len(slices)), key=lambda index: slices[index]):
         vector, start, size = slices[index]
-        if codings[index].compressor.block_multiple and end == (vector, start):
+        if keys[index].compressor.block_multiple and end == (vector, start):
             ranges[-1] = ranges[-1]._replace(size=ranges[-1].size + size)
             groups[-1].append(index)
         else:

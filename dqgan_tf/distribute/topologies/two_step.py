@@ -30,30 +30,28 @@ class TwoStep(Packet):
     name = "two_step"
 
     @staticmethod
-    def volume_of(codings, group_size):
-        shard = 4 * sum(wire_words(spec) for _, _, spec in _layout(codings, group_size))
+    def volume_of(keys, group_size):
+        shard = 4 * sum(wire_words(spec) for _, _, spec in _layout(keys, group_size))
         return Volume(group_size * shard, 2 * (group_size - 1) * shard)
 
     def reduce(self, updates, replica, rank, seeds):
         size, block, rank = self.settings.group_size, self.settings.block, tf.constant(rank)
         bindings, residuals = self._bindings(replica, seeds), self._shifted_residuals(replica)
         encoded = [
-            _encode_shards(update, residual, binding, seed, coding=coding, block=block, group_size=size)
-            for coding, update, residual, binding, seed in zip(
-                self.codings, updates, residuals, bindings, self._seeds(seeds.own), strict=True
+            _encode_shards(update, residual, binding, seed, key=key, block=block, group_size=size)
+            for key, update, residual, binding, seed in zip(
+                self.keys, updates, residuals, bindings, self._seeds(seeds.own), strict=True
             )
         ]
         shards, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
         received = yield Request("all_to_all", shards[0] if len(shards) == 1 else tf.concat(shards, 1))
-        averages = _average_shards(received, bindings, rank, codings=self.codings)
+        averages = _average_shards(received, bindings, rank, keys=self.keys)
         owner_seeds = self._seeds(seeds.own + [_OWNER_STREAM, 0], owners=size)
-        words, errors = _encode_averages(
-            averages, bindings, owner_seeds, codings=self.codings, block=block, group_size=size
-        )
+        words, errors = _encode_averages(averages, bindings, owner_seeds, keys=self.keys, block=block, group_size=size)
         rows = yield Request("all_gather", words)
-        means, acceptable, residuals = _decode_averages(rows, bindings, residuals, errors, rank, codings=self.codings)
+        means, bounded, residuals = _decode_averages(rows, bindings, residuals, errors, rank, keys=self.keys)
         means = list(zip(self.slices, means, strict=True))
-        return Outcome(means, acceptable, energies, residuals, histograms, [None] * len(energies))
+        return Outcome(means, bounded, energies, residuals, histograms, [None] * len(energies))
 
 
 class Shards:
@@ -108,10 +106,10 @@ class Shards:
         return tf.reshape(tf.transpose(words, [1, 0, 2]), [self.count, -1])
 
 
-def _layout(codings, group_size):
-    """Returns (coding, its shards, payload of one shard) of every slice."""
-    shards = [Shards(coding.compressor, coding.size, group_size) for coding in codings]
-    return [(c, one, c.compressor.payload_spec(one.size)) for c, one in zip(codings, shards, strict=True)]
+def _layout(keys, group_size):
+    """Returns (key, its shards, payload of one shard) of every slice."""
+    shards = [Shards(key.compressor, key.size, group_size) for key in keys]
+    return [(key, s, key.compressor.payload_spec(s.size)) for key, s in zip(keys, shards, strict=True)]
 
 
 def _payloads(rows, layout):
@@ -121,9 +119,9 @@ def _payloads(rows, layout):
 
 
 @compiled
-def _encode_shards(update, residual, binding, seed, *, coding, block, group_size):
+def _encode_shards(update, residual, binding, seed, *, key, block, group_size):
     """Returns (float32 [M, W] words, row k for the owner of shard k; residual; energies; histogram)."""
-    shards, compressor = Shards(coding.compressor, coding.size, group_size), bind(coding.compressor, binding)
+    shards, compressor = Shards(key.compressor, key.size, group_size), bind(key.compressor, binding)
     x, e = shards.pad(blocks.whole(update)), shards.pad(residual)
     if shards.bucket:  # one encoding, whose buckets are dealt out to their owners
         encoded = error_feedback.encode(compressor, x, e, seed, block=block)
@@ -132,39 +130,37 @@ def _encode_shards(update, residual, binding, seed, *, coding, block, group_size
     else:  # one encoding per shard
         residuals = [None] * group_size if e is None else tf.split(e, group_size)
         encoded = [
-            error_feedback.encode(compressor, own, kept, seed + [k * _SHARD_STREAM % 2**31, 0], block=block)
-            for k, (own, kept) in enumerate(zip(tf.split(x, group_size), residuals, strict=True))
+            error_feedback.encode(compressor, shard, residual_k, seed + [k * _SHARD_STREAM % 2**31, 0], block=block)
+            for k, (shard, residual_k) in enumerate(zip(tf.split(x, group_size), residuals, strict=True))
         ]
-        rows = tf.stack([to_wire(one.payload) for one in encoded])
-        error = None if e is None else tf.concat([one.residual for one in encoded], 0)
-        energies = tf.add_n([one.energies for one in encoded])
-    return rows, None if error is None else error[: coding.size], energies, histogram(coding, update, residual)
+        rows = tf.stack([to_wire(of_shard.payload) for of_shard in encoded])
+        error = None if e is None else tf.concat([of_shard.residual for of_shard in encoded], 0)
+        energies = tf.add_n([of_shard.energies for of_shard in encoded])
+    return rows, None if error is None else error[: key.size], energies, histogram(key, update, residual)
 
 
 @compiled
-def _average_shards(received, bindings, rank, *, codings):
+def _average_shards(received, bindings, rank, *, keys):
     """Returns the means of the shards that this replica owns, float32 [size] each."""
-    layout, means = _layout(codings, len(received)), []
-    for (coding, shards, _), binding, payloads in zip(layout, bindings, _payloads(received, layout), strict=True):
-        mean = bind(coding.compressor, binding).mean_of_payloads(payloads, shards.size)
+    layout, means = _layout(keys, len(received)), []
+    for (key, shards, _), binding, payloads in zip(layout, bindings, _payloads(received, layout), strict=True):
+        mean = bind(key.compressor, binding).mean_of_payloads(payloads, shards.size)
         # Padding need not decode to zero (`sign` has no zero) and must not enter the scales of the second encoding.
         # Keep inf and NaN in the padding: with a random sparse compressor they may be the only trace of a non-finite
         # input.
-        keep = (shards.positions(rank) < coding.size) | ~tf.math.is_finite(mean)
-        means.append(tf.where(keep, mean, 0.0))
+        stays = (shards.positions(rank) < key.size) | ~tf.math.is_finite(mean)
+        means.append(tf.where(stays, mean, 0.0))
     return means
 
 
 # A function of its own: compiled with `_average_shards` or `_decode_averages`, XLA would fuse a product into a sum,
 # with one rounding instead of two, or not, depending on the sizes. The bits would depend on how a vector is cut.
 @compiled
-def _encode_averages(averages, bindings, seeds, *, codings, block, group_size):
+def _encode_averages(averages, bindings, seeds, *, keys, block, group_size):
     """Returns the words of the averages, and M times the error of their encoding."""
     words, errors = [], []
-    for (coding, shards, _), mean, binding, seed in zip(
-        _layout(codings, group_size), averages, bindings, seeds, strict=True
-    ):
-        compressor = bind(coding.compressor, binding)
+    for (key, shards, _), mean, binding, seed in zip(_layout(keys, group_size), averages, bindings, seeds, strict=True):
+        compressor = bind(key.compressor, binding)
         payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
         words.append(to_wire(payload))
         errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
@@ -172,18 +168,18 @@ def _encode_averages(averages, bindings, seeds, *, codings, block, group_size):
 
 
 @compiled
-def _decode_averages(rows, bindings, residuals, errors, rank, *, codings):
-    """Returns (means, whether all shards were acceptable, residuals with the owner's errors)."""
-    layout = _layout(codings, len(rows))
+def _decode_averages(rows, bindings, residuals, errors, rank, *, keys):
+    """Returns (means, whether all shards are bounded, residuals with the owner's errors)."""
+    layout = _layout(keys, len(rows))
     means, new_residuals, scales = [], [], []
-    for (coding, shards, _), binding, payloads, residual, error in zip(
+    for (key, shards, _), binding, payloads, residual, error in zip(
         layout, bindings, _payloads(rows, layout), residuals, errors, strict=True
     ):
-        compressor = bind(coding.compressor, binding)
-        means.append(shards.join([compressor.decode(one, shards.size) for one in payloads])[: coding.size])
+        compressor = bind(key.compressor, binding)
+        means.append(shards.join([compressor.decode(payload, shards.size) for payload in payloads])[: key.size])
         scales += [scale for payload in payloads for scale in compressor.scales(payload, shards.size)]
         if residual is not None:
             owned = [tf.where(rank == k, error, 0.0) for k in range(shards.count)]
-            residual += shards.join(owned)[: coding.size]
+            residual += shards.join(owned)[: key.size]
         new_residuals.append(residual)
     return means, float_bits.are_bounded(scales), new_residuals

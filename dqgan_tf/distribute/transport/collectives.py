@@ -53,8 +53,8 @@ class Collectives(abc.ABC):
         """
         if self.size > 1:
             return self._begin(kind, value, options)
-        own = {"all_gather": lambda: [value], "all_to_all": lambda: [value[0]], "all_reduce": lambda: list(value)}
-        return lambda: [tf.identity(tensor) for tensor in own[kind]()]
+        results = {"all_gather": lambda: [value], "all_to_all": lambda: [value[0]], "all_reduce": lambda: list(value)}
+        return lambda: [tf.identity(tensor) for tensor in results[kind]()]
 
     def exchange(self, kind: str, value: Any, options: Any) -> list[tf.Tensor]:
         """Starts a collective and returns its result; arguments as of `begin`."""
@@ -118,7 +118,8 @@ class HostCollectives(Collectives):
         return [total / self._local.size for total in self._local.exchange("all_reduce", values, options)]
 
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
-        # The words of all vectors, [W] or [M, W], are cut into one share of columns for each replica of this host.
+        # R replicas per host: words [W] or [M, W] -> columns of this replica, [..., W / R] -> between hosts: columns of
+        # all rows, [rows, W / R] -> inside the host: columns of all replicas, [rows, W].
         reduces = kind == "all_reduce"
         words = tf.concat([tf.reshape(vector, [-1]) for vector in value], 0) if reduces else value
         width, replicas, rows = words.shape[-1], self._local.size, 1 if reduces else self.size
@@ -144,9 +145,9 @@ class HostCollectives(Collectives):
 class SocketCollectives(Collectives):
     """Every process has one replica, which is a rank; TCP connections of this library send its packets.
 
-    `begin` adds an operation that hands the words over to a thread and returns; `finish` adds an operation that waits
-    for the words of the other ranks. Nothing is copied between TensorFlow and the socket. Each call of `begin` takes
-    the next tag while the graph is built: all processes must build the same calls in the same order.
+    `begin` sends nothing: it adds an operation to the graph that hands the words over to a thread. `finish` adds one
+    that waits for the words of the other ranks. Nothing is copied between TensorFlow and the socket. Each call of
+    `begin` takes the next tag while the graph is built: all processes must build the same calls in the same order.
 
     The connections are closed by `close`, when nothing refers to this object any more, or when the interpreter ends:
     always after everything that was handed over is sent.
@@ -164,20 +165,20 @@ class SocketCollectives(Collectives):
         others = [k % self.size for k in range(rank + 1, rank + self.size)]
         self._peers = [(other, workers[other]) for other in others]  # (rank, worker), the next rank first
         self._tags = itertools.count()
-        self._last_operation: weakref.WeakKeyDictionary = (
-            weakref.WeakKeyDictionary()
-        )  # graph -> name of the last operation in it
+        # graph -> name of the last operation in it
+        self._last_operation: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def close(self) -> None:
         """See `connection.close_all`. The collectives fail from now on."""
         self._finalizer()
 
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
+        """Adds the operation that sends to the graph; returns the function that adds the one that receives."""
         tag, timeout = next(self._tags), getattr(options, "timeout_seconds", None)
         if kind == "all_reduce":
             return self._begin_all_reduce(tag, timeout, list(value))
-        own = value if kind == "all_gather" else value[self.rank]
-        width = own.shape[0]
+        own_row = value if kind == "all_gather" else value[self.rank]
+        width = own_row.shape[0]
 
         def send(array: np.ndarray) -> np.float32:
             for rank, worker in self._peers:
@@ -191,7 +192,7 @@ class SocketCollectives(Collectives):
             return rows if len(rows) > 1 else rows[0]
 
         def finish() -> list[tf.Tensor]:
-            rows = {self.rank: own}
+            rows = {self.rank: own_row}
             for (rank, _), row in zip(self._peers, self._add_operation(receive, [], len(self._peers)), strict=True):
                 rows[rank] = tf.ensure_shape(row, [width])
             return [rows[rank] for rank in range(self.size)]
@@ -227,17 +228,10 @@ class SocketCollectives(Collectives):
         def add(*arrays: np.ndarray) -> Any:
             sums = [aligned(4 * array.size).view(np.float32) for array in arrays]
             for array, total, of_ranks in zip(arrays, sums, pieces, strict=True):
-                for piece in of_ranks[self.rank]:
-                    added = self._add_ranks(array[piece], tag, timeout)
-                    if scatters:
-                        for _, worker in self._peers:
-                            self._connections[worker].send(tag, added)
-                    total[piece] = added  # a copy: TensorFlow may reuse the result's memory before `added` is sent
+                self._add_pieces(array, total, of_ranks[self.rank], tag, timeout, scatters)
             if scatters:
                 for total, of_ranks in zip(sums, pieces, strict=True):
-                    for rank, worker in self._peers:
-                        for piece in of_ranks[rank]:
-                            total[piece] = self._receive(worker, tag, total[piece].size, timeout)
+                    self._gather_pieces(total, of_ranks, tag, timeout)
             return sums if len(sums) > 1 else sums[0]
 
         def finish() -> list[tf.Tensor]:
@@ -246,10 +240,27 @@ class SocketCollectives(Collectives):
 
         return finish
 
-    def _add_ranks(self, own: np.ndarray, tag: int, timeout: float | None) -> np.ndarray:
-        """Returns the sum of `own` and the values of the other ranks, in memory that nothing else uses."""
-        parts = {rank: self._receive(worker, tag, own.size, timeout) for rank, worker in self._peers}
-        parts[self.rank] = own
+    def _add_pieces(
+        self, array: np.ndarray, total: np.ndarray, pieces: list[slice], tag: int, timeout: float | None, sends: bool
+    ) -> None:
+        """Writes the sums over the ranks of this rank's pieces into `total`, and sends them if `sends`."""
+        for piece in pieces:
+            added = self._add_ranks(array[piece], tag, timeout)
+            if sends:
+                for _, worker in self._peers:
+                    self._connections[worker].send(tag, added)
+            total[piece] = added  # a copy: TensorFlow may reuse the result's memory before `added` is sent
+
+    def _gather_pieces(self, total: np.ndarray, of_ranks: list[list[slice]], tag: int, timeout: float | None) -> None:
+        """Writes the sums of the other ranks' pieces into `total` as they arrive."""
+        for rank, worker in self._peers:
+            for piece in of_ranks[rank]:
+                total[piece] = self._receive(worker, tag, total[piece].size, timeout)
+
+    def _add_ranks(self, values: np.ndarray, tag: int, timeout: float | None) -> np.ndarray:
+        """Returns the sum of `values` and the values of the other ranks, in memory that nothing else uses."""
+        parts = {rank: self._receive(worker, tag, values.size, timeout) for rank, worker in self._peers}
+        parts[self.rank] = values
         total = parts[1 if self.rank == 0 else 0]  # a received array, which may be overwritten
         np.add(parts[0], parts[1], out=total)
         for rank in range(2, self.size):

@@ -56,8 +56,8 @@ def connect(
       board: where workers post their ports.
       addresses: every worker's `host:port` in TF_CONFIG. The other workers connect to this worker's host.
       worker_index: index of this worker.
-      timeout_seconds: for all connections together, from the moment when all workers have posted; at most
-        `silence_seconds`, because a worker that freezes now gives no other sign of life.
+      timeout_seconds: limit for all connections together, from the moment when all workers have posted; capped at
+        `silence_seconds`, because there are no heartbeats yet.
       silence_seconds: see `Connection`.
 
     Raises:
@@ -67,8 +67,8 @@ def connect(
     token = secrets.token_hex(_TOKEN_BYTES)
     host = addresses[worker_index].rpartition(":")[0].strip("[]") or "localhost"
     with contextlib.closing(_listen(host)) as listening, contextlib.ExitStack() as opened:
-        own = {"host": host, "port": listening.getsockname()[1], "token": token}
-        listeners = [json.loads(text) for text in board.exchange("address", json.dumps(own))]
+        listener = {"host": host, "port": listening.getsockname()[1], "token": token}
+        listeners = [json.loads(text) for text in board.exchange("address", json.dumps(listener))]
         deadline = time.monotonic() + min(timeout_seconds, silence_seconds)
         sockets, problem = {}, ""
         try:
@@ -101,10 +101,15 @@ def close_all(connections: Iterable[Connection]) -> None:
 
 
 def _listen(host):
-    """Listens at `host` if this machine has that address, else (a gateway's name) at all addresses."""
+    """Listens at `host` if this machine has that address, else at all addresses.
+
+    The host may be a gateway's name. Or it is this machine's own name, which leads to 127.0.1.1 here (as Debian writes
+    it into /etc/hosts) and to another address on all other machines.
+    """
     with contextlib.suppress(OSError):
-        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, 0), family=family, backlog=128)
+        family, *_, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        if host in ("localhost", place[0]) or not ipaddress.ip_address(place[0]).is_loopback:
+            return socket.create_server(place, family=family, backlog=128)
     with contextlib.suppress(ValueError, OSError):
         if ipaddress.ip_address(host).version == 6:
             return socket.create_server(("", 0), family=socket.AF_INET6, backlog=128)
@@ -201,7 +206,8 @@ class Connection:
     Args:
       connected: a connected stream socket; this object owns it from now on.
       peer: the other worker's index, for error messages.
-      silence_seconds: how long a receiver waits without a sign of life: a heartbeat, or a part of a message.
+      silence_seconds: how long a receiver waits without a sign of life, a heartbeat or a part of a message; the value
+        of --silence_timeout.
     """
 
     def __init__(self, connected: socket.socket, peer: int, silence_seconds: float = TrainConfig.silence_timeout):

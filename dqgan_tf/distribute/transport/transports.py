@@ -76,7 +76,8 @@ class Transports:
         if len(self._addresses) > 1:
             logging.info("Transport %s: %s.", transport, "sockets" if sockets else "TensorFlow's collectives")
         hosts, replicas = len(self._workers), len(self._devices)
-        implementation = implementation_of(transport, "GPU" in self._devices[0] and not self._is_named())
+        on_gpu = "GPU" in self._devices[0]
+        implementation = implementation_of(transport, on_gpu and not self._options_name_an_implementation())
         if not hierarchical:
             if sockets:
                 return [self._connected()]
@@ -116,14 +117,14 @@ class Transports:
                     f"{len(self._devices)}: use transport=ring."
                 )
             return True
-        return single and not on_gpu and not self._is_named()
+        return single and not on_gpu and not self._options_name_an_implementation()
 
     def close(self) -> None:
         """Closes the connections after everything that was handed over is sent. Their collectives fail afterwards."""
         if self._socket_collectives is not None:
             self._socket_collectives.close()
 
-    def _is_named(self):
+    def _options_name_an_implementation(self):
         """Whether the strategy's options name an implementation, which a channel with transport `auto` uses."""
         return self._options.implementation != tf.distribute.experimental.CommunicationImplementation.AUTO
 
@@ -131,9 +132,9 @@ class Transports:
         # One object for all channels: it counts the tags of the messages.
         if self._socket_collectives is None:
             worker = self._place.worker_index
-            name, silence = f"sockets/{next(_connect_calls)}", self._silence_seconds
-            board = MessageBoard(worker, len(self._addresses), name, silence)
-            connections = connection.connect(board, self._addresses, worker, silence_seconds=silence)
+            name, seconds = f"sockets/{next(_connect_calls)}", self._silence_seconds
+            board = MessageBoard(worker, len(self._addresses), name, seconds)
+            connections = connection.connect(board, self._addresses, worker, silence_seconds=seconds)
             self._socket_collectives = SocketCollectives(connections, self._workers, self._rank)
         return self._socket_collectives
 

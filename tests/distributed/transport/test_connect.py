@@ -229,6 +229,23 @@ def test_a_host_that_is_not_this_machine_still_listens(closing):
     assert ends[1][0].receive(0, 4, 20.0).view(np.float32)[0] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("host", "leads_to", "listens_at"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2", "127.0.0.2"),
+        ("localhost", "127.0.0.1", "127.0.0.1"),
+        ("host0", "127.0.1.1", "0.0.0.0"),  # this machine's name on Debian; elsewhere it leads to another address
+        ("gateway", "192.0.2.1", "0.0.0.0"),
+    ],
+)
+def test_where_packets_are_received(monkeypatch, host, leads_to, listens_at):
+    find = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *args, **kw: find(leads_to, *args, **kw))
+    with connection._listen(host) as listening:
+        assert listening.getsockname()[0] == listens_at
+
+
 def _open_sockets():
     found = set()
     for number in os.listdir("/proc/self/fd"):
