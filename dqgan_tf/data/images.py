@@ -39,7 +39,7 @@ def describe(config: DataConfig) -> DataSpec:
 
 
 def _describe(config, user_set):
-    """As `describe`; `user_set` is what `_find` returned. A function that makes a set may make another one next time."""
+    """As `describe`; `user_set` is what `_find` returned. A function that makes a set may make another next time."""
     if user_set is not None:
         source, rows = user_set
         shape, default, num_examples, has_labels = source.shape, None, len(rows), source.has_labels
