@@ -28,17 +28,28 @@ def run(name: str) -> None:
     `--flagfile=flags/experiments/ring.flags` as in a checkout.
     """
     sys.path.insert(0, str(folder()))  # for `flags`
-    sys.argv[1:] = [_find_flagfile(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = _with_flagfiles(sys.argv[1:])
     runpy.run_path(str(folder() / "trainers" / f"{name}.py"), run_name="__main__")
 
 
-def _find_flagfile(argument):
-    match = re.fullmatch(r"(--?flagfile=)(.+)", argument)
-    if match and not os.path.exists(match[2]):
+def _with_flagfiles(arguments):
+    """Returns arguments with the paths of our flag files, in `--flagfile=NAME` and in `--flagfile NAME`."""
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        match = re.fullmatch(r"(--?flagfile=)(.+)", argument)
+        is_path = re.fullmatch("--?flagfile", before)
+        found.append(
+            match[1] + _find_flagfile(match[2]) if match else _find_flagfile(argument) if is_path else argument
+        )
+    return found
+
+
+def _find_flagfile(path):
+    if not os.path.exists(path):
         for place in (folder(), folder() / "flags" / "experiments"):
-            if (place / match[2]).is_file():
-                return match[1] + str(place / match[2])
-    return argument
+            if (place / path).is_file():
+                return str(place / path)
+    return path
 
 
 train, launch, ray_train, evaluate, generate, export, prepare = (functools.partial(run, name) for name in NAMES)

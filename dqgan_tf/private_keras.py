@@ -22,6 +22,9 @@ def flat_layers(network: keras.Model) -> list[keras.Layer]:
     return list(network._flatten_layers())
 
 
+EMPTY = "A data set of `fit` or `evaluate` is empty: give it one batch or more."
+
+
 class LoopModel(keras.Model):
     """A `keras.Model` whose `fit` and `evaluate` call `train_on` and `test_on`, several steps at a time.
 
@@ -128,9 +131,11 @@ def _repair_loops(strategy_class, repairs):
                     self.optimizer.build(self.trainable_variables)
             return
         if iterator is not None:
-            data_batch = _first_batch(iterator)
+            data_batch = _batch_spec(iterator) or first_local(self._distribute_strategy, _first_batch(iterator))
+        else:
+            data_batch = first_local(self._distribute_strategy, data_batch)
         with self._distribute_strategy.scope():
-            self._symbolic_build(data_batch=first_local(self._distribute_strategy, data_batch))
+            self._symbolic_build(data_batch=data_batch)
 
     def get_metrics_result_or_logs(self, logs):
         if not is_ours(self):
@@ -154,12 +159,31 @@ def _as_array(output):
     return output if isinstance(output, tf.RaggedTensor) else keras.ops.convert_to_numpy(output)
 
 
+def _batch_spec(iterator):
+    """Returns shapes and dtypes of the batches of Keras' `EpochIterator`, or None if their first batch must show them.
+
+    A generator yields each batch once: a batch that is read before the first step is lost to it.
+    """
+
+    def without_batch_size(spec):
+        if isinstance(spec, tf.OptionalSpec):
+            return None  # absent, such as sample weights
+        if not isinstance(spec, tf.TensorSpec) or not spec.shape.rank or None in spec.shape.as_list()[1:]:
+            raise LookupError
+        return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+
+    try:
+        return keras.tree.map_structure(without_batch_size, iterator.data_adapter.get_tf_dataset().element_spec)
+    except LookupError:
+        return None
+
+
 def _first_batch(iterator):
     """Returns the first batch of Keras' iterator over (first step, last step, batches)."""
     try:
         return next(next(iter(iterator))[2])
     except (StopIteration, tf.errors.OutOfRangeError):
-        raise UsageError("A data set of `fit` or `evaluate` is empty: give it one batch or more.") from None
+        raise UsageError(EMPTY) from None
 
 
 def _repair_loss_scale(strategy_class, repairs):

@@ -128,6 +128,8 @@ NAMES = (
     Name("keras", "Model._get_metrics_result_or_logs", "(self, logs)"),
     Name("keras", "Model._symbolic_build", "(self, iterator=None, data_batch=None)"),
     Name("keras", "Model._initial_epoch", "attribute"),
+    Name("keras.src.trainers.epoch_iterator", "EpochIterator.data_adapter", "attribute"),
+    Name("keras.src.trainers.data_adapters.data_adapter", "DataAdapter.get_tf_dataset", "(self)"),
     Name("keras", "Model._flatten_layers", "(self, include_self=True, recursive=True)"),
     Name("keras", "Layer._non_trainable_variables", "attribute"),
     Name("keras", "optimizers.Optimizer._distribution_strategy", "attribute"),
@@ -203,6 +205,7 @@ def test_the_table_knows_every_name_that_the_adapters_use():
         "_c_functions",
         "_repair_loops",
         "_repair_loss_scale",
+        "_batch_spec",
         "_first_batch",
         "_as_array",
     }

@@ -40,9 +40,9 @@ def main(arguments):
     }
     config = EvaluationConfig(**{name: value for name, value in settings.items() if value is not None})
     figures = evaluation.evaluate(trained, config, use_ema=_USE_EMA.value)
+    print(f"step {trained.step} of {_MODEL_DIR.value}\n{evaluation.table(figures)}", flush=True)
     is_newest = folder == restore.find(_MODEL_DIR.value, "newest")
-    evaluation.record(_MODEL_DIR.value, trained.step, figures, is_newest=is_newest)
-    print(f"step {trained.step} of {_MODEL_DIR.value}\n{evaluation.table(figures)}")
+    evaluation.record(_MODEL_DIR.value, trained.step, figures, is_newest=is_newest)  # may fail: a read-only folder
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 | `dataset` | images | labels |
 |---|---|---|
-| `./pictures`, `/data/pictures`, `~/pictures` | PNG, JPEG, BMP, GIF, WebP files | number of the class folder |
+| `./pictures`, `/data/pictures`, `~/pictures` | PNG, JPEG, BMP, GIF, WebP files | place of the class folder |
 | `x.npy`, `x.npz`, `x.npz:IMAGES`, `x.npz:IMAGES,LABELS` | array [n, h, w] or [n, h, w, c] | array [n] |
 | `module:function`, which returns a tf.data.Dataset | its elements | (image, label), {"image", "label"} |
 
 Every image becomes bytes. Floats in [0, 1] become round(255 x), floats in [-1, 1] round(127.5 (x + 1)); the range is
 [-1, 1] iff a value of the set is negative. If the lowest value is in (-0.1, 0), the set is refused. The order is the
-same in every process: files by their path, arrays as they are stored, and the images of a function by their bytes, so
-that a function may shuffle.
+same in every process: files and class folders by their names (class folders by their numbers if all names are whole
+numbers), arrays as they are stored, and the images of a function by their bytes, so that a function may shuffle.
 """
 
 import contextlib
@@ -37,8 +37,9 @@ _UNDERSHOOT = -0.1  # bicubic and Lanczos filters give values down to about here
 
 # MODULE:FUNCTION. NAME:VERSION of TensorFlow Datasets has digits behind the colon.
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
-_ARRAYS = re.compile(r"(.+\.np[zy])(?::([^:/]+))?", re.DOTALL)
+_ARRAYS = re.compile(r"(.+\.np[zy])(?::([^:/]+))?", re.DOTALL | re.IGNORECASE)
 _PATH = re.compile(r"~|\.{0,2}/|\.{1,2}$|.*/$")
+_SPLITS = re.compile("train|test|val|dev|eval|extra|unlabel", re.IGNORECASE)  # how names of splits begin
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by number of channels
 _READ_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error)
@@ -93,7 +94,7 @@ def find(dataset: str, split: str, is_known: Callable[[str], bool]) -> tuple[Sou
     elif arrays and not path.is_dir():
         source = _open_arrays(dataset, pathlib.Path(arrays[1]).expanduser(), arrays[2])
     elif _PATH.match(dataset) or (dataset and not is_known(dataset) and path.exists()):
-        if base and (path / base).is_dir():
+        if base and _is_split(dataset, path, base):
             path, split = path / base, "train" + bracket + part
         source = _open_folder(dataset, path)
     else:
@@ -101,6 +102,19 @@ def find(dataset: str, split: str, is_known: Callable[[str], bool]) -> tuple[Sou
     if source.num_examples < 2:
         raise DatasetError(f"{dataset!r} holds {source.num_examples} image; a data set needs 2 or more.")
     return source, _select(dataset, split, source.num_examples)
+
+
+def _is_split(dataset, folder, name):
+    """Returns whether a folder has a subfolder of the split's name, which is not one of several class folders."""
+    if "/" in name or name in (".", "..") or not (folder / name).is_dir():
+        return False
+    others = [path.name for path in _visible(folder)[1] if not _SPLITS.match(path.name)]
+    if name == "train" and others and _visible(folder / name)[0]:  # the default split, or the class of trains
+        raise DatasetError(
+            f"{dataset!r} holds the folder 'train', which is a split, beside {others[0]!r}, which is none: rename the "
+            f"class folder, or give the split's own folder, dataset={os.path.join(dataset, name)!r}."
+        )
+    return True
 
 
 def _select(dataset, split, count):
@@ -111,7 +125,7 @@ def _select(dataset, split, count):
     except (ValueError, AssertionError) as error:
         raise DatasetError(
             f"`split` of {dataset!r} must be train, which is all of it, or a slice such as train[:90%]"
-            f"{'' if dataset.endswith(('.npz', '.npy')) else ', or the name of a subfolder'}. Received: split={split!r}"
+            f"{'' if _ARRAYS.fullmatch(dataset) else ', or the name of a subfolder'}. Received: split={split!r}"
         ) from error
     rows = np.concatenate([np.arange(part.from_ or 0, count if part.to is None else part.to) for part in parts])
     if not len(rows):
@@ -191,6 +205,8 @@ def _list_files(dataset, folder):
         raise DatasetError(f"The folder {dataset!r} holds no images.")
     if files:
         return files, None, ()
+    if all(path.name.isdecimal() for path in classes):  # 2 before 10
+        classes.sort(key=lambda path: int(path.name))
     labels = []
     for number, class_folder in enumerate(classes):
         members, deeper = _visible(class_folder)
@@ -264,7 +280,8 @@ def _open_arrays(dataset, path, keys):
     def labels():
         if label_key is None:
             return None
-        return _check_labels(dataset, _read_array(path, label_key).reshape(-1), shape[0])
+        array = _read_array(path, label_key)
+        return _check_labels(dataset, array[:, 0] if array.shape == (shape[0], 1) else array, shape[0])
 
     others = "" if label_key else _listed({name: header for name, header in headers.items() if name != key})
     size, has_labels = (height, width, channels), label_key is not None
@@ -285,7 +302,7 @@ def _array_headers(dataset, path):
     if not path.is_file():
         raise DatasetError(f"There is no file {str(path)!r}. Received: dataset={dataset!r}")
     with _naming(path):
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             with open(path, "rb") as file:
                 return {"": _array_header(file)}
         with zipfile.ZipFile(path) as archive:
@@ -382,11 +399,10 @@ def _call(dataset, module, function):
     except Exception as error:  # the user's code may raise anything
         raise DatasetError(f"{dataset!r} failed{_where(error)}: {type(error).__name__}: {error}") from error
     images = to_bytes(dataset, images) if images else []
+    labels = _check_labels(dataset, np.asarray(labels), len(images)) if labels else None
     keys = [hashlib.sha256(image).digest() for image in images]
-    order = sorted(range(len(images)), key=lambda i: (keys[i], images[i].shape, labels[i] if labels else 0))
-    if labels:
-        labels = _check_labels(dataset, np.asarray(labels)[order], len(images))
-    return [images[i] for i in order], labels if len(labels) else None
+    order = sorted(range(len(images)), key=lambda i: (keys[i], images[i].shape, 0 if labels is None else labels[i]))
+    return [images[i] for i in order], None if labels is None else labels[order]
 
 
 def _import(dataset, module, function):
@@ -420,7 +436,7 @@ def _read_examples(dataset, examples):
     spec = image.shape
     if spec.rank == 4:
         examples = examples.unbatch()
-    elif spec.rank not in (2, 3) or _is_batch(spec.as_list()):
+    elif spec.rank is not None and (spec.rank not in (2, 3) or _is_batch(spec.as_list())):
         raise DatasetError(
             f"The images of {dataset!r} must be [h, w], [h, w, c], or batches [n, h, w, c]: leave out its batch(), or "
             f"give grey images an axis of 1 channel. Received: shape={spec}"
@@ -428,11 +444,22 @@ def _read_examples(dataset, examples):
     images, labels, size = [], [], 0
     for example in examples.as_numpy_iterator():
         image, label = _parts(dataset, example)
+        if image.ndim not in (2, 3):  # decode_image does not say its rank beforehand
+            raise DatasetError(
+                f"The images of {dataset!r} must be [h, w] or [h, w, c]; batches say their shape, by "
+                f"ensure_shape([None, None, None, 3]). Received: shape={image.shape}"
+            )
         image = image if image.ndim == 3 else image[..., np.newaxis]
         if not _channels_are_last(*image.shape):
             raise DatasetError(
                 f"The channels of {dataset!r} must come last, [h, w, c], and batches of grey images need an axis of 1 "
                 f"channel, [n, h, w, 1]. Received: shape={spec}, of which {image.shape} would be an image"
+            )
+        label = label[0] if np.shape(label) == (1,) else label
+        if np.shape(label):
+            raise DatasetError(
+                f"The labels of {dataset!r} must be whole numbers from 0, one for each image. Received: a label of "
+                f"shape {np.shape(label)}"
             )
         images.append(image)
         labels += [] if label is None else [label]

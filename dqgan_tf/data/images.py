@@ -35,7 +35,11 @@ _CHUNK = 256  # images read at a time
 
 def describe(config: DataConfig) -> DataSpec:
     """Returns the description of the framed images; see `dqgan_tf.data.describe`."""
-    user_set = _find(config)
+    return _describe(config, _find(config))
+
+
+def _describe(config, user_set):
+    """As `describe`; `user_set` is what `_find` returned. A function that makes a set may make another next time."""
     if user_set is not None:
         source, rows = user_set
         shape, default, num_examples, has_labels = source.shape, None, len(rows), source.has_labels
@@ -44,7 +48,7 @@ def describe(config: DataConfig) -> DataSpec:
         shape, default = _tfds_shape(config, builder), DEFAULT_SIZES.get(builder.name)
         num_examples, has_labels = _tfds_count(config, builder), _tfds_has_labels(builder)
     if (config.shards != "iid" or config.conditional) and not has_labels:
-        raise _no_labels(config)
+        raise _no_labels(config, user_set)
     height, width, channels = shape
     size = config.image_size or default or (height if height == width else None)
     if size is None:
@@ -53,12 +57,11 @@ def describe(config: DataConfig) -> DataSpec:
             f"{shape}."
         )
     spec = DataSpec(kind="images", shape=(size, size, channels), num_examples=num_examples, name=config.dataset)
-    return dataclasses.replace(spec, num_classes=_num_classes(config)) if config.conditional else spec
+    return dataclasses.replace(spec, num_classes=_num_classes(config, user_set)) if config.conditional else spec
 
 
-def _num_classes(config):
+def _num_classes(config, user_set):
     """Returns the number of classes of a conditional run: of the whole set, not only of the split."""
-    user_set = _find(config)
     if user_set is not None:
         source, _ = user_set
         if source.class_names:
@@ -68,7 +71,7 @@ def _num_classes(config):
         info = catalogue.prepared_builder(config.dataset, config.data_dir).info
         if classes := getattr(info.features["label"], "num_classes", None):
             return classes
-        labels, num_examples = load_labels(config), sum(split.num_examples for split in info.splits.values())
+        labels, num_examples = _load_labels(config, user_set), sum(split.num_examples for split in info.splits.values())
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_examples:  # each class is a row of weights
         raise DatasetError(
@@ -121,7 +124,11 @@ def load(config: DataConfig) -> np.ndarray:
       DatasetError: see `describe`; or the split exceeds `MEMORY_LIMIT_BYTES`, has another length than its metadata say,
         or cannot be read.
     """
-    spec = describe(config)
+    return _load(config, _find(config))
+
+
+def _load(config, user_set):
+    spec = _describe(config, user_set)
     size, num_examples = spec.shape[0], spec.num_examples or 0
     needed = num_examples * math.prod(spec.shape)
     if needed > MEMORY_LIMIT_BYTES:
@@ -129,7 +136,6 @@ def load(config: DataConfig) -> np.ndarray:
             f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
             f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`, or a slice such as split='train[:10%]'."
         )
-    user_set = _find(config)
     images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
     for chunk in _tfds_chunks(config, size) if user_set is None else _own_chunks(user_set[0], user_set[1], size):
@@ -149,7 +155,10 @@ def load_labels(config: DataConfig) -> np.ndarray | None:
     Raises:
       DatasetError: the data set is unknown, not prepared or cannot be read.
     """
-    user_set = _find(config)
+    return _load_labels(config, _find(config))
+
+
+def _load_labels(config, user_set):
     if user_set is not None:
         source, rows = user_set
         own_labels = source.labels()
@@ -159,6 +168,12 @@ def load_labels(config: DataConfig) -> np.ndarray | None:
         return None
     _, labels = _read(config, "label")
     return np.concatenate(list(_iterate(config, labels.batch(4096)))).astype(np.int64)
+
+
+def load_with_labels(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the results of `load` and of `load_labels`, of one and the same call of a function that makes the set."""
+    user_set = _find(config)
+    return _load(config, user_set), _load_labels(config, user_set)
 
 
 def frame(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
@@ -181,15 +196,17 @@ def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -
     Raises:
       DatasetError: the images cannot be loaded, or not dealt to this number of replicas.
     """
-    parts = None
+    parts, user_set = None, _find(config)
     if config.shards != "iid":
-        labels = load_labels(config)
+        labels = _load_labels(config, user_set)
         if labels is None:
-            raise _no_labels(config)
+            raise _no_labels(config, user_set)
         parts = deal(labels, config.shards, num_replicas, seed)
     with tf.device("CPU:0"):
-        images = tf.identity(tf.constant(load(config)))  # The constant itself holds its bytes twice (TensorFlow 2.21).
-        classes = tf.constant(load_labels(config), tf.int32) if config.conditional else None
+        images = tf.identity(
+            tf.constant(_load(config, user_set))
+        )  # The constant itself holds its bytes twice (TensorFlow 2.21).
+        classes = tf.constant(_load_labels(config, user_set), tf.int32) if config.conditional else None
     num_examples = images.shape[0]
 
     def batch_at(step, replica):
@@ -203,10 +220,10 @@ def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -
     return batch_at
 
 
-def _no_labels(config):
-    user_set = _find(config)
+def _no_labels(config, user_set):
     others = user_set[0].other_arrays if user_set is not None else ""
-    unless = f" (one array of whole numbers, one for each image; beside the images it holds {others})" if others else ""
+    rule = "one array of whole numbers, one for each image; FILE.npz:IMAGES,LABELS names it"
+    unless = f" ({rule}, and the file also holds {others})" if others else ""
     return DatasetError(
         f"{config.dataset!r} has no labels{unless}, so that it takes only --shards=iid and --noconditional. "
         f"Received: shards={config.shards}, conditional={config.conditional}"

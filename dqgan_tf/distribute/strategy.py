@@ -178,8 +178,8 @@ class CompressedStrategy(WorkerStrategy):
             if not self.extended.variable_created_in_scope(variable.value):
                 raise UsageError(
                     f"Create {owner} in the scope of the strategy, `with strategy.scope():`; each of the "
-                    f"{self.num_replicas_in_sync} replicas needs weights of its own. Received: {variable.path}, which "
-                    "was created outside"
+                    f"{self.num_replicas_in_sync} replicas needs variables of its own. Received: {variable.path}, "
+                    "which was created outside"
                 )
 
     def close(self) -> None:

@@ -89,9 +89,9 @@ def simultaneous_gradients(
         discriminator_loss = loss.discriminator(real_logits, fake_logits) + penalty
         if losses_d := [*losses_real, *losses_fake]:
             discriminator_loss += 0.5 * tf.add_n(losses_d)
-    gradients_g = _dense(tape.gradient(generator_loss, weights_g, unconnected_gradients="zero"))
+    gradients_g = _dense(tape.gradient(generator_loss, weights_g, unconnected_gradients="zero"), weights_g)
     with tf.control_dependencies(gradients_g if in_turn else []):
-        gradients_d = _dense(tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero"))
+        gradients_d = _dense(tape.gradient(discriminator_loss, weights_d, unconnected_gradients="zero"), weights_d)
     return PointGradients(
         (gradients_g, gradients_d),
         (values_g, values_d),
@@ -151,9 +151,12 @@ def in_micro_batches(
     return sums._replace(non_trainable=values)
 
 
-def _dense(gradients):
-    """Returns gradients as tensors; those of embeddings are tf.IndexedSlices."""
-    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+def _dense(gradients, weights):
+    """Returns gradients as tensors of the weights' shapes; those of embeddings are tf.IndexedSlices."""
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    for gradient, weight in zip(dense, weights, strict=True):
+        gradient.set_shape(weight.shape)  # unknown of, for example, a Dense layer on sequences (TensorFlow 2.21)
+    return dense
 
 
 def _call(network, weights, non_trainable, samples, labels):

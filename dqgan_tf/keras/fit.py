@@ -39,8 +39,8 @@ class Loop:
       trains: whether weights change.
 
     Raises:
-      UsageError: a variable that was created outside of the strategy's scope, or a layer that does not fit optimizers
-        whose gradients are taken at a point of each replica.
+      UsageError: a variable, also of a metric, that was created outside of the strategy's scope, or a layer that does
+        not fit optimizers whose gradients are taken at a point of each replica.
     """
 
     def __init__(self, model: keras.Model, replica_step, *, trains: bool):
@@ -51,10 +51,13 @@ class Loop:
             _check_layers(model)
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
+        self._strategy.check_scope(_metrics_variables(model), "all metrics")
         if trains:
             self._strategy.check_scope([*model.trainable_variables, *self._statistics])
             _warn_without_compression(model, leaves)
+            _check_state(model)
         self._logs = self._latest = self._mean = None
+        self._iterator: weakref.ref | None = None  # of the last call
         self._epoch = [0.0] * len(self._logging)
         self._counts = self._count()
         compiled = (lambda f: f) if model.run_eagerly else tf.function(autograph=False, reduce_retracing=True)
@@ -63,8 +66,9 @@ class Loop:
     def __call__(self, iterator) -> dict:
         if isinstance(iterator, tf.distribute.DistributedIterator):
             done, logs, sums = self._many_steps(iterator, tf.constant(int(self._model.steps_per_execution)))
+            is_first, self._iterator = self._iterator is None or self._iterator() is not iterator, weakref.ref(iterator)
             if not int(done):
-                raise StopIteration
+                raise UsageError(private_keras.EMPTY) if is_first else StopIteration
         else:
             logs, sums = self._one_step(next(iterator))  # train_on_batch: each replica takes the whole batch
         if not self._logging:
@@ -229,6 +233,13 @@ def _as_tensors(logs):
     return logs
 
 
+def _metrics_variables(model):
+    """Returns the variables of a model's metrics, without those of compiled models inside it, which do not count."""
+    parts = [part for part in private_keras.flat_layers(model) if part is not model and isinstance(part, keras.Model)]
+    inside = {id(metric) for part in parts for metric in part.metrics}
+    return [variable for metric in model.metrics if id(metric) not in inside for variable in metric.variables]
+
+
 def _warn_without_compression(model, leaves):
     if optimizers_of(model) and not leaves:
         logging.warning(
@@ -257,6 +268,17 @@ def check(model: keras.Model) -> None:
             f"run_eagerly=True needs one replica per process, since replicas then run one after another and the first "
             f"would wait for the others for ever. This process has {replicas}."
         )
+
+
+def _check_state(model):
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    for layer in private_keras.flat_layers(model) if replicas > 1 else ():
+        if getattr(layer, "stateful", False):
+            raise UsageError(
+                "A recurrent layer with stateful=True keeps a state of each row of the batch, which is another row on "
+                f"every replica: set stateful=False, or train on one replica. Received: {layer.path}, {replicas} "
+                "replicas"
+            )
 
 
 def _check_layers(model):

@@ -8,13 +8,16 @@ import tensorflow as tf
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
 from dqgan_tf.keras.optimizer import build
-from dqgan_tf.private_keras import OptimizerSteps
+from dqgan_tf.private_keras import OptimizerSteps, flat_layers
 
 
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
-    """Returns the optimizers that are attributes of a model, or stand in a list or dictionary that is one."""
+    """Returns the optimizers that are attributes of a model or of its layers, or stand in a list or dictionary that is.
+
+    A `train_step` of one's own may use those of models inside it that were compiled themselves.
+    """
     by_id: dict[int, keras.optimizers.Optimizer] = {}
-    for attribute in vars(model).values():
+    for attribute in [value for layer in flat_layers(model) for value in vars(layer).values()]:
         values = attribute.values() if isinstance(attribute, dict) else attribute
         items = values if isinstance(attribute, (list, tuple, dict)) else [attribute]
         by_id |= {id(item): item for item in items if isinstance(item, keras.optimizers.Optimizer)}

@@ -256,6 +256,8 @@ class CompressedSteps:
                 f"train_step. Received: apply of {self.name!r} without it"
             )
         gradients, variables = self._steps.filtered(self.of_samples(gradients), variables)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            gradient.set_shape(variable.shape)  # unknown of, for example, a Dense layer on sequences (TensorFlow 2.21)
         if self.config.local_steps > 1:
             return context.merge_call(self._take_local_step(variables), args=(gradients,))
         if not self._optimizer.gradient_accumulation_steps:

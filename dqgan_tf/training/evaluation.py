@@ -36,18 +36,20 @@ class Evaluator:
 
     def __init__(self, config: RunConfig, spec: DataSpec, *, use_ema: bool = True):
         check(config.evaluation, spec)
+        samples.check_memory(spec, config.evaluation.eval_samples)
         self._config, self._spec, self._use_ema = config.evaluation, spec, use_ema
         self._seed = config.train.seed
         if spec.kind == "points":
             return
-        count, real = config.evaluation.eval_samples, images.load(config.data)
-        self._network = _load_network(config, spec, real)
+        count, (real, labels) = config.evaluation.eval_samples, images.load_with_labels(config.data)
+        self._network = _load_network(config, spec, real, labels)
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
         self._real = report.extract_features(self._network, real[rows])
-        labels = None if spec.num_classes is None else images.load_labels(config.data)
-        # The shares of the classes among the generated images are those of the data.
-        self._labels = None if labels is None else labels[np.linspace(0, len(labels) - 1, count).astype(int)]
+        self._labels = None
+        if spec.num_classes is not None and labels is not None:
+            # The shares of the classes among the generated images are those of the data.
+            self._labels = labels[np.linspace(0, len(labels) - 1, count).astype(int)]
 
     def evaluate(self, model) -> report.Figures:
         """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.
@@ -110,13 +112,12 @@ def evaluate(run: TrainedRun, config: EvaluationConfig, *, use_ema: bool = True)
     return Evaluator(run_config, run.data_spec, use_ema=use_ema).evaluate(run.model)
 
 
-def _load_network(run_config, spec, real):
+def _load_network(run_config, spec, real, labels):
     config = run_config.evaluation
     if config.inception_weights:
         return features.load_inception(config.inception_weights)
     if config.feature_network:
         return features.load(config.feature_network)
-    labels = images.load_labels(run_config.data)
     if labels is None:
         raise UsageError(f"{spec.name!r} has no labels to train a classifier with: give --feature_network.")
     cache = config.cache_dir or os.path.expanduser(DEFAULT_CACHE)

@@ -17,7 +17,8 @@ _OTHER_FORMATS = (".h5", ".hdf5", ".pb", ".tflite", ".pt", ".zip", ".npz", ".png
 def check(path: str) -> None:
     """Raises UsageError unless `write` can write to this path."""
     suffix = pathlib.Path(path).suffix
-    if suffix in _OTHER_FORMATS:
+    small = suffix.lower()
+    if small in _OTHER_FORMATS or (small in _FILES and small != suffix):
         raise UsageError(
             f"The output must be X.keras, X.onnx, or a folder for a SavedModel, such as generator. Received: {path!r}"
         )

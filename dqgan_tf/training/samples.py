@@ -1,12 +1,14 @@
 """Samples of a generator: drawn from fixed latents, shown as pictures, written to files."""
 
 import io
+import math
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import data
+from dqgan_tf.data.files import MEMORY_LIMIT_BYTES
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import steps
 from dqgan_tf.telemetry import pictures
@@ -18,6 +20,7 @@ IMAGES_PER_PICTURE = 64
 CLASSES_PER_PICTURE = 16
 POINTS_PER_PICTURE = 2048
 _BATCH = 500
+_PICTURE_LIMIT = 10**6, 2**31  # of a PNG file: pixels of a side (libpng), and values (TensorFlow 2.21)
 
 
 def draw(
@@ -54,6 +57,29 @@ def draw(
             drawn = model.generate(latent, use_ema=use_ema)
         batches.append(drawn.numpy())
     return np.concatenate(batches)[:count]
+
+
+def check_memory(spec: data.DataSpec, count: int) -> None:
+    """Raises UsageError if `count` samples do not fit into the memory that a data set may take."""
+    size = math.prod(spec.shape) * (1 if spec.kind == "images" else 4)  # bytes
+    if count * size > MEMORY_LIMIT_BYTES:
+        raise UsageError(
+            f"{count} samples of shape {spec.shape} take {count * size / 1e9:.1f} GB of memory; the limit is "
+            f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Draw at most {MEMORY_LIMIT_BYTES // size} at a time, for example in "
+            "files with different seeds."
+        )
+
+
+def _check_picture(spec, count, columns):
+    """Raises UsageError if a PNG file cannot hold a grid of `count` images."""
+    columns = columns or max(math.ceil(math.sqrt(count)), 1)
+    height, width = math.ceil(count / columns) * (spec.shape[0] + 2), columns * (spec.shape[1] + 2)
+    if max(height, width) > _PICTURE_LIMIT[0] or height * width * 3 >= _PICTURE_LIMIT[1]:
+        raise UsageError(
+            f"The picture would have {width} x {height} pixels; a PNG file holds at most {_PICTURE_LIMIT[0]} on a side "
+            f"and {_PICTURE_LIMIT[1] // 3} in all. Draw fewer images, with another number of columns, or write X.npz. "
+            f"Received: {count} images, {columns} columns"
+        )
 
 
 def class_labels(spec: data.DataSpec, count: int, *, label: int | None = None, repeat: int = 1) -> np.ndarray | None:
@@ -192,8 +218,8 @@ def write_file(
     of the interpolation is of one class. The other arguments are those of `draw`.
 
     Raises:
-      UsageError: the path ends in neither .npz nor .png, `count` is below 1, there is no grid for `columns`, or there
-        is no class `label`.
+      UsageError: the path ends in neither .npz nor .png, `count` is below 1 or too many, there is no grid for
+        `columns`, or there is no class `label`.
       OSError: the file cannot be written.
     """
     if not path.endswith((".npz", ".png")):
@@ -202,11 +228,14 @@ def write_file(
         raise UsageError(
             f"`columns` is for a grid of images in a .png file. Received: {path!r} of {run.data_spec.kind}"
         )
+    check_memory(run.data_spec, count)
+    in_row = columns or interpolate or (None if label is not None else _columns(run.data_spec))
+    if path.endswith(".png") and run.data_spec.kind == "images":
+        _check_picture(run.data_spec, count, in_row)
     labels = class_labels(run.data_spec, count, label=label, repeat=interpolate or 1)
     samples = draw(run.model, count, use_ema=use_ema, seed=seed, interpolate=interpolate, labels=labels)
     if path.endswith(".png"):
-        in_turn = None if label is not None else _columns(run.data_spec)
-        pictures.write_png(path, picture(run.data_spec, samples, columns or interpolate or in_turn))
+        pictures.write_png(path, picture(run.data_spec, samples, in_row))
         return
     if run.data_spec.kind == "images":
         samples = pictures.to_uint8(samples)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig
@@ -47,6 +48,23 @@ class TestFolder:
             save(tmp_path / name / f"{i}.bmp", BYTES[i])
         np.testing.assert_array_equal(images.load(config(tmp_path)), BYTES[[1, 3, 0, 2]])
         np.testing.assert_array_equal(images.load_labels(config(tmp_path)), [0, 1, 2, 2])
+
+    def test_class_folders_with_numbers_for_names_are_in_their_order(self, tmp_path):
+        for i, name in enumerate(("10", "9", "0")):
+            save(tmp_path / name / "a.png", BYTES[i])
+        np.testing.assert_array_equal(images.load(config(tmp_path)), BYTES[[2, 1, 0]])
+        save(tmp_path / "a9" / "a.png", BYTES[3])  # now they are texts
+        np.testing.assert_array_equal(images.load(config(tmp_path)), BYTES[[2, 0, 1, 3]])
+
+    def test_a_class_of_trains_is_no_split(self, tmp_path):
+        for i, name in enumerate(("bus", "train", "train")):
+            save(tmp_path / name / f"{i}.png", BYTES[i])
+        message = refusal(tmp_path)
+        assert f"rename the class folder, or give the split's own folder, dataset='{tmp_path}/train'" in message
+        assert data.describe(config(tmp_path / "train")).num_examples == 2
+        (tmp_path / "train").rename(tmp_path / "railway")
+        assert data.describe(config(tmp_path)).num_examples == 3
+        assert "Received: split='..'" in refusal(tmp_path, split="..")
 
     @pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "jpg", "webp"])
     def test_formats(self, tmp_path, suffix):
@@ -152,7 +170,10 @@ class TestArrays:
         np.save(tmp_path / "x.npy", array)
         np.savez(tmp_path / "x.npz", array)
         np.savez_compressed(tmp_path / "y.npz", pictures=np.asfortranarray(array), about=np.array("text"))
-        for name in ("x.npy", "x.npz", "y.npz", "y.npz:pictures"):
+        (tmp_path / "y.npz").rename(tmp_path / "Y.NPZ")
+        (tmp_path / "y.npy").write_bytes((tmp_path / "x.npy").read_bytes())
+        (tmp_path / "y.npy").rename(tmp_path / "Y.NPY")
+        for name in ("x.npy", "x.npz", "Y.NPY", "Y.NPZ", "Y.NPZ:pictures"):
             loaded = images.load(config(tmp_path / name))
             np.testing.assert_array_equal(loaded, array.reshape(12, 8, 8, -1))
             assert data.describe(config(tmp_path / name)).shape == loaded.shape[1:]
@@ -176,6 +197,10 @@ class TestArrays:
         assert "Received: dataset=" in refusal(tmp_path / "x.npz:nothing")
         with pytest.raises(data.DatasetError, match="labels of .* one for each of 5 images"):
             images.load_labels(config(tmp_path / "x.npz:x_test,y_train"))
+        np.savez(tmp_path / "y.npz", x=BYTES, table=np.arange(12).reshape(3, 4), y=np.arange(12), z=np.arange(12))
+        with pytest.raises(data.DatasetError, match=r"one for each of 12 images. Received: shape=\(3, 4\)"):
+            images.load_labels(config(tmp_path / "y.npz:x,table"))
+        assert "FILE.npz:IMAGES,LABELS names it" in refusal(tmp_path / "y.npz", conditional=True)
 
     def test_channels_last(self, tmp_path):
         for shape in ((8, 8, 2), (8, 8, 5), (8, 8, 12), (8, 6, 5)):
@@ -185,9 +210,9 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (np.arange(12) / 2, r"has no labels \(.*it holds y \(12,\) float64\)"),
-            (np.arange(4), r"has no labels \(.*it holds y \(4,\) int64\)"),
-            (np.eye(12, dtype=int), r"has no labels \(.*it holds y \(12, 12\) int64\)"),
+            (np.arange(12) / 2, r"has no labels \(.*file also holds y \(12,\) float64\)"),
+            (np.arange(4), r"has no labels \(.*file also holds y \(4,\) int64\)"),
+            (np.eye(12, dtype=int), r"has no labels \(.*file also holds y \(12, 12\) int64\)"),
             (np.arange(12) + 10**9, "at most as many as images, 12. Received: labels from 1000000000 to 1000000011"),
         ],
     )
@@ -261,7 +286,7 @@ import numpy as np, tensorflow as tf
 X = np.load("bytes.npy"); Y = np.arange(12)
 def of(*parts): return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0])
 def bare(): return of(X)
-def pairs(): return of(X, Y).shuffle(12)
+def pairs(): return of(X, Y[:, None]).shuffle(12)
 def named(): return tf.data.Dataset.from_tensor_slices({"image": X / 255, "label": Y}).shuffle(12).batch(5)
 def grey(): return of(X[..., 0])
 def endless(): return bare().repeat()
@@ -279,6 +304,15 @@ def targets(): return of(X, X)
 def broken(): raise RuntimeError("no such disk")
 def late(): return bare().map(lambda x: tf.ensure_shape(tf.io.decode_png("x"), [8, 8, 3]))
 def needs(argument): return bare()
+def decoded(): return of([tf.io.encode_png(x).numpy() for x in X]).map(tf.io.decode_image)
+def decoded_batches(): return decoded().batch(6)
+def moving(): return decoded().map(lambda x: tf.py_function(lambda x: tf.stack([x, x]), [x], tf.uint8))
+def twins(): return of(X[[0, 0]], np.eye(2))
+calls = []
+def other():
+    calls.append(0)
+    images = np.random.default_rng(len(calls)).integers(0, 256, [12, 8, 8, 1], np.uint8)
+    return of(images, images[:, 0, 0, 0] // 64)
 def sizes():
     parts = [X[0], X[1, :6]]
     return tf.data.Dataset.from_generator(lambda: parts, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
@@ -307,6 +341,16 @@ class TestFunction:
         assert data.describe(config(f"{module}:sizes", image_size=6)).shape == (6, 6, 3)
         assert data.describe(config(f"{module}:bands", image_size=6)).shape == (6, 6, 5)
         assert data.describe(config(f"{module}:bare", split="train[:5]")).num_examples == 5
+        assert data.describe(config(f"{module}:decoded")).shape == (8, 8, 3)  # of unknown rank
+
+    def test_labels_are_those_of_the_images_of_one_call(self, module):
+        """The function makes other images at every call, as one that augments them does."""
+        chosen = config(f"{module}:other", conditional=True)
+        batch, labels = images.batches(chosen, 12, 1, 0)(tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+        pixels = np.rint((batch.numpy() + 1) * 127.5)
+        np.testing.assert_array_equal(pixels[:, 0, 0, 0] // 64, labels)
+        loaded, labels = images.load_with_labels(chosen)
+        np.testing.assert_array_equal(loaded[:, 0, 0, 0] // 64, labels)
 
     @pytest.mark.parametrize(
         ("function", "message"),
@@ -319,6 +363,9 @@ class TestFunction:
             ("broken", r"failed in .*sets_\d+.py, line \d+: RuntimeError: no such disk"),
             ("late", "failed"),
             ("needs", "failed.*argument"),
+            ("twins", r"labels of .* must be whole numbers.* Received: a label of shape \(2,\)"),
+            ("decoded_batches", r"ensure_shape\(.* Received: shape=\(6, 8, 8, 3\)"),
+            ("moving", r"must be \[h, w\] or \[h, w, c\].* Received: shape=\(2, 8, 8, 3\)"),
             ("value", "has no function 'value'"),
             ("missing", "has no function 'missing'"),
         ],

@@ -99,9 +99,9 @@ class TestStandIns:
         assert {np.rint((image + 1) * 127.5).astype(np.uint8).tobytes() for image in batch} == expected
         assert batch.min() >= -1 and batch.max() <= 1
 
-    def test_scale_reaches_both_ends(self, monkeypatch):
-        monkeypatch.setattr(images, "load", lambda config: np.array([0, 255], np.uint8)[:, None, None, None])
-        batch_at = images.batches(DataConfig(dataset="ends"), 2, 1, 0)
+    def test_scale_reaches_both_ends(self, tmp_path):
+        np.save(tmp_path / "ends.npy", np.array([0, 255], np.uint8)[:, None, None])
+        batch_at = images.batches(DataConfig(dataset=str(tmp_path / "ends.npy")), 2, 1, 0)
         assert sorted(batch_at(np.int64(0), np.int64(0)).numpy().ravel()) == [-1, 1]
 
     def test_too_large_for_memory(self, stand_in, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from absl.flags import FLAGS
 from absl.testing import flagsaver
 
-from dqgan_tf import config, fields
+from dqgan_tf import commands, config, fields
 from dqgan_tf.config import RunConfig
 from dqgan_tf.errors import EXIT_USAGE, UsageError
 from dqgan_tf.training import command
@@ -165,3 +165,18 @@ def test_the_table_of_settings_is_that_of_the_code():
 
 def test_no_two_groups_have_a_setting_of_one_name():
     assert len({field.name for field in FIELDS.values()}) == len(FIELDS)
+
+
+def test_our_flag_files_have_short_names(tmp_path, monkeypatch):
+    """In both forms that absl knows, unless the working folder has a file of that name."""
+    monkeypatch.chdir(tmp_path)
+    ring = str(ROOT / "flags" / "experiments" / "ring.flags")
+    for arguments, expected in (
+        (["--flagfile=ring.flags", "--steps=3"], [f"--flagfile={ring}", "--steps=3"]),
+        (["--steps=3", "-flagfile", "flags/experiments/ring.flags"], ["--steps=3", "-flagfile", ring]),
+        (["--flagfile", "nothing.flags", "--notes=a b"], ["--flagfile", "nothing.flags", "--notes=a b"]),
+        ([], []),
+    ):
+        assert commands._with_flagfiles(arguments) == expected
+    (tmp_path / "ring.flags").touch()
+    assert commands._with_flagfiles(["--flagfile=ring.flags"]) == ["--flagfile=ring.flags"]

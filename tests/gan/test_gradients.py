@@ -183,3 +183,20 @@ def test_labels_reach_both_networks_and_their_embeddings():
             np.abs(g).sum(1) for v, g in zip(model.trainable_variables, gradients, strict=True) if "embed" in v.path
         ]
         assert len(rows) == 1 and np.all(rows[0][[0, 2]] > 0) and not np.any(rows[0][[1, 3]])
+
+
+def test_shapes_of_gradients_are_known_for_batches_of_any_size():
+    """TensorFlow does not know that of the kernel of a Dense layer on sequences."""
+    layers = keras.layers
+    generator = keras.Sequential([keras.Input([LATENT_DIM]), layers.Reshape([LATENT_DIM, 1]), layers.Dense(2)])
+    discriminator = keras.Sequential([keras.Input([LATENT_DIM, 2]), layers.Dense(3), layers.Flatten(), layers.Dense(1)])
+    weights = [[v.value for v in model.trainable_variables] for model in (generator, discriminator)]
+    signature = [tf.TensorSpec([None, *shape]) for shape in ([LATENT_DIM, 2], [LATENT_DIM])]
+
+    @tf.function(autograph=False, input_signature=signature)
+    def compute(real, latent):
+        loss = losses.get(LossConfig())
+        return simultaneous_gradients(generator, discriminator, loss, weights, ([], []), real, latent, SEED).gradients
+
+    shapes = tf.nest.map_structure(lambda gradient: gradient.shape, compute.get_concrete_function().structured_outputs)
+    assert [list(of_player) for of_player in shapes] == [[w.shape for w in of_player] for of_player in weights]

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.errors import UsageError
+from dqgan_tf.keras.nested import optimizers_of
 from tests.gan.local_strategy import local_strategy
 from tests.keras import small_models
 
@@ -326,6 +327,17 @@ def test_two_optimizers_of_one_model_have_channels_of_their_own(strategy):
     assert channels["twin"].wire_bytes != channels["other"].wire_bytes
 
 
+def test_the_optimizer_of_a_compiled_part_is_found(strategy):
+    """It belongs to the checkpoint, the figures and the half-step point, as those of the model do."""
+    with strategy.scope():
+        part = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        part.compile(sgd()(), loss="mse")
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, keras.layers.Dense(1)(part(inputs)))
+        model.compile(dqgan_tf.compressed(keras.optimizers.Adam(0.01), SPEC), loss="mse")
+    assert set(map(id, optimizers_of(model))) == {id(model.optimizer), id(part.optimizer)}
+
+
 def test_a_model_without_call(strategy):
     """As GANs are written: the parts are built, and `train_step` uses them."""
 
@@ -384,6 +396,45 @@ def test_class_and_sample_weights_generators_and_single_batches(strategy):
     assert losses[-1] < losses[0]
     assert not np.array_equal(before, weights(strategy, model))
     np.testing.assert_allclose(model.test_on_batch(x[:16], y[:16]), np.mean((model(x[:16]) - y[:16]) ** 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_batch_of_a_generator_is_lost(strategy, workers):
+    """A generator yields a batch once: reading one to build the model must not take it away from the first step."""
+    x, y = small_models.batches(8, 2)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return len(x)
+
+        def __getitem__(self, index):
+            return x[index], y[index]
+
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs["loss"]))
+    for batches in (Batches(workers=workers), (pair for pair in zip(x, y, strict=True)), data(8)):
+        model = small_models.mlp(strategy, sgd())
+        model.fit(batches, shuffle=False, verbose=0, callbacks=[look])
+    assert len(seen) == 24 and seen[:8] == seen[8:16] == seen[16:]
+
+
+def test_dense_layers_on_sequences(strategy):
+    """TensorFlow does not know the shape of the gradient of their kernel."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((3, small_models.INPUTS)), keras.layers.Dense(2)])
+        model.compile(sgd()(), loss="mse")
+    x, y = (np.stack([part[0]] * 3, axis=1) for part in small_models.batches(1, 2))
+    model.fit(x, y, verbose=0)
+    weights(strategy, model)
+
+
+def test_a_stateful_recurrent_layer_is_refused(strategy):
+    with strategy.scope():
+        layers = [keras.Input(batch_shape=(2, 1, 4)), keras.layers.Bidirectional(keras.layers.GRU(1, stateful=True))]
+        model = keras.Sequential([*layers, keras.layers.Dense(2)])
+        model.compile(sgd()(), loss="mse")
+    with pytest.raises(UsageError, match="set stateful=False, or train on one replica. Received: .*, 2 replicas"):
+        model.make_train_function()
 
 
 @pytest.mark.slow
@@ -516,6 +567,14 @@ def test_layers_of_another_scope_are_refused(strategy):
             model.compile(sgd()(), loss="mse")
         model.optimizer.build(model.trainable_variables)
         model.make_train_function()
+
+
+def test_metrics_of_another_scope_are_refused(strategy):
+    """Both replicas would count into one variable, and each worker would see its own count."""
+    model = small_models.mlp(strategy, sgd(), metrics=[keras.metrics.FalsePositives(name="outside")])
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(UsageError, match="Create all metrics in the scope of the strategy.*Received: outside/"):
+            use(data(), verbose=0)
 
 
 def test_models_of_no_strategy_are_keras_own():

@@ -106,7 +106,12 @@ def test_outputs_that_are_refused(trained, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "a.keras").mkdir()
-    for name, message in (("x.h5", "must be X.keras"), ("full", "which exists"), ("a.keras", "is a folder")):
+    for name, message in (
+        ("x.h5", "must be X.keras"),
+        ("x.KERAS", "must be X.keras"),
+        ("full", "which exists"),
+        ("a.keras", "is a folder"),
+    ):
         with pytest.raises(UsageError, match=message):
             export.write(str(tmp_path / name), trained)
     with pytest.raises(UsageError, match="which exists"):

@@ -159,3 +159,26 @@ class TestWriteFile:
     def test_another_ending(self, tmp_path):
         with pytest.raises(UsageError, match="such as samples.npz or samples.png. Received: '.*x.jpg'"):
             samples.write_file(str(tmp_path / "x.jpg"), self.trained(RING, (2,)), 4, use_ema=True)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"count": 10**9}, "take 16.0 GB of memory; the limit is 6.0 GB. Draw at most 375000000"),
+            ({"count": 10**8}, "have 60000 x 60000 pixels.* Received: 100000000 images, 10000 columns"),
+            ({"columns": 10**9}, "have 6000000000 x 6 pixels; a PNG file holds at most 1000000 on a side"),
+            ({"interpolate": 10**6}, "or write X.npz. Received: 4 images, 1000000 columns"),
+            ({"count": 200_000, "columns": 1}, "have 6 x 1200000 pixels"),
+        ],
+    )
+    def test_more_than_a_file_holds(self, tmp_path, options, message):
+        count = options.pop("count", 4)
+        with pytest.raises(UsageError, match=message):
+            samples.write_file(str(tmp_path / "x.png"), self.trained(IMAGES, (4, 4, 1)), count, use_ema=True, **options)
+
+    def test_the_longest_picture(self, tmp_path):
+        """One pixel more than 1,000,000 is refused, and libpng writes no such file."""
+        spec = data.DataSpec("images", (49_998, 1, 1), 10, "images")
+        samples.write_file(str(tmp_path / "x.png"), self.trained(spec, spec.shape), 20, use_ema=True, columns=1)
+        assert tf.io.decode_png((tmp_path / "x.png").read_bytes()).shape == (999_998, 1, 1)
+        with pytest.raises(tf.errors.OpError):
+            tf.io.encode_png(tf.zeros([1_000_001, 1, 1], tf.uint8))
