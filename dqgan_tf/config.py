@@ -10,8 +10,6 @@ import hashlib
 import json
 from typing import Any
 
-from dqgan_tf import compressors
-from dqgan_tf.compressors import rules
 from dqgan_tf.errors import UsageError
 from dqgan_tf.fields import Settings, check, group_class, setting
 
@@ -269,6 +267,9 @@ class CompressionConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from dqgan_tf import compressors  # here, so that `--help` loads no numpy
+        from dqgan_tf.compressors import rules
+
         compressors.get(self.compressor)
         rules.parse(self.compressor_rules)
         check_shift(self.shift, self.error_feedback)
@@ -604,7 +605,7 @@ class RunConfig(Settings):
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    compression: CompressionConfig = CompressionConfig()
+    compression: CompressionConfig = dataclasses.field(default_factory=CompressionConfig)
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

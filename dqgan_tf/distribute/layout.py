@@ -116,11 +116,11 @@ def vectors(
     >>> [(vector.name, vector.size, vector.compressor.spec) for vector in parts]
     [('d.1', 10, 'none'), ('d', 7840, 'sign:bucket=512')]
     """
-    for name, shape in zip(names, shapes, strict=True):
+    for weight, shape in zip(names, shapes, strict=True):
         if 0 in shape:
             raise UsageError(
                 "Every weight that is trained must have values: remove this one or set its layer.trainable to False. "
-                f"Received: {name} of shape {tuple(shape)}"
+                f"Received: {weight} of shape {tuple(shape)}"
             )
     in_order_of_rules = [
         Vector(
