@@ -15,7 +15,8 @@ NUM_IMAGES = 37
 def config(request, monkeypatch):
     """A mixture, and images whose value is their index."""
     numbered = np.arange(NUM_IMAGES, dtype=np.uint8)[:, None, None, None]
-    monkeypatch.setattr(images, "load", lambda config: numbered)
+    monkeypatch.setattr(images, "_find", lambda config: None)
+    monkeypatch.setattr(images, "_load", lambda config, user_set: numbered)
     return DataConfig(dataset=request.param)
 
 
@@ -64,7 +65,8 @@ def test_seed_changes_all(config):
 def test_replicas_partition_each_epoch(monkeypatch):
     """4 replicas x batch 3 over 37 images: sorted by (step, replica, place), each run of 37 holds each image once."""
     numbered = np.arange(NUM_IMAGES, dtype=np.uint8)[:, None, None, None]
-    monkeypatch.setattr(images, "load", lambda config: numbered)
+    monkeypatch.setattr(images, "_find", lambda config: None)
+    monkeypatch.setattr(images, "_load", lambda config, user_set: numbered)
     seen = batches(DataConfig(dataset="numbered"), 4 * 10).ravel()
     index = np.rint((seen + 1) * 127.5).astype(int)
     for epoch in range(3):
