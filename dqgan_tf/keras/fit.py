@@ -51,7 +51,7 @@ class Loop:
             _check_layers(model)
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
-        self._strategy.check_scope(_metrics_variables(model), "all metrics")
+        self._strategy.check_scope(_metrics_variables(model), "all metrics, also those that model.compile makes,")
         if trains:
             self._strategy.check_scope([*model.trainable_variables, *self._statistics])
             _warn_without_compression(model, leaves)

@@ -571,10 +571,14 @@ def test_layers_of_another_scope_are_refused(strategy):
 
 def test_metrics_of_another_scope_are_refused(strategy):
     """Both replicas would count into one variable, and each worker would see its own count."""
+    message = "Create all metrics, also those that model.compile makes, in the scope of the strategy.*Received: "
     model = small_models.mlp(strategy, sgd(), metrics=[keras.metrics.FalsePositives(name="outside")])
     for use in (model.fit, model.evaluate):
-        with pytest.raises(UsageError, match="Create all metrics in the scope of the strategy.*Received: outside/"):
+        with pytest.raises(UsageError, match=f"{message}outside/"):
             use(data(), verbose=0)
+    model.compile(model.optimizer, loss="mse")
+    with pytest.raises(UsageError, match=f"{message}loss/"):
+        model.fit(data(), verbose=0)
 
 
 def test_models_of_no_strategy_are_keras_own():
