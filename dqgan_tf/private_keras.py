@@ -5,6 +5,7 @@ forbids imports of `keras.src` everywhere.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -28,9 +29,10 @@ EMPTY = "A data set of `fit` or `evaluate` is empty: give it one batch or more."
 class LoopModel(keras.Model):
     """A `keras.Model` whose `fit` and `evaluate` call `train_on` and `test_on`, several steps at a time.
 
-    Overridden: `make_train_function`, `make_test_function` and `_maybe_symbolic_build`. Set: `train_function` and
-    `test_function`, which `compile` resets to None. Replacement: a documented hook for a call of several steps. Keras'
-    own loop, which calls `train_step`, reduces scalar logs over axis 0 and fails with several workers.
+    Overridden: `make_train_function`, `make_test_function`, `_maybe_symbolic_build` and `_trackable_children`. Set:
+    `train_function` and `test_function`, which `compile` resets to None. Replacement: a documented hook for a call of
+    several steps. Keras' own loop, which calls `train_step`, reduces scalar logs over axis 0 and fails with several
+    workers.
     """
 
     def train_on(self, iterator) -> dict:
@@ -52,6 +54,14 @@ class LoopModel(keras.Model):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # The networks are built already. Keras' symbolic build fails on per-replica values.
         del iterator, data_batch
+
+    def _trackable_children(self, save_type="checkpoint", **options):
+        if save_type == "savedmodel":  # it would trace the training step outside of the strategy, and fail
+            raise UsageError(
+                "tf.saved_model.save does not take a DQGAN, which is made to train. Call gan.export(path) for a "
+                "SavedModel of the averaged generator."
+            )
+        return super()._trackable_children(save_type, **options)
 
 
 class Repairs(NamedTuple):
@@ -91,11 +101,12 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
 
 
 def _repair_loops(strategy_class, repairs):
-    """Replaces five methods of `keras.Model`."""
+    """Replaces six methods of `keras.Model`."""
     model_class = keras.Model
     keras_own = {
         name: getattr(model_class, name)
         for name in (
+            "fit",
             "make_train_function",
             "make_test_function",
             "_maybe_symbolic_build",
@@ -106,6 +117,13 @@ def _repair_loops(strategy_class, repairs):
 
     def is_ours(model):
         return isinstance(model._distribute_strategy, strategy_class)
+
+    @functools.wraps(keras_own["fit"])
+    def fit(self, *args, **kwargs):
+        if is_ours(self):
+            given = inspect.signature(keras_own["fit"]).bind(self, *args, **kwargs).arguments
+            _check_validation_data(given.get("validation_data"))  # Keras would find it empty after the first epoch
+        return keras_own["fit"](self, *args, **kwargs)
 
     def make_train_function(self, force=False):
         if not is_ours(self):
@@ -148,11 +166,23 @@ def _repair_loops(strategy_class, repairs):
             return keras_own["predict_on_batch"](self, x)
         return keras.tree.map_structure(_as_array, self.predict_step((x,)))
 
+    model_class.fit = fit
     model_class.make_train_function = make_train_function
     model_class.make_test_function = make_test_function
     model_class._maybe_symbolic_build = maybe_symbolic_build
     model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
     model_class.predict_on_batch = predict_on_batch
+
+
+def _check_validation_data(data):
+    """Raises UsageError for validation data that are known to hold no sample."""
+    if isinstance(data, tf.data.Dataset):
+        is_empty = int(data.cardinality()) == 0
+    else:
+        first = next((part for part in keras.tree.flatten(data) if hasattr(part, "shape") and len(part.shape)), None)
+        is_empty = first is not None and first.shape[0] == 0
+    if is_empty:
+        raise UsageError(f"{EMPTY} Received: validation_data without a sample")
 
 
 def _as_array(output):

@@ -125,6 +125,7 @@ NAMES = (
     Name("keras", "Model.train_function", "attribute"),
     Name("keras", "Model.test_function", "attribute"),
     Name("keras", "Model._distribute_strategy", "attribute"),
+    Name("keras", "Model._trackable_children", "(self, save_type='checkpoint', **kwargs)"),
     Name("keras", "Model._get_metrics_result_or_logs", "(self, logs)"),
     Name("keras", "Model._symbolic_build", "(self, iterator=None, data_batch=None)"),
     Name("keras", "Model._initial_epoch", "attribute"),
@@ -208,6 +209,7 @@ def test_the_table_knows_every_name_that_the_adapters_use():
         "_batch_spec",
         "_first_batch",
         "_as_array",
+        "_check_validation_data",
     }
     known = {name.name.split(".")[-1] for name in NAMES}
     assert {attribute for attribute in used if attribute.startswith("_")} - own <= known

@@ -16,6 +16,9 @@ from dqgan_tf.training import command
 _MODEL_DIR = command.define_path("model_dir", "Folder of a run.", required=True)
 _CHECKPOINT = command.define_checkpoint()
 _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory. Default: the run's.")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "The run's data set under another name, if its file or folder has moved. Default: the run's."
+)
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10000, "Generated and real images to compare.", lower_bound=2)
 _INCEPTION = command.define_path("inception_weights", "Frozen graph of the Inception network of 2015-12-05.")
 _NETWORK = command.define_path(
@@ -31,7 +34,7 @@ def main(arguments):
     from dqgan_tf.training import evaluation, restore
 
     folder = restore.find(_MODEL_DIR.value, _CHECKPOINT.value)
-    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value, folder)
+    trained = restore.load(_MODEL_DIR.value, _DATA_DIR.value, folder, dataset=_DATASET.value)
     settings = {
         "eval_samples": _NUM_SAMPLES.value,
         "inception_weights": _INCEPTION.value,

@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
+
 from dqgan_tf import config as config_lib
 from dqgan_tf import data
 from dqgan_tf.distribute.strategy import CompressedStrategy, no_cluster
@@ -74,16 +76,19 @@ def _check_run(model_dir):
     return path
 
 
-def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | None = None) -> TrainedRun:
+def load(
+    model_dir: str, data_dir: str | None = None, folder: pathlib.Path | None = None, dataset: str | None = None
+) -> TrainedRun:
     """Returns the model of a checkpoint of the run in `model_dir`. Reads no training data.
 
     Args:
       model_dir: folder of a run.
       data_dir: folder of prepared data sets on this machine, for an evaluation. None takes that of the run.
       folder: folder of the checkpoint. None takes the newest complete one.
+      dataset: name, file or folder of the run's data set, if it has moved. None takes that of the run.
 
     Raises:
-      UsageError: the folder holds no run or no complete checkpoint yet.
+      UsageError: the folder holds no run or no complete checkpoint yet, or `dataset` is a set of other images.
       CheckpointError: the configuration or the checkpoint is damaged.
     """
     path = _check_run(model_dir)
@@ -93,12 +98,38 @@ def load(model_dir: str, data_dir: str | None = None, folder: pathlib.Path | Non
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     folder = folder or find(model_dir, "newest")
     commit = checkpoint.check_files(folder)
-    if data_dir is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
+    trained_on = config.data
+    moved = dataclasses.replace(
+        trained_on,
+        data_dir=trained_on.data_dir if data_dir is None else data_dir,
+        dataset=trained_on.dataset if dataset is None else dataset,
+    )
+    config = dataclasses.replace(config, data=moved)
     spec = _saved_spec(pathlib.Path(model_dir) / "data.json") or data.describe(config.data)
+    if dataset is not None:
+        _check_moved(spec, data.describe(config.data), dataset)
     model = job.build_model(config, spec, CompressedStrategy(no_cluster()))
     checkpoint.restore_shared(folder, model)
     return TrainedRun(config, spec, model, commit["step"])
+
+
+def _check_moved(trained, found, dataset):
+    """Raises UsageError unless a data set has the kind, number and shape of the samples that a run was trained on."""
+    if not _is_like(trained, found):
+        raise UsageError(
+            f"--dataset={dataset} holds other data than the run's {trained.name!r}, which has {_size(trained)}. "
+            f"Received: {_size(found)}"
+        )
+
+
+def _is_like(one, other):
+    fields = ("kind", "shape", "num_examples", "num_classes")
+    return all(getattr(one, name) == getattr(other, name) for name in fields) and np.array_equal(one.modes, other.modes)
+
+
+def _size(spec):
+    count = "a mixture" if spec.num_examples is None else f"{spec.num_examples} {spec.kind}"
+    return f"{count} of shape {spec.shape}" + (f" in {spec.num_classes} classes" if spec.num_classes else "")
 
 
 def _saved_spec(path):

@@ -146,6 +146,8 @@ class TestFiles:
         before = weights(trained)
         with pytest.raises(UsageError, match="call quantize of gan.averaged_generator"):
             trained.quantize("int8")
+        with pytest.raises(UsageError, match=r"Call gan.export\(path\)"):
+            tf.saved_model.save(trained, tmp_path / "x")
         assert np.array_equal(weights(trained), before)
 
 

@@ -525,6 +525,17 @@ def test_an_empty_data_set_is_refused(strategy):
                 use(*arguments, verbose=0)
 
 
+def test_empty_validation_data_are_refused_before_the_first_step(strategy):
+    model = small_models.mlp(strategy, sgd())
+    x, y = (part[0] for part in small_models.batches(1, 2))
+    before = weights(strategy, model)
+    for empty in ((x[:0], y[:0]), data().take(0)):
+        with pytest.raises(UsageError, match="one batch or more. Received: validation_data without a sample"):
+            model.fit(data(), validation_data=empty, verbose=0)
+    np.testing.assert_array_equal(weights(strategy, model), before)
+    assert "val_loss" in model.fit(data(), validation_data=(x, y), verbose=0).history
+
+
 def test_training_without_compression_is_said(strategy, caplog):
     for optimizer, count in ((sgd(), 0), (lambda: keras.optimizers.SGD(0.05), 1)):
         model = small_models.mlp(strategy, optimizer)

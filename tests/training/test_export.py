@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dqgan_tf import data
 from dqgan_tf.config import DataConfig, NetworkConfig, RunConfig, TrainConfig
+from dqgan_tf.data import images as images_of
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import CheckpointError, UsageError
 from dqgan_tf.training import export, job, restore, samples
@@ -52,6 +53,25 @@ def test_a_run_is_restored_without_its_data(folder, trained):
     assert (trained.step, trained.data_spec.shape, trained.data_spec.num_examples) == (3, (4, 4, 2), 6)
     with pytest.raises(data.DatasetError, match="There is no file"):
         data.describe(trained.config.data)
+
+
+def test_data_that_have_moved_are_named_anew(folder, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, [6, 4, 4, 2], np.uint8)
+    np.save(tmp_path / "moved.npy", images)
+    moved = restore.load(str(folder), dataset=str(tmp_path / "moved.npy"))
+    np.testing.assert_array_equal(images_of.load(moved.config.data), images)
+
+
+@pytest.mark.parametrize(
+    "shape, received", [([5, 4, 4, 2], "5 images of shape (4, 4, 2)"), ([6, 4, 4, 1], "(4, 4, 1)")]
+)
+def test_other_data_than_those_of_the_run_are_refused(folder, tmp_path, shape, received):
+    np.save(tmp_path / "other.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(
+        UsageError, match=r"other data than the run's .*own.npy', which has 6 images of shape \(4, 4, 2\)"
+    ) as info:
+        restore.load(str(folder), dataset=str(tmp_path / "other.npy"))
+    assert received in str(info.value).split("Received: ")[1]
 
 
 @pytest.mark.parametrize("name", ["x.keras", "x", "folder.of/v1.0"])
