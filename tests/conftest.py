@@ -2,8 +2,19 @@
 
 import os
 import pathlib
+import tempfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # What XLA has compiled, for all processes of one run of the tests: models of tests are few and alike, and XLA
+    # compiles for each logical CPU of each process. Loaded code is the same to the bit.
+    _compiled = tempfile.TemporaryDirectory(prefix="xla-of-tests-", ignore_cleanup_errors=True)
+    os.environ.setdefault(
+        "TF_XLA_FLAGS",
+        f"--tf_xla_persistent_cache_directory={_compiled.name} --tf_xla_persistent_cache_device_types=CPU",
+    )
+os.environ.setdefault(
+    "TF_CPP_MIN_LOG_LEVEL", "3"
+)  # below it, TensorFlow reports each function that it loads as an error
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -24,6 +24,7 @@ from dqgan_tf.private_keras import OptimizerSteps, built_for, overwrites_with_gr
 WHERE = ("gradient", "update")
 _DTYPES = ("float32", "bfloat16", "float16")
 _NOT_INCREMENTAL = (keras.optimizers.Ftrl, keras.optimizers.ScheduleFreeAdamW)
+_FEW_BITS, _SIZE = 2.5, 1 << 16  # bits a value of a vector of this size, below which updates are compressed by default
 _SUMS = ("exchanges", "accepted", "wire_bytes", "sent_bytes", "dense_bytes", *ENERGIES, *TIMES)
 _serial = itertools.count()  # of channels; a name is a tag inside one process
 
@@ -32,7 +33,7 @@ def compressed(
     optimizer: keras.optimizers.Optimizer | str,
     compression: str | CompressionConfig = CompressionConfig.compressor,
     *,
-    where: str = "gradient",
+    where: str | None = None,
     optimistic: bool = False,
     seed: int = 0,
     logs: bool = False,
@@ -68,7 +69,9 @@ def compressed(
       optimizer: an optimizer created in the scope of a `CompressedStrategy`, or a name such as `adam`. For a
         `LossScaleOptimizer`, its inner optimizer is compressed.
       compression: a compressor's spec, such as `sign:bucket=512`, or all settings together.
-      where: `gradient` or `update`.
+      where: `gradient` or `update`. None: the better one of two measured tasks (results/keras), `update` for a
+        `Compressor` of fewer than 2.5 bits a value, such as `sign`, and `gradient` otherwise. `optimistic`,
+        `local_steps` and Adafactor imply `update`; optimizers that cannot take it get `gradient`.
       optimistic: whether each replica takes its gradients at its half-step point; with `update` only. Build the
         optimizer before the first step, and take the gradients of both players before the first `apply`. A loop of
         your own calls `optimizer.compression.look_ahead()` before it takes them.
@@ -99,6 +102,7 @@ def compressed(
             ) from None
     optimizer = _optimizer_of(optimizer)
     inner = optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
+    where = _place(inner, config, optimistic) if where is None else where
     _check(inner, config, where, optimistic, seed, logs)
     steps = CompressedSteps(inner, config, where, optimistic, int(seed), logs)
     inner.apply, inner.build, inner.compression = steps.apply, steps.build, steps
@@ -513,6 +517,20 @@ def _optimizer_of(identifier):
         "`optimizer` must be an optimizer of Keras, such as keras.optimizers.Adam(1e-3), or a name, such as 'adam'. "
         f"Received: optimizer={identifier!r}"
     )
+
+
+def _place(optimizer, config, optimistic):
+    """Returns the default of `where`."""
+    if optimistic or config.local_steps > 1:
+        return "update"
+    if isinstance(optimizer, _NOT_INCREMENTAL):
+        return "gradient"
+    compressor = compressors.get(config.compressor)
+    has_few_bits = isinstance(compressor, compressors.Compressor) and (
+        8 * compressor.wire_bytes(_SIZE) < _FEW_BITS * _SIZE
+    )
+    is_adafactor = isinstance(optimizer, keras.optimizers.Adafactor) and config.compressor != "none"
+    return "update" if has_few_bits or is_adafactor else "gradient"
 
 
 def _check(optimizer, config, where, optimistic, seed, logs):

@@ -31,8 +31,14 @@ def data(steps=6):
 @pytest.mark.parametrize(
     "make, match",
     [
-        (lambda: dqgan_tf.compressed(opt.SGD(), SIGN, optimistic=True), "set where='update'.*where='gradient'"),
-        (lambda: dqgan_tf.compressed(opt.SGD(), SIGN, local_steps=2), "set where='update'.*local_steps=2"),
+        (
+            lambda: dqgan_tf.compressed(opt.SGD(), SIGN, where="gradient", optimistic=True),
+            "set where='update'.*where='gradient'",
+        ),
+        (
+            lambda: dqgan_tf.compressed(opt.SGD(), SIGN, where="gradient", local_steps=2),
+            "set where='update'.*local_steps=2",
+        ),
         (
             lambda: dqgan_tf.compressed(
                 opt.SGD(gradient_accumulation_steps=2), SIGN, where="update", local_steps=2, optimistic=True

@@ -212,6 +212,30 @@ def test_an_eager_loop_needs_one_replica_per_process(strategy):
         eager_loop(strategy)
 
 
+@pytest.mark.parametrize(
+    "make, compressor, options, where",
+    [
+        (opt.Adam, "sign:bucket=512", {}, "update"),
+        (opt.SGD, "ternary", {}, "update"),
+        (opt.SGD, "linear:bits=2,bucket=512", {}, "update"),
+        (opt.Adam, "topk:fraction=0.01", {}, "update"),
+        (opt.Adam, LINEAR, {}, "gradient"),
+        (opt.Adam, "powersgd:rank=2", {}, "gradient"),
+        (opt.Adam, "none", {}, "gradient"),
+        (opt.Adam, "none", {"optimistic": True}, "update"),
+        (opt.SGD, LINEAR, {"local_steps": 2}, "update"),
+        (opt.Adafactor, LINEAR, {}, "update"),
+        (opt.Adafactor, "none", {}, "gradient"),
+        (opt.Ftrl, "sign:bucket=512", {}, "gradient"),
+        (opt.Adam, "sign:bucket=512", {"where": "gradient"}, "gradient"),
+    ],
+)
+def test_the_place_that_is_taken_by_default(strategy, make, compressor, options, where):
+    with strategy.scope():
+        optimizer = dqgan_tf.compressed(make(), compressor, **options)
+    assert optimizer.compression.where == where
+
+
 def refused(strategy, match, make):
     with pytest.raises(UsageError, match=match), strategy.scope():
         make()
@@ -227,7 +251,7 @@ def test_refusals(strategy):
     refused(strategy, "`apply` of its own", lambda: compressed(OwnApply()))
     refused(strategy, "compressed already", lambda: compressed(compressed(opt.SGD())))
     refused(strategy, "gradient, update", lambda: compressed(opt.SGD(), where="weights"))
-    refused(strategy, "Take where='update'", lambda: compressed(opt.Adafactor(), LINEAR))
+    refused(strategy, "Take where='update'", lambda: compressed(opt.Adafactor(), LINEAR, where="gradient"))
     refused(strategy, "settings of DQGAN", lambda: compressed(opt.SGD(), start_step=10))
     refused(strategy, "settings of DQGAN", lambda: compressed(opt.SGD(), residual_in_half_step=False))
     refused(strategy, "takes where, optimistic, seed, logs", lambda: compressed(opt.SGD(), bits=4))
