@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import keras
+from absl import logging
 
 from dqgan_tf import private_keras
 from dqgan_tf.config import FREE_FIELDS, CompressionConfig, OptimizerConfig, flatten
@@ -31,6 +32,9 @@ class Checkpoint(keras.callbacks.Callback):
     behind it changes a rate after the epoch was saved. The state inside of other callbacks is not saved:
     `EarlyStopping` and `ReduceLROnPlateau` count their patience, and look for the best value, anew from the first epoch
     of the continued `fit`.
+
+    A second `fit` with the folder goes on, too, whatever its `initial_epoch` and whatever weights were set before. If
+    the folder holds as many epochs as `epochs` asks for, nothing is trained. A warning says either.
 
     If the number of replicas has changed, every replica starts from the mean of the old residuals and slots.
 
@@ -71,6 +75,26 @@ class Checkpoint(keras.callbacks.Callback):
         epoch = self._checkpoints.restore().step
         if epoch:
             private_keras.set_initial_epoch(self.model, epoch)
+            self._say(epoch)
+
+    def _say(self, epoch):
+        """Logs that weights and epoch are those of a checkpoint, and whether anything is left to train."""
+        epochs = self.params["epochs"]
+        if epoch < epochs:
+            logging.warning(
+                "`fit` goes on from %s after epoch %d of %d, with the weights and all state saved there.",
+                self._folder,
+                epoch,
+                epochs,
+            )
+        else:
+            logging.warning(
+                "`fit` trains nothing: %s holds the end of epoch %d, and epochs=%d. The weights are those saved there. "
+                "Raise `epochs` to go on, or give another folder for a new training.",
+                self._folder,
+                epoch,
+                epochs,
+            )
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self._every == 0:

@@ -69,6 +69,7 @@ class Repairs(NamedTuple):
 
     check: raises for settings of `compile` that a model cannot have.
     train_loop, test_loop: model -> function of an iterator that returns logs.
+    predict_step: (Keras' own `predict_step`, batch) -> outputs.
     epoch_logs: (model, logs of the last call) -> (logs without this library's figures, figures of the epoch).
     check_scaled: raises for an inner optimizer that a loss-scale optimizer cannot have.
     apply_scaled: (loss-scale optimizer, gradients, variables) -> None, of an optimizer of that strategy.
@@ -77,6 +78,7 @@ class Repairs(NamedTuple):
     check: Callable
     train_loop: Callable
     test_loop: Callable
+    predict_step: Callable
     epoch_logs: Callable
     check_scaled: Callable
     apply_scaled: Callable
@@ -101,7 +103,7 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
 
 
 def _repair_loops(strategy_class, repairs):
-    """Replaces six methods of `keras.Model`."""
+    """Replaces seven methods of `keras.Model`."""
     model_class = keras.Model
     keras_own = {
         name: getattr(model_class, name)
@@ -111,6 +113,7 @@ def _repair_loops(strategy_class, repairs):
             "make_test_function",
             "_maybe_symbolic_build",
             "_get_metrics_result_or_logs",
+            "predict_step",
             "predict_on_batch",
         )
     }
@@ -161,6 +164,10 @@ def _repair_loops(strategy_class, repairs):
         logs, figures = repairs.epoch_logs(self, logs)
         return keras_own["_get_metrics_result_or_logs"](self, logs) | figures
 
+    def predict_step(self, data):
+        own = functools.partial(keras_own["predict_step"], self)
+        return repairs.predict_step(own, data) if is_ours(self) else own(data)
+
     def predict_on_batch(self, x):
         if not is_ours(self):
             return keras_own["predict_on_batch"](self, x)
@@ -171,6 +178,7 @@ def _repair_loops(strategy_class, repairs):
     model_class.make_test_function = make_test_function
     model_class._maybe_symbolic_build = maybe_symbolic_build
     model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
+    model_class.predict_step = predict_step
     model_class.predict_on_batch = predict_on_batch
 
 
@@ -192,7 +200,8 @@ def _as_array(output):
 def _batch_spec(iterator):
     """Returns shapes and dtypes of the batches of Keras' `EpochIterator`, or None if their first batch must show them.
 
-    A generator yields each batch once: a batch that is read before the first step is lost to it.
+    A generator yields each batch once: a batch that is read before the first step is lost to it, with those that Keras
+    has read ahead.
     """
 
     def without_batch_size(spec):
@@ -202,10 +211,12 @@ def _batch_spec(iterator):
             raise LookupError
         return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
 
+    adapter = iterator.data_adapter
     try:
-        return keras.tree.map_structure(without_batch_size, iterator.data_adapter.get_tf_dataset().element_spec)
+        return keras.tree.map_structure(without_batch_size, adapter.get_tf_dataset().element_spec)
     except LookupError:
-        return None
+        first = getattr(adapter, "_first_batches", None)  # of a generator: Keras has read them, and yields them again
+        return first[0] if first else None
 
 
 def _first_batch(iterator):

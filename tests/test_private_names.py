@@ -130,6 +130,7 @@ NAMES = (
     Name("keras", "Model._symbolic_build", "(self, iterator=None, data_batch=None)"),
     Name("keras", "Model._initial_epoch", "attribute"),
     Name("keras.src.trainers.epoch_iterator", "EpochIterator.data_adapter", "attribute"),
+    Name("keras.src.trainers.data_adapters.generator_data_adapter", "GeneratorDataAdapter._first_batches", "attribute"),
     Name("keras.src.trainers.data_adapters.data_adapter", "DataAdapter.get_tf_dataset", "(self)"),
     Name("keras", "Model._flatten_layers", "(self, include_self=True, recursive=True)"),
     Name("keras", "Layer._non_trainable_variables", "attribute"),

@@ -33,14 +33,21 @@ def check_networks(generator: keras.Model, discriminator: keras.Model, strategy:
     """Refuses networks that cannot be trained, or not against each other.
 
     Raises:
-      UsageError: see `_check_network`; or both are one network, or the discriminator takes samples of another shape
-        than the generator draws, as when they are swapped.
+      UsageError: see `_check_network`; or both are one network, or share a weight, or the discriminator takes samples
+        of another shape than the generator draws, as when they are swapped.
     """
     _check_network(generator, "generator", strategy)
     _check_network(discriminator, "discriminator", strategy)
     if generator is discriminator:
         raise UsageError(
             f"The generator and the discriminator must be two networks. Received: {generator.name} for both"
+        )
+    ids = {id(variable) for variable in discriminator.variables}
+    shared = [variable.path for variable in generator.trainable_variables if id(variable) in ids]
+    if shared:
+        raise UsageError(
+            "Each network of a DQGAN needs trainable weights of its own, since the players move apart: make a second "
+            f"layer, or freeze it (layer.trainable = False). Received: {shared[0]} in both networks"
         )
     outputs, inputs = getattr(generator, "outputs", None), getattr(discriminator, "inputs", None)
     if outputs and inputs and not _fits(outputs[0].shape[1:], inputs[0].shape[1:]):

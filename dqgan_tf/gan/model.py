@@ -136,6 +136,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         devices = self._strategy.local_devices
         self._players = tuple(Player(name, getattr(self, name), devices) for name in PLAYERS)
         self._averaged = AveragedWeights(self._players[0], devices, ema_decay)
+        self.watch_networks()
         self.step = _counter("step")
         self.skipped = _counter("skipped")
         self.skipped_in_row = _counter("skipped_in_row")
@@ -239,9 +240,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         if step == skipped:  # nothing has moved yet, and the networks may have got other weights
             if not self._averaged.is_warm:
                 self.reset_ema()
-            self._reset_anchors()
+            self.reset_anchors()
         elif self.anchors_are_stale:
-            self._reset_anchors()
+            self.reset_anchors()
         local_steps = self.compression_config.local_steps
         groups = (
             steps.group_steps(step, num_steps, self._kind)
@@ -454,7 +455,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         """Sets all copies of the weights to the weights: the averaged generator, and what extragradient steps start
         from."""
         self.reset_ema()
-        self._reset_anchors()
+        self.reset_anchors()
 
     def _vectors(self, compression):
         """Returns the vectors of both players. The generator has order 0: its gradients are computed first."""
@@ -577,7 +578,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self.skipped.assign(self.skipped.value + missed * number)
         self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
 
-    def _reset_anchors(self):
+    def reset_anchors(self):
         self.anchors_are_stale = False
         if self._channels:
             for player in self._players:

@@ -1,6 +1,7 @@
 """What is saved of a `DQGAN`: its state by name for checkpoints, and the files of Keras, with warm starts from them."""
 
 import dataclasses
+import functools
 import io
 import os
 import weakref
@@ -136,9 +137,13 @@ class SavedState:
         """As `keras.Model.set_weights`.
 
         The very list that `get_weights` of this model returned restores the averaged generator, too, as
-        `EarlyStopping(restore_best_weights=True)` needs. From any other one the average starts anew.
+        `EarlyStopping(restore_best_weights=True)` needs. From any other one the average starts anew. The counters stay,
+        and with them schedules and random numbers, as `iterations` of an optimizer of Keras does.
         """
+        counters = {name: int(getattr(self, name).numpy()) for name in _COUNTERS}
         super().set_weights(weights)
+        for name, value in counters.items():
+            getattr(self, name).assign(value)
         self.reset_copies()
         averages = list(self._averaged.state().values())
         if isinstance(weights, _Weights) and weights.model() is self and len(weights.averages) == len(averages):
@@ -146,10 +151,26 @@ class SavedState:
                 for variable in average.variables:
                     variable.assign(value)
         elif self.has_average:
-            logging.warning(
-                "set_weights: the averaged generator, from which generate draws, starts anew from these weights. Files "
-                "of save_weights hold the average, too."
-            )
+            _warn_of_new_average("set_weights")
+
+    def watch_networks(self) -> None:
+        """Makes `set_weights` and `load_weights` of the generator start the average anew, with a warning.
+
+        They are methods of the networks, which know no DQGAN. Weights of single layers are not watched.
+        """
+        for player in PLAYERS:
+            network = getattr(self, player)
+            for name in ("set_weights", "load_weights"):
+                setattr(network, name, _watched(getattr(network, name), name, player, weakref.ref(self)))
+
+    def weights_were_set(self, player: str, method: str) -> None:
+        """Starts the copies of a player's weights anew after a method of its network."""
+        if player == "discriminator":
+            self.reset_anchors()
+            return
+        self.reset_copies()
+        if self.has_average:
+            _warn_of_new_average(method)
 
     def save(self, filepath, *arguments, **options) -> None:
         """As `keras.Model.save`, to X.keras.
@@ -321,3 +342,24 @@ def _contents(path: str | os.PathLike) -> tuple[list[str], int]:
     if "step" not in own_values:
         raise UsageError(f"{path} was not written by DQGAN.save_weights or .save: it has no 'step'.")
     return own_values, len(names) - len(own_values)
+
+
+def _watched(method, name, player, model):
+    """Returns a method of a network of `model()` that tells the model of its calls."""
+
+    @functools.wraps(method)
+    def call(*arguments, **options):
+        result = method(*arguments, **options)
+        if (owner := model()) is not None:
+            owner.weights_were_set(player, name)
+        return result
+
+    return call
+
+
+def _warn_of_new_average(method):
+    logging.warning(
+        "%s: the averaged generator, from which generate draws, starts anew from these weights. Files of save_weights "
+        "hold the average, too.",
+        method,
+    )

@@ -8,7 +8,13 @@ from dqgan_tf.keras.optimizer import compressed
 private_keras.repair(
     CompressedStrategy,
     private_keras.Repairs(
-        fit.check, fit.train_loop, fit.test_loop, fit.epoch_logs, nested.check_scaled, nested.apply_scaled
+        fit.check,
+        fit.train_loop,
+        fit.test_loop,
+        fit.predict_step,
+        fit.epoch_logs,
+        nested.check_scaled,
+        nested.apply_scaled,
     ),
 )
 

@@ -30,8 +30,8 @@ class Loop:
     - the logs, because a callback that sees other logs than on another worker may stop one worker alone;
     - the changes of the running statistics of normalisation layers, which would otherwise diverge.
 
-    If the last batch is smaller than the number of replicas, some replicas have no samples. They update no metric, and
-    their gradients count as zero.
+    If the last batch is smaller than the number of replicas, some replicas have no samples. They take the step with one
+    sample of zeros, update no metric and no running statistics, and their gradients count as zero.
 
     Args:
       model: compiled.
@@ -124,18 +124,17 @@ class Loop:
 
     def _step(self, batch):
         """Runs one step of this replica and stores [1 if it had samples, *logs] in `_latest`."""
-        batch = private_keras.without_absent(batch)
-        has_samples = _has_samples(batch)
+        batch, has_samples = _one_sample_at_least(private_keras.without_absent(batch))
         for steps in self._compressed:
             steps.set_samples(has_samples)
             steps.look_ahead()
-        metrics = [] if has_samples is None else self._model.metrics_variables
-        before = [tf.convert_to_tensor(variable.value) for variable in metrics]
+        kept = [] if has_samples is None else [*self._model.metrics_variables, *self._statistics]
+        before = [tf.convert_to_tensor(variable.value) for variable in kept]
         logs = _as_tensors(self._replica_step(batch))
         for steps in self._compressed:
             steps.set_samples(None)  # the optimizer may take steps outside of this loop, too
             steps.settle()
-        for variable, value in zip(metrics, before, strict=True):
+        for variable, value in zip(kept, before, strict=True):
             variable.assign(tf.where(has_samples, variable.value, value))
         flat = [tf.cast(tf.reshape(value, [-1]), tf.float32) for value in tf.nest.flatten(logs)]
         weight = tf.constant(1.0) if has_samples is None else tf.cast(has_samples, tf.float32)
@@ -165,7 +164,7 @@ class Loop:
         )
         sums, changes = means[: len(self._logging)], means[len(self._logging) :]
         for variable, value, change in zip(self._statistics, before, changes, strict=True):
-            # Statistics of a step that overflowed, or that had no sample, are not finite.
+            # Statistics of a step that overflowed are not finite.
             variable.assign(value + tf.cast(tf.where(tf.math.is_finite(change), change, 0.0), value.dtype))
         specs = tf.nest.flatten(self._logs)
         parts = tf.split(latest[1:] / latest[0], [math.prod(spec.shape) for spec in specs]) if specs else []
@@ -198,6 +197,15 @@ def test_loop(model: keras.Model) -> Loop:
     return Loop(model, model.test_step, trains=False)
 
 
+def predict_step(keras_own, data):
+    """Returns what `predict_step` of Keras returns for a batch, which may be empty."""
+    data, has_samples = _one_sample_at_least(private_keras.without_absent(data))
+    outputs = keras_own(data)
+    if has_samples is None:
+        return outputs
+    return keras.tree.map_structure(lambda part: tf.cond(has_samples, lambda: part, lambda: part[:0]), outputs)
+
+
 def epoch_logs(model: keras.Model, logs) -> tuple[dict, dict]:
     """Returns the logs without this library's figures, and the figures of the whole epoch if there are any.
 
@@ -211,12 +219,28 @@ def epoch_logs(model: keras.Model, logs) -> tuple[dict, dict]:
     return others, model.train_function.epoch_figures()
 
 
-def _has_samples(batch):
-    """Returns whether a batch has a row, bool scalar; None if its shape says so already."""
-    first = next((part for part in tf.nest.flatten(batch) if tf.is_tensor(part) and part.shape.rank), None)
+def _one_sample_at_least(batch):
+    """Returns (batch, None), or, if only its values say whether a batch has a row, (batch or one row of zeros, bool
+    scalar: whether it has one).
+
+    Convolutions of TensorFlow 2.21 fail on an empty batch. Ragged and sparse batches stay as they are.
+    """
+    parts = tf.nest.flatten(batch)
+    first = next((part for part in parts if tf.is_tensor(part) and part.shape.rank), None)
     if first is None or first.shape[0]:
-        return None
-    return tf.shape(first)[0] > 0
+        return batch, None
+    has_samples = tf.shape(first)[0] > 0
+    if any(isinstance(part, (tf.RaggedTensor, tf.SparseTensor)) for part in parts):
+        return batch, has_samples
+
+    def padded(part):
+        if not (tf.is_tensor(part) and part.shape.rank):
+            return part
+        row = tf.zeros(tf.concat([[1], tf.shape(part)[1:]], 0), part.dtype)
+        filled = tf.cond(has_samples, lambda: part, lambda: row)
+        return tf.ensure_shape(filled, [None, *part.shape[1:]])
+
+    return tf.nest.map_structure(padded, batch), has_samples
 
 
 def _as_tensors(logs):

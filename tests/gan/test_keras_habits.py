@@ -205,6 +205,17 @@ class TestConstructor:
         with strategy.scope(), pytest.raises(UsageError, match=message):
             DQGAN(*players(), **{name: value})
 
+    def test_a_layer_of_both_networks_is_refused(self, strategy):
+        with strategy.scope():
+            shared = keras.layers.Dense(2)
+            generator = keras.Sequential([keras.Input((2,)), shared])
+            discriminator = keras.Sequential([keras.Input((2,)), shared, keras.layers.Dense(1)])
+            with pytest.raises(UsageError, match="trainable weights of its own.*Received: .*kernel in both networks"):
+                DQGAN(generator, discriminator)
+            shared.trainable = False
+            generator = keras.Sequential([keras.Input((2,)), shared, keras.layers.Dense(2)])
+            DQGAN(generator, keras.Sequential([keras.Input((2,)), shared, keras.layers.Dense(1)]))
+
     def test_a_generator_that_does_not_say_its_latents(self, strategy):
         class Own(keras.Model):
             def __init__(self):
@@ -279,6 +290,32 @@ class TestAverage:
         model, other = trained, build(strategy)
         other.set_weights(model.get_weights())
         assert np.array_equal(other.generate(LATENT), model.generate(LATENT, use_ema=False))
+
+    def test_weights_of_the_generator_alone_start_it_anew(self, strategy, caplog, tmp_path):
+        model = build(strategy, compiled=False)
+        model.generator.set_weights(model.generator.get_weights())
+        assert "starts anew" not in caplog.text  # nothing was averaged
+        model.step.assign(8)  # as if it had trained: the average counts
+        values = model.shared_values()
+        model.set_shared_values(values | {n: v + 0.1 for n, v in values.items() if n.startswith("ema/")})
+        model.discriminator.set_weights(model.discriminator.get_weights())
+        assert not np.array_equal(model.generate(LATENT), model.generate(LATENT, use_ema=False))
+        model.generator.save_weights(tmp_path / "g.weights.h5")
+        model.generator.load_weights(tmp_path / "g.weights.h5")
+        assert np.array_equal(model.generate(LATENT), model.generate(LATENT, use_ema=False))
+        assert "load_weights: the averaged generator, from which generate draws, starts anew" in caplog.text
+        model.generator.set_weights([0.0 * weight for weight in model.generator.get_weights()])
+        assert np.array_equal(model.generate(LATENT), model.generate(LATENT, use_ema=False))
+        assert "set_weights: the averaged generator" in caplog.text
+
+    def test_set_weights_leaves_the_counters(self, strategy):
+        """Schedules and random numbers follow the step, as they follow `iterations` of an optimizer of Keras."""
+        model = build(strategy, compiled=False)
+        model.step.assign(4)
+        early = model.get_weights()
+        model.step.assign(16)
+        model.set_weights(early)
+        assert int(model.step.numpy()) == 16
 
     def test_the_weights_of_the_best_epoch_restore_it(self, strategy, caplog):
         """EarlyStopping hands the list of `get_weights` to `set_weights`, epochs later."""

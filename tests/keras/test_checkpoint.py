@@ -123,14 +123,16 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(strategy, tmp_path, name):
     assert_same(state(strategy, whole), state(strategy, resumed))
 
 
-@pytest.mark.slow
-def test_a_run_that_is_complete_trains_no_further(strategy, tmp_path):
+def test_a_run_that_is_complete_trains_no_further_and_says_so(strategy, tmp_path, caplog):
     model = build(strategy, CASES["gradient"], seed=3)
     fit(model, tmp_path, epochs=2)
     before = state(strategy, model)
+    assert not caplog.text
     assert fit(model, tmp_path, epochs=2).epoch == []
+    assert "`fit` trains nothing" in caplog.text and "the end of epoch 2, and epochs=2" in caplog.text
     assert_same(before, state(strategy, model))
     assert fit(model, tmp_path, epochs=3).epoch == [2]
+    assert f"`fit` goes on from {tmp_path} after epoch 2 of 3" in caplog.text
     assert fit(model, epochs=1).epoch == [0]  # without the callback, fit begins where its caller says
 
 

@@ -1,5 +1,7 @@
 """What Keras users do with a model, two replicas in one process: `fit`, `evaluate`, `predict`, layers of many kinds."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -79,6 +81,37 @@ def test_a_last_batch_that_is_smaller_than_the_number_of_replicas(strategy, wher
     np.testing.assert_allclose(recorder.seen[2], expected, atol=1e-6)
     evaluated = model.evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
     np.testing.assert_allclose(evaluated["loss"], np.mean((model(x).numpy() - y) ** 2), rtol=1e-5)
+
+
+def test_convolutions_on_a_replica_without_samples(strategy):
+    """TensorFlow's convolutions fail on an empty batch. 5 images in batches of 4: replica 1 has none of the last."""
+    x = np.random.default_rng(3).standard_normal((5, 6, 6, 2)).astype(np.float32)
+    y = np.arange(5) % 3
+
+    def make(scope, optimizer):
+        keras.utils.set_random_seed(4)
+        with scope:
+            layers = [keras.layers.Conv2D(4, 3, use_bias=False), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+            layers += [keras.layers.Conv2D(3, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(3)]
+            model = keras.Sequential([keras.Input((6, 6, 2)), *layers])
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(optimizer(), loss, metrics=["accuracy"])
+        return model
+
+    model = make(strategy.scope(), sgd("none"))
+    statistics = [v.value for v in model.layers[1].non_trainable_variables]
+    full = [v.values[1].numpy() for v in statistics]
+    recorder = small_models.Recorder(lambda: [[v.numpy() for v in s.values] for s in statistics])
+    assert np.isfinite(model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=[recorder]).history["loss"])
+    for before, first, last in zip(full, *recorder.seen, strict=True):
+        assert np.array_equal(*first) and np.array_equal(*last)  # equal on both replicas
+        assert not np.array_equal(before, first[0]) and not np.array_equal(first[0], last[0])
+    alone = make(contextlib.nullcontext(), keras.optimizers.SGD)
+    alone.set_weights(model.get_weights())
+    expected = alone.predict(x, batch_size=5, verbose=0)
+    np.testing.assert_allclose(model.predict(x, batch_size=4, verbose=0), expected, atol=1e-6)
+    evaluated, reference = (m.evaluate(x, y, batch_size=4, verbose=0) for m in (model, alone))
+    np.testing.assert_allclose(evaluated, reference, rtol=1e-5)
 
 
 def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
@@ -416,6 +449,23 @@ def test_no_batch_of_a_generator_is_lost(strategy, workers):
         model = small_models.mlp(strategy, sgd())
         model.fit(batches, shuffle=False, verbose=0, callbacks=[look])
     assert len(seen) == 24 and seen[:8] == seen[8:16] == seen[16:]
+
+
+def test_no_batch_of_a_generator_of_texts_is_lost(strategy):
+    """Batches of different lengths, of a model that is built."""
+    with strategy.scope():
+        model = keras.Sequential(
+            [keras.Input((None,)), keras.layers.Embedding(9, 2), keras.layers.GlobalMaxPooling1D()]
+        )
+        model.compile(sgd("none")(), loss="mse")
+    texts = [np.full((4, 3 + index), index) for index in range(8)]
+    batches = lambda: ((text, np.full((4, 2), 2.0**index)) for index, text in enumerate(texts))  # noqa: E731
+    expected = np.mean([(model(text).numpy() - 2.0**index) ** 2 for index, text in enumerate(texts)])
+    np.testing.assert_allclose(model.evaluate(batches(), verbose=0), expected, rtol=1e-5)
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    model.fit(batches(), verbose=0, callbacks=[look])
+    assert seen == list(range(8))
 
 
 def test_dense_layers_on_sequences(strategy):
