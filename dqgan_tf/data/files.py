@@ -242,8 +242,14 @@ def _header(file):
         if image.mode in ("I", "F"):
             raise ValueError(f"it has pixels of 32 bits (mode {image.mode})")
         has_alpha = image.has_transparency_data
-        is_grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16")
+        is_grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") or _has_grey_palette(image)
         return image.size[::-1], 4 if has_alpha else 1 if is_grey else 3
+
+
+def _has_grey_palette(image):
+    """Whether an image has a palette, and only grey colours in it."""
+    colours = np.reshape(image.getpalette("RGB") if image.mode == "P" else [], [-1, 3])
+    return len(colours) > 0 and bool(np.all(colours == colours[:, :1]))
 
 
 def _decode(file, channels):
@@ -362,6 +368,7 @@ def _check_labels(dataset, labels, count):
         raise DatasetError(
             f"The labels of {dataset!r} must be whole numbers from 0, one for each of {count} images. Received: "
             f"shape={labels.shape}, dtype={labels.dtype}"
+            f"{f', lowest {labels.min()}' if labels.size and np.issubdtype(labels.dtype, np.number) else ''}"
         )
     return labels.astype(np.int64)
 

@@ -34,6 +34,11 @@ class KerasFit(LoopModel):
         for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
             if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
                 check_file(callback.filepath)
+            if isinstance(callback, keras.callbacks.SwapEMAWeights):
+                raise UsageError(
+                    "SwapEMAWeights has no use for a DQGAN, which keeps the average itself (ema_decay): generate, "
+                    "averaged_generator and export take it. Received: a callback SwapEMAWeights"
+                )
         if verbose in ("auto", 1) and not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = list(tf.nest.flatten(callbacks)) if callbacks else []
             if not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks):

@@ -111,7 +111,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._strategy = tf.distribute.get_strategy()
         if not isinstance(self._strategy, CompressedStrategy):
             raise UsageError(
-                "DQGAN must be created in the scope of a dqgan_tf.CompressedStrategy, with or without TF_CONFIG. "
+                "A DQGAN is created, loaded or copied in the scope of a dqgan_tf.CompressedStrategy, with or without "
+                "TF_CONFIG: `with strategy.scope():`. "
                 f"Received: {type(self._strategy).__name__}"
             )
         inputs.check_networks(generator, discriminator, self._strategy)

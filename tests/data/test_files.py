@@ -95,6 +95,17 @@ class TestFolder:
             pixels = np.asarray(PIL.Image.fromarray(BYTES[i]).convert(mode).convert(expected))
             np.testing.assert_array_equal(loaded[i], pixels.reshape(8, 8, channels))
 
+    def test_a_grey_palette_is_one_channel(self, tmp_path):
+        """Programs that make small files store grey images with a palette."""
+        for i in range(2):
+            grey = PIL.Image.fromarray(BYTES[i]).convert("L")
+            palette = grey.convert("RGB").quantize(256)
+            assert palette.mode == "P"
+            palette.save(tmp_path / f"{i}.png")
+        config = DataConfig(dataset=str(tmp_path), image_size=BYTES.shape[1])
+        assert images.describe(config).shape[-1] == 1
+        np.testing.assert_array_equal(images.load(config)[0, ..., 0], PIL.Image.open(tmp_path / "0.png").convert("L"))
+
     def test_16_bits_lose_their_lower_half(self, tmp_path):
         for i in range(2):
             PIL.Image.fromarray((BYTES[i, ..., 0].astype(np.uint16) << 8) + 77).save(tmp_path / f"{i}.png")

@@ -1,5 +1,6 @@
 """What Keras users take for granted of a model works for `DQGAN`, or is refused by a sentence."""
 
+import copy
 import pickle
 import re
 
@@ -819,6 +820,12 @@ class TestBatches:
         ):
             with pytest.raises(UsageError, match="DQGAN has no use for `(y|sample_weight)`: pass real samples alone"):
                 call()
+
+    def test_an_average_of_keras_and_copies_outside_of_the_scope(self, trained):
+        with pytest.raises(UsageError, match="keeps the average itself .ema_decay.: generate, averaged_generator"):
+            trained.fit(REAL, callbacks=[keras.callbacks.SwapEMAWeights()], verbose=0)
+        with pytest.raises(UsageError, match="created, loaded or copied in the scope.*with strategy.scope"):
+            copy.deepcopy(trained)
 
     def test_latents(self, trained):
         drawn = trained.generate(LATENT)
