@@ -174,10 +174,14 @@ def sides(diff):
     return ["\n".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +")]
 
 
-def test_the_diff_runs(tmp_path, monkeypatch):
+def diffs():
+    """Of a GAN, and of any other model."""
+    return [text for language, text in blocks("README.md") if language == "diff"]
+
+
+def test_the_diff_of_a_gan_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    [diff] = [text for language, text in blocks("README.md") if language == "diff"]
-    before, after = sides(diff)
+    before, after = sides(diffs()[0])
     assert ast.parse(before) and "dqgan_tf" not in before
     samples = np.random.default_rng(0).standard_normal((8, 2)).astype(np.float32)
     names = {
@@ -190,6 +194,21 @@ def test_the_diff_runs(tmp_path, monkeypatch):
     assert (int(gan.step.numpy()), int(gan.skipped.numpy())) == (20, 0)  # 10 epochs of 2 batches
     assert gan.channel.vectors[0].compressor.spec == "linear:bits=4,bucket=512"
     assert list((tmp_path / "logs").rglob("events.*"))
+
+
+def test_the_diff_of_another_model_runs():
+    _, diff = diffs()
+    before, after = sides(diff)
+    assert ast.parse(before) and "dqgan_tf" not in before
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    names = {
+        **{"keras": keras, "tf": tf, "dataset": tf.data.Dataset.from_tensor_slices((x, np.arange(8) % 3)).batch(4)},
+        "build_classifier": lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")]),
+    }
+    exec(after, names)
+    optimizer = names["model"].optimizer
+    assert int(optimizer.iterations.numpy()) == 20  # 10 epochs of 2 batches
+    assert optimizer.compression.config.compressor == "linear:bits=4,bucket=512"
 
 
 def test_the_python_block_runs():

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dqgan_tf import compressors
 from dqgan_tf.compressors import rules as compressor_rules
+from dqgan_tf.compressors.quantizer import Quantizer
 from dqgan_tf.config import CompressionConfig
 from dqgan_tf.distribute import layout
 from dqgan_tf.distribute.channel import ENERGIES, Channel
@@ -24,7 +25,7 @@ from dqgan_tf.private_keras import OptimizerSteps, built_for, overwrites_with_gr
 WHERE = ("gradient", "update")
 _DTYPES = ("float32", "bfloat16", "float16")
 _NOT_INCREMENTAL = (keras.optimizers.Ftrl, keras.optimizers.ScheduleFreeAdamW)
-_FEW_BITS, _SIZE = 2.5, 1 << 16  # bits a value of a vector of this size, below which updates are compressed by default
+_FEW_BITS, _SIZE = 2.5, 1 << 16  # bits a value, of a vector of this size, below which updates are sent by default
 _SUMS = ("exchanges", "accepted", "wire_bytes", "sent_bytes", "dense_bytes", *ENERGIES, *TIMES)
 _serial = itertools.count()  # of channels; a name is a tag inside one process
 
@@ -69,9 +70,10 @@ def compressed(
       optimizer: an optimizer created in the scope of a `CompressedStrategy`, or a name such as `adam`. For a
         `LossScaleOptimizer`, its inner optimizer is compressed.
       compression: a compressor's spec, such as `sign:bucket=512`, or all settings together.
-      where: `gradient` or `update`. None: the better one of two measured tasks (results/keras), `update` for a
-        `Compressor` of fewer than 2.5 bits a value, such as `sign`, and `gradient` otherwise. `optimistic`,
-        `local_steps` and Adafactor imply `update`; optimizers that cannot take it get `gradient`.
+      where: `gradient` or `update`. None: what was better in two measured tasks (results/keras), that is, `update` for
+        quantizers of fewer than 2.5 bits a value (`sign`, `ternary`, `linear:bits=2`) with error feedback, otherwise
+        `gradient`. `optimistic`, `local_steps` and Adafactor imply `update`; Ftrl and ScheduleFreeAdamW `gradient`.
+        `compressor_rules` do not count.
       optimistic: whether each replica takes its gradients at its half-step point; with `update` only. Build the
         optimizer before the first step, and take the gradients of both players before the first `apply`. A loop of
         your own calls `optimizer.compression.look_ahead()` before it takes them.
@@ -526,11 +528,9 @@ def _place(optimizer, config, optimistic):
     if isinstance(optimizer, _NOT_INCREMENTAL):
         return "gradient"
     compressor = compressors.get(config.compressor)
-    has_few_bits = isinstance(compressor, compressors.Compressor) and (
-        8 * compressor.wire_bytes(_SIZE) < _FEW_BITS * _SIZE
-    )
+    has_few_bits = isinstance(compressor, Quantizer) and 8 * compressor.wire_bytes(_SIZE) < _FEW_BITS * _SIZE
     is_adafactor = isinstance(optimizer, keras.optimizers.Adafactor) and config.compressor != "none"
-    return "update" if has_few_bits or is_adafactor else "gradient"
+    return "update" if (has_few_bits and config.error_feedback) or is_adafactor else "gradient"
 
 
 def _check(optimizer, config, where, optimistic, seed, logs):
