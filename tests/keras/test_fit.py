@@ -1,6 +1,8 @@
 """What Keras users do with a model, two replicas in one process: `fit`, `evaluate`, `predict`, layers of many kinds."""
 
 import contextlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -511,6 +513,26 @@ def test_a_saved_model_loads_and_goes_on_compressed(strategy, tmp_path):
         dqgan_tf.compressed(loaded.optimizer, "none")
     loaded.fit(data(), shuffle=False, verbose=0)
     np.testing.assert_array_equal(weights(strategy, model), weights(strategy, loaded))
+
+
+@pytest.mark.slow
+def test_a_saved_model_loads_where_this_library_is_not_installed(strategy, tmp_path):
+    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(keras.optimizers.Adam(0.01), "sign:bucket=32"))
+    model.fit(data(), shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    x = small_models.batches(1, 2)[0][0]
+    code = """
+import sys
+sys.modules["dqgan_tf"] = None  # an import of the library fails
+import keras, numpy as np
+model = keras.models.load_model("model.keras")
+np.save("drawn.npy", model.predict(np.load("x.npy"), verbose=0))
+print(int(model.optimizer.iterations.numpy()), model.fit(np.load("x.npy"), np.load("drawn.npy"), verbose=0).epoch)
+"""
+    np.save(tmp_path / "x.npy", x)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["6", "[0]"]
+    np.testing.assert_allclose(np.load(tmp_path / "drawn.npy"), model(x), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.slow  # of Keras; test_checkpoint.py cuts off a run, and the test before loads a model
