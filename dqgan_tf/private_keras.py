@@ -103,83 +103,75 @@ def repair(strategy_class: type, repairs: Repairs) -> None:
 
 
 def _repair_loops(strategy_class, repairs):
-    """Replaces seven methods of `keras.Model`."""
-    model_class = keras.Model
-    keras_own = {
-        name: getattr(model_class, name)
-        for name in (
-            "fit",
-            "make_train_function",
-            "make_test_function",
-            "_maybe_symbolic_build",
-            "_get_metrics_result_or_logs",
-            "predict_step",
-            "predict_on_batch",
-        )
-    }
+    """Replaces the methods of `keras.Model` that `_methods` names."""
+    for name, ours in _methods(repairs).items():
+        _replace(name, ours, strategy_class)
 
-    def is_ours(model):
-        return isinstance(model._distribute_strategy, strategy_class)
 
-    @functools.wraps(keras_own["fit"])
-    def fit(self, *args, **kwargs):
-        if is_ours(self):
-            given = inspect.signature(keras_own["fit"]).bind(self, *args, **kwargs).arguments
-            _check_validation_data(given.get("validation_data"))  # Keras would find it empty after the first epoch
-        return keras_own["fit"](self, *args, **kwargs)
+def _replace(name, ours, strategy_class):
+    keras_own = getattr(keras.Model, name)
 
-    def make_train_function(self, force=False):
-        if not is_ours(self):
-            return keras_own["make_train_function"](self, force)
-        if self.train_function is None or force:
-            self.train_function = repairs.train_loop(self)
+    @functools.wraps(keras_own)
+    def method(self, *args, **kwargs):
+        own = functools.partial(keras_own, self)
+        if not isinstance(self._distribute_strategy, strategy_class):
+            return own(*args, **kwargs)
+        return ours(own, self, *args, **kwargs)
 
-    def make_test_function(self, force=False):
-        if not is_ours(self):
-            return keras_own["make_test_function"](self, force)
-        if self.test_function is None or force:
-            self.test_function = repairs.test_loop(self)
+    setattr(keras.Model, name, method)
 
-    def maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if not is_ours(self):
-            return keras_own["_maybe_symbolic_build"](self, iterator, data_batch)
-        repairs.check(self)
-        parts = self._flatten_layers(include_self=False)
-        if type(self).call is model_class.call and all(part.built for part in parts):
+
+def _methods(repairs):
+    """Returns, by name, functions (Keras' own method, model, its arguments) that take the place of Keras' method."""
+
+    def fit(own, model, *args, **kwargs):
+        given = inspect.signature(own).bind(*args, **kwargs).arguments
+        _check_validation_data(given.get("validation_data"))  # Keras would find it empty after the first epoch
+        return own(*args, **kwargs)
+
+    def make_train_function(own, model, force=False):
+        if model.train_function is None or force:
+            model.train_function = repairs.train_loop(model)
+
+    def make_test_function(own, model, force=False):
+        if model.test_function is None or force:
+            model.test_function = repairs.test_loop(model)
+
+    def maybe_symbolic_build(own, model, iterator=None, data_batch=None):
+        repairs.check(model)
+        strategy, parts = model._distribute_strategy, model._flatten_layers(include_self=False)
+        if type(model).call is keras.Model.call and all(part.built for part in parts):
             # A model of built parts with a train_step of its own, as GANs are written: Keras has nothing to call.
-            if self.optimizer is not None and not self.optimizer.built:
-                with self._distribute_strategy.scope():
-                    self.optimizer.build(self.trainable_variables)
+            if model.optimizer is not None and not model.optimizer.built:
+                with strategy.scope():
+                    model.optimizer.build(model.trainable_variables)
             return
         if iterator is not None:
-            data_batch = _batch_spec(iterator) or first_local(self._distribute_strategy, _first_batch(iterator))
+            data_batch = _batch_spec(iterator) or first_local(strategy, _first_batch(iterator))
         else:
-            data_batch = first_local(self._distribute_strategy, data_batch)
-        with self._distribute_strategy.scope():
-            self._symbolic_build(data_batch=data_batch)
+            data_batch = first_local(strategy, data_batch)
+        with strategy.scope():
+            model._symbolic_build(data_batch=data_batch)
 
-    def get_metrics_result_or_logs(self, logs):
-        if not is_ours(self):
-            return keras_own["_get_metrics_result_or_logs"](self, logs)
-        logs, figures = repairs.epoch_logs(self, logs)
-        return keras_own["_get_metrics_result_or_logs"](self, logs) | figures
+    def get_metrics_result_or_logs(own, model, logs):
+        logs, figures = repairs.epoch_logs(model, logs)
+        return own(logs) | figures
 
-    def predict_step(self, data):
-        own = functools.partial(keras_own["predict_step"], self)
-        return repairs.predict_step(own, data) if is_ours(self) else own(data)
+    def predict_step(own, model, data):
+        return repairs.predict_step(own, data)
 
-    def predict_on_batch(self, x):
-        if not is_ours(self):
-            return keras_own["predict_on_batch"](self, x)
-        return keras.tree.map_structure(_as_array, self.predict_step((x,)))
+    def predict_on_batch(own, model, x):
+        return keras.tree.map_structure(_as_array, model.predict_step((x,)))
 
-    model_class.fit = fit
-    model_class.make_train_function = make_train_function
-    model_class.make_test_function = make_test_function
-    model_class._maybe_symbolic_build = maybe_symbolic_build
-    model_class._get_metrics_result_or_logs = get_metrics_result_or_logs
-    model_class.predict_step = predict_step
-    model_class.predict_on_batch = predict_on_batch
+    return {
+        "fit": fit,
+        "make_train_function": make_train_function,
+        "make_test_function": make_test_function,
+        "_maybe_symbolic_build": maybe_symbolic_build,
+        "_get_metrics_result_or_logs": get_metrics_result_or_logs,
+        "predict_step": predict_step,
+        "predict_on_batch": predict_on_batch,
+    }
 
 
 def _check_validation_data(data):

@@ -206,6 +206,8 @@ def test_the_table_knows_every_name_that_the_adapters_use():
         "_call",
         "_c_functions",
         "_repair_loops",
+        "_replace",
+        "_methods",
         "_repair_loss_scale",
         "_batch_spec",
         "_first_batch",
