@@ -128,7 +128,9 @@ def loss_by_place(points: Sequence, path: pathlib.Path) -> None:
       UsageError: Matplotlib is not installed.
     """
     columns = list(dict.fromkeys((group, label) for group, label, _, _ in points))
-    with _figure(path, size=(9, 5.5), endings=(".png",), legend={"loc": "upper left"}) as axes:
+    with _figure(
+        path, size=(9, 5.5), endings=(".png",), legend={"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+    ) as axes:
         for place, where in enumerate(sorted({where for _, _, where, _ in points})):
             drawn = [(columns.index((group, label)), loss) for group, label, other, loss in points if other == where]
             widths = [loss.half_width if math.isfinite(loss.half_width) else 0.0 for _, loss in drawn]
