@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import pathlib
 
@@ -79,10 +80,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _say(self, epoch):
         """Logs that weights and epoch are those of a checkpoint, and whether anything is left to train."""
-        epochs = self.params["epochs"]
+        epochs = (self.params or {}).get("epochs", math.inf)  # none: outside of `fit`
         if epoch < epochs:
             logging.warning(
-                "`fit` goes on from %s after epoch %d of %d, with the weights and all state saved there.",
+                "`fit` goes on from %s after epoch %d of %s, with the weights and all state saved there.",
                 self._folder,
                 epoch,
                 epochs,

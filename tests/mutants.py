@@ -133,14 +133,14 @@ MUTANTS = (
     ),
     _mutant(
         "private_keras.py",
-        "self.predict_step((x,))",
-        'keras_own["predict_on_batch"](self, x)',
+        "_as_array, model.predict_step((x,))",
+        "_as_array, own(x)",
         "predict_on_batch returns each row once per replica",
         "keras/test_fit.py",
     ),
     _mutant(
         "private_keras.py",
-        "        repairs.check(self)\n",
+        "        repairs.check(model)\n",
         "",
         "fit with steps_per_execution=-3 trains nothing and says nothing",
         "keras/test_fit.py",

@@ -91,12 +91,12 @@ def assert_same(first, second):
 
 
 CASES = {
-    "gradient": lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), SIGN),
+    "gradient": lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), SIGN, where="gradient"),
     "update": lambda: dqgan_tf.compressed(opt.Adam(0.01), SIGN, where="update"),
     # The checkpoint after 5 steps lies inside an accumulation of 3.
     "accumulation": lambda: dqgan_tf.compressed(opt.SGD(0.01, momentum=0.9, gradient_accumulation_steps=3), STOCHASTIC),
     "loss_scale": lambda: opt.LossScaleOptimizer(
-        dqgan_tf.compressed(opt.Adam(0.01), SIGN), initial_scale=2.0**10, dynamic_growth_steps=4
+        dqgan_tf.compressed(opt.Adam(0.01), SIGN, where="gradient"), initial_scale=2.0**10, dynamic_growth_steps=4
     ),
     # The checkpoint after 5 steps lies inside a round of 3.
     "rounds": lambda: dqgan_tf.compressed(
@@ -156,7 +156,7 @@ def test_every_and_keep(saved, tmp_path):
     [
         (lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), "sign:bucket=64"), "sign:bucket=32"),
         (lambda: dqgan_tf.compressed(opt.Adam(0.01, use_ema=True), SIGN, where="update"), "where"),
-        (lambda: dqgan_tf.compressed(opt.SGD(0.01), SIGN), "Adam"),
+        (lambda: dqgan_tf.compressed(opt.SGD(0.01), SIGN, where="gradient"), "Adam"),
         (lambda: opt.Adam(0.01, use_ema=True), "compression"),
     ],
     ids=["compressor", "place", "optimizer", "uncompressed"],
