@@ -12,9 +12,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         "TF_XLA_FLAGS",
         f"--tf_xla_persistent_cache_directory={_compiled.name} --tf_xla_persistent_cache_device_types=CPU",
     )
-os.environ.setdefault(
-    "TF_CPP_MIN_LOG_LEVEL", "3"
-)  # below it, TensorFlow reports each function that it loads as an error
+# Below level 3, TensorFlow reports each function that it loads from there as an error.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

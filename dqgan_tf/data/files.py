@@ -364,11 +364,11 @@ def _read_array(path, key):
 
 
 def _check_labels(dataset, labels, count):
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer) or np.any(labels < 0):
+    is_whole = labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
+    if not is_whole or np.any(labels < 0):
         raise DatasetError(
             f"The labels of {dataset!r} must be whole numbers from 0, one for each of {count} images. Received: "
-            f"shape={labels.shape}, dtype={labels.dtype}"
-            f"{f', lowest {labels.min()}' if labels.size and np.issubdtype(labels.dtype, np.number) else ''}"
+            + (f"label {labels.min()}" if is_whole else f"shape={labels.shape}, dtype={labels.dtype}")
         )
     return labels.astype(np.int64)
 

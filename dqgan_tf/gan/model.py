@@ -458,6 +458,13 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self.reset_ema()
         self.reset_anchors()
 
+    def reset_anchors(self) -> None:
+        """Makes extragradient steps start from the weights."""
+        self.anchors_are_stale = False
+        if self._channels:
+            for player in self._players:
+                player.reset_anchors()
+
     def _vectors(self, compression):
         """Returns the vectors of both players. The generator has order 0: its gradients are computed first."""
         compressor, by_name = compressors.get(compression.compressor), rules.parse(compression.compressor_rules)
@@ -578,12 +585,6 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self.step.assign(self.step.value + number)
         self.skipped.assign(self.skipped.value + missed * number)
         self.skipped_in_row.assign((self.skipped_in_row.value + 1) * missed)
-
-    def reset_anchors(self):
-        self.anchors_are_stale = False
-        if self._channels:
-            for player in self._players:
-                player.reset_anchors()
 
     def _by_player(self, per_weight):
         """Returns one list per player; `per_weight` has one item per weight of both."""

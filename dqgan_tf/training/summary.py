@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import sys
 
 import numpy as np
 
@@ -72,9 +73,16 @@ def table(figures: dict, folder) -> str:
     rows["peak memory"] = f"{figures['peak_memory_mib']:.0f} MiB of worker 0"
     rows["skipped steps"] = str(figures["skipped"])
     rows["pictures"] = f"{folder}/samples/"
-    rows["TensorBoard"] = f"make tensorboard MODEL_DIR={folder}"
+    rows["TensorBoard"] = f"{_tensorboard()} --logdir={folder}"
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _tensorboard():
+    """Returns the path of TensorBoard in the environment of this process, from the working folder if that holds it."""
+    program = pathlib.Path(sys.executable).with_name("tensorboard")
+    here = pathlib.Path.cwd()
+    return program.relative_to(here) if program.is_relative_to(here) else program
 
 
 def _parts(figures, names):

@@ -224,6 +224,7 @@ class TestArrays:
             (np.arange(12) / 2, r"has no labels \(.*file also holds y \(12,\) float64\)"),
             (np.arange(4), r"has no labels \(.*file also holds y \(4,\) int64\)"),
             (np.eye(12, dtype=int), r"has no labels \(.*file also holds y \(12, 12\) int64\)"),
+            (np.arange(12) - 1, "must be whole numbers from 0, one for each of 12 images. Received: label -1"),
             (np.arange(12) + 10**9, "at most as many as images, 12. Received: labels from 1000000000 to 1000000011"),
         ],
     )

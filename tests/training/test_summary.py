@@ -1,6 +1,7 @@
 """The end of a run: hash of the weights, quality of points, table and file."""
 
 import hashlib
+import sys
 import types
 
 import numpy as np
@@ -95,6 +96,14 @@ class TestTable:
         assert rows["phases of the reduction"] == "encode 0.25  exchange 0.75  decode 0.25  hidden 0.25"
         assert rows["skipped steps"] == "3"
         assert rows["pictures"] == "runs/x/samples/"
+
+    def test_the_command_of_tensorboard_runs_from_here(self, tmp_path, monkeypatch):
+        """In a checkout and where the wheel is installed, which has no Makefile."""
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
+        row = lambda: {k.strip(): v.strip() for k, v in self.rows(FIGURES).items()}["TensorBoard"]  # noqa: E731
+        assert row() == f"{tmp_path}/venv/bin/tensorboard --logdir=runs/x"
+        monkeypatch.chdir(tmp_path)
+        assert row() == "venv/bin/tensorboard --logdir=runs/x"
 
     def test_both_radii_are_named(self):
         narrow = {"high_quality_radius": 0.25, "radius_3_sd": 0.06, "modes_3_sd": 5, "high_quality_fraction_3_sd": 0.4}
