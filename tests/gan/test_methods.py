@@ -138,7 +138,7 @@ def with_moment(second_moment):
 
 ABLATIONS = {
     "residual_out": {"residual_in_half_step": False},
-    "no_half_step": {"half_step": "none"},
+    "no_half_step": {"half_step": False},
     "no_error_feedback": {"error_feedback": False},
 }
 # Method -> (compressor, weights of the oracle after every step from the game and w0).
