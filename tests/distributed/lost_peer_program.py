@@ -2,7 +2,6 @@
 
 Arguments: of worker 0 and of worker 1, what it does after both have met: `collective`, `sockets`, `board`, `barrier`,
 `pause` (sleeps, then uses the board), `ticks` (uses the board, while a thread prints), `leave` (ends at once), `sleep`.
-`tensorflow`: the workers do not meet first.
 """
 
 import json
@@ -26,9 +25,7 @@ def main(*acts):
     from dqgan_tf.errors import LostConnectionError
 
     try:
-        meets = acts[0] != "tensorflow"
-        resolver = None if meets else tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        strategy = CompressedStrategy(resolver, silence_timeout=10)
+        strategy = CompressedStrategy(silence_timeout=10)
         board = strategy.message_board()
         act = acts[strategy.worker_index]
         transport = "sockets" if "sockets" in acts else "ring"
