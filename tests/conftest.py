@@ -27,6 +27,8 @@ NUM_LOGICAL_CPUS = 8
 # Files that take long come first, so that two processes (`-n 2 --dist loadfile`) end together. Those that mostly wait
 # stand behind one that starts workers, which keeps both cores busy.
 FIRST = (
+    "keras/test_two_processes.py",
+    "weather/test_attacks.py",
     "distributed/test_training.py",
     "training/test_launcher_signals.py",
     "distributed/transport/test_connection.py",

@@ -57,10 +57,9 @@ def test_the_table_holds_a_step_against_its_bound_and_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["fashion_mnist", "cifar10"])
-def test_steps_are_measured_recorded_and_reported(tmp_path, task):
+def test_steps_are_measured_recorded_and_reported(tmp_path):
     names = ["float32", "float16", "none", "sign:bucket=512@update"]
-    arguments = ["--batch_size=2", "--rounds=2", "--steps_per_call=2", f"--task={task}"]
+    arguments = ["--batch_size=2", "--rounds=2", "--steps_per_call=2", "--task=fashion_mnist"]
     arguments += [f"--variant={name}" for name in names] + [f"--output={tmp_path / 'steps.jsonl'}"]
     command = [sys.executable, "-m", "benchmarks.keras_step", *arguments]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -70,7 +69,7 @@ def test_steps_are_measured_recorded_and_reported(tmp_path, task):
     by_name = {entry["variant"]: entry for entry in entries}
     assert list(by_name) == names
     values = by_name["none"]["values"]
-    assert values == {"fashion_mnist": 535_818, "cifar10": 272_474}[task]
+    assert values == 535_818
     # Two workers: the ring sends M - 1 = 1 times the bytes, and an all-gather one packet.
     declared = [entry["declared_bytes"] for entry in entries]
     assert declared == [4 * values, 2 * values, 4 * values, 68 * -(-values // 512)]

@@ -38,7 +38,7 @@ def assert_error(spec, name, expected):
     assert measured == pytest.approx(expected, abs=relative * expected + half_digit)
 
 
-SLOW = ["topk:fraction=0.01"]
+SLOW = ["topk:fraction=0.01", "topk:fraction=0.1"]
 CASES = [
     pytest.param(spec, name, figure, marks=[pytest.mark.slow] * (spec in SLOW))
     for spec, row in TABLE.items()

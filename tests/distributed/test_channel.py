@@ -182,7 +182,7 @@ class TestState:
         channel.set_state(1, {kind: [values[0], None, values[2]] for kind, values in rows.items()})
         assert not np.any(channel.shifts(1)[1]) and not np.any(channel.mean_shifts(1)[1])
 
-    @pytest.mark.parametrize("topology", ["all_gather", "two_step"])
+    @pytest.mark.parametrize("topology", ["all_gather", pytest.param("two_step", marks=pytest.mark.slow)])
     def test_shifts_of_weights_that_are_not_compressed_are_learned(self, strategy, opened, topology):
         """s <- s + a (x - s) beside a compressed weight; the mean is that of x, and sbar the mean of s."""
         channel = opened(vector("sign:bucket=32", (N,)), vector("none", (3,), first=1), topology=topology, shift=0.25)

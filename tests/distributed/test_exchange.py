@@ -13,6 +13,8 @@ pytestmark = pytest.mark.timeout(2400)  # the slow jobs compile every compressor
 COMPOSED = "topk:fraction=0.1+linear:bits=4,bucket=32"
 SOME = ["none@auto", "linear:bits=4,bucket=32@all_gather", "sign:bucket=32@two_step"]
 SOME += ["randomk:fraction=0.1@all_gather", "adaptive:bits=3,bucket=32@two_step", "powersgd:rank=2,explore=1@auto"]
+# Numbers of few bits, signs, levels that are learned, indices; all the others in one process: test_topologies.py.
+THREE = ["linear:bits=4,bucket=32", "sign:bucket=32", "adaptive:bits=3,bucket=32", "topk:fraction=0.1", COMPOSED]
 # Each way to travel once; random values and two-step signs by way of an owner are in the slow jobs.
 QUICK = [SOME[0], SOME[1], SOME[4], SOME[5], "sign:bucket=32@hierarchical"]
 HOSTS = [*SOME, *(f"{spec}@hierarchical" for spec in [*SPECS, "powersgd:rank=2,explore=1"])]
@@ -20,7 +22,7 @@ JOBS = {"2x1": (2, 1, QUICK), "2x2": (2, 2, HOSTS)}
 for kind in ("all_gather", "two_step"):
     # `auto` is the one way in which those travel that have no other.
     names = ["none@auto", "powersgd:rank=2,explore=1@auto"]
-    names += [str(case) for case in exchange_cases.cases([*SPECS, COMPOSED]) if case.topology == kind]
+    names += [str(case) for case in exchange_cases.cases(THREE) if case.topology == kind]
     JOBS[f"{kind}-3x1"] = (3, 1, names)  # two and four replicas: tests/distributed/test_topologies.py, in one process
 
 

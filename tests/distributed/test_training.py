@@ -37,7 +37,6 @@ def checkpoint_tensors(model_dir, step, name):
     return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key != "origin"}
 
 
-TWO_STEP = ["--compressor=sign:bucket=32", "--topology=two_step"]
 LEARNING = [
     "--compressor=adaptive:bits=3,bucket=32",
     "--compressor_rules=bias=none;discriminator/=powersgd:rank=1",
@@ -46,18 +45,11 @@ LEARNING = [
 ]
 
 
-@pytest.mark.parametrize(
-    "compression",
-    [
-        pytest.param(TWO_STEP, id="two_step", marks=pytest.mark.slow),
-        pytest.param(["--compressor=sign:bucket=32"], id="all_gather", marks=pytest.mark.slow),
-        pytest.param(LEARNING, id="learning", marks=pytest.mark.slow),
-    ],
-)
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compression):
+@pytest.mark.slow  # signs, in both topologies: tests/weather/test_attacks.py
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     """Identity test: kill -9 of all workers in the middle loses nothing of the last checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    more = ["--checkpoint_every=20", *compression]
+    more = ["--checkpoint_every=20", *LEARNING]
     killed = cluster.Cluster(command(broken, 120000, *more), tmp_path / "logs_killed")
     commit = broken / "checkpoints" / "step_00000040" / "COMMIT"
     cluster.wait_for(commit.exists, what="the second checkpoint")
@@ -92,18 +84,6 @@ def test_evaluations_inside_a_run_change_no_weight(tmp_path):
     figures = [line for line in lines if "modes_found" in line]
     assert [line["step"] for line in figures] == [7, 14, 20]
     assert {(line["num_fake"], line["generator"]) for line in figures} == {(500, "averaged")}
-
-
-@pytest.mark.slow  # in one process and for more compressors: test_packets.py
-def test_weights_do_not_depend_on_the_size_of_packets(tmp_path):
-    """Of 200,000 weights, in slices of 32,768 values for every owner."""
-    weights = set()
-    for packet_mb in (0, 0.25):
-        model_dir = tmp_path / f"packets_{packet_mb}"
-        more = ["--width=256", "--topology=two_step", f"--packet_mb={packet_mb}"]
-        cluster.run(command(model_dir, 20, *more), model_dir / "logs")
-        weights.add(summary(model_dir)["weights_sha256"])
-    assert len(weights) == 1
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def countable():
         return False
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[3])
 def measured(request, tmp_path_factory):
     """{spec: (bytes counted, without those of an idle cluster; bytes reported)}."""
     if not countable():

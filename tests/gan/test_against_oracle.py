@@ -154,15 +154,15 @@ def assert_follows_oracle(strategy, optimizer, compression, schedule=lambda t: 1
 @pytest.mark.slow  # guarded moments have all these variables; LINEAR is in tests/keras/test_against_oracle.py
 @pytest.mark.parametrize(
     "optimizer, compressor",
-    [(SGD, SIGN), (SGD, "none"), (SGD, LINEAR), (SGD, TOPK)]
-    + [(ADAM, "none"), (ADAM, SIGN), (ADAM, TERNARY), (ADAM, LINEAR), (ADAM, TOPK)],
+    [(SGD, "none"), (SGD, LINEAR), (SGD, TOPK), (ADAM, SIGN), (ADAM, TERNARY)],
 )
 def test_every_variable_follows_the_oracle(strategy, optimizer, compressor):
     state = assert_follows_oracle(strategy, optimizer, {"compressor": compressor})
     assert np.any(state.residual) == (compressor != "none")
 
 
-@pytest.mark.parametrize("second_moment", [pytest.param("averaged", marks=pytest.mark.slow), "guarded"])
+@pytest.mark.slow
+@pytest.mark.parametrize("second_moment", ["averaged", "guarded"])
 def test_averaged_second_moments_follow_the_oracle(strategy, second_moment):
     # Period 5: averaged at 1, 2, 4, 5, 8, 10, 15, 16, 20.
     optimizer = ADAM | {"second_moment": second_moment, "second_moment_period": 5, "epsilon": 1e-8}

@@ -88,7 +88,8 @@ def test_float32_reaches_the_oracle_figure(strategy):
     assert dense < 0.4 * np.linalg.norm(START)
 
 
-@pytest.mark.parametrize("compressor", ["sign", pytest.param(TOP_1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compressor", ["sign", TOP_1])
 def test_few_bits_reach_the_float32_figure(strategy, compressor):
     assert final_norm(strategy, compressor) == pytest.approx(oracle_norm("none"), rel=0.1)
 

@@ -358,6 +358,7 @@ class TestAverage:
 
 
 class TestLayers:
+    @pytest.mark.slow
     def test_constraints_and_spectral_normalization(self, strategy):
         constraint = keras.constraints.MaxNorm(0.05, axis=[0, 1])
         model = build(strategy, discriminator=[L.SpectralNormalization(L.Dense(4))], kernel_constraint=constraint)
@@ -863,6 +864,7 @@ class TestBatches:
 
 
 class TestFigures:
+    @pytest.mark.slow
     def test_an_epoch_without_a_step_is_nan(self, strategy):
         model = build(strategy, settings={"max_skipped_in_row": 0})
         history = train(model, np.full_like(REAL, np.nan), epochs=1).history

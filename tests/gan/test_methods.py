@@ -173,12 +173,8 @@ def test_every_method_has_an_oracle():
     assert set(ORACLES) == set(ALGORITHMS)
 
 
-# A model costs four seconds of compiling. Quick tests have one method of compressed gradients; DQGAN's are in
-# test_against_oracle.py.
-SLOW = [name for name in ORACLES if name != "ef21_sgdm"]
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ORACLES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ORACLES)
 def test_a_method_follows_its_oracle(strategy, game, batches, name, tmp_path):
     compressor, oracle = ORACLES[name]
     model = build(strategy, *method(name, compressor))

@@ -60,6 +60,7 @@ def counts(variable):
     return [int(value.numpy()) for value in variable.value.values]
 
 
+@pytest.mark.slow
 def test_a_second_moment_that_overflows_on_one_replica_makes_all_skip(strategy):
     """At 2e20, g^2 is beyond float32 and v infinite, but m / sqrt(v) is 0: nothing else would tell."""
     model = build(strategy, second_moment="local")

@@ -38,6 +38,7 @@ def data(steps=6, **options):
     return small_models.dataset(*small_models.batches(steps, 2, **options))
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_call_are_the_same_steps(strategy):
     """6 steps in calls of 4: 4 and 2."""
     single = small_models.mlp(strategy, sgd(), metrics=["mae"])
@@ -69,7 +70,7 @@ def test_evaluate_and_predict_give_what_one_replica_gives(strategy):
     np.testing.assert_allclose(mae, np.mean(np.abs(prediction - y)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("where", ["gradient", "update"])
+@pytest.mark.parametrize("where", ["gradient", pytest.param("update", marks=pytest.mark.slow)])
 def test_a_last_batch_that_is_smaller_than_the_number_of_replicas(strategy, where):
     """33 rows in batches of 16: the last has one row, and replica 1 none, whose gradient counts as zero."""
     x, y = (np.concatenate(part)[:33] for part in small_models.batches(3, 2))
@@ -116,6 +117,7 @@ def test_convolutions_on_a_replica_without_samples(strategy):
     np.testing.assert_allclose(evaluated, reference, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_train_step_of_ones_own_on_a_replica_without_samples(strategy):
     """A mean over no rows is NaN: it enters neither weights nor metrics nor logs."""
 
@@ -211,6 +213,7 @@ def test_logs_are_equal_on_all_replicas_and_the_mean(strategy):
             model.fit(values[0], verbose=0)
 
 
+@pytest.mark.slow
 def test_running_statistics_change_by_the_mean_of_their_changes(strategy):
     """One step, momentum .9: mean .1 (mean of the shares' means), variance .9 + .1 (mean of their variances)."""
     with strategy.scope():
@@ -236,6 +239,7 @@ def test_frozen_layers_keep_their_bits_and_are_not_sent(strategy):
     assert channel.dense_bytes == 4 * 44
 
 
+@pytest.mark.slow
 def test_freezing_a_layer_between_two_fits(strategy):
     """The optimizer stays: its variables without a gradient are not sent, and their channel is another one."""
     model = small_models.mlp(strategy, sgd())
@@ -301,6 +305,7 @@ def test_embeddings_send_dense_gradients(strategy):
     weights(strategy, model)
 
 
+@pytest.mark.slow
 def test_a_row_that_occurs_twice_counts_with_its_sum(strategy):
     """As in a dense gradient. Adam of Keras 3.15 alone squares each occurrence, so that v is too small there."""
     make = lambda: keras.optimizers.Adam(0.05)  # noqa: E731
@@ -373,6 +378,7 @@ def test_the_optimizer_of_a_compiled_part_is_found(strategy):
     assert set(map(id, optimizers_of(model))) == {id(model.optimizer), id(part.optimizer)}
 
 
+@pytest.mark.slow
 def test_a_model_without_call(strategy):
     """As GANs are written: the parts are built, and `train_step` uses them."""
 
@@ -433,7 +439,7 @@ def test_class_and_sample_weights_generators_and_single_batches(strategy):
     np.testing.assert_allclose(model.test_on_batch(x[:16], y[:16]), np.mean((model(x[:16]) - y[:16]) ** 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_batch_of_a_generator_is_lost(strategy, workers):
     """A generator yields a batch once: reading one to build the model must not take it away from the first step."""
     x, y = small_models.batches(8, 2)
@@ -572,6 +578,7 @@ def test_callbacks_that_set_the_learning_rate(strategy):
     np.testing.assert_allclose(rates, [0.1, 0.05])
 
 
+@pytest.mark.slow
 def test_average_of_the_weights_replaces_them_at_the_end(strategy):
     make = lambda: dqgan_tf.compressed(keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5), SPEC)  # noqa: E731
     model = small_models.mlp(strategy, make)

@@ -9,7 +9,7 @@ import dqgan_tf
 from dqgan_tf.errors import UsageError
 from tests.gan.local_strategy import local_strategy
 from tests.keras import matrix, small_models
-from tests.keras.matrix import LINEAR, MATRIX, OPTIMIZERS, POLICIES, RATE, SIGN, STEPS, fit, state
+from tests.keras.matrix import LINEAR, MATRIX, OPTIMIZERS, RATE, SIGN, STEPS, fit, state
 
 opt = keras.optimizers
 OPTIONS = {
@@ -90,14 +90,13 @@ def assert_trained(strategy, model, history, where):
     assert int(model.optimizer.iterations.numpy()) > 0
 
 
-# Each policy, each loop, and each place in which is compressed.
-QUICK = [("adam", "float32", "fit"), ("adam", "mixed_float16", "fit")]
-CASES = [(name, policy, loop) for name in MATRIX for policy in POLICIES for loop in matrix.LOOPS]
+# All others in two processes: test_two_processes.py.
+CASES = [("adam", "float32", "fit"), ("sgd", "mixed_float16", "custom"), ("lion", "mixed_bfloat16", "fit")]
 
 
 @pytest.mark.parametrize(
     "name, policy, loop",
-    [pytest.param(*case, id="-".join(case), marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+    [pytest.param(*case, id="-".join(case), marks=() if case == CASES[0] else pytest.mark.slow) for case in CASES],
 )
 def test_matrix(strategy, name, policy, loop):
     model, history = matrix.train(strategy, name, policy, loop)
@@ -118,7 +117,8 @@ def test_other_optimizers(strategy, name, where):
     assert_trained(strategy, model, history, where)
 
 
-@pytest.mark.parametrize("policy", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
 def test_weights_of_half_precision(strategy, policy):
     make = lambda: dqgan_tf.compressed(opt.SGD(RATE), LINEAR)  # noqa: E731
     model, history, *_ = fit(strategy, make, policy=policy, epochs=2)
@@ -126,6 +126,7 @@ def test_weights_of_half_precision(strategy, policy):
     assert_trained(strategy, model, history, "gradient")
 
 
+@pytest.mark.slow
 def test_an_average_that_overwrites_the_weights(strategy):
     """Keras' own way raises under tf.distribute. At the third of three steps w = average, by hand from the second."""
     make = lambda: dqgan_tf.compressed(  # noqa: E731
@@ -182,6 +183,7 @@ def constrained(strategy, make):
     return results
 
 
+@pytest.mark.slow
 def test_constraints_and_regularizers(strategy):
     """With the stock optimizer as the reference where gradients are sent; the constraint holds in both places."""
     history, weights, _ = constrained(strategy, lambda: dqgan_tf.compressed(opt.SGD(RATE), "none"))

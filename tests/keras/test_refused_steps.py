@@ -80,7 +80,7 @@ def test_a_refused_round_restores_the_state_before_it(strategy):
     "where, options",
     [
         ("gradient", {"clipvalue": 0.1}),
-        ("update", {}),
+        pytest.param("update", {}, marks=pytest.mark.slow),
         pytest.param("gradient", {}, marks=pytest.mark.slow),
         pytest.param("gradient", {"clipnorm": 0.1}, marks=pytest.mark.slow),
         pytest.param("update", {"clipvalue": 0.1}, marks=pytest.mark.slow),
@@ -114,6 +114,7 @@ def test_all_replicas_halve_the_loss_scale_when_one_overflows(strategy, where, o
     np.testing.assert_array_equal(*recorder.seen[-1][1])
 
 
+@pytest.mark.slow
 def test_statistics_of_a_refused_step_are_not_kept(strategy):
     layers = lambda: [keras.layers.BatchNormalization()]  # noqa: E731
     with strategy.scope():
@@ -126,6 +127,7 @@ def test_statistics_of_a_refused_step_are_not_kept(strategy):
     np.testing.assert_array_equal(statistics[0], statistics[1])
 
 
+@pytest.mark.slow
 def test_an_accumulation_with_an_overflow_is_dropped_whole(strategy):
     make = lambda: dqgan_tf.compressed(  # noqa: E731
         keras.optimizers.SGD(0.01, gradient_accumulation_steps=3), SPEC
@@ -140,6 +142,7 @@ def test_an_accumulation_with_an_overflow_is_dropped_whole(strategy):
     assert tf.math.is_finite(recorder.seen[5]).numpy().all()
 
 
+@pytest.mark.slow
 def test_an_epoch_without_a_step_is_said(strategy, caplog):
     """Epochs of 2 steps of which 2, 1 and 0 are refused: one warning, without `logs`, and none for the evaluation."""
     model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(keras.optimizers.SGD(0.01), SPEC))

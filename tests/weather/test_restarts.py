@@ -45,7 +45,7 @@ def children(pid):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_worker_comes_back_and_the_run_is_exact(tmp_path, victim):
-    broken, whole, steps = tmp_path / "broken", tmp_path / "whole", 3000
+    broken, whole, steps = tmp_path / "broken", tmp_path / "whole", 1000
     job = cluster.Cluster(supervised(broken, steps), tmp_path / "supervised")
     cluster.wait_for(lambda: commits(broken), what="the first checkpoint")
     (worker,) = children(job.processes[victim].pid)
