@@ -11,7 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-next lint format tensorboard clean
+.PHONY: help train test test-slow test-slow-compressors test-slow-models test-slow-keras test-slow-jobs test-next lint format tensorboard clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-18s %s\n", $$1, $$2 }'
@@ -33,10 +33,18 @@ KERAS := tests/keras tests/evaluation tests/oracles
 REST := tests $(COMPILING:%=--ignore=%) $(MODELS:%=--ignore=%) $(KERAS:%=--ignore=%)
 SLOW := $(BIN)/python -m pytest -q -m slow -n $(TEST_PROCESSES) --durations=10
 
-test-slow: .venv/.test-stamp ## The slow tests alone: every compressor compiled in every topology, whole jobs of several processes
+test-slow: test-slow-compressors test-slow-models test-slow-keras test-slow-jobs ## The slow tests alone, or a group of them: test-slow-compressors, -models, -keras, -jobs
+
+test-slow-compressors: .venv/.test-stamp
 	$(SLOW) --dist worksteal $(COMPILING)
+
+test-slow-models: .venv/.test-stamp
 	$(SLOW) --dist loadfile --no-loadscope-reorder $(MODELS)
+
+test-slow-keras: .venv/.test-stamp
 	$(SLOW) --dist loadfile --no-loadscope-reorder $(KERAS)
+
+test-slow-jobs: .venv/.test-stamp
 	$(SLOW) --dist loadfile --no-loadscope-reorder $(REST)
 
 # What the library reaches of TensorFlow and Keras past their public API; see dqgan_tf/private_tensorflow.py.
