@@ -11,7 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-slow-compressors test-slow-models test-slow-keras test-slow-jobs test-next lint format tensorboard clean
+.PHONY: help train test test-slow test-slow-compressors test-slow-models test-slow-keras test-slow-jobs test-slow-weather test-next lint format tensorboard clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-18s %s\n", $$1, $$2 }'
@@ -30,10 +30,15 @@ test: lint ## Lint, then all tests but the slow ones
 COMPILING := tests/compressors tests/distributed/test_topologies.py
 MODELS := tests/gan tests/test_error_feedback.py
 KERAS := tests/keras tests/evaluation tests/oracles
-REST := tests $(COMPILING:%=--ignore=%) $(MODELS:%=--ignore=%) $(KERAS:%=--ignore=%)
-SLOW := $(BIN)/python -m pytest -q -m slow -n $(TEST_PROCESSES) --durations=10
+# Jobs that are killed, frozen or cut off and must end in time. They run one after another: beside the jobs of another test
+# they would be slow for a reason that is not theirs.
+WEATHER := tests/weather tests/distributed/test_lost_peer.py tests/distributed/test_start.py \
+	tests/distributed/test_worker_errors.py tests/training/test_clusters.py tests/training/test_launcher_signals.py
+REST := tests $(COMPILING:%=--ignore=%) $(MODELS:%=--ignore=%) $(KERAS:%=--ignore=%) $(WEATHER:%=--ignore=%)
+SLOW_ALONE := $(BIN)/python -m pytest -q -m slow --durations=10
+SLOW := $(SLOW_ALONE) -n $(TEST_PROCESSES)
 
-test-slow: test-slow-compressors test-slow-models test-slow-keras test-slow-jobs ## The slow tests alone, or a group of them: test-slow-compressors, -models, -keras, -jobs
+test-slow: test-slow-compressors test-slow-models test-slow-keras test-slow-jobs test-slow-weather ## The slow tests alone, or a group of them: test-slow-compressors, -models, -keras, -jobs, -weather
 
 test-slow-compressors: .venv/.test-stamp
 	$(SLOW) --dist worksteal $(COMPILING)
@@ -46,6 +51,9 @@ test-slow-keras: .venv/.test-stamp
 
 test-slow-jobs: .venv/.test-stamp
 	$(SLOW) --dist loadfile --no-loadscope-reorder $(REST)
+
+test-slow-weather: .venv/.test-stamp
+	$(SLOW_ALONE) $(WEATHER)
 
 # What the library reaches of TensorFlow and Keras past their public API; see dqgan_tf/private_tensorflow.py.
 ADAPTER_TESTS := tests/test_private_names.py tests/test_tensorflow_texts.py tests/distributed/transport \

@@ -85,7 +85,7 @@ class Outcome:
     passed: whether the documentation's promise was kept.
     result: survived, ended or refused.
     codes: exit codes of the workers; None for one that runs.
-    seconds: from the attack to the end of the last process, or to the next step.
+    seconds: from the attack to the end of the last process, or to the next step. Of a frozen process: from its SIGCONT.
     limit: of these seconds.
     kills: processes that were killed.
     exact: whether the resumed run has the state of an uninterrupted one; None: not compared.
@@ -181,8 +181,8 @@ def last_line(log):
 def freeze(number, rng, folder):
     """SIGSTOP of one worker during the start, the training or the end of a run: the other ends in time, or is done.
 
-    Afterwards SIGCONT: the frozen one ends, too. The moment may miss the phase that it aims at: the promise is that of
-    the phase that it hits.
+    Afterwards SIGCONT: the frozen one ends as fast. The moment may miss the phase that it aims at: the promise is that
+    of the phase that it hits.
     """
     aim = ("training", "training", "training", "start", "end")[number % 5]
     victim, steps = rng.randrange(2), FOREVER if aim != "end" else 150
@@ -204,10 +204,9 @@ def freeze(number, rng, folder):
         after = job.end_of([victim], STEP_SECONDS)
         limit = SILENCE_SECONDS + NOTICE_SECONDS + (START_SECONDS if hit == "start" else 0)
         allowed = {EXIT_PEER_LOST} if hit != "end" else {0, EXIT_PEER_LOST}
-        in_time = None not in (seconds, after) and max(seconds, after) <= limit
-        passed = in_time and hit != "over" and set(job.codes()) <= allowed
-        seconds = STEP_SECONDS if seconds is None else seconds
-        return Outcome(case, passed, "ended", job.codes(), seconds, limit, detail=job.detail(), phase=hit)
+        longest = max(STEP_SECONDS if wait is None else wait for wait in (seconds, after))
+        passed = longest <= limit and hit != "over" and set(job.codes()) <= allowed
+        return Outcome(case, passed, "ended", job.codes(), longest, limit, detail=job.detail(), phase=hit)
 
 
 PHASES = {"start": "at the start", "training": "in training", "end": "at the end"}
