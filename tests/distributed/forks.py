@@ -53,6 +53,7 @@ class Forks:
           log: path of a file that takes what it prints.
         """
         request = {"arguments": list(map(str, arguments)), "environment": environment, "log": str(log)}
+        pathlib.Path(log).touch()  # the fork opens it later than a test may read it
         with self._starting:
             print(json.dumps(request), file=self._server.stdin, flush=True)
             return Fork(self._started.get(timeout=_SECONDS_FOR_IMPORTS), self)

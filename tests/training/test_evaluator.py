@@ -253,7 +253,7 @@ def test_all_threads_of_an_evaluator_have_a_low_priority(tmp_path):
     environment = cluster.environment_of([0], 0) | {"TF_CONFIG": json.dumps(config)}
     log = tmp_path / "log"
     process = cluster.start(["-m", "trainers.train", f"--model_dir={tmp_path}/run"], environment, log)
-    cluster.wait_for(lambda: log.exists() and "waits for a job" in log.read_text(), what="the evaluator")
+    cluster.wait_for(lambda: "waits for a job" in log.read_text(), what="the evaluator")
     threads = [int(task) for task in os.listdir(f"/proc/{process.pid}/task")]
     niceness = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
     process.send_signal(signal.SIGTERM)
