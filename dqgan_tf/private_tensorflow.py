@@ -318,7 +318,8 @@ def _call(name, handle, *arguments):
     c = _c_functions()
     status = c["TF_NewStatus"]()
     try:
-        c[name](c["PyCapsule_GetPointer"](handle, None), *arguments, status)
+        pointer = c["PyCapsule_GetPointer"](handle, c["PyCapsule_GetName"](handle))
+        c[name](pointer, *arguments, status)
         code, message = c["TF_GetCode"](status), c["TF_Message"](status).decode(errors="replace")
     finally:
         c["TF_DeleteStatus"](status)
@@ -336,6 +337,7 @@ def _c_functions():
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
     functions = {}
     for library, name, result, *arguments in (
+        (ctypes.pythonapi, "PyCapsule_GetName", text, ctypes.py_object),  # None in 2.21, a name in 2.22
         (ctypes.pythonapi, "PyCapsule_GetPointer", pointer, ctypes.py_object, text),
         (framework, "TF_NewStatus", pointer),
         (framework, "TF_GetCode", ctypes.c_int, pointer),

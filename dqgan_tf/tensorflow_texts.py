@@ -13,9 +13,11 @@ from dqgan_tf.errors import LostConnectionError
 START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
 
 # Lines that TensorFlow 2.21.0 prints at import before any log level applies, and the error that says that there is no
-# driver of NVIDIA: 303 is CUDA_ERROR_SHARED_OBJECT_INIT_FAILED. Other errors are shown.
+# driver of NVIDIA: 303 is CUDA_ERROR_SHARED_OBJECT_INIT_FAILED. Other errors are shown. TensorFlow 2.22.0rc0 prints
+# three lines more, which say where that error was made.
 HARMLESS = re.compile(
     rb"^WARNING: All log messages before absl|^I0000 |failed call to cuInit: .*\(303\)$|rebuild TensorFlow with the"
+    rb"|^=== Source Location Trace: ===$|^$|^external/xla/\S*/cuda_status\.cc:\d+$"
 )
 
 # The classes that a collective or the coordination service raises when a worker was killed, froze or left.
