@@ -14,7 +14,7 @@ DESCRIPTION = "Distributed GAN training with compressed updates and error feedba
 
 # dqgan_tf/private_tensorflow.py and private_keras.py use names that carry no promise of stability: a minor release may
 # move them. docs/compatibility.md says which versions were tried; `make test-next` tries the newest.
-TENSORFLOW = "~=2.21.0"
+TENSORFLOW = ">=2.20.0,<2.23"
 KERAS = "~=3.15.1"
 
 INSTALL_REQUIRES = [
@@ -24,7 +24,7 @@ INSTALL_REQUIRES = [
     f"keras{KERAS}",
     "numpy>=1.26.0",
     "pillow>=10.1",  # reads the image files of a folder; 10.1 has `Image.has_transparency_data`
-    "tensorboard~=2.21.0",  # behind tf.summary; TensorFlow 2.21 no longer requires it
+    "tensorboard>=2.20,<2.23",  # behind tf.summary; TensorFlow 2.21 no longer requires it
     f"tensorflow{TENSORFLOW}",
     "tensorflow-datasets>=4.9.10",
 ]
@@ -83,7 +83,7 @@ setup(
     package_data={"dqgan_tf": ["py.typed", "*.pyi"], "dqgan_tf._commands.flags": ["experiments/*.flags"]},
     cmdclass={"build_py": BuildPackages},
     entry_points={"console_scripts": _scripts()},
-    python_requires=">=3.11,<3.14",  # Keras 3.15 starts at 3.11, TensorFlow 2.21 ends at 3.13
+    python_requires=">=3.11,<3.14",  # Keras 3.15 starts at 3.11, TensorFlow 2.20 and 2.21 end at 3.13
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "benchmark": ["matplotlib>=3.8", "scipy>=1.11"],  # figures and intervals of trainers.benchmark and compare

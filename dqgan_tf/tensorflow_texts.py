@@ -9,15 +9,18 @@ from typing import Any
 
 from dqgan_tf.errors import LostConnectionError
 
-# Lines that TensorFlow prints at import and start at any log level.
-START_UP_NOISE = re.compile(r"^(WARNING: All log messages before absl|[IWE]0000 )|rebuild TensorFlow with the")
+# Lines that TensorFlow prints at import and start at any log level. Those of 2.20 begin with date and time; 2.22.0rc0
+# adds lines that say where an error of NVIDIA's driver was made.
+START_UP_NOISE = re.compile(
+    r"^(WARNING: All log messages before absl|[IWE]0000 |\d{4}-\d\d-\d\d [\d:.]+: [IWE] )|rebuild TensorFlow with the"
+    r"|^=== Source Location Trace: === *$|^external/xla/\S*/cuda_status\.cc:\d+$"
+)
 
 # Lines that TensorFlow 2.21.0 prints at import before any log level applies, and the error that says that there is no
-# driver of NVIDIA: 303 is CUDA_ERROR_SHARED_OBJECT_INIT_FAILED. Other errors are shown. TensorFlow 2.22.0rc0 prints
-# three lines more, which say where that error was made.
+# driver of NVIDIA: 303 is CUDA_ERROR_SHARED_OBJECT_INIT_FAILED. Other errors are shown.
 HARMLESS = re.compile(
     rb"^WARNING: All log messages before absl|^I0000 |failed call to cuInit: .*\(303\)$|rebuild TensorFlow with the"
-    rb"|^=== Source Location Trace: ===$|^$|^external/xla/\S*/cuda_status\.cc:\d+$"
+    rb"|^\d{4}-\d\d-\d\d [\d:.]+: I |^=== Source Location Trace: === *$|^$|^external/xla/\S*/cuda_status\.cc:\d+$"
 )
 
 # The classes that a collective or the coordination service raises when a worker was killed, froze or left.

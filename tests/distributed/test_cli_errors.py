@@ -23,9 +23,12 @@ IMPORTED = (
     *(f"dqgan_tf.training.{name}" for name in ("evaluation", "restore", "run")),
 )
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
-# What TensorFlow prints as it is imported, before any setting can silence it (TensorFlow 2.21.0), and what TensorFlow
-# Datasets says of a folder where nothing is prepared and before it prepares something.
-NOTICE = re.compile(r"WARNING: All log messages before absl|[IWE]0000 |W\d{4} .* file_utils.py|Downloading and prep")
+# What TensorFlow prints as it is imported, before any setting can silence it (TensorFlow 2.21.0; 2.20 begins with the
+# date), and what TensorFlow Datasets says of a folder where nothing is prepared and before it prepares something.
+NOTICE = re.compile(
+    r"WARNING: All log messages before absl|[IWE]0000 |\d{4}-\d\d-\d\d [\d:.]+: [IWE] |W\d{4} .* file_utils.py"
+    r"|Downloading and prep|=== Source Location Trace: === *$|external/xla/\S+:\d+$"
+)
 SECONDS = 60  # on a loaded machine; a hang would be ended by nothing
 
 AS_A_USER = ("another_run", "bits_out_of_range")
