@@ -245,7 +245,7 @@ class TestRefusals:
             assert rendezvous._read(connection) == {"missing": [2]}
             lost.__exit__()
             second = workers.start(addresses, 1)
-            with pytest.raises(ConnectionError):  # the chief closes it for the new one; earlier, worker 2 would be the last
+            with pytest.raises(ConnectionError):  # closed for the new one; earlier, worker 2 would be the last
                 while True:
                     assert rendezvous._read(connection) == {"missing": [2]}
             for call in (second, workers.start(addresses, 2), chief):
