@@ -32,7 +32,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.provenance import command_line, provenance
+from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
+from dqgan_tf.training import command
 
 SHARES = {"exact": None, "own": 1.0, "half": 0.5, "late": 0.0}
 _FIRST = ("exact", "own")
@@ -462,21 +464,29 @@ def _ring_text(runs):
     return f"{statistics.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f}), {modes} modes; ema {averaged:.3f}"
 
 
-def main():
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problem", choices=[NONLINEAR, RING], help="run the cells of it that the file does not hold")
     parser.add_argument("--output", help="file of the runs, JSON lines")
     parser.add_argument("--report", help="run nothing: print the tables of this file")
     parser.add_argument("--seconds", type=int, default=0, help="stop after the run that ends after so many; 0: never")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     if arguments.report:
-        print(table(json_lines.read(arguments.report)), end="")
+        if not (rows := json_lines.read(arguments.report)):
+            raise UsageError(
+                f"--report must name a file of recorded runs, such as results/local/delayed.jsonl. Received: "
+                f"{arguments.report}"
+            )
+        print(table(rows), end="")
     elif arguments.problem and arguments.output:
         tell = functools.partial(print, flush=True)
         run(arguments.problem, arguments.output, tell, arguments.seconds)
     else:
-        parser.error("name --problem and --output, such as --problem=nonlinear --output=runs/delayed.jsonl")
+        raise UsageError("Name --problem and --output, such as --problem=nonlinear --output=runs/delayed.jsonl")
 
 
 if __name__ == "__main__":
-    main()
+    command.run_parsed(main, make_parser())

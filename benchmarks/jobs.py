@@ -17,6 +17,7 @@ The jobs `start/...` are short and run --rounds times; the jobs `weights/...` ru
 not repeated.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -29,18 +30,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags
-
 from benchmarks.provenance import ROOT, checkout, command_line, git, provenance
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import command
-
-_AGAINST = command.define_path("against", "Revision or folder of another checkout that runs the same jobs.")
-_DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory with fashion_mnist, for the DCGAN.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Runs of every job start/... in each checkout.", lower_bound=1)
-_OUTPUT = command.define_path("output", "File to which JSON lines are appended.")
-_REPORT = command.define_path("report", "Run nothing: print the tables of this file of JSON lines.")
 
 FOUR_BIT = "linear:bits=4,bucket=512"
 _RING = {"flagfile": "flags/experiments/ring.flags", "direction": "adam", "compressor": FOUR_BIT}
@@ -145,26 +138,40 @@ def _processor_seconds():
     return usage.ru_utime + usage.ru_stime
 
 
-def main(arguments):
-    del arguments
-    if _REPORT.value:
-        print(tables(json_lines.read(_REPORT.value)))
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", help="revision or folder of another checkout that runs the same jobs")
+    parser.add_argument("--data_dir", help="prepared TensorFlow Datasets directory with fashion_mnist, for the DCGAN")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of every job start/... in each checkout")
+    parser.add_argument("--output", help="file to which JSON lines are appended")
+    parser.add_argument("--report", help="run nothing: print the tables of this file")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.report:
+        if not (rows := json_lines.read(arguments.report)):
+            raise UsageError(
+                f"--report must name a file of recorded jobs, such as results/house/jobs.jsonl. Received: "
+                f"{arguments.report}"
+            )
+        print(tables(rows))
         return
-    if not _OUTPUT.value or not _AGAINST.value:
-        raise UsageError("Give --against=REVISION and --output=FILE, or --report=FILE.")
-    recorded = {(entry["job"], entry["round"], entry["commit"]) for entry in json_lines.read(_OUTPUT.value)}
-    pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-    with checkout(_AGAINST.value) as other, json_lines.JsonLinesWriter(_OUTPUT.value, resume_step=None) as writer:
+    if not arguments.output or not arguments.against:
+        raise UsageError("Name another checkout and a file, such as --against=HEAD~1 --output=runs/jobs.jsonl")
+    recorded = {(entry["job"], entry["round"], entry["commit"]) for entry in json_lines.read(arguments.output)}
+    pathlib.Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
+    with checkout(arguments.against) as other, json_lines.JsonLinesWriter(arguments.output, None) as writer:
         trees = {git(tree, "describe", "--always", "--dirty").stdout.strip(): tree for tree in (other, ROOT)}
-        for name, index, commit in plan(_ROUNDS.value, list(trees), bool(_DATA_DIR.value)):
+        for name, index, commit in plan(arguments.rounds, list(trees), bool(arguments.data_dir)):
             if (name, index, commit) not in recorded:
-                local = {"data_dir": _DATA_DIR.value} if _has_images(name) else {}
+                local = {"data_dir": arguments.data_dir} if _has_images(name) else {}
                 figures = run_job(JOBS[name] | local, trees[commit])
                 origin = provenance(command_line("benchmarks.jobs"), threads=0, seeds=[0], tree=trees[commit])
                 writer.write(figures["steps"], {"job": name, "round": index} | origin | figures)
                 print(f"{name}, round {index}, {commit}: {figures['start_seconds']} s", flush=True)
-    print(tables(json_lines.read(_OUTPUT.value)))
+    print(tables(json_lines.read(arguments.output)))
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run_parsed(main, make_parser())

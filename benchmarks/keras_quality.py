@@ -36,6 +36,7 @@ from benchmarks.provenance import ROOT, provenance
 from benchmarks.report import markdown
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
+from dqgan_tf.training import command
 
 REPLICAS, EPOCHS = 4, 10  # EPOCHS: periods of the training loss in a row, not passes over the data
 SEEDS, GRID_SEED = (0, 1, 2), 9
@@ -419,25 +420,25 @@ def points(results: str | os.PathLike) -> list[tuple[str, str, str, Difference]]
     return made
 
 
-def main():
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", choices=list(TASKS), help="task to train")
     what.add_argument("--report", action="store_true", help="write the report of the recorded rows; trains nothing")
     parser.add_argument("--data", default="../shared/data", help="folder with fashion_mnist/ (idx files) and tfds/")
     parser.add_argument("--results", default=ROOT / "results/keras", type=pathlib.Path, help="folder of the rows")
-    arguments = parser.parse_args()
-    try:
-        if arguments.report:
-            text = f"# Where to compress: all rows\n\n{tables(arguments.results)}"
-            json_lines.write_atomically(arguments.results / "tables.md", text)
-            figures.loss_by_place(points(arguments.results), arguments.results / "loss_against_float32.png")
-        else:
-            for line in train_all(arguments.task, arguments.data, arguments.results):
-                print(line, flush=True)
-    except (UsageError, OSError) as error:
-        parser.error(str(error))
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.report:
+        text = f"# Where to compress: all rows\n\n{tables(arguments.results)}"
+        json_lines.write_atomically(arguments.results / "tables.md", text)
+        figures.loss_by_place(points(arguments.results), arguments.results / "loss_against_float32.png")
+    else:
+        for line in train_all(arguments.task, arguments.data, arguments.results):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    command.run_parsed(main, make_parser())

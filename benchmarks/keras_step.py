@@ -22,6 +22,7 @@ from benchmarks.crew import LOOPBACK, bits_per_second, wire_milliseconds
 from benchmarks.provenance import ROOT, command_line
 from dqgan_tf import compressors
 from dqgan_tf.errors import UsageError
+from dqgan_tf.training import command
 
 KIND, ALONE = "classifier", "alone"
 VARIANTS = (
@@ -132,7 +133,7 @@ def _last(entries):
     return list({tuple(entry[name] for name in names): entry for entry in entries}.values())
 
 
-def main():
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--task", default="fashion_mnist", choices=["fashion_mnist", "cifar10"], help="network; keras_quality.TASKS")
@@ -146,11 +147,11 @@ def main():
     add("--rate", default=LOOPBACK, help="rates of every worker's link, such as loopback,1gbit,100mbit")
     add("--output", help="file to which JSON lines are appended")
     add("--report", help="measure nothing: print the tables of this file of JSON lines")
-    arguments = parser.parse_args()
-    try:
-        print(table(_last(report.read_json_lines(arguments.report)) if arguments.report else _measure_all(arguments)))
-    except (UsageError, OSError) as error:
-        parser.error(str(error))
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    print(table(_last(report.read_json_lines(arguments.report)) if arguments.report else _measure_all(arguments)))
 
 
 def _measure_all(arguments):
@@ -176,4 +177,4 @@ def _measure_all(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    command.run_parsed(main, make_parser())

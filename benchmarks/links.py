@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
+from dqgan_tf.training import command
 
 KIND = "links"
 ALONE, PLAIN = "alone", "plain"
@@ -218,7 +219,7 @@ def _counts(text):
     return tuple(map(int, parts))
 
 
-def main():
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Setup()
     parser.add_argument("--output", help="file to which JSON lines are appended")
@@ -238,22 +239,20 @@ def main():
     )
     parser.add_argument("--batch_size", type=_positive, default=default.batch_size, help="images per worker and step")
     parser.add_argument("--small", action="store_true", help="few variants, width 4, batches of 4, one repeat")
-    arguments = parser.parse_args()
-    try:
-        if arguments.report:
-            rows = json_lines.read(arguments.report)
-            print(table([row for row in rows if row.get("kind") == KIND]), end="")
-        elif arguments.output:
-            chosen = {
-                name: getattr(arguments, name) for name in ("workers", "repeats", "rounds", "width", "batch_size")
-            }
-            setup = SMALL if arguments.small else Setup(rates=tuple(arguments.rates.split(",")), **chosen)
-            measure(setup, arguments.output, functools.partial(print, file=sys.stderr, flush=True))
-        else:
-            parser.error("name the file of the measurements, such as --output=results/local/links.jsonl")
-    except UsageError as error:
-        parser.error(str(error))
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.report:
+        rows = json_lines.read(arguments.report)
+        print(table([row for row in rows if row.get("kind") == KIND]), end="")
+    elif arguments.output:
+        chosen = {name: getattr(arguments, name) for name in ("workers", "repeats", "rounds", "width", "batch_size")}
+        setup = SMALL if arguments.small else Setup(rates=tuple(arguments.rates.split(",")), **chosen)
+        measure(setup, arguments.output, functools.partial(print, file=sys.stderr, flush=True))
+    else:
+        raise UsageError("Name the file of the measurements, such as --output=results/local/links.jsonl")
 
 
 if __name__ == "__main__":
-    main()
+    command.run_parsed(main, make_parser())

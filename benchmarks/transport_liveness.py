@@ -10,20 +10,19 @@ import argparse
 import json
 import multiprocessing
 import os
-import shlex
 import signal
 import socket
-import sys
 import threading
 import time
 
 import numpy as np
 import zmq
 
-from benchmarks.provenance import provenance
+from benchmarks.provenance import command_line, provenance
 from benchmarks.transport_zmq import ZmqConnection, pair_socket
 from dqgan_tf.distribute.transport.connection import Connection
 from dqgan_tf.errors import LostConnectionError
+from dqgan_tf.training import command
 
 _BYTES = 25_000_000
 _BYTES_PER_SECOND = 1_000_000  # 8 Mbit/s: the message takes longer than the limit of silence
@@ -104,12 +103,14 @@ def measure(transport: str, case: str) -> dict:
     return {"transport": transport, "case": case, "outcome": outcome, "seconds": round(time.monotonic() - start, 1)}
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", required=True, help="file to which JSON lines are appended")
-    arguments = parser.parse_args()
-    command = shlex.join(["python", "-m", "benchmarks.transport_liveness", *sys.argv[1:]])
-    origin = provenance(command, threads=1, seeds=[])
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    origin = provenance(command_line("benchmarks.transport_liveness"), threads=1, seeds=[])
     with open(arguments.output, "a", encoding="utf-8") as file:
         for case in ("slow link", "stopped worker"):
             for transport in ("sockets", "pyzmq"):
@@ -119,5 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
-    os._exit(0)
+    command.run_parsed(main, make_parser(), exits_at_once=True)

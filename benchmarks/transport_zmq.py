@@ -26,6 +26,7 @@ import numpy as np
 import zmq
 
 from dqgan_tf.errors import LostConnectionError
+from dqgan_tf.training import command
 
 _TAG = struct.Struct("<Q")
 _TICK_MS = 1000
@@ -155,11 +156,14 @@ def write_tree(folder: pathlib.Path, curve: bool) -> None:
         file.write("\n\ndef connect(*args):\n    return transport_zmq.connect(*args, curve=CURVE)\n")
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=pathlib.Path, help="of the copy of the library; must not hold one already")
     parser.add_argument("--curve", action="store_true", help="encrypt by CURVE")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     write_tree(arguments.folder, arguments.curve)
     print(
         f"pyzmq {zmq.__version__} in {arguments.folder}. Now: python -m trainers.benchmark --against={arguments.folder}"
@@ -167,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run_parsed(main, make_parser())

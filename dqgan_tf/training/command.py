@@ -4,6 +4,7 @@ Errors that the user can correct are printed as one line. All binaries call `run
 exit codes.
 """
 
+import argparse
 import contextlib
 import functools
 import os
@@ -36,6 +37,18 @@ def run(main: Callable[[list[str]], int | None], *, has_dashes: bool = False, ex
         functools.partial(_run_and_end, main, exits_at_once),
         flags_parser=functools.partial(parse, has_dashes=has_dashes),
     )
+
+
+def run_parsed(
+    main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, *, exits_at_once: bool = False
+) -> NoReturn:
+    """As `run` for a program that reads its options by argparse; `main` takes them.
+
+    absl's flags are global: of two modules that define a flag of the same name, a process can import one. So benchmarks
+    that tests import use argparse. It ends with one line and exit code 2 too.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    raise SystemExit(_run_and_end(main, exits_at_once, parser.parse_args()))
 
 
 def parse(arguments: Sequence[str], has_dashes: bool = False) -> list[str]:

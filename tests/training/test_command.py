@@ -30,8 +30,13 @@ command.run(main, has_dashes=True, exits_at_once={at_once})
 """
 
 
-def start(body, at_once=False, arguments=()):
-    program = PROGRAM.format(body=body, at_once=at_once)
+PARSED = PROGRAM.replace("import signal, sys, time", "import argparse, signal, sys, time").replace(
+    "command.run(main, has_dashes=True,", "command.run_parsed(main, argparse.ArgumentParser(),"
+)
+
+
+def start(body, at_once=False, arguments=(), program=PROGRAM):
+    program = program.format(body=body, at_once=at_once)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A shell starts its background jobs, these tests among them, with SIGINT ignored, and children inherit that.
     restore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -85,6 +90,27 @@ def test_a_fault_shows_its_traceback_and_has_its_own_code(body, error, at_once):
     assert (code, out) == (errors.EXIT_FAULT, "started\n") == (70, "started\n")
     assert err.startswith("Traceback") and err.endswith(f"{error}\n") and "ERROR: " not in err
     assert re.search(r'File "<string>", line 8, in main', err)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize(
+    ("body", "code", "end"),
+    [
+        ("return 143", 143, ""),
+        ("raise errors.UsageError('mend it')", 2, "ERROR: mend it\n"),
+        ("raise OSError(28, 'No space left on device')", 3, "ERROR: [Errno 28] No space left on device\n"),
+        ("raise ValueError('a fault')", 70, "ValueError: a fault\n"),
+    ],
+)
+def test_a_program_of_argparse_ends_like_a_binary(body, code, end, at_once):
+    ended_with, out, err = ended(body, at_once, program=PARSED)
+    assert (ended_with, out, err[-len(end) :] if end else err) == (code, "started\n", end)
+    assert ("Traceback" in err) == (code == 70)
+
+
+def test_a_wrong_option_of_argparse_is_a_wrong_command_line():
+    code, out, err = ended("pass", arguments=["--bogus"], program=PARSED)
+    assert (code, out) == (errors.EXIT_USAGE, "") and err.endswith("error: unrecognized arguments: --bogus\n")
 
 
 def test_errors_of_tensorflow(monkeypatch, capsys):
