@@ -1,8 +1,13 @@
-"""The table of all settings, made from the fields of `dqgan_tf.config`: `python -m flags.table > docs/settings.md`."""
+"""The table of all settings, made from the fields of `dqgan_tf.config`.
+
+python -m flags.table > docs/settings.md
+python -m flags.table compressor_rules start_step topology packet_mb transport     (the table of README.md)
+"""
 
 import dataclasses
+import sys
 
-from dqgan_tf.config import RunConfig
+from dqgan_tf.config import RunConfig, settings
 from dqgan_tf.fields import requirement
 
 _HEAD = """# Settings
@@ -22,6 +27,17 @@ def render() -> str:
     return "\n".join([_HEAD, *map(_section, (RunConfig, *groups))])
 
 
+def excerpt(*names: str) -> str:
+    """Returns the table of some settings, without their sections, values and resume.
+
+    Raises:
+      KeyError: there is no such setting.
+    """
+    rows, fields = ["| flag | default | meaning |", "|---|---|---|"], {f.name: f for f in settings().values()}
+    rows += [_row(f"`--{name}`", _default(fields[name]), fields[name].metadata["help"]) for name in names]
+    return "\n".join([*rows, ""])
+
+
 def _section(config_class):
     rows = [
         f"## `{config_class.__name__}`",
@@ -31,12 +47,19 @@ def _section(config_class):
     ]
     for field in dataclasses.fields(config_class):
         if field.metadata:
-            default = "" if field.default in (None, "") else f"`{field.default}`"
             resume = "local" if field.metadata["is_local"] else "free" if field.metadata["may_change"] else ""
-            cells = [f"`--{field.name}`", default, requirement(field), resume, field.metadata["help"]]
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            cells = [_default(field), requirement(field), resume, field.metadata["help"]]
+            rows.append(_row(f"`--{field.name}`", *cells))
     return "\n".join([*rows, ""])
 
 
+def _default(field):
+    return "" if field.default in (None, "") else f"`{field.default}`"
+
+
+def _row(*cells):
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
 if __name__ == "__main__":
-    print(render(), end="")
+    print(excerpt(*sys.argv[1:]) if sys.argv[1:] else render(), end="")

@@ -1,6 +1,7 @@
 """Identity: flags and configuration agree. By hand: what is refused, and with which words."""
 
 import pathlib
+import re
 
 import pytest
 from absl.flags import FLAGS
@@ -161,6 +162,13 @@ def test_a_path_below_the_home_folder(key, monkeypatch):
 def test_the_table_of_settings_is_that_of_the_code():
     assert (ROOT / "docs" / "settings.md").read_text() == table.render(), "python -m flags.table > docs/settings.md"
     assert all(f"| `--{field.name}` |" in table.render() for field in FIELDS.values())
+
+
+def test_the_settings_of_readme_are_those_of_the_code():
+    written = (ROOT / "README.md").read_text().partition("<!-- settings -->\n")[2].partition("<!-- /settings -->")[0]
+    names = re.findall(r"^\| `--(\w+)` \|", written, re.MULTILINE)
+    assert len(names) >= 5
+    assert written == table.excerpt(*names), f"python -m flags.table {' '.join(names)}"
 
 
 def test_no_two_groups_have_a_setting_of_one_name():
