@@ -1,6 +1,6 @@
 """All undocumented methods and attributes of Keras that this project calls, overrides or sets.
 
-All were checked with Keras 3.15.1. `make test-next` prints which of them a newer Keras has moved. tests/test_layers.py
+They were read in Keras 3.15.1. `make test-next` prints which of them a newer Keras has moved. tests/test_layers.py
 forbids imports of `keras.src` everywhere.
 """
 
@@ -193,7 +193,7 @@ def _batch_spec(iterator):
     """Returns shapes and dtypes of the batches of Keras' `EpochIterator`, or None if their first batch must show them.
 
     A generator yields each batch once: a batch that is read before the first step is lost to it, with those that Keras
-    has read ahead.
+    has read ahead. Replacement: a public `element_spec` of what `fit` reads.
     """
 
     def without_batch_size(spec):
@@ -220,7 +220,10 @@ def _first_batch(iterator):
 
 
 def _repair_loss_scale(strategy_class, repairs):
-    """Replaces `__init__` and `apply` of `keras.optimizers.LossScaleOptimizer`."""
+    """Replaces `__init__` and `apply` of `keras.optimizers.LossScaleOptimizer`.
+
+    Replacement: a release of Keras that decides on all replicas together whether a scaled gradient is finite.
+    """
     scale_class = keras.optimizers.LossScaleOptimizer
     keras_init, keras_apply = scale_class.__init__, scale_class.apply
 
@@ -249,7 +252,10 @@ def without_absent(batch):
 
 
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
-    """Makes `fit` begin with an epoch, counted from 0; None: with the one that its caller names."""
+    """Makes `fit` begin with an epoch, counted from 0; None: with the one that its caller names.
+
+    Sets `Model._initial_epoch`, as Keras' own `BackupAndRestore` does. Replacement: a callback's right to name it.
+    """
     model._initial_epoch = epoch
 
 
@@ -269,7 +275,7 @@ class OptimizerSteps:
 
     `apply` scales and clips gradients, decays weights, adds the gradients of all replicas and updates weights, their
     moving average and the counter. A step that all replicas may refuse together must add first and change variables
-    afterwards.
+    afterwards. Replacement: public methods of `keras.optimizers.Optimizer` for these parts, and one that reduces.
 
     Args:
       optimizer: with Keras' own `apply`. Its `_all_reduce_sum_gradients` is replaced by one that adds nothing.
@@ -348,10 +354,13 @@ class OptimizerSteps:
 
 
 def built_for(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """Returns the variables that an optimizer was built for."""
+    """Returns the variables that an optimizer was built for. Replacement: a public list, in the same order."""
     return list(optimizer._trainable_variables)
 
 
 def overwrites_with_gradient(variable: keras.Variable) -> bool:
-    """Returns whether a variable's gradient is its next value, as for the scales of float8 layers."""
+    """Returns whether a variable's gradient is its next value, as for the scales of float8 layers.
+
+    Replacement: documentation of `overwrite_with_gradient`, which has a public name and no word in Keras' reference.
+    """
     return getattr(variable, "overwrite_with_gradient", False)

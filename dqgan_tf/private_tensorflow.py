@@ -1,6 +1,7 @@
 """Every name of TensorFlow outside its public API that this project uses.
 
-All names were checked with TensorFlow 2.21.0. A comment says what a name is for and what could replace it.
+All names were read in TensorFlow 2.21.0; `docs/compatibility.md` has the versions they were tested with. A comment says
+what a name is for and what could replace it.
 `make test-next` lists the names that a newer TensorFlow has moved; tests/test_layers.py forbids such imports elsewhere.
 """
 
@@ -113,6 +114,11 @@ class WorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
 
 class _WorkerExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
+    """Implementation of `WorkerStrategy`: several CPU replicas in a worker, a limit for silence, `_ChannelAllReduce`.
+
+    Replacement: arguments of `MultiWorkerMirroredStrategy` for the three.
+    """
+
     def __init__(self, strategy, cluster_resolver, communication_options, replicas_per_worker, silence_seconds):
         self._replicas_per_worker, self._silence_seconds = replicas_per_worker, silence_seconds
         super().__init__(strategy, cluster_resolver, communication_options)
@@ -166,7 +172,8 @@ class _ChannelAllReduce(cross_device_ops.CollectiveAllReduce):
     """`CollectiveAllReduce` that passes reductions in channels to the strategy.
 
     `ReplicaContext.all_reduce` calls `batch_reduce`, which calls `_all_reduce` for each local replica (TensorFlow
-    2.21.0). docs/algorithm.md has the whole chain of calls.
+    2.21.0). docs/algorithm.md has the whole chain of calls. Replacement: a strategy of several workers that accepts a
+    subclass of `tf.distribute.CrossDeviceOps`.
     """
 
     strategy: WorkerStrategy

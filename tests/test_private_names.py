@@ -218,6 +218,32 @@ def test_the_table_knows_every_name_that_the_adapters_use():
     assert {attribute for attribute in used if attribute.startswith("_")} - own <= known
 
 
+def test_every_adapter_names_its_replacement():
+    """Each function and class that reaches an undocumented name says what could take its place; an inner function, or a
+    method, of one that says so needs no word of its own."""
+    known = {name.name.split(".")[-1] for name in NAMES}
+    silent = []
+    for path in ADAPTERS:
+        source = ast.parse(path.read_text(encoding="utf-8"))
+        private = {
+            a.name for n in source.body if isinstance(n, ast.ImportFrom) and _is_private(n.module) for a in n.names
+        }
+        # A helper of `repair`, whose docstring has the word, and one of `other_threads_run`.
+        helpers = {"_replace", "_methods", "_repair_loops", "_call", "_c_functions"}
+        for node in source.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in helpers:
+                inside = list(ast.walk(node))
+                uses = {n.attr for n in inside if isinstance(n, ast.Attribute)} & known
+                uses |= {n.id for n in inside if isinstance(n, ast.Name)} & private
+                if uses and "Replacement:" not in (ast.get_docstring(node) or ""):
+                    silent.append(f"{path.name}: {node.name} uses {sorted(uses)}")
+    assert not silent
+
+
+def _is_private(module):
+    return bool(re.match(r"tensorflow\.(python|compiler|tsl)", module or ""))
+
+
 @pytest.mark.parametrize(
     "name, expected",
     [
