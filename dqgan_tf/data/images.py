@@ -238,8 +238,8 @@ def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[
 
     `dirichlet:ALPHA` (Hsu et al. 2019, arXiv:1909.06335): one replica after another draws its shares of the classes
     from a Dirichlet distribution with parameters ALPHA p, p the shares of the classes in the set, and takes images at
-    random. If a class is used up, the replica's other shares grow in proportion. Small ALPHA: few classes in a part;
-    large ALPHA: parts like the set.
+    random. If a class is used up, the replica's other shares grow in proportion; if all its classes are, it draws new
+    shares of the others. Small ALPHA: few classes in a part; large ALPHA: parts like the set.
 
     The parts are equal in size because the update is the plain mean over replicas: its target is then the whole set.
 
@@ -260,7 +260,8 @@ def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[
             f"{num_replicas} replicas need {2 * num_replicas} images or more for --shards={shards}. "
             f"Received: {len(labels)} images"
         )
-    # The numbers of RandomState never change with the version of numpy (NEP 19): a resumed run has the same parts.
+    # The numbers of RandomState do not change with the version of numpy (NEP 19), so a resumed run has the same parts.
+    # `multinomial` does all the same, between numpy 2.4 and 2.5; see `_draw_counts`.
     generator = np.random.RandomState(seed % 2**32)
     order = generator.permutation(len(labels))
     by_class = [order[labels[order] == label] for label in np.unique(labels)]
@@ -279,17 +280,28 @@ def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[
 
 def _draw_counts(generator, alphas, prior, size, left):
     """Returns how many images of each class a replica takes: `size` in all, and at most `left` of a class."""
-    shares = generator.dirichlet(alphas)
-    if not np.all(np.isfinite(shares)):  # every gamma variate underflows to 0; the limit for alpha -> 0 is one class
-        shares = generator.multinomial(1, prior).astype(float)
-    counts = np.zeros(len(left), np.int64)
+    shares, counts = _draw_shares(generator, alphas, prior), np.zeros(len(left), np.int64)
     while counts.sum() < size:
-        open_shares = np.where(counts < left, shares, 0.0)
-        if open_shares.sum() < 1e-12:  # its classes are used up: what is left, in proportion
-            open_shares = (left - counts).astype(float)
-        drawn = generator.multinomial(size - counts.sum(), open_shares / open_shares.sum())
-        counts = np.minimum(counts + drawn, left)
+        is_open = counts < left
+        if shares[is_open].sum() < 1e-12:
+            shares = _draw_shares(generator, alphas, prior * is_open)
+        counts = np.minimum(counts + _draw_classes(generator, shares * is_open, size - counts.sum()), left)
     return counts
+
+
+def _draw_shares(generator, alphas, prior):
+    """Returns a variate of the Dirichlet distribution with parameters `alphas`, over the classes with `prior` > 0."""
+    shares = generator.standard_gamma(alphas) * (prior > 0)
+    if not shares.any():  # every variate underflows to 0; the limit for alpha -> 0 is one class
+        shares = _draw_classes(generator, prior, 1)
+    return shares / shares.sum()
+
+
+def _draw_classes(generator, shares, size):
+    """Returns how many of `size` draws fall on each class; `shares` are its probabilities times any factor."""
+    ends = np.cumsum(shares)
+    classes = np.searchsorted(ends[:-1], generator.random_sample(size) * ends[-1], side="right")
+    return np.bincount(classes, minlength=len(shares))
 
 
 def permuted_indices(

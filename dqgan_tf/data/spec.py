@@ -24,6 +24,7 @@ class DataSpec:
     standard_deviation: standard deviation of each mode along each axis. None for images.
     high_quality_radius: a sample within this distance of a mode counts as high quality. None for images.
     num_classes: number of classes of a conditional run, else None.
+    dealing: version of the rule by which `--shards=dirichlet:ALPHA` deals images; 1 wrote no version.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class DataSpec:
     standard_deviation: float | None = None
     high_quality_radius: float | None = None
     num_classes: int | None = None
+    dealing: int = 2
 
     def to_json(self) -> str:
         """Returns the description as JSON; a run saves it as data.json, so that drawing samples needs no data."""
@@ -47,7 +49,7 @@ class DataSpec:
         Raises:
           ValueError, TypeError, KeyError: the text is another one.
         """
-        values = json.loads(text)
+        values = {"dealing": 1} | json.loads(text)
         modes = values.get("modes")
         values["modes"] = None if modes is None else np.asarray(modes, np.float32)
         return cls(**values | {"shape": tuple(values["shape"])})

@@ -113,6 +113,27 @@ def load(
     return TrainedRun(config, spec, model, commit["step"])
 
 
+def check_data(config: config_lib.RunConfig, spec: data.DataSpec) -> None:
+    """Compares the data of a run that goes on with those of its beginning, data.json.
+
+    Raises:
+      CheckpointError: the data differ, or an older version dealt them in another way.
+    """
+    before = _saved_spec(pathlib.Path(config.model_dir) / "data.json")
+    if before is None:  # another machine's folder, or an older version
+        return
+    if not _is_like(before, spec):
+        raise CheckpointError(
+            f"{config.model_dir} was trained on {_size(before)}, --dataset={config.data.dataset} has now {_size(spec)}."
+            f" Use the old data, or another --model_dir with --warm_start={config.model_dir}."
+        )
+    if before.dealing != spec.dealing and config.data.shards.startswith("dirichlet"):
+        raise CheckpointError(
+            f"{config.model_dir} was trained by a version that dealt the images of --shards={config.data.shards} in "
+            f"another way. Use that version, or another --model_dir with --warm_start={config.model_dir}."
+        )
+
+
 def _check_moved(trained, found, dataset):
     """Raises UsageError unless a data set has the kind, number and shape of the samples that a run was trained on."""
     if not _is_like(trained, found):

@@ -95,6 +95,8 @@ def _describe(config, strategy):
 def _train(job, checkpoints, stop):
     config, strategy, board = job.config, job.strategy, job.board
     restored = run_on_all_workers(board, checkpoints.restore)
+    if restored.step:
+        run_on_all_workers(board, lambda: restore.check_data(config, job.data_spec))
     if config.train.warm_start and not restored.step:
         run_on_all_workers(board, lambda: restore.warm_start(job.model, config.train.warm_start))
     if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:

@@ -1,7 +1,9 @@
 """Samples and exports of a run from its model_dir alone: its data set is gone."""
 
+import dataclasses
 import importlib.util
 import json
+import pathlib
 import types
 
 import keras
@@ -146,6 +148,36 @@ def test_a_damaged_description_is_refused(folder, tmp_path, text):
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(CheckpointError, match="data.json cannot be read"):
         restore.load(str(tmp_path))
+
+
+class TestDataOfARunThatGoesOn:
+    @pytest.fixture
+    def config(self, tmp_path, trained):
+        (tmp_path / "data.json").write_text(trained.data_spec.to_json())
+        return RunConfig(str(tmp_path), data=DataConfig(dataset="own.npy", shards="dirichlet:0.3"))
+
+    def test_the_same_data_pass(self, config, trained):
+        restore.check_data(config, trained.data_spec)
+        (pathlib.Path(config.model_dir) / "data.json").unlink()
+        restore.check_data(config, trained.data_spec)
+
+    @pytest.mark.parametrize(
+        "other", [{"num_examples": 7}, {"shape": (4, 4, 1)}, {"num_classes": 3}, {"kind": "points"}]
+    )
+    def test_other_data_are_refused(self, config, trained, other):
+        now = dataclasses.replace(trained.data_spec, **other)
+        with pytest.raises(CheckpointError, match="was trained on 6 images .* has now .* --warm_start="):
+            restore.check_data(config, now)
+
+    def test_images_that_an_older_version_dealt_are_refused(self, config, trained):
+        path = pathlib.Path(config.model_dir) / "data.json"
+        values = json.loads(path.read_text())
+        assert values.pop("dealing") == 2
+        path.write_text(json.dumps(values))
+        with pytest.raises(CheckpointError, match="dealt the images of --shards=dirichlet:0.3 in another way"):
+            restore.check_data(config, trained.data_spec)
+        by_class = dataclasses.replace(config, data=dataclasses.replace(config.data, shards="by_class"))
+        restore.check_data(by_class, trained.data_spec)
 
 
 @pytest.mark.parametrize("dataset", ["gaussian_ring", "gaussian_grid"])
