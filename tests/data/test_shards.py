@@ -42,7 +42,7 @@ def test_classes_by_hand():
 
 
 def test_alpha_sets_how_unequal_the_parts_are():
-    """At 1e6 the shares of the set up to the draws of 250 images; at 1e-9 parts of as few classes of 100 as hold 250."""
+    """At 1e6 the shares of the set up to the draws of 250; at 1e-9 parts of as few classes of 100 as hold 250."""
     labels = np.arange(1000) % 10
     even = counts(images.deal(labels, "dirichlet:1e6", 4, 0), labels)
     assert np.all(np.abs(even[:3] - 25) < 5 * np.sqrt(25))
