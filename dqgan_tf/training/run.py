@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import dqgan_tf
@@ -184,6 +185,7 @@ def identity(config: RunConfig) -> dict:
         "code": code_hash(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "numpy": ".".join(np.__version__.split(".")[:2]),  # another minor version may draw other random numbers
         "python": ".".join(map(str, sys.version_info[:2])),
     }
 

@@ -66,7 +66,7 @@ def test_a_limit_of_silence_that_differs_is_refused():
         run.check_agreement(other_worker(other), CONFIG)
 
 
-@pytest.mark.parametrize("key", ["code", "tensorflow", "keras", "python"])
+@pytest.mark.parametrize("key", ["code", "tensorflow", "keras", "numpy", "python"])
 def test_code_and_versions_are_compared(key):
     with pytest.raises(UsageError, match=f"{key} is '.*' on worker 0 and 'other' on worker 1"):
         run.check_agreement(other_worker(**{key: "other"}), CONFIG)
