@@ -1,7 +1,9 @@
 PYTHON ?= python3
 MODEL_DIR ?= runs/ring
 WORKERS ?= 2
-TEST_PROCESSES ?= 2
+# One more than the cores of a small machine: some tests wait for processes of their own. A process takes up to 4 GB.
+TEST_PROCESSES ?= 3
+SLOW_PROCESSES ?= 2
 FLAGFILE ?= flags/experiments/ring.flags
 NEXT ?= tensorflow keras
 QUICK ?=
@@ -36,7 +38,7 @@ WEATHER := tests/weather tests/distributed/test_lost_peer.py tests/distributed/t
 	tests/distributed/test_worker_errors.py tests/training/test_clusters.py tests/training/test_launcher_signals.py
 REST := tests $(COMPILING:%=--ignore=%) $(MODELS:%=--ignore=%) $(KERAS:%=--ignore=%) $(WEATHER:%=--ignore=%)
 SLOW_ALONE := $(BIN)/python -m pytest -q -m slow --durations=10
-SLOW := $(SLOW_ALONE) -n $(TEST_PROCESSES)
+SLOW := $(SLOW_ALONE) -n $(SLOW_PROCESSES)
 
 test-slow: test-slow-compressors test-slow-models test-slow-keras test-slow-jobs test-slow-weather ## The slow tests alone, or a group of them: test-slow-compressors, -models, -keras, -jobs, -weather
 
