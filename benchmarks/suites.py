@@ -214,13 +214,15 @@ _SPLIT = [
 ]
 _COMMON = ",half_step=common,residual_in_half_step=false"
 # The averaged second moment of workers with different data is larger than that of their mean gradient, so steps are
-# shorter: a larger rate. A central Adam knows the mean gradient alone, and needs none.
+# shorter: a larger rate. A central Adam of compressed gradients sees their mean alone; it needs a shift and a larger
+# rate too.
 _FAST = ",learning_rate_g=0.01,learning_rate_d=0.01"
+_CENTRAL = ",shift=0.1,learning_rate_g=0.008,learning_rate_d=0.008"
 _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
     *_rows(_SPLIT, (NONE, SIGN, TOP_1)),
     ("cpoadam", NONE),
-    *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1"], (SIGN, TOP_1)),
+    *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1", f"cpoadam_ef{_CENTRAL}"], (SIGN, TOP_1)),
     *_rows([f"dqgan_adam_split{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
     (f"dqgan_adam_split,half_step=corrected,shift=1{_FAST}", SIGN),
 ]

@@ -181,13 +181,16 @@ def check_agreement(board: MessageBoard, config: RunConfig) -> None:
 
 def identity(config: RunConfig) -> dict:
     """Returns the values that must be equal on all workers: shared settings, hash of the library's code, versions."""
-    return config.shared() | {
-        "code": code_hash(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": ".".join(np.__version__.split(".")[:2]),  # another minor version may draw other random numbers
-        "python": ".".join(map(str, sys.version_info[:2])),
-    }
+    return (
+        config.shared()
+        | {
+            "code": code_hash(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": ".".join(np.__version__.split(".")[:2]),  # another minor version may draw other random numbers
+            "python": ".".join(map(str, sys.version_info[:2])),
+        }
+    )
 
 
 def find_differences(identities: list[dict]) -> list[str]:
