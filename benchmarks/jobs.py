@@ -113,7 +113,7 @@ def tables(entries: Sequence[dict[str, Any]]) -> str:
         if kind == "start":
             for figure in _FIGURES:
                 started.append([name, figure, *(_spread([run[figure] for run in of_commit]) for of_commit in runs)])
-        else:
+        if all(runs):
             digests = [" ".join(sorted({run["weights_sha256"][:12] for run in of_commit})) for of_commit in runs]
             equal = "equal" if len(set(digests)) == 1 and len(runs) > 1 else "different" if len(runs) > 1 else ""
             steps = " ".join(sorted({f"{run['steps']:,}" for of_commit in runs for run in of_commit}))

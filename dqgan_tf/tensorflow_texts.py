@@ -36,6 +36,18 @@ _NODE = re.compile(r"^\{\{.*?\}\} ")  # in front of a message, the node that fai
 _STACK_LINE = re.compile(r'^ +File ".*", line \d+, in .*$', re.MULTILINE)
 
 
+# What the system says of ENOSPC, EDQUOT, EFBIG and EMFILE.
+_FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|File too large|Too many open files")
+
+
+def is_full_disk(error: Any) -> bool:
+    """Returns whether TensorFlow's file system could write no more.
+
+    An allocation of memory that fails raises the same class, `ResourceExhaustedError`, and is a fault.
+    """
+    return type(error).__name__ == "ResourceExhaustedError" and bool(_FULL_DISK.search(str(error)))
+
+
 def is_peer_lost(error: Any) -> bool:
     """Returns whether a `tf.errors.OpError` means that another worker was killed, froze or left."""
     name, text = type(error).__name__, error.message

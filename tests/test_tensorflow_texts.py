@@ -88,6 +88,17 @@ def test_the_reason_of_a_server_that_does_not_start_asks_for_the_port():
     )
 
 
+def test_a_full_disk_is_not_a_lack_of_memory():
+    """/dev/full refuses every byte with ENOSPC; no machine has the memory of the second call."""
+    with pytest.raises(tf.errors.ResourceExhaustedError) as disk:
+        tf.io.write_file("/dev/full", "x" * 10**6)
+    assert tensorflow_texts.is_full_disk(disk.value)
+    with pytest.raises(tf.errors.ResourceExhaustedError) as memory:
+        tf.zeros([2**46]) + 1.0
+    assert not tensorflow_texts.is_full_disk(memory.value)
+    assert not tensorflow_texts.is_full_disk(OSError(28, "No space left on device"))
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [

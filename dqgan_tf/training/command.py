@@ -171,17 +171,11 @@ def _exit_code(error: Exception | KeyboardInterrupt) -> int:
     if isinstance(error, KeyboardInterrupt):
         number = error.args[0] if error.args else signal.SIGINT
         return _tell(f"Interrupted by signal {int(number)}.", 128 + number)
-    if _is_full_disk(error):
+    if tensorflow_texts.is_full_disk(error):
         return _tell(tensorflow_texts.first_line(error), errors.EXIT_TRAINING)
     with contextlib.suppress(OSError):
         traceback.print_exc()
     return errors.EXIT_FAULT
-
-
-def _is_full_disk(error):
-    """Whether TensorFlow's file system ran out of space; False where TensorFlow is not loaded."""
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
 
 
 def _tell(error, code) -> int:

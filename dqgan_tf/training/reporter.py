@@ -17,7 +17,7 @@ from dqgan_tf.telemetry import pictures, tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
 from dqgan_tf.telemetry.tensorboard import PLAYERS
 from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
-from dqgan_tf.tensorflow_texts import first_line
+from dqgan_tf.tensorflow_texts import first_line, is_full_disk
 from dqgan_tf.training import evaluation, samples, summary
 from dqgan_tf.training.evaluation import Evaluator
 
@@ -176,8 +176,8 @@ class Reporter:
             yield
         except Exception as error:
             if what not in self._failed:
-                full_disk = isinstance(error, (OSError, tf.errors.ResourceExhaustedError))
-                reason = first_line(error) if full_disk else traceback.format_exc()
+                of_disk = isinstance(error, OSError) or is_full_disk(error)
+                reason = first_line(error) if of_disk else traceback.format_exc()
                 self.say(f"The run goes on without {what} of step {step}: {reason}")
             self._failed.add(what)
 

@@ -23,7 +23,7 @@ from dqgan_tf.errors import (
     TrainingError,
     UsageError,
 )
-from dqgan_tf.tensorflow_texts import first_line, is_peer_lost, reason
+from dqgan_tf.tensorflow_texts import first_line, is_full_disk, is_peer_lost, reason
 from dqgan_tf.training import evaluation, restore, summary
 from dqgan_tf.training import evaluator as evaluator_task
 from dqgan_tf.training import job as job_lib
@@ -33,7 +33,7 @@ from dqgan_tf.training.loop import Loop, StopSignal, describe_start
 from dqgan_tf.training.reporter import Reporter
 
 # A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
-_FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
+_FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError)
 
 _EVALUATOR_SECONDS = 7200.0  # limit for the chief to train the small classifier of an evaluation
 
@@ -150,7 +150,10 @@ def run_on_all_workers(board: MessageBoard, action, timeout_seconds: float = 600
     except (UsageError, *_FILE_ERRORS) as caught:
         error, code, text = caught, EXIT_USAGE, " ".join(str(caught).split())
     except Exception as caught:
-        error, code, text = caught, EXIT_FAULT, f"{type(caught).__name__}: {first_line(caught)}"
+        if is_full_disk(caught):
+            error, code, text = caught, EXIT_USAGE, first_line(caught)
+        else:
+            error, code, text = caught, EXIT_FAULT, f"{type(caught).__name__}: {first_line(caught)}"
     answers = [json.loads(answer) for answer in board.exchange("ready", json.dumps([code, text]), timeout_seconds)]
     failures = [(first_code, index, answer) for index, (first_code, answer) in enumerate(answers) if first_code]
     if not failures:

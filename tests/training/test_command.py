@@ -125,8 +125,10 @@ def test_errors_of_tensorflow(monkeypatch, capsys):
         except Exception as caught:
             return command._exit_code(caught)
 
-    assert code(tf.errors.ResourceExhaustedError(None, None, "{{node x}} events; No space\nmore")) == 3
-    assert capsys.readouterr() == ("", "ERROR: events; No space\n")
+    assert code(tf.errors.ResourceExhaustedError(None, None, "{{node x}} events; No space left on device\n.")) == 3
+    assert capsys.readouterr() == ("", "ERROR: events; No space left on device\n")
+    assert code(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]")) == 70
+    assert "in main" in (text := capsys.readouterr().err) and "OOM when allocating" in text and "ERROR: " not in text
     assert code(tf.errors.InvalidArgumentError(None, None, "Incompatible shapes: [2] vs. [3]")) == 70
     assert "in main" in (text := capsys.readouterr().err) and "Incompatible shapes" in text and "ERROR: " not in text
     monkeypatch.delitem(sys.modules, "tensorflow")

@@ -154,6 +154,14 @@ class TestTogether:
         with pytest.raises(UsageError, match=r"^\[Errno 28\] No space left on device: 'x'$"):
             run.run_on_all_workers(board, raising(OSError(28, "No space left on device", "x")))
 
+    def test_a_full_disk_is_no_fault_and_lack_of_memory_is_one(self, board):
+        error = tf.errors.ResourceExhaustedError
+        with pytest.raises(UsageError, match="^x; No space left on device$"):
+            run.run_on_all_workers(board, raising(error(None, None, "x; No space left on device")))
+        with pytest.raises(error, match="OOM"):
+            run.run_on_all_workers(board, raising(error(None, None, "OOM when allocating tensor with shape[9]")))
+        assert board.own == [70, "ResourceExhaustedError: OOM when allocating tensor with shape[9]"]
+
     def test_a_usage_error_of_another_worker(self, board):
         board.other = [2, "no data set"]
         with pytest.raises(UsageError, match="^Worker 1: no data set$"):
