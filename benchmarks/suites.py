@@ -294,6 +294,9 @@ _LOCAL_SPLIT = [
     ("dqgan_adam_split", NONE),
     ("dqgan_adam_split", SIGN),
     *_rows(_local("dqgan_adam_split", (1, 8, 32), _COMMON), (NONE, SIGN)),
+    ("cpoadam", NONE),
+    ("cpoadam_ef,shift=0.1", SIGN),
+    ("cpoadam_ef,shift=0.1,learning_rate_g=0.0004,learning_rate_d=0.0004", SIGN),
 ]
 # The networks and the batch of `benchmarks.links`, which measures the steps on links.
 _TIME = [
