@@ -3,6 +3,8 @@
 Identity: a skipped step changes nothing, and a run that goes back to a saved state repeats itself bit for bit.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -223,6 +225,17 @@ def test_the_two_step_exchange_of_gradients_follows_its_oracle(strategy, game, b
         game, tiny_gan.weights(model)[0], M, ETA, STEPS, quantizer(TERNARY), owners, ADAM
     )
     follow(model, strategy, batches, expected)
+
+
+@pytest.mark.slow
+def test_a_shift_of_gradients_follows_its_oracle(strategy, game, batches):
+    optimizer, compression = method("cpoadam_ef", SIGN)
+    model = build(strategy, optimizer, dataclasses.replace(compression, shift=0.3))
+    w0 = tiny_gan.weights(model)[0]
+    without = list(baselines.feedback_adam(game, w0, M, ETA, STEPS, quantizer(SIGN), ADAM))
+    expected = list(methods_numpy.shifted_feedback_adam(game, w0, M, ETA, STEPS, quantizer(SIGN), ADAM, 0.3))
+    assert np.max(np.abs(without[-1] - expected[-1])) > 1e3 * TOLERANCE
+    follow(model, strategy, batches, iter(expected))
 
 
 @pytest.mark.slow

@@ -25,6 +25,24 @@ def ef21_sgdm(game, w0, workers, eta, steps, quantize, beta):
         yield w
 
 
+def shifted_feedback_adam(game, w0, workers, eta, steps, quantize, adam, rate):
+    """`baselines_numpy.feedback_adam` with a learned shift s^m and its mean, rate a.
+
+    p^m = e^m + F(w; m) - s^m;  c^m = Q(p^m);  e^m = p^m - c^m;  Adam's gradient is mean s + mean c;  s^m += a c^m.
+    """
+    w, moments, previous = np.array(w0, np.float64), nothing(w0), None
+    residual, shift = np.zeros((workers, len(w))), np.zeros((workers, len(w)))
+    for t in range(1, steps + 1):
+        update = residual + np.stack([game(w, t, m) for m in range(workers)]) - shift
+        decoded = np.stack([quantize(p) for p in update])
+        residual, received = update - decoded, (shift + decoded).mean(axis=0)
+        shift = shift + rate * decoded
+        u, moments = adam_update(moments, received, adam)
+        w = w - eta * (2 * u - (u if previous is None else previous))
+        previous = u
+        yield w
+
+
 def two_step_feedback_adam(game, w0, workers, eta, steps, quantize, owners, adam):
     """`baselines_numpy.feedback_adam` with the exchange by shard owners: the owner encodes the mean once more.
 
