@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -184,9 +185,9 @@ def end_against_bytes(
     Raises:
       UsageError: Matplotlib is not installed.
     """
-    named = set()
-    with _figure(path, size=(7.5, 4), endings=(".png",)) as axes:
-        for (method, points), colour in zip(series.items(), _COLOURS, strict=False):
+    named, width = set(), 6 + 0.07 * max(map(len, series), default=0)  # inches; the names stand beside the axes
+    with _figure(path, size=(width, 4), endings=(".png",)) as axes:
+        for (method, points), colour in zip(series.items(), itertools.cycle(_COLOURS), strict=False):
             points = sorted(points, key=lambda point: point[1])
             sent, means = [point[1] for point in points], [sum(values) / len(values) for _, _, values in points]
             ends = [[mean - min(point[2]), max(point[2]) - mean] for mean, point in zip(means, points, strict=True)]
