@@ -149,7 +149,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 1:
+        raise UsageError(f"--rounds must be 1 or more. Received: {arguments.rounds}")
     if arguments.report:
+        if arguments.output or arguments.against or arguments.data_dir:
+            raise UsageError("--report runs nothing: give it alone, such as --report=runs/jobs.jsonl")
         if not (rows := json_lines.read(arguments.report)):
             raise UsageError(
                 f"--report must name a file of recorded jobs, such as results/house/jobs.jsonl. Received: "

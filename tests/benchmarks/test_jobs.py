@@ -99,9 +99,18 @@ def test_recorded_jobs_are_not_run_again(trees, tmp_path, monkeypatch, capsys):
     assert "| a | 50 | old | new | different |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["--output", "x"], ["--report", "/nonexistent/jobs.jsonl"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--output", "x"],
+        ["--report", "/nonexistent/jobs.jsonl"],
+        ["--report", "x", "--output", "y"],
+        ["--rounds", "0"],
+    ],
+)
 def test_refuses(arguments):
-    with pytest.raises(UsageError, match="such as"):
+    with pytest.raises(UsageError, match="such as|must be 1 or more"):
         jobs.main(jobs.make_parser().parse_args(arguments))
 
 
