@@ -94,12 +94,13 @@ def _image_judge(config, spec, model):
     count = suites.SMALL_IMAGES if _SMALL.value else suites.IMAGES
     judge = EvaluationConfig(count, feature_network=_NETWORK.value, cache_dir=_CACHE_DIR.value)
     config = dataclasses.replace(config, evaluation=judge)
-    evaluators = {prefix: Evaluator(config, spec, use_ema=not prefix) for prefix in ("raw_", "")}
+    evaluator = Evaluator(config, spec)
 
     def judged():
         rows = {"num_samples": count}
-        for prefix, evaluator in evaluators.items():
-            figures = {name.partition("(")[0]: value for name, value in evaluator.evaluate(model).items()}
+        for prefix in ("raw_", ""):
+            figures = evaluator.evaluate(model, use_ema=not prefix)
+            figures = {name.partition("(")[0]: value for name, value in figures.items()}
             rows |= {f"{prefix}{name}": figures[name] for name in ("frechet_distance", "precision", "recall")}
             rows |= {name: value for name, value in figures.items() if name.startswith("feature_network")}
         return rows

@@ -27,17 +27,16 @@ class Evaluator:
     Args:
       config: settings of the run; its `evaluation` says how.
       spec: description of the run's data.
-      use_ema: evaluate the averaged generator rather than the raw one.
 
     Raises:
       UsageError: weights are given for points, given twice or unreadable; there are neither weights nor labels; or
         the data set cannot be read.
     """
 
-    def __init__(self, config: RunConfig, spec: DataSpec, *, use_ema: bool = True):
+    def __init__(self, config: RunConfig, spec: DataSpec):
         check(config.evaluation, spec)
         samples.check_memory(spec, config.evaluation.eval_samples)
-        self._config, self._spec, self._use_ema = config.evaluation, spec, use_ema
+        self._config, self._spec = config.evaluation, spec
         self._seed = config.train.seed
         if spec.kind == "points":
             return
@@ -51,11 +50,12 @@ class Evaluator:
             # The shares of the classes among the generated images are those of the data.
             self._labels = labels[np.linspace(0, len(labels) - 1, count).astype(int)]
 
-    def evaluate(self, model) -> report.Figures:
+    def evaluate(self, model, *, use_ema: bool = True) -> report.Figures:
         """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.
 
         Args:
           model: a `DQGAN`, which does not change.
+          use_ema: evaluate the averaged generator rather than the raw one.
 
         Raises:
           UsageError: there are too few samples for the network.
@@ -65,13 +65,13 @@ class Evaluator:
             spec.modes is not None and spec.high_quality_radius is not None and spec.standard_deviation is not None
         ):  # points
             labels = samples.class_labels(spec, count)
-            points = samples.draw(model, count, use_ema=self._use_ema, labels=labels)
+            points = samples.draw(model, count, use_ema=use_ema, labels=labels)
             figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
         else:
-            drawn = to_uint8(samples.draw(model, count, use_ema=self._use_ema, labels=self._labels))
+            drawn = to_uint8(samples.draw(model, count, use_ema=use_ema, labels=self._labels))
             fake = report.extract_features(self._network, drawn)
             figures = report.compare_features(self._network, self._real, fake, self._seed)
-        return figures | {"generator": "averaged" if self._use_ema else "raw"}
+        return figures | {"generator": "averaged" if use_ema else "raw"}
 
 
 def check(config: EvaluationConfig, spec: DataSpec) -> None:
@@ -109,7 +109,7 @@ def best_value(name: str, figures: report.Figures) -> tuple[str, float] | None:
 def evaluate(run: TrainedRun, config: EvaluationConfig, *, use_ema: bool = True) -> report.Figures:
     """Returns the figures of a run's generator; see `Evaluator`."""
     run_config = dataclasses.replace(run.config, evaluation=config)
-    return Evaluator(run_config, run.data_spec, use_ema=use_ema).evaluate(run.model)
+    return Evaluator(run_config, run.data_spec).evaluate(run.model, use_ema=use_ema)
 
 
 def _load_network(run_config, spec, real, labels):

@@ -184,7 +184,7 @@ def neighbours_loop(real, fake, k):
 
 @pytest.mark.parametrize(("n", "m", "shift", "k"), [(30, 30, 0.5, 3), (25, 40, 1.5, 1), (40, 21, 1.3, 5)])
 def test_precision_and_recall_agree_with_a_loop(n, m, shift, k, monkeypatch):
-    monkeypatch.setattr(distances, "_ROWS", 7)  # several blocks, the last one shorter
+    monkeypatch.setattr(distances, "_DISTANCE_ROWS", 7)  # several blocks, the last one shorter
     real, fake = features(n, 3, 10), 0.7 * features(m, 3, 11, shift=shift)
     precision, recall = distances.precision_recall(real, fake, k)
     assert (precision, recall) == neighbours_loop(real.astype(float), fake.astype(float), k)
