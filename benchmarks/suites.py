@@ -214,8 +214,8 @@ _SPLIT = [
 ]
 _COMMON = ",half_step=common,residual_in_half_step=false"
 # The averaged second moment of workers with different data is larger than that of their mean gradient, so steps are
-# shorter: a larger rate. A central Adam of compressed gradients sees their mean alone; it needs a larger rate too, and a
-# shift unless packets are sparse: there a value waits for many steps, but moves once by about the rate.
+# shorter: a larger rate. A central Adam of compressed gradients sees their mean alone; it needs a larger rate too, and
+# a shift unless packets are sparse: there a value waits for many steps, but moves once by about the rate.
 _FAST = ",learning_rate_g=0.01,learning_rate_d=0.01"
 _CENTRAL = ",shift=0.1,learning_rate_g=0.008,learning_rate_d=0.008"
 _SPARSE = ",learning_rate_g=0.03,learning_rate_d=0.03"
