@@ -85,6 +85,16 @@ def test_the_second_direction_by_hand():
     np.testing.assert_allclose(directions[1], [7 / 3 / np.sqrt(19 / 3)], rtol=TOLERANCE)
 
 
+@pytest.mark.parametrize(("wait", "beta_2"), [(20, 0.9), (100, 0.9), (20, 0.999), (100, 0.999)])
+def test_a_gradient_that_arrives_late_and_whole_moves_as_the_formula_says(wait, beta_2):
+    """docs/algorithm.md, Adam behind a sparse compressor: n g arrives at every n-th step, and 0 in between."""
+    sequence = np.zeros((60 * wait, 1), np.float32)
+    sequence[wait - 1 :: wait] = 0.3 * wait
+    moved = np.sum(run(Adam(0.5, beta_2), sequence)[-wait - 1 : -1])  # from one arrival to the next
+    expected = 0.5 / (1 - 0.5 / np.sqrt(beta_2)) * np.sqrt((1 - beta_2**wait) / (1 - beta_2))
+    assert moved == pytest.approx(expected, rel=2e-3)
+
+
 def test_momentum_is_the_weighted_mean_of_the_gradients():
     # Weights 1, b, b^2, ... back from the last gradient, divided by their sum: g = 1, 3 at b = .5 gives (3 + .5) / 1.5.
     assert run(Momentum(0.5), np.array([[1.0], [3.0]], np.float32)).ravel() == pytest.approx([1.0, 3.5 / 1.5])
