@@ -218,12 +218,13 @@ _COMMON = ",half_step=common,residual_in_half_step=false"
 # a shift unless packets are sparse: there a value waits for many steps, but moves once by about the rate.
 _FAST = ",learning_rate_g=0.01,learning_rate_d=0.01"
 _CENTRAL = ",shift=0.1,learning_rate_g=0.008,learning_rate_d=0.008"
-_SPARSE = ",learning_rate_g=0.03,learning_rate_d=0.03"
+_SPARSE = ",learning_rate_g=0.02,learning_rate_d=0.02"
 _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
     *_rows(_SPLIT, (NONE, SIGN, TOP_1)),
     ("cpoadam", NONE),
     *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1", f"cpoadam_ef{_CENTRAL}", f"cpoadam_ef{_SPARSE}"], (SIGN, TOP_1)),
+    ("cpoadam_ef,learning_rate_g=0.03,learning_rate_d=0.03", TOP_1),
     *_rows([f"dqgan_adam_split{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
     (f"dqgan_adam_split,half_step=corrected,shift=1{_FAST}", SIGN),
 ]
@@ -299,7 +300,7 @@ _LOCAL_SPLIT = [
     ("cpoadam", NONE),
     ("cpoadam_ef,shift=0.1", SIGN),
     ("cpoadam_ef,shift=0.1,learning_rate_g=0.0004,learning_rate_d=0.0004", SIGN),
-    ("cpoadam_ef,learning_rate_g=0.0015,learning_rate_d=0.0015", TOP_1),
+    ("cpoadam_ef,learning_rate_g=0.001,learning_rate_d=0.001", TOP_1),
 ]
 # The networks and the batch of `benchmarks.links`, which measures the steps on links.
 _TIME = [
