@@ -236,8 +236,8 @@ _COVERAGE = (
     Figure("mode_distance", "distance of the modes' shares", 1.0, 3),
     Figure("raw_high_quality_fraction_3_sd", "raw generator within 3 sd, %", 100.0, 1),
 )
-# A mean of the workers' own Adam directions is shorter than the direction of their mean gradient, so at equal rates DQGAN
-# takes shorter steps than the central baselines; rows of a larger rate tell this from the method.
+# A mean of the workers' own Adam directions is shorter than the direction of their mean gradient, so at equal rates
+# DQGAN takes shorter steps than the central baselines; rows of a larger rate tell this from the method.
 _FASTER = ",learning_rate_g=0.0004,learning_rate_d=0.0004"
 _IMAGE_ROWS = [
     *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
