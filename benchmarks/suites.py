@@ -301,6 +301,7 @@ _LOCAL_RARE = _rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of
 _LOCAL_SPLIT = [
     ("dqgan_adam_split", NONE),
     ("dqgan_adam_split", SIGN),
+    *_rows([*_local("dqgan_adam_split", (8,)), *_local("dqgan_adam_split", (8,), ",shift=0.1")], (SIGN,)),
     *_rows(_local("dqgan_adam_split", (1, 8, 32), _COMMON), (NONE, SIGN)),
     ("cpoadam", NONE),
     ("cpoadam_ef,shift=0.1", SIGN),
