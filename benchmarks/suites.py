@@ -219,12 +219,18 @@ _COMMON = ",half_step=common,residual_in_half_step=false"
 _FAST = ",learning_rate_g=0.01,learning_rate_d=0.01"
 _CENTRAL = ",shift=0.1,learning_rate_g=0.008,learning_rate_d=0.008"
 _SPARSE = ",learning_rate_g=0.02,learning_rate_d=0.02"
+
+
+def _with_rates(name, rates):
+    return [f"{name},learning_rate_g={rate},learning_rate_d={rate}" for rate in rates]
+
+
 _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
     *_rows(_SPLIT, (NONE, SIGN, TOP_1)),
     ("cpoadam", NONE),
     *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1", f"cpoadam_ef{_CENTRAL}", f"cpoadam_ef{_SPARSE}"], (SIGN, TOP_1)),
-    ("cpoadam_ef,learning_rate_g=0.03,learning_rate_d=0.03", TOP_1),
+    *_rows(_with_rates("cpoadam_ef", (0.012, 0.03)), (TOP_1,)),
     *_rows([f"dqgan_adam_split{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
     (f"dqgan_adam_split,half_step=corrected,shift=1{_FAST}", SIGN),
 ]
