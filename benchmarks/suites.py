@@ -230,7 +230,8 @@ _SPLIT_ROWS = [
     *_rows(_SPLIT, (NONE, SIGN, TOP_1)),
     ("cpoadam", NONE),
     *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1", f"cpoadam_ef{_CENTRAL}", f"cpoadam_ef{_SPARSE}"], (SIGN, TOP_1)),
-    *_rows(_with_rates("cpoadam_ef", (0.012, 0.03)), (TOP_1,)),
+    *_rows(_with_rates("cpoadam_ef", (0.03,)), (TOP_1,)),
+    *_rows(_with_rates("cpoadam_ef,beta_2=0.99", (0.012,)), (SIGN, TOP_1)),
     *_rows([f"dqgan_adam_split{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
     (f"dqgan_adam_split,half_step=corrected,shift=1{_FAST}", SIGN),
 ]
