@@ -19,8 +19,10 @@ _STYLE = {
     "font.size": 9,
     "path.simplify": False,
 }
-_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "goldenrod", "darkgreen")  # C7 is grey
-_DASHES = ("-", "--", ":", "-.")
+# C7 is grey.
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "goldenrod", "darkgreen", "tomato", "teal")
+# The last ones: points on and off.
+_DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (1, 4)), (0, (6, 2, 1, 2, 1, 2)), (0, (3, 1)))
 _HALF = 50  # percent: a name is printed below a point above this value, and beside other points
 _BEYOND = 4.0  # loopback is drawn at this multiple of the highest rate
 
