@@ -577,7 +577,7 @@ def train_command(config: config_lib.RunConfig) -> str:
 
 
 def run_config(suite: Suite, cell: Cell, settings: dict[str, Any]) -> config_lib.RunConfig:
-    """Returns the settings of a cell: its problem's own, then the method's, the compressor's, the suite's.
+    """Returns the settings of a cell: its problem's own, then the suite's, the method's, the cell's. The last one wins.
 
     Raises:
       UsageError: a value that a setting refuses.
@@ -587,4 +587,4 @@ def run_config(suite: Suite, cell: Cell, settings: dict[str, Any]) -> config_lib
     own |= {"train.replicas_per_worker": cell.workers, "train.seed": cell.seed}
     if suite.kind == DATA:
         own |= {"data.shards": cell.shards, "train.batch_size": suite.worker_batch * cell.workers}
-    return config_lib.from_flat(settings | method(cell.method).settings | own | suite.settings)
+    return config_lib.from_flat(settings | suite.settings | method(cell.method).settings | own)

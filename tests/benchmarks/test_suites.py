@@ -314,3 +314,22 @@ class TestGames:
         np.testing.assert_allclose(
             instance.field([x, y]), [a * y + 0.2 * np.sin(0.9), -a * x + 0.2 * np.sin(-2.1)], rtol=1e-12
         )
+
+
+@pytest.mark.parametrize("name", [name for name in suites.SUITES if suites.SUITES[name].kind == suites.DATA])
+def test_the_name_of_a_recorded_run_says_what_ran(name):
+    """A setting in the name of a cell wins over that of the suite: the recorded command has it."""
+    path = suites.ROOT / "results" / name / "runs.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path.relative_to(suites.ROOT)} is not recorded")
+    for row in json_lines.read(path):
+        cell = suites.parse(row["cell"])
+        config = suites.run_config(suites.SUITES[name], cell, suites.preset(cell.problem))
+        assert suites.train_command(config) == row["train_command"], row["cell"]
+
+
+def test_a_setting_of_a_method_wins_over_that_of_the_suite():
+    cell = suites.parse("fashion_mnist/dqgan_adam,learning_rate_g=0.0007/none/M=2/iid/seed=0")
+    suite = suites.SUITES["fashion_mnist"]
+    optimizer = suites.run_config(suite, cell, suites.preset(cell.problem)).optimizer
+    assert (optimizer.learning_rate_g, optimizer.learning_rate_d) == (0.0007, 2e-4)
