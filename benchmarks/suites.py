@@ -213,25 +213,24 @@ _SPLIT = [
     )
 ]
 _COMMON = ",half_step=common,residual_in_half_step=false"
+
+
+def _rate(value):
+    """Returns the settings of a method with this rate of both players."""
+    return f",learning_rate_g={value},learning_rate_d={value}"
+
+
 # The averaged second moment of workers with different data is larger than that of their mean gradient, so steps are
 # shorter: a larger rate. A central Adam of compressed gradients sees their mean alone; it needs a larger rate too, and
 # a shift unless packets are sparse: there a value waits for many steps, but moves once by about the rate.
-_FAST = ",learning_rate_g=0.01,learning_rate_d=0.01"
-_CENTRAL = ",shift=0.1,learning_rate_g=0.008,learning_rate_d=0.008"
-_SPARSE = ",learning_rate_g=0.02,learning_rate_d=0.02"
-
-
-def _with_rates(name, rates):
-    return [f"{name},learning_rate_g={rate},learning_rate_d={rate}" for rate in rates]
-
-
+_FAST = _rate(0.01)
 _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
     *_rows(_SPLIT, (NONE, SIGN, TOP_1)),
     ("cpoadam", NONE),
-    *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1", f"cpoadam_ef{_CENTRAL}", f"cpoadam_ef{_SPARSE}"], (SIGN, TOP_1)),
-    *_rows(_with_rates("cpoadam_ef", (0.03,)), (TOP_1,)),
-    *_rows(_with_rates("cpoadam_ef,beta_2=0.99", (0.012,)), (SIGN, TOP_1)),
+    *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1", f"cpoadam_ef,shift=0.1{_rate(0.008)}"], (SIGN, TOP_1)),
+    *_rows([f"cpoadam_ef{_rate(0.02)}", f"cpoadam_ef,beta_2=0.99{_rate(0.012)}"], (SIGN, TOP_1)),
+    (f"cpoadam_ef{_rate(0.03)}", TOP_1),
     *_rows([f"dqgan_adam_split{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
     (f"dqgan_adam_split,half_step=corrected,shift=1{_FAST}", SIGN),
 ]
@@ -245,14 +244,13 @@ _COVERAGE = (
 )
 # A mean of the workers' own Adam directions is shorter than the direction of their mean gradient, so at equal rates
 # DQGAN takes shorter steps than the central baselines; rows of a larger rate tell this from the method.
-_FASTER = ",learning_rate_g=0.0004,learning_rate_d=0.0004"
 _IMAGE_ROWS = [
     *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
     *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
     *_BASELINES,
-    *_rows([f"dqgan_adam{_FASTER}"], (NONE, FOUR_BIT, SIGN, TOP_1)),
-    (f"cpoadam{_FASTER}", NONE),
+    *_rows([f"dqgan_adam{_rate(0.0004)}"], (NONE, FOUR_BIT, SIGN, TOP_1)),
+    (f"cpoadam{_rate(0.0004)}", NONE),
 ]
 
 
@@ -312,8 +310,8 @@ _LOCAL_SPLIT = [
     *_rows(_local("dqgan_adam_split", (1, 8, 32), _COMMON), (NONE, SIGN)),
     ("cpoadam", NONE),
     ("cpoadam_ef,shift=0.1", SIGN),
-    ("cpoadam_ef,shift=0.1,learning_rate_g=0.0004,learning_rate_d=0.0004", SIGN),
-    ("cpoadam_ef,learning_rate_g=0.001,learning_rate_d=0.001", TOP_1),
+    (f"cpoadam_ef,shift=0.1{_rate(0.0004)}", SIGN),
+    (f"cpoadam_ef{_rate(0.001)}", TOP_1),
 ]
 # The networks and the batch of `benchmarks.links`, which measures the steps on links.
 _TIME = [
