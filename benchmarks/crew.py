@@ -172,6 +172,7 @@ class Crew:
       program: index of the program in `Place.addresses`. None: the workers are not connected.
       threads: computation threads of each process.
       tree: the checkout from which the processes import dqgan_tf.
+      device: cpu or gpu.
     """
 
     def __init__(
@@ -183,12 +184,13 @@ class Crew:
         *,
         threads: int = 1,
         tree: str | os.PathLike = ROOT,
+        device: str = "cpu",
     ):
-        self._file, self._threads, self._tree = file, threads, tree
+        self._file, self._threads, self._tree, self._device = file, threads, tree, device
         self._logs = tempfile.TemporaryDirectory()
         self._answers = queue.SimpleQueue()
         addresses = [] if program is None or len(places) == 1 else [place.addresses[program] for place in places]
-        arguments = arguments | {"threads": threads, "addresses": addresses}
+        arguments = arguments | {"threads": threads, "addresses": addresses, "device": device}
         self._processes = [
             self._start(place, arguments | {"index": index, "interface": place.interface})
             for index, place in enumerate(places)
@@ -251,9 +253,11 @@ class Crew:
             task = {"type": "worker", "index": arguments["index"]}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": arguments["addresses"]}, "task": task})
         before = environment.get("PYTHONPATH")
+        environment |= (
+            {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if self._device == "gpu" else {"CUDA_VISIBLE_DEVICES": "-1"}
+        )
         return environment | {
             "PYTHONPATH": f"{self._tree}{os.pathsep}{before}" if before else str(self._tree),
-            "CUDA_VISIBLE_DEVICES": "-1",
             "OMP_NUM_THREADS": str(self._threads),
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "TF_NUM_INTEROP_THREADS": "2",  # one waits in a collective while the other computes

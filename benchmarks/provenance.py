@@ -20,7 +20,9 @@ _PROCESSOR = ("cpu family", "model", "stepping")
 _PACKAGES = ("tensorflow", "keras", "numpy", "torch")
 
 
-def provenance(command: str, *, threads: int, seeds: Sequence[int], tree: str | os.PathLike = ROOT) -> dict[str, Any]:
+def provenance(
+    command: str, *, threads: int, seeds: Sequence[int], tree: str | os.PathLike = ROOT, gpus: bool = False
+) -> dict[str, Any]:
     """Returns the fields of a recorded row that are needed to repeat it.
 
     Args:
@@ -28,17 +30,20 @@ def provenance(command: str, *, threads: int, seeds: Sequence[int], tree: str | 
       threads: computation threads of each worker.
       seeds: all random seeds.
       tree: the checkout that was measured.
+      gpus: whether GPUs took part.
 
     Returns:
-      command, commit (`git describe --always --dirty`), hardware (cores, model name), processor (family and model, from
-      /proc/cpuinfo: virtual machines hide the name), threads, seeds, versions (by package).
+      command, commit (`git describe --always --dirty`; what DQGAN_COMMIT says in a copy without git), hardware (cores,
+      model name, GPUs and their driver), processor (family and model, from /proc/cpuinfo: virtual machines hide the
+      name), threads, seeds, versions (by package).
     """
     described = git(tree, "describe", "--always", "--dirty")
     processor = _processor()
+    hardware = f"{os.cpu_count()} cores of {processor.get('model name', platform.machine())}"
     return {
         "command": command,
-        "commit": described.stdout.strip() or "unknown",
-        "hardware": f"{os.cpu_count()} cores of {processor.get('model name', platform.machine())}",
+        "commit": described.stdout.strip() or os.environ.get("DQGAN_COMMIT", "unknown"),
+        "hardware": ", ".join([hardware, *(_gpus() if gpus else [])]),
         "processor": ", ".join(f"{key} {processor[key]}" for key in _PROCESSOR if key in processor),
         "threads": threads,
         "seeds": list(seeds),
@@ -89,6 +94,13 @@ def _processor():
     path = pathlib.Path("/proc/cpuinfo")
     text = path.read_text().split("\n\n")[0] if path.exists() else ""
     return dict(re.findall(r"^(.*?)\s*: (.*)$", text, re.MULTILINE))
+
+
+def _gpus():
+    """Returns the name and the driver of each GPU that nvidia-smi lists, such as `NVIDIA H200, driver 580.159.04`."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [", driver ".join(field.strip() for field in line.split(",")) for line in lines]
 
 
 def _versions():

@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     threads: computation threads of each worker; for each number there are separate processes.
     against: a revision or a folder, see `provenance.checkout`. Its library runs the variants too, except PyTorch's.
     profile: folder for a TensorFlow profile of one more step of every variant except PyTorch's; None: no profile.
+    device: cpu or gpu. The processes of one worker share the visible GPUs and take turns.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     threads: tuple[int, ...] = (1,)
     against: str | None = None
     profile: str | None = None
+    device: str = "cpu"
 
 
 class Step(NamedTuple):
@@ -66,10 +68,12 @@ def make_plan(kind: str, names: Sequence[str] | None, **settings: Any) -> Plan:
     installed, and whole steps of several workers `float32`.
 
     Raises:
-      UsageError: an exchange needs two workers.
+      UsageError: an exchange needs two workers, a GPU is for one.
     """
     if kind == EXCHANGE and settings["num_workers"] < 2:
         raise UsageError("An exchange needs --num_workers=2 or more; --codec measures one worker. Received: 1")
+    if settings.get("device") == "gpu" and kind != CODEC and settings["num_workers"] > 1:
+        raise UsageError(f"--device=gpu needs --num_workers=1. Received: num_workers={settings['num_workers']}")
     defaults = {
         EXCHANGE: (*variants.EXCHANGE, *torch_baselines.available()),
         CODEC: ("copy", *variants.CODEC),
@@ -229,6 +233,7 @@ def measure(plan: Plan, programs: Sequence[Program], warm_up: int, say: Callable
                     number if program.connected else None,
                     threads=program.threads,
                     tree=program.tree.path,
+                    device=plan.device,
                 )
             )
             for number, program in enumerate(programs)
@@ -302,7 +307,11 @@ def _entry(plan, item, series, fields, seeds):
     for other in series:
         if other.program.tree.label and not tree.label and (other.name, other.program.threads) == (item.name, threads):
             entry["against_ratio"] = quartiles(item, other)
-    return entry | item.described | provenance(plan.command, threads=threads, seeds=seeds, tree=tree.path)
+    return (
+        entry
+        | item.described
+        | provenance(plan.command, threads=threads, seeds=seeds, tree=tree.path, gpus=plan.device == "gpu")
+    )
 
 
 def quartiles(series: Series, base: Series) -> list[float]:

@@ -60,10 +60,10 @@ def serve(measured: Sequence[Measured], arguments: Mapping[str, Any]) -> None:
             request, *parameters = line.strip().split(" ", 2)
             variant = measured[int(parameters[0])] if parameters else None
             if request == "step":
-                answer = _timed(variant)
+                answer = _timed(variant, arguments)
             elif request == "profile":
                 with _profile(parameters[1]) if arguments["index"] == 0 else contextlib.nullcontext():
-                    answer = _timed(variant)
+                    answer = _timed(variant, arguments)
             elif request == "files":
                 answer = files_on_the_path(variant.step)
             elif request == "bytes":
@@ -423,16 +423,29 @@ def _profile(folder):
     return tf.profiler.experimental.Profile(folder)
 
 
-def _timed(measured):
+def _timed(measured, arguments):
     start = time.perf_counter()
     measured.step()
+    if arguments.get("device") == "gpu":
+        import tensorflow as tf
+
+        tf.test.experimental.sync_devices()  # a call returns before a GPU is done
     total = 1e3 * (time.perf_counter() - start) / measured.steps
     return {"total": total, **measured.phases()}
+
+
+def _need_gpu():
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        raise RuntimeError("TensorFlow sees no GPU; leave --device=gpu out.")
 
 
 def main(text: str) -> None:
     """Builds the variants of the program and serves them; `text` is the JSON object of `Crew`."""
     arguments = json.loads(text)
+    if arguments.get("device") == "gpu":
+        _need_gpu()
     programs = {"exchange": exchange, "whole_step": whole_step, "classifier": classifier}
     serve(programs[arguments["program"]](arguments), arguments)
 

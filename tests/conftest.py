@@ -16,7 +16,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if os.environ.get("DQGAN_TEST_GPU") != "1":  # with it, operations outside of strategies run on a GPU, see BUILD.md
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.pop("TF_CONFIG", None)
 

@@ -4,6 +4,7 @@ python -m trainers.benchmark --output=results/exchange/runs.jsonl
 python -m trainers.benchmark --rate=1gbit --whole_step --batch_size=8     (a rate needs root: network namespaces)
 python -m trainers.benchmark --whole_step --num_workers=1 --threads=1,2,4
 python -m trainers.benchmark --codec --variant=copy --variant=linear:bits=4,bucket=512 --threads=1,2
+python -m trainers.benchmark --whole_step --num_workers=1 --batch_size=64 --steps_per_call=10 --device=gpu
 python -m trainers.benchmark --against=HEAD~1 --variant=sign:bucket=512
 python -m trainers.benchmark --report=results/exchange/runs.jsonl --figures=results/exchange
 """
@@ -28,6 +29,7 @@ _VALUES = flags.DEFINE_integer("values", 6342272, "Length of the float32 vector 
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Worker processes; 1 for whole steps only.", 1, 200)
 _THREADS = flags.DEFINE_list("threads", ["1"], "Threads of each worker for its computation; several: 1,2,4.")
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed steps of every variant.", lower_bound=1)
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where a worker computes; gpu: --codec or one worker.")
 _RATE = flags.DEFINE_string("rate", "loopback", "Rate of every worker's link, such as 1gbit.")
 _AGAINST = command.define_path("against", "Revision or folder of another checkout that runs in the same rounds.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per worker and step.", lower_bound=1)
@@ -51,8 +53,18 @@ _MEASURED = {"variant", "threads", "rounds", "against", "profile", "output"}
 _FLAGS_OF = {
     "--report": {"report", "figures"},
     "--timeline": {"timeline"},
-    "--codec": {*_MEASURED, "codec", "values"},
-    "--whole_step": {*_MEASURED, "whole_step", "num_workers", "rate", "batch_size", "width", "image", "steps_per_call"},
+    "--codec": {*_MEASURED, "codec", "values", "device"},
+    "--whole_step": {
+        *_MEASURED,
+        "whole_step",
+        "num_workers",
+        "device",
+        "rate",
+        "batch_size",
+        "width",
+        "image",
+        "steps_per_call",
+    },
     "an exchange": {*_MEASURED, "values", "num_workers", "rate"},
 }
 
@@ -85,6 +97,7 @@ def _measure(run):
         threads=tuple(dict.fromkeys(map(int, _THREADS.value))),
         against=_AGAINST.value,
         profile=_PROFILE.value,
+        device=_DEVICE.value,
     )
     if kind == run.WHOLE_STEP:
         shape = tuple(map(int, _IMAGE.value.split("x")))
