@@ -250,7 +250,9 @@ _IMAGE_ROWS = [
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
     *_BASELINES,
     *_rows([f"dqgan_adam{_rate(0.0004)}"], (NONE, FOUR_BIT, SIGN, TOP_1)),
-    (f"cpoadam{_rate(0.0004)}", NONE),
+    *_rows([f"cpoadam{_rate(value)}" for value in (0.0004, 0.0008)], (NONE,)),
+    *_rows([f"dqgan_adam{_rate(0.0008)}"], (NONE, FOUR_BIT)),
+    (f"dqgan_adam{_rate(0.0016)}", NONE),
 ]
 
 
