@@ -202,6 +202,9 @@ def end_against_bytes(
                     named.add(compressor)
         axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=title)
         axes.margins(0.15)
+        if scale == "log":  # less than a decade: 20 and 30, not powers of ten
+            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                set_formatter("{x:g}")
 
 
 def pictures(files: dict[str, pathlib.Path], path: pathlib.Path, columns: int = 4) -> None:

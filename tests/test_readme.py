@@ -41,6 +41,7 @@ SHELL_DOCUMENTS = (
 STARTERS = ("launch", "ray_train")
 BINARIES = {path.stem for path in (ROOT / "trainers").glob("*.py")}
 MODULES = {"dqgan_tf.compressors", "benchmarks.quality", "benchmarks.structure", "flags.table"}
+PARSED = {"benchmarks.gpu"}  # programs that have a `make_parser`
 
 
 def blocks(document):
@@ -60,6 +61,10 @@ def check(words):
         words = words[1:]
     while re.match(r"[A-Z_]+=", words[0]):
         name, _, value = words[0].partition("=")
+        if name == "DQGAN_TEST_GPU":
+            assert value == "1" and 'environ.get("DQGAN_TEST_GPU") != "1"' in (ROOT / "tests/conftest.py").read_text()
+            words = words[1:]
+            continue
         assert name == "TF_CONFIG"
         assert tf_config.is_evaluator({name: value}) or tf_config.read({name: value}).num_workers == 2
         words = words[1:]
@@ -82,6 +87,12 @@ def check_module(module, arguments):
     name = module.removeprefix("trainers.")
     if name != module and name in BINARIES:
         parse_flags(name, arguments)
+    elif module in PARSED:
+        parser = importlib.import_module(module).make_parser()
+        parser.error = pytest.fail
+        parser.parse_args(arguments)
+    elif module == "pytest" and arguments[0].startswith("tests/"):
+        assert all((ROOT / path).exists() for path in arguments), arguments
     else:
         known = {("venv", ".venv"), ("pytest", "-m", "not slow"), ("build", "--wheel")}
         assert (module, *arguments) in known or module in MODULES and not arguments, (module, arguments)
@@ -135,12 +146,15 @@ def test_every_shell_command_is_understood(document):
         ".venv/bin/python -m trainers.launch --num_workers=0 -- --model_dir=a",
         ".venv/bin/python -m trainers.train --flagfile=flags/experiments/square.flags --model_dir=a",
         ".venv/bin/python -m benchmarks.qualities",
+        ".venv/bin/python -m benchmarks.gpu --output=a --only=kernel",
+        "DQGAN_TEST_GPU=2 .venv/bin/python -m pytest tests/compressors",
+        "DQGAN_TEST_GPU=1 .venv/bin/python -m pytest tests/compressor",
         'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222"]}, "task": {}}\' make train',
         "curl example.org",
     ],
 )
 def test_a_wrong_command_is_seen(line):
-    with pytest.raises(Exception):  # noqa: B017
+    with pytest.raises((Exception, pytest.fail.Exception)):
         [words] = commands(line)
         check(words)
 
