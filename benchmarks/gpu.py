@@ -24,13 +24,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-import dqgan_tf
+from benchmarks import variants, worker
 from benchmarks.provenance import command_line, provenance
 from dqgan_tf import compressors, error_feedback
 from dqgan_tf.compressors.base import wire_words
-from dqgan_tf.config import NetworkConfig
 from dqgan_tf.errors import UsageError
-from dqgan_tf.gan import networks
 from dqgan_tf.private_tensorflow import XSpace
 from dqgan_tf.training import command
 
@@ -123,27 +121,21 @@ def medians(call: Callable, copy: Callable, rounds: int) -> tuple[float, float]:
 
 
 def steps(batch_size: int, rounds: int) -> Iterator[dict]:
-    """Yields a row per compressor of `STEPS`."""
-    images = np.random.RandomState(0).uniform(-1, 1, (batch_size, *_IMAGE)).astype(np.float32)
-    dataset = tf.data.Dataset.from_tensors(images).repeat()
-    strategy = dqgan_tf.CompressedStrategy()
+    """Yields a row per compressor of `STEPS`; the model is that of `worker.whole_step`."""
+    step = {"network": {"network": "dcgan"}, "data_shape": _IMAGE, "batch_size": batch_size, "steps_per_call": _STEPS}
     for spec in STEPS:
-        with strategy.scope():
-            players = networks.build(NetworkConfig(network="dcgan"), _IMAGE, seed=0)
-            model = dqgan_tf.DQGAN(players.generator, players.discriminator, latent_dim=players.latent_dim)
-        compression = dqgan_tf.CompressionConfig(compressor=spec, error_feedback=spec != "none")
-        model.compile(dqgan_tf.OptimizerConfig(), compression, steps_per_execution=_STEPS)
-        iterator = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
+        variant = variants.settings(spec, 1 << 20, whole_step=True)  # any size tells whether it is contractive
+        [measured] = worker.whole_step(step | {"variants": [variant]})
         samples = []
         for _ in range(rounds + 2):
             start = time.perf_counter()
-            model.train_steps(iterator, _STEPS)
+            measured.step()
             tf.test.experimental.sync_devices()
             samples.append(1e3 * (time.perf_counter() - start) / _STEPS)
         tf.config.experimental.reset_memory_stats("GPU:0")
         with tempfile.TemporaryDirectory() as folder:
             with tf.profiler.experimental.Profile(folder):
-                model.train_steps(iterator, _STEPS)
+                measured.step()
                 tf.test.experimental.sync_devices()
             profile = read_profile(next(pathlib.Path(folder).rglob("*.xplane.pb")))
         yield {
@@ -206,12 +198,18 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
+def _positive(text):
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, such as 20. Received: {text}")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", required=True, help="file to which JSON lines are appended")
-    parser.add_argument("--values", type=int, default=1 << 26, help="length of the float32 vector of the kernels")
-    parser.add_argument("--batch_size", type=int, default=64, help="images of a training step")
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds")
+    parser.add_argument("--values", type=_positive, default=1 << 26, help="length of the float32 vector of the kernels")
+    parser.add_argument("--batch_size", type=_positive, default=64, help="images of a training step")
+    parser.add_argument("--rounds", type=_positive, default=20, help="timed rounds")
     parser.add_argument("--only", choices=("kernels", "steps"), help="leaves the other part out")
     return parser
 
@@ -225,13 +223,14 @@ def main(arguments: argparse.Namespace) -> None:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise UsageError("benchmarks.gpu needs a GPU, and TensorFlow sees none: install the extra `gpu`, see BUILD.md.")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.set_visible_devices(gpus[0], "GPU")  # one replica
+    tf.config.experimental.set_memory_growth(gpus[0], True)
     origin = provenance(command_line("benchmarks.gpu"), threads=0, seeds=[0], gpus=True)
     parts = {
         "kernels": lambda: kernels(arguments.values, arguments.rounds),
         "steps": lambda: steps(arguments.batch_size, arguments.rounds),
     }
+    pathlib.Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     with open(arguments.output, "a", encoding="utf-8") as file:
         for name, rows in parts.items():
             for row in rows() if arguments.only in (None, name) else ():

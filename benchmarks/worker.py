@@ -434,18 +434,20 @@ def _timed(measured, arguments):
     return {"total": total, **measured.phases()}
 
 
-def _need_gpu():
+def _use_one_gpu():
     import tensorflow as tf
 
-    if not tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
         raise RuntimeError("TensorFlow sees no GPU; leave --device=gpu out.")
+    tf.config.set_visible_devices(gpus[0], "GPU")  # a strategy would make a replica of each
 
 
 def main(text: str) -> None:
     """Builds the variants of the program and serves them; `text` is the JSON object of `Crew`."""
     arguments = json.loads(text)
     if arguments.get("device") == "gpu":
-        _need_gpu()
+        _use_one_gpu()
     programs = {"exchange": exchange, "whole_step": whole_step, "classifier": classifier}
     serve(programs[arguments["program"]](arguments), arguments)
 

@@ -69,7 +69,14 @@ def test_several_workers_on_a_gpu_are_refused():
         run.make_plan(run.WHOLE_STEP, None, num_workers=2, device="gpu")
 
 
-def test_a_worker_that_sees_no_gpu_says_so(capfd):
+def test_a_worker_that_sees_no_gpu_says_so():
     plan = run.make_plan(run.CODEC, ["copy"], num_workers=1, rounds=1, device="gpu")
     with pytest.raises(RuntimeError, match="TensorFlow sees no GPU; leave --device=gpu out"):
         run.codec(plan, 1000, say=lambda text: None)
+
+
+@pytest.mark.parametrize("flag", ["--rounds=0", "--values=-1", "--batch_size=few"])
+def test_a_size_that_is_none_is_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        gpu.make_parser().parse_args(["--output=a", flag])
+    assert f"such as 20. Received: {flag.partition('=')[2]}" in capsys.readouterr().err
