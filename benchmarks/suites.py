@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.provenance import ROOT, provenance
@@ -53,12 +53,12 @@ METHODS: dict[str, Method] = {
 """The methods of `--algorithm`, and one for workers with different data."""
 
 
-def method(name: str, keep_local_steps: bool = False) -> Method:
+def method(name: str, keep: Collection[str] = ()) -> Method:
     """Returns the method of `NAME[,SETTING=VALUE...]`, such as `dqgan,local_steps=4,shift=0.1`.
 
     Args:
       name: a key of `METHODS`, and flags of `trainers.train` that differ from it.
-      keep_local_steps: whether the reference has the same number of local steps; else it is exchanged at every step.
+      keep: the flags that the reference has too, such as local_steps; else it is exchanged at every step.
 
     Raises:
       UsageError: no such method, or no such setting.
@@ -70,7 +70,7 @@ def method(name: str, keep_local_steps: bool = False) -> Method:
     for change in changes:
         flag, _, text = change.partition("=")
         settings = settings | dict([_setting(flag, text)])
-        if keep_local_steps and flag == "local_steps":
+        if flag in keep:
             reference = f"{reference},{change}"
     return Method(settings, reference)
 

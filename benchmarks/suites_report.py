@@ -57,8 +57,8 @@ def write(name: str, folder: str | os.PathLike) -> str:
             figures.end_against_bytes(_ends(suite, of_group), title, path, scale)
             parts.append(f"![{title} against bytes]({name_of_group}_bytes.png)")
             parts += _pictures(of_group, folder, f"{name_of_group}_samples.png")
-        for reference in dict.fromkeys(reference_of(row) for row in of_group):
-            lines = [row for row in of_group if reference_of(row) == reference]
+        for reference in dict.fromkeys(_page_of(row) for row in of_group):
+            lines = [row for row in of_group if _page_of(row) == reference]
             path = folder / f"{name_of_group}_{reference.replace(',', '_')}.png"
             if name != "speedup" and len(_by_variant(lines)) > 1:
                 figures.curves(_curves(suite, lines), title, path)
@@ -292,9 +292,20 @@ def reference_of(row):
     """Returns the method whose float32 runs the row of a run is compared with.
 
     On homogeneous games it has as many local steps: the question there is what bits cost. Elsewhere it is exchanged at
-    every step.
+    every step. For equal data it has the same learning rates; workers with different data are compared with one
+    reference, at its own rates.
     """
-    return suites.method(row["method"], keep_local_steps=row["shards"] == "homogeneous").reference
+    rates = ("learning_rate_g", "learning_rate_d") if row["shards"] in ("iid", "homogeneous") else ()
+    return suites.method(row["method"], (*_steps_kept(row), *rates)).reference
+
+
+def _page_of(row):
+    """Returns the method in whose figure the curve of a run is drawn: its reference at any rate."""
+    return suites.method(row["method"], _steps_kept(row)).reference
+
+
+def _steps_kept(row):
+    return ("local_steps",) if row["shards"] == "homogeneous" else ()
 
 
 def _curves(suite, rows):

@@ -50,8 +50,20 @@ class TestCells:
         settings = suites.METHODS["dqgan_adam_residual_out"].settings
         changes = {"compression.local_steps": 4, "optimizer.half_step": "common"}
         assert method == suites.Method(settings | changes, "dqgan_adam")
-        kept = suites.method("dqgan_residual_out,local_steps=4", keep_local_steps=True)
+        kept = suites.method("dqgan_residual_out,local_steps=4,shift=0.1", keep=["local_steps"])
         assert kept.reference == "dqgan,local_steps=4"
+
+    @pytest.mark.parametrize(
+        ("shards", "reference"),
+        [
+            ("iid", "dqgan_adam,learning_rate_g=0.0004"),
+            ("homogeneous", "dqgan_adam,local_steps=8,learning_rate_g=0.0004"),
+            ("by_class", "dqgan_adam"),
+        ],
+    )
+    def test_the_reference_has_the_same_rate_for_equal_data(self, shards, reference):
+        row = {"method": "dqgan_adam_residual_out,local_steps=8,learning_rate_g=0.0004", "shards": shards}
+        assert suites_report.reference_of(row) == reference
 
     def test_a_change_of_no_setting_is_refused(self):
         with pytest.raises(UsageError, match="flag of trainers.train.*Received: steps_local=4"):
