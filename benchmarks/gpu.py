@@ -198,18 +198,14 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def _positive(text):
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, such as 20. Received: {text}")
-    return int(text)
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", required=True, help="file to which JSON lines are appended")
-    parser.add_argument("--values", type=_positive, default=1 << 26, help="length of the float32 vector of the kernels")
-    parser.add_argument("--batch_size", type=_positive, default=64, help="images of a training step")
-    parser.add_argument("--rounds", type=_positive, default=20, help="timed rounds")
+    parser.add_argument(
+        "--values", type=command.positive, default=1 << 26, help="length of the float32 vector of the kernels"
+    )
+    parser.add_argument("--batch_size", type=command.positive, default=64, help="images of a training step")
+    parser.add_argument("--rounds", type=command.positive, default=20, help="timed rounds")
     parser.add_argument("--only", choices=("kernels", "steps"), help="leaves the other part out")
     return parser
 

@@ -142,15 +142,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", help="revision or folder of another checkout that runs the same jobs")
     parser.add_argument("--data_dir", help="prepared TensorFlow Datasets directory with fashion_mnist, for the DCGAN")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of every job start/... in each checkout")
+    parser.add_argument(
+        "--rounds", type=command.positive, default=5, help="runs of every job start/... in each checkout"
+    )
     parser.add_argument("--output", help="file to which JSON lines are appended")
     parser.add_argument("--report", help="run nothing: print the tables of this file")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if arguments.rounds < 1:
-        raise UsageError(f"--rounds must be 1 or more. Received: {arguments.rounds}")
     if arguments.report:
         if arguments.output or arguments.against or arguments.data_dir:
             raise UsageError("--report runs nothing: give it alone, such as --report=runs/jobs.jsonl")

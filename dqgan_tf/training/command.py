@@ -51,6 +51,17 @@ def run_parsed(
     raise SystemExit(_run_and_end(main, exits_at_once, parser.parse_args()))
 
 
+def positive(text: str) -> int:
+    """Returns the whole number of at least 1 in `text`: a type for argparse.
+
+    Raises:
+      ArgumentTypeError: there is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, such as 20. Received: {text}")
+    return int(text)
+
+
 def parse(arguments: Sequence[str], has_dashes: bool = False) -> list[str]:
     """Parses a command line; returns the binary's name and, with `has_dashes`, the arguments after `--`.
 
