@@ -131,15 +131,24 @@ def parse(name: str) -> Cell:
     return cell
 
 
+class Group(NamedTuple):
+    """Runs of one problem. rows: (method, compressor). seeds: their number; the seeds are 0 to seeds - 1."""
+
+    problem: str
+    workers: int
+    shards: str
+    rows: Sequence[tuple[str, str]]
+    seeds: int
+
+
 class Suite(NamedTuple):
-    """kind: `GAMES` or `DATA`. question: the title of its page. groups: (problem, workers, shards, rows) with rows
-    (method, compressor). seeds: those of a whole suite. figures: of the tables; the first is that of the curves.
-    settings: of every run, by key. worker_batch: samples of a worker and step. marks: times that a run is evaluated."""
+    """kind: `GAMES` or `DATA`. question: the title of its page. figures: of the tables; the first is that of the
+    curves. settings: of every run, by key. worker_batch: samples of a worker and step. marks: times that a run is
+    evaluated."""
 
     kind: str
     question: str
-    groups: Sequence[tuple[str, int, str, Sequence[tuple[str, str]]]]
-    seeds: Sequence[int]
+    groups: Sequence[Group]
     figures: Sequence[Figure]
     settings: dict[str, Any]
     worker_batch: int = 1
@@ -148,10 +157,11 @@ class Suite(NamedTuple):
     def cells(self) -> list[Cell]:
         """All runs, seed by seed."""
         return [
-            Cell(problem, method, compressor, workers, shards, seed)
-            for seed in self.seeds
-            for problem, workers, shards, rows in self.groups
-            for method, compressor in rows
+            Cell(group.problem, method, compressor, group.workers, group.shards, seed)
+            for seed in range(max(group.seeds for group in self.groups))
+            for group in self.groups
+            if seed < group.seeds
+            for method, compressor in group.rows
         ]
 
 
@@ -163,18 +173,26 @@ NONE, FOUR_BIT, TERNARY, SIGN = "none", "linear:bits=4,bucket=512", "ternary:buc
 HALF, EIGHT_BIT = "fp16", "linear:bits=8,bucket=512"
 TOP_5, TOP_1 = "topk:fraction=0.05", "topk:fraction=0.01"
 _SHARP = (TERNARY, SIGN, TOP_5)
-_NONLINEAR = [
-    *_rows(["dqgan", "dqgan_adam"], (NONE, FOUR_BIT, *_SHARP)),
-    *_rows(
-        ["dqgan_residual_out", "dqgan_adam_residual_out", "dqgan_no_error_feedback", "dqgan_adam_no_error_feedback"],
-        _SHARP,
-    ),
-    *_rows(["dqgan_no_half_step"], (NONE, SIGN)),
+# What the tables judge has five seeds; what they compare it with has fewer, where one seed shows the difference.
+_NONLINEAR = _rows(["dqgan", "dqgan_adam"], (NONE, FOUR_BIT, *_SHARP))
+_NONLINEAR_BASELINES = [
     *_rows(["dqgan"], (f"{SIGN}@two_step", f"{TOP_5}@two_step")),
-    *_rows(["sgda", "cpoadam", "extra_adam"], (NONE,)),
+    *_rows(["cpoadam", "extra_adam"], (NONE,)),
+    *_rows(["cpoadam_gq", "cpoadam_ef"], _SHARP),
+    *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], (SIGN,)),
+]
+_NONLINEAR_ABLATIONS = [
+    *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], (TERNARY, TOP_5)),
+    *_rows(["dqgan_adam_residual_out", "dqgan_adam_no_error_feedback"], _SHARP),
+    *_rows(["dqgan_no_half_step"], (NONE, SIGN)),
+    *_rows(["sgda"], (NONE,)),
+]
+_DIFFERENT = [
+    *_rows(["dqgan_adam"], (NONE, *_SHARP)),
+    *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], _SHARP),
+    *_rows(["cpoadam"], (NONE,)),
     *_rows(["cpoadam_gq", "cpoadam_ef"], _SHARP),
 ]
-_AVERAGED = [*_rows(["dqgan_adam_averaged"], (NONE, *_SHARP)), *_rows(["dqgan,shift=0.1"], (NONE, *_SHARP))]
 _AFFINE = [
     *_rows(["dqgan"], (NONE, *_SHARP)),
     *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], _SHARP),
@@ -183,19 +201,19 @@ _AFFINE = [
 _LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
 _SPREAD = Figure("spread", "spread of the residuals", 1.0, 3)
 _FIELD = (Figure("field", "norm of the field", 1.0, 4, "percent"),)
-_SPEEDUP = _rows(["dqgan"], (NONE, SIGN, TOP_5))
-_BASELINES = [
-    *_rows(["sim_adam", "extra_adam", "cpoadam"], (NONE,)),
+_SPEEDUP = _rows(["dqgan"], (NONE, SIGN))
+_OTHER_BASELINES = [
+    *_rows(["sim_adam", "extra_adam"], (NONE,)),
     *_rows(["cpoadam_gq"], (FOUR_BIT, SIGN, TOP_1)),
     *_rows(["cpoadam_ef"], (SIGN, TOP_1)),
 ]
-_MIXTURE = [
-    *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
+_BASELINES = [("cpoadam", NONE), *_OTHER_BASELINES]
+_HEADLINE = _rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1))
+_ABLATIONS = [
     *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
-    *_BASELINES,
 ]
-_MIXTURE_SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
+_SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
 # Where gradients are taken: the direction that looks ahead, and what else is in the point. Workers have different data.
 _SPLIT = [
     f"dqgan_adam_split{changes}"
@@ -224,17 +242,28 @@ def _rate(value):
 # shorter: a larger rate. A central Adam of compressed gradients sees their mean alone; it needs a larger rate too, and
 # a shift unless packets are sparse: there a value waits for many steps, but moves once by about the rate.
 _FAST = _rate(0.01)
+_SPLIT_BEST = [
+    ("cpoadam", NONE),
+    (f"cpoadam_ef,shift=0.1{_rate(0.008)}", SIGN),
+    (f"cpoadam_ef{_rate(0.02)}", TOP_1),
+]
+_SPLIT_NEXT = [
+    (f"dqgan_adam_split{_COMMON}", NONE),
+    (f"dqgan_adam_split{_COMMON}", SIGN),
+    ("dqgan_adam_split,half_step=corrected,shift=1", SIGN),
+    (f"cpoadam_ef{_rate(0.02)}", SIGN),
+    (f"cpoadam_ef,beta_2=0.99{_rate(0.012)}", TOP_1),
+]
+_SPLIT_TWICE = [("dqgan_adam_split", NONE), (f"cpoadam_ef{_rate(0.03)}", TOP_1)]
 _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
-    *_rows(_SPLIT, (NONE, SIGN, TOP_1)),
-    ("cpoadam", NONE),
-    *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1", f"cpoadam_ef,shift=0.1{_rate(0.008)}"], (SIGN, TOP_1)),
-    *_rows([f"cpoadam_ef{_rate(0.02)}", f"cpoadam_ef,beta_2=0.99{_rate(0.012)}"], (SIGN, TOP_1)),
-    (f"cpoadam_ef{_rate(0.03)}", TOP_1),
+    *[row for row in _rows(_SPLIT, (NONE, SIGN, TOP_1)) if row not in (*_SPLIT_NEXT, *_SPLIT_TWICE)],
+    *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1"], (SIGN, TOP_1)),
+    (f"cpoadam_ef,shift=0.1{_rate(0.008)}", TOP_1),
+    (f"cpoadam_ef,beta_2=0.99{_rate(0.012)}", SIGN),
     *_rows([f"dqgan_adam_split{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
     (f"dqgan_adam_split,half_step=corrected,shift=1{_FAST}", SIGN),
 ]
-_SPLIT_SHORT = _rows(["dqgan_adam", "dqgan_adam_split", f"dqgan_adam_split{_COMMON}"], (NONE, SIGN))
 _COVERAGE = (
     Figure("high_quality_fraction_3_sd", "samples within 3 sd of a mode, %", 100.0, 1, "points"),
     Figure("modes_3_sd", "modes at 3 sd", 1.0, 1),
@@ -243,17 +272,17 @@ _COVERAGE = (
     Figure("raw_high_quality_fraction_3_sd", "raw generator within 3 sd, %", 100.0, 1),
 )
 # A mean of the workers' own Adam directions is shorter than the direction of their mean gradient, so at equal rates
-# DQGAN takes shorter steps than the central baselines; rows of a larger rate tell this from the method.
-_IMAGE_ROWS = [
-    *_rows(["dqgan_adam"], (NONE, FOUR_BIT, TERNARY, SIGN, TOP_1)),
-    *_rows(["dqgan_adam_residual_out"], (SIGN, TOP_1)),
-    *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
-    *_BASELINES,
-    *_rows([f"dqgan_adam{_rate(0.0004)}"], (NONE, FOUR_BIT, SIGN, TOP_1)),
-    *_rows([f"cpoadam{_rate(value)}" for value in (0.0004, 0.0008)], (NONE,)),
-    *_rows([f"dqgan_adam{_rate(0.0008)}"], (NONE, FOUR_BIT)),
-    (f"dqgan_adam{_rate(0.0016)}", NONE),
+# DQGAN takes shorter steps than the central baselines; rows of other rates tell this from the method.
+_SLOW, _SLOWER, _FASTER = _rate(0.0004), _rate(0.0002), _rate(0.0016)
+_OTHER_RATES = [
+    *_rows([f"dqgan_adam{rate}" for rate in (_SLOWER, _SLOW)], (NONE, FOUR_BIT)),
+    *_rows([f"cpoadam{rate}" for rate in (_SLOWER, _SLOW)], (NONE,)),
 ]
+
+
+def _at_rate(rate, rows):
+    """Returns the rows with this setting of rates."""
+    return [(method + rate, compressor) for method, compressor in rows]
 
 
 def _distances(count):
@@ -265,13 +294,14 @@ def _distances(count):
     )
 
 
-# A quarter of the published width and few steps, so that a run on one thread takes about five minutes.
+# A quarter of the published width and few steps, so that a run on one thread takes about five minutes. In so few steps
+# a large rate is better for every method.
 _SHORT_IMAGES = {
     "network.width": 16,
     "loss.loss": "non_saturating",
     "loss.r1_gamma": 1.0,
-    "optimizer.learning_rate_g": 2e-4,
-    "optimizer.learning_rate_d": 2e-4,
+    "optimizer.learning_rate_g": 8e-4,
+    "optimizer.learning_rate_d": 8e-4,
     "train.steps": 2000,
     "train.ema_decay": 0.99,
 }
@@ -282,11 +312,9 @@ def _local(name, steps, extra=""):
     return [f"{name}{extra}" if count == 1 else f"{name},local_steps={count}{extra}" for count in steps]
 
 
-_LOCAL_GAME = [
-    *_rows(_local("dqgan", (1, 4, 16, 64)) + _local("dqgan_adam", (1, 4, 16, 64)), (NONE, SIGN, TOP_5)),
-    *_rows(_local("dqgan_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5)),
-    *_rows(_local("dqgan_adam_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5)),
-]
+_LOCAL_GAME = _rows(_local("dqgan", (1, 4, 16, 64)), (NONE, SIGN, TOP_5))
+_LOCAL_GAME_ABLATIONS = _rows(_local("dqgan_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5))
+_LOCAL_GAME_ADAM = _rows(_local("dqgan_adam", (1, 4, 16, 64)), (NONE, SIGN, TOP_5))
 _LOCAL_LONG = _rows(_local("dqgan", (1, 16, 64)), (NONE, SIGN, TOP_5))
 _LOCAL_SHIFT = _rows(
     [
@@ -296,9 +324,8 @@ _LOCAL_SHIFT = _rows(
     ],
     (NONE, SIGN, TOP_5),
 )
-_LOCAL = [
-    ("dqgan_adam", NONE),
-    *_rows(_local("dqgan_adam", (8, 32)), (SIGN,)),
+_LOCAL = [("dqgan_adam", NONE), *_rows(_local("dqgan_adam", (8, 32)), (SIGN,))]
+_LOCAL_MORE = [
     ("dqgan_adam,local_steps=8", NONE),
     ("dqgan_adam,local_steps=8", TOP_1),
     ("dqgan_adam_residual_out,local_steps=8", SIGN),
@@ -306,43 +333,51 @@ _LOCAL = [
 ]
 _LOCAL_RARE = _rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of times fewer bytes
 _LOCAL_SPLIT = [
-    ("dqgan_adam_split", NONE),
-    ("dqgan_adam_split", SIGN),
-    *_rows([*_local("dqgan_adam_split", (8,)), *_local("dqgan_adam_split", (8,), ",shift=0.1")], (SIGN,)),
-    *_rows(_local("dqgan_adam_split", (1, 8, 32), _COMMON), (NONE, SIGN)),
+    *_rows(["dqgan_adam_split"], (NONE, SIGN)),
     ("cpoadam", NONE),
     ("cpoadam_ef,shift=0.1", SIGN),
-    (f"cpoadam_ef,shift=0.1{_rate(0.0004)}", SIGN),
+    (f"cpoadam_ef{_rate(0.004)}", TOP_1),
+]
+_LOCAL_SPLIT_SLOW = [
+    *_at_rate(_SLOWER, [*_rows(["dqgan_adam_split"], (NONE, SIGN)), ("cpoadam", NONE)]),
+    (f"cpoadam_ef,shift=0.1{_SLOW}", SIGN),
+]
+_LOCAL_SPLIT_MORE = [
+    *_rows(
+        [
+            f"dqgan_adam_split,local_steps=8{_SLOWER}",
+            f"dqgan_adam_split,local_steps=8,shift=0.1{_SLOWER}",
+            f"dqgan_adam_split,local_steps=8{_COMMON}{_SLOWER}",
+            f"cpoadam_ef,shift=0.1{_SLOWER}",
+        ],
+        (SIGN,),
+    ),
     (f"cpoadam_ef{_rate(0.001)}", TOP_1),
 ]
 # The networks and the batch of `benchmarks.links`, which measures the steps on links.
-_TIME = [
-    *_rows(["dqgan_adam"], (NONE, EIGHT_BIT, FOUR_BIT, SIGN)),
-    ("dqgan_adam,local_steps=8", SIGN),
+_TIME = [*_rows(["dqgan_adam"], (NONE, SIGN)), ("dqgan_adam,local_steps=8", SIGN)]
+_TIME_MORE = [
+    *_rows(["dqgan_adam"], (EIGHT_BIT, FOUR_BIT)),
     ("dqgan_adam_no_error_feedback", HALF),  # a cast is not contractive where values overflow
 ]
-
-
-def _images(name):
-    rows = [(name, 2, "iid", _IMAGE_ROWS), (name, 4, "iid", _IMAGE_ROWS)]
-    question = f"What does compression cost on {name}?"
-    return Suite(DATA, question, rows, range(3), _distances(IMAGES), _SHORT_IMAGES, worker_batch=32, marks=4)
-
 
 SUITES = {
     "games": Suite(
         GAMES,
         "Do few bits reach the float32 figure on games whose field is known?",
         [
-            ("nonlinear", 8, "homogeneous", _NONLINEAR),
-            ("nonlinear", 8, "heterogeneous", _NONLINEAR + _AVERAGED),
-            ("affine", 8, "homogeneous", _AFFINE),
-            ("nonlinear_noise_free", 8, "heterogeneous", _AFFINE),
-            ("bilinear_noise_free", 4, "homogeneous", _AFFINE),
-            ("nonlinear", 2, "homogeneous", _LARGE[:3]),
-            ("nonlinear", 32, "homogeneous", _LARGE),
+            Group("nonlinear", 8, "homogeneous", _NONLINEAR, seeds=5),
+            Group("nonlinear", 8, "homogeneous", _NONLINEAR_BASELINES, seeds=3),
+            Group("nonlinear", 8, "homogeneous", _NONLINEAR_ABLATIONS, seeds=2),
+            Group("nonlinear", 8, "heterogeneous", _rows(["dqgan_adam_averaged"], (NONE, *_SHARP)), seeds=5),
+            Group("nonlinear", 8, "heterogeneous", _rows(["dqgan", "dqgan,shift=0.1"], (NONE, *_SHARP)), seeds=3),
+            Group("nonlinear", 8, "heterogeneous", _DIFFERENT, seeds=1),
+            Group("affine", 8, "homogeneous", _AFFINE, seeds=2),
+            Group("nonlinear_noise_free", 8, "heterogeneous", _AFFINE, seeds=2),
+            Group("bilinear_noise_free", 4, "homogeneous", _AFFINE, seeds=2),
+            Group("nonlinear", 2, "homogeneous", _LARGE[:3], seeds=2),
+            Group("nonlinear", 32, "homogeneous", _LARGE, seeds=2),
         ],
-        range(5),
         _FIELD,
         {},
     ),
@@ -350,32 +385,59 @@ SUITES = {
         DATA,
         "Do few bits cost modes or quality on mixtures of Gaussians?",
         [
-            ("mixture_ring", 4, "iid", _MIXTURE),
-            ("mixture_grid", 4, "iid", _MIXTURE),
-            ("mixture_ring", 4, "by_class", _SPLIT_SHORT),
-            ("mixture_ring", 8, "iid", _MIXTURE_SHORT),
+            Group("mixture_ring", 4, "iid", _HEADLINE, seeds=5),
+            Group("mixture_ring", 4, "iid", _ABLATIONS + _BASELINES, seeds=2),
+            Group("mixture_grid", 4, "iid", _HEADLINE, seeds=4),
+            Group("mixture_grid", 4, "iid", _rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1)), seeds=2),
+            Group("mixture_ring", 8, "iid", _SHORT, seeds=3),
         ],
-        range(5),
         _COVERAGE,
         {},
         worker_batch=64,
         marks=15,
     ),
-    "fashion_mnist": _images("fashion_mnist"),
-    "cifar10": _images("cifar10"),
+    "fashion_mnist": Suite(
+        DATA,
+        "What does compression cost on fashion_mnist?",
+        [
+            Group("fashion_mnist", 4, "iid", [*_HEADLINE, ("cpoadam", NONE)], seeds=3),
+            Group("fashion_mnist", 4, "iid", _ABLATIONS + _OTHER_BASELINES, seeds=2),
+            Group("fashion_mnist", 4, "iid", _OTHER_RATES, seeds=3),
+            Group("fashion_mnist", 4, "iid", [(f"dqgan_adam{_FASTER}", NONE)], seeds=1),
+            Group("fashion_mnist", 2, "iid", _at_rate(_SLOWER, [*_SHORT, _ABLATIONS[1]]), seeds=3),
+        ],
+        _distances(IMAGES),
+        _SHORT_IMAGES,
+        worker_batch=32,
+        marks=4,
+    ),
+    "cifar10": Suite(
+        DATA,
+        "What does compression cost on cifar10?",
+        [
+            Group("cifar10", 4, "iid", [*_HEADLINE, ("cpoadam", NONE)], seeds=3),
+            Group("cifar10", 4, "iid", [*_ABLATIONS[1:], *_OTHER_BASELINES[2:]], seeds=1),
+            Group("cifar10", 2, "iid", _SHORT, seeds=1),
+        ],
+        _distances(IMAGES),
+        _SHORT_IMAGES,
+        worker_batch=32,
+        marks=4,
+    ),
     "speedup": Suite(
         GAMES,
         "Does the error fall with the square root of the number of workers?",
-        [("nonlinear_near", workers, "homogeneous", _SPEEDUP) for workers in (1, 2, 4, 8, 16, 32)],
-        range(5),
+        [Group("nonlinear_near", workers, "homogeneous", _SPEEDUP, seeds=3) for workers in (1, 2, 4, 8, 16, 32)],
         _FIELD,
         {},
     ),
     "time": Suite(
         DATA,
         "How long does a quality take on slow links?",
-        [("fashion_mnist", 2, "iid", _TIME)],
-        range(3),
+        [
+            Group("fashion_mnist", 2, "iid", _TIME, seeds=2),
+            Group("fashion_mnist", 2, "iid", _TIME_MORE, seeds=1),
+        ],
         _distances(IMAGES),
         {"train.steps": 2048, "train.steps_per_call": 8, "train.ema_decay": 0.99},
         worker_batch=32,
@@ -385,11 +447,12 @@ SUITES = {
         GAMES,
         "Do local steps and a learned shift reach the float32 figure on games whose field is known?",
         [
-            ("nonlinear", 8, "homogeneous", _LOCAL_GAME),
-            ("nonlinear", 8, "heterogeneous", _LOCAL_SHIFT),
-            ("nonlinear_long", 8, "homogeneous", _LOCAL_LONG),
+            Group("nonlinear", 8, "homogeneous", _LOCAL_GAME, seeds=3),
+            Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ABLATIONS, seeds=2),
+            Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ADAM, seeds=1),
+            Group("nonlinear", 8, "heterogeneous", _LOCAL_SHIFT, seeds=2),
+            Group("nonlinear_long", 8, "homogeneous", _LOCAL_LONG, seeds=2),
         ],
-        range(5),
         (*_FIELD, _SPREAD),
         {},
         marks=32,
@@ -398,13 +461,15 @@ SUITES = {
         DATA,
         "Do local steps cost modes or quality on mixtures of Gaussians, and do modes split among workers?",
         [
-            ("mixture_ring", 4, "iid", _LOCAL),
-            ("mixture_ring", 4, "by_class", _SPLIT_ROWS),
-            ("mixture_grid", 4, "iid", _LOCAL),
-            ("mixture_ring", 8, "iid", _LOCAL),
-            ("mixture_grid", 8, "iid", _LOCAL),
+            Group("mixture_ring", 4, "iid", _LOCAL, seeds=5),
+            Group("mixture_ring", 4, "iid", _LOCAL_MORE, seeds=2),
+            Group("mixture_ring", 4, "by_class", _SPLIT_BEST, seeds=5),
+            Group("mixture_ring", 4, "by_class", _SPLIT_NEXT, seeds=3),
+            Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
+            Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
+            Group("mixture_grid", 4, "iid", _LOCAL, seeds=5),
+            Group("mixture_ring", 8, "iid", _LOCAL, seeds=5),
         ],
-        range(5),
         (*_COVERAGE, _SPREAD),
         {"train.steps": 3072, "train.steps_per_call": 64},
         worker_batch=64,
@@ -413,8 +478,15 @@ SUITES = {
     "local/fashion_mnist": Suite(
         DATA,
         "What do local steps cost on fashion_mnist?",
-        [("fashion_mnist", 4, "iid", _LOCAL + _LOCAL_RARE), ("fashion_mnist", 4, "by_class", _LOCAL_SPLIT)],
-        range(3),
+        [
+            Group("fashion_mnist", 4, "iid", _LOCAL + _LOCAL_RARE, seeds=3),
+            Group("fashion_mnist", 4, "iid", _LOCAL_MORE, seeds=1),
+            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
+            Group("fashion_mnist", 4, "iid", _at_rate(_SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
+            Group("fashion_mnist", 4, "iid", _at_rate(_SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
+            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_SLOW, seeds=3),
+            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_MORE, seeds=1),
+        ],
         (*_distances(IMAGES), _SPREAD),
         _SHORT_IMAGES | {"train.steps": 2048, "train.steps_per_call": 64},
         worker_batch=32,
@@ -429,12 +501,12 @@ def get(name: str, small: bool) -> Suite:
     suite = SUITES[name]
     if not small:
         return suite
-    problem, workers, shards, rows = suite.groups[0]
-    rows = [rows[0], next(row for row in rows if row[1] == SIGN)]
-    settings, seeds = suite.settings | {"train.steps": 32}, range(2 if suite.kind == GAMES else 1)
+    first, settings = suite.groups[0], suite.settings | {"train.steps": 32}
+    rows = [first.rows[0], next(row for row in first.rows if row[1] == SIGN)]
     figures = _distances(SMALL_IMAGES) if suite.figures == _distances(IMAGES) else suite.figures
-    groups = [(problem, min(workers, 2), shards, rows)]
-    return suite._replace(groups=groups, seeds=seeds, figures=figures, settings=settings, marks=2)
+    seeds = 2 if suite.kind == GAMES else 1
+    groups = [first._replace(workers=min(first.workers, 2), rows=rows, seeds=seeds)]
+    return suite._replace(groups=groups, figures=figures, settings=settings, marks=2)
 
 
 def run(
@@ -519,7 +591,8 @@ def _run_cell(name, cell, threads, small, cache, options):
     environment = {"TF_XLA_FLAGS": flags} | os.environ
     environment |= {
         "TF_NUM_INTRAOP_THREADS": str(threads),
-        "TF_NUM_INTEROP_THREADS": str(threads),
+        # With one, an iterator of several replicas is destroyed after up to minutes of waiting (TensorFlow 2.21.0).
+        "TF_NUM_INTEROP_THREADS": str(max(2, threads)),
         "OMP_NUM_THREADS": str(threads),
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),

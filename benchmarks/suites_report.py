@@ -70,26 +70,35 @@ def write(name: str, folder: str | os.PathLike) -> str:
 
 
 def summary(name: str, folder: str | os.PathLike) -> str:
-    """Returns the table of the first group of a suite's page with its first figure alone, and where its runs come from.
+    """Returns the first table of a suite's page with its first figure alone, and where its runs come from: the runs at
+    the suite's own rates.
 
     Raises:
-      UsageError: no run of the first group is recorded.
+      UsageError: no such run is recorded.
     """
     suite = suites.SUITES[name]
     place = suite.groups[0][:3]
     rows = [
         row
         for row in json_lines.read(pathlib.Path(folder) / "runs.jsonl")
-        if (row["problem"], row["workers"], row["shards"]) == place
+        if (row["problem"], row["workers"], row["shards"]) == place and not _rates(row["method"])
     ]
     if not rows:
         raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
     return f"{table(suite._replace(figures=suite.figures[:1]), rows)}\n\n{_source(rows)}"
 
 
+_EXACT = "dqgan_adam"
+
+
 def _exact(rows):
-    """The float32 runs of DQGAN with Adam, exchanged at every step."""
-    return [row for row in rows if (row["method"], row["compressor"]) == ("dqgan_adam", suites.NONE)]
+    """The float32 runs of DQGAN with Adam, exchanged at every step, at any rate."""
+    return [row for row in rows if (row["method"], row["compressor"]) == (_EXACT + _rates(row["method"]), suites.NONE)]
+
+
+def _rates(method):
+    """The changes of learning rates in the name of a method, with the comma before them."""
+    return "".join(f",{change}" for change in method.split(",")[1:] if change.startswith("learning_rate_"))
 
 
 def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) -> str:
@@ -102,7 +111,8 @@ def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ())
     Args:
       suite: of the runs.
       rows: the runs.
-      equal: float32 runs of workers with equal data, which are the reference if there are any.
+      equal: float32 runs of workers with equal data, which are the reference if there are any: those at the rates of a
+        row, or at the suite's if there are none.
     """
     variants = _by_variant(rows)
     header = ["method", "compressor", "bytes per step and worker", "n"]
@@ -115,7 +125,11 @@ def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ())
     for (method, compressor), of_variant in variants.items():
         sent = round(statistics.mean(row["sent_bytes_per_step"] for row in of_variant))
         cells = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
-        reference = equal or variants.get((reference_of(of_variant[0]), suites.NONE), [])
+        if equal:
+            by_method = _by_variant(equal)
+            reference = by_method.get((_EXACT + _rates(method), suites.NONE)) or by_method[_EXACT, suites.NONE]
+        else:
+            reference = variants.get((reference_of(of_variant[0]), suites.NONE), [])
         for figure in suite.figures:
             cells.append(_mean(figure, of_variant))
             if figure.difference:
@@ -292,8 +306,8 @@ def reference_of(row):
     """Returns the method whose float32 runs the row of a run is compared with.
 
     On homogeneous games it has as many local steps: the question there is what bits cost. Elsewhere it is exchanged at
-    every step. For equal data it has the same learning rates; workers with different data are compared with one
-    reference, at its own rates.
+    every step. For equal data it has the same learning rates. Tables of workers with different data have another
+    reference where there is one: see `table`.
     """
     rates = ("learning_rate_g", "learning_rate_d") if row["shards"] in ("iid", "homogeneous") else ()
     return suites.method(row["method"], (*_steps_kept(row), *rates)).reference
