@@ -19,6 +19,8 @@ from dqgan_tf.telemetry import json_lines
 
 Rows = list[dict[str, Any]]
 _NAMES = {suites.NONE: "float32"}
+_EXACT = "dqgan_adam"  # its float32 runs with equal data are the reference of workers with different data
+_EQUAL = ("iid", "homogeneous")  # shards of workers with equal data
 LINKS = ROOT / "results" / "local" / "links.jsonl"
 """What `benchmarks.links` has measured: steps of the networks and the batch of the suite `time`."""
 _NEAR = 1.05
@@ -32,12 +34,7 @@ def write(name: str, folder: str | os.PathLike) -> str:
       UsageError: no run is recorded, or Matplotlib or SciPy is not installed.
     """
     suite, folder = suites.SUITES[name], pathlib.Path(folder)
-    rows = json_lines.read(folder / "runs.jsonl")
-    if not rows:
-        raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
-    groups = collections.defaultdict(list)
-    for row in rows:
-        groups[row["problem"], row["workers"], row["shards"]].append(row)
+    rows = _recorded(name, folder)
     parts = [
         f"# {suite.question}",
         f"`python -m trainers.compare --suite={name} --report` makes this page from `runs.jsonl`.",
@@ -46,20 +43,22 @@ def write(name: str, folder: str | os.PathLike) -> str:
         parts.append(_speedup(rows, folder))
     if name == "time":
         parts.append(_time(suite, rows, folder))
-    for (problem, workers, shards), of_group in groups.items():
-        parts.append(f"## {problem}, M = {workers}, {shards}")
-        equal = [row for row in groups.get((problem, workers, "iid"), []) if shards not in ("iid", "homogeneous")]
-        parts.append(table(suite, of_group, _exact(equal)))
-        name_of_group, title = f"{problem}_{workers}_{shards}", suite.figures[0].title
+    for (problem, workers, shards, rates), of_section in _sections(rows).items():
+        parts.append(f"## {', '.join([problem, f'M = {workers}', shards, *rates])}")
+        equal = [row for row in rows if (row["problem"], row["workers"], row["shards"]) == (problem, workers, "iid")]
+        parts.append(table(suite, of_section, [] if shards in _EQUAL else _exact(equal)))
+        values = dict.fromkeys(change.partition("=")[2] for change in rates)
+        stem, title = "_".join([problem, str(workers), shards, *values]), suite.figures[0].title
         if suite.kind == suites.DATA:
-            path = folder / f"{name_of_group}_bytes.png"
+            path = folder / f"{stem}_bytes.png"
             scale = "log" if suite.figures[0].difference == "percent" else "linear"
-            figures.end_against_bytes(_ends(suite, of_group), title, path, scale)
-            parts.append(f"![{title} against bytes]({name_of_group}_bytes.png)")
-            parts += _pictures(of_group, folder, f"{name_of_group}_samples.png")
-        for reference in dict.fromkeys(_page_of(row) for row in of_group):
-            lines = [row for row in of_group if _page_of(row) == reference]
-            path = folder / f"{name_of_group}_{reference.replace(',', '_')}.png"
+            figures.end_against_bytes(_ends(suite, of_section), title, path, scale)
+            parts.append(f"![{title} against bytes]({path.name})")
+        for reference in dict.fromkeys(_page_of(row) for row in of_section):
+            lines = [row for row in of_section if _page_of(row) == reference]
+            name_of_figure = f"{stem}_{reference.replace(',', '_')}"
+            parts += _pictures(lines, folder, f"{name_of_figure}_samples.png")
+            path = folder / f"{name_of_figure}.png"
             if name != "speedup" and len(_by_variant(lines)) > 1:
                 figures.curves(_curves(suite, lines), title, path)
                 parts.append(f"![{title} of {reference}]({path.name})")
@@ -77,28 +76,50 @@ def summary(name: str, folder: str | os.PathLike) -> str:
       UsageError: no such run is recorded.
     """
     suite = suites.SUITES[name]
-    place = suite.groups[0][:3]
-    rows = [
-        row
-        for row in json_lines.read(pathlib.Path(folder) / "runs.jsonl")
-        if (row["problem"], row["workers"], row["shards"]) == place and not _rates(row["method"])
-    ]
+    rows = _sections(_recorded(name, pathlib.Path(folder))).get((*suite.groups[0][:3], ()), [])
     if not rows:
         raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
     return f"{table(suite._replace(figures=suite.figures[:1]), rows)}\n\n{_source(rows)}"
 
 
-_EXACT = "dqgan_adam"
+def _recorded(name, folder):
+    """The rows of a suite in its own order; those of variants that it no longer has come last."""
+    rows = json_lines.read(folder / "runs.jsonl")
+    if not rows:
+        raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
+    order = list(dict.fromkeys(cell[:-1] for cell in suites.SUITES[name].cells()))
+    index = {variant: number for number, variant in enumerate(order)}
+    return sorted(rows, key=lambda row: (index.get(suites.parse(row["cell"])[:-1], len(index)), row["seed"]))
+
+
+def _sections(rows):
+    """Returns {(problem, workers, shards, rates): rows}.
+
+    With equal data, runs at other rates than the suite's have sections of their own; the names of their methods are
+    without the rates there. Elsewhere `rates` is empty.
+    """
+    sections = collections.defaultdict(list)
+    for row in rows:
+        rates = _rates(row["method"]) if row["shards"] in _EQUAL else ()
+        name = ",".join(change for change in row["method"].split(",") if change not in rates)
+        sections[row["problem"], row["workers"], row["shards"], rates].append(row | {"method": name})
+    return sections
 
 
 def _exact(rows):
     """The float32 runs of DQGAN with Adam, exchanged at every step, at any rate."""
-    return [row for row in rows if (row["method"], row["compressor"]) == (_EXACT + _rates(row["method"]), suites.NONE)]
+    return [
+        row for row in rows if row["compressor"] == suites.NONE and row["method"] == _at(_EXACT, _rates(row["method"]))
+    ]
 
 
 def _rates(method):
-    """The changes of learning rates in the name of a method, with the comma before them."""
-    return "".join(f",{change}" for change in method.split(",")[1:] if change.startswith("learning_rate_"))
+    """The changes of learning rates in the name of a method."""
+    return tuple(change for change in method.split(",") if change.startswith("learning_rate_"))
+
+
+def _at(method, rates):
+    return ",".join([method, *rates])
 
 
 def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) -> str:
@@ -127,7 +148,7 @@ def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ())
         cells = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
         if equal:
             by_method = _by_variant(equal)
-            reference = by_method.get((_EXACT + _rates(method), suites.NONE)) or by_method[_EXACT, suites.NONE]
+            reference = by_method.get((_at(_EXACT, _rates(method)), suites.NONE)) or by_method[_EXACT, suites.NONE]
         else:
             reference = variants.get((reference_of(of_variant[0]), suites.NONE), [])
         for figure in suite.figures:
@@ -309,7 +330,7 @@ def reference_of(row):
     every step. For equal data it has the same learning rates. Tables of workers with different data have another
     reference where there is one: see `table`.
     """
-    rates = ("learning_rate_g", "learning_rate_d") if row["shards"] in ("iid", "homogeneous") else ()
+    rates = ("learning_rate_g", "learning_rate_d") if row["shards"] in _EQUAL else ()
     return suites.method(row["method"], (*_steps_kept(row), *rates)).reference
 
 

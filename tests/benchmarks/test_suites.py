@@ -272,6 +272,25 @@ class TestTables:
         suites_report.write("games", tmp_path)
         assert f"]({picture.name})" in text and picture.read_bytes() == before
 
+    def test_sections(self):
+        """Rows have the suite's order, whatever that of the file; with equal data, another rate is another section."""
+        fast = ",learning_rate_g=0.5,learning_rate_d=0.7"
+        rows = [row("dqgan_adam,local_steps=4" + fast, "none", 0, 0.1), row("cpoadam" + fast, "none", 0, 0.1)]
+        rows[1] |= {"shards": "by_class"}
+        rate = ("learning_rate_g=0.5", "learning_rate_d=0.7")
+        found = {place: [one["method"] for one in of] for place, of in suites_report._sections(rows).items()}
+        assert found == {
+            ("nonlinear", 8, "homogeneous", rate): ["dqgan_adam,local_steps=4"],
+            ("nonlinear", 8, "by_class", ()): ["cpoadam" + fast],
+        }
+
+    def test_rows_have_the_order_of_the_suite(self, tmp_path):
+        """By variant, then by seed; what the suite no longer has comes last."""
+        rows = [row(*one, 0.1) for one in (("dqgan", "unknown", 0), ("cpoadam", "none", 0), ("dqgan", "none", 4))]
+        rows.append(row("dqgan", "none", 0, 0.1))
+        (tmp_path / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        assert suites_report._recorded("games", tmp_path) == [rows[3], rows[2], rows[1], rows[0]]
+
     def test_ends_leave_out_what_diverged(self):
         """The names of compressors without their buckets; percent of a share; all seeds."""
         end = {"high_quality_fraction_3_sd": 0.5, "sent_bytes_per_step": 10}
