@@ -374,6 +374,7 @@ SUITES = {
             Group("nonlinear", 8, "heterogeneous", _DIFFERENT, seeds=1),
             Group("affine", 8, "homogeneous", _AFFINE, seeds=2),
             Group("nonlinear_noise_free", 8, "heterogeneous", _AFFINE, seeds=2),
+            Group("nonlinear_noise_free", 8, "heterogeneous", _rows(["dqgan,shift=0.1"], _SHARP), seeds=2),
             Group("bilinear_noise_free", 4, "homogeneous", _AFFINE, seeds=2),
             Group("nonlinear", 2, "homogeneous", _LARGE[:3], seeds=2),
             Group("nonlinear", 32, "homogeneous", _LARGE, seeds=2),
