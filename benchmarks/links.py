@@ -40,7 +40,7 @@ steps (K), which compute at the same time and exchange nothing. `plain`: a plain
 TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. speed-up: workers divided
 by the ratio to `alone`, which is samples a second against one worker where each worker has a core of its own. Measured
 bytes contain headers, heartbeats and, once a call, the mean of the metrics. wire: what the declared bytes alone take at
-the rate. `python -m benchmarks.links --report=results/local/links.jsonl` makes this page."""
+the rate. `python -m benchmarks.links --report=FILE` makes this page from the file of the measurements, links.jsonl."""
 
 
 class Setup(NamedTuple):
@@ -200,7 +200,7 @@ def _source(rows, width, batch_size):
     size = f"width {width}" if width else "the default width"
     words = (
         f"DCGAN 28 x 28 of {size}, {rows[0]['values']:,} values, batch {batch_size} a worker, {rows[0]['workers']} "
-        f"workers of one thread; {len({row['repeat'] for row in rows})} repeats of {rows[0]['step']} rounds"
+        f"workers of one thread; repeats: {len({row['repeat'] for row in rows})}, each of {rows[0]['step']} rounds"
     )
     sources = [sorted({row[name] for row in rows}) for name in ("hardware", "commit")]
     return f"{words}; {'; '.join(sources[0])}; commit {', '.join(sources[1])}: `{rows[0]['command']}`"
