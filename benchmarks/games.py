@@ -15,6 +15,7 @@ As a GAN with the latent (n, n'):
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -143,10 +144,21 @@ def weights(model: DQGAN) -> np.ndarray:
     return np.concatenate([model.local_value(player.trainable_variables[0]).numpy() for player in players])
 
 
+def batches(instance: Instance, strategy: CompressedStrategy) -> Any:
+    """Returns the strategy's iterator of the data that `train` takes: zeros, since a game has none."""
+    data = tf.data.Dataset.from_tensors(np.zeros((1, 2 * instance.game.dimension + 1), np.float32)).repeat()
+    return iter(strategy.distribute_datasets_from_function(lambda context: data))
+
+
 def train(
-    instance: Instance, settings: config_lib.RunConfig, strategy: CompressedStrategy, marks: int, tell: Callable
+    instance: Instance,
+    settings: config_lib.RunConfig,
+    strategy: CompressedStrategy,
+    iterator: Any,
+    marks: int,
+    tell: Callable,
 ) -> dict:
-    """Trains; returns the figures of the run.
+    """Trains on the batches of `iterator`; returns the figures of the run.
 
     Returns:
       field: mean over the marks of the last quarter of |F(w)| / sqrt(2 d), or infinity for a run that diverged.
@@ -155,8 +167,6 @@ def train(
       sent_bytes_per_step, steps.
     """
     model = build(instance, settings, strategy)
-    data = tf.data.Dataset.from_tensors(np.zeros((1, 2 * instance.game.dimension + 1), np.float32)).repeat()
-    iterator = iter(strategy.distribute_datasets_from_function(lambda context: data))
     steps, curve = settings.train.steps, {"step": [], "field": [], "seconds": []}
     root, seconds = np.sqrt(2 * instance.game.dimension), 0.0
     first = np.linalg.norm(instance.field(instance.start)) / root

@@ -592,7 +592,7 @@ def _run_cell(name, cell, threads, small, cache, options):
     environment = {"TF_XLA_FLAGS": flags} | os.environ
     environment |= {
         "TF_NUM_INTRAOP_THREADS": str(threads),
-        # With one, an iterator of several replicas is destroyed after up to minutes of waiting (TensorFlow 2.21.0).
+        # With one, TensorFlow 2.21.0 destroys the iterator of several replicas after up to minutes of waiting.
         "TF_NUM_INTEROP_THREADS": str(max(2, threads)),
         "OMP_NUM_THREADS": str(threads),
         "CUDA_VISIBLE_DEVICES": "",

@@ -21,6 +21,7 @@ _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets direct
 _NETWORK = command.define_path("feature_network", "npz of the ResNet that judges images; see `evaluation.features`.")
 _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier that judges without --feature_network.")
 _SMALL = flags.DEFINE_bool("small", False, "As in the small form of the suite.")
+_KEPT = []  # TensorFlow 2.21 destroys the iterator of 32 replicas in minutes of waiting: the process exits without that
 
 
 def main(arguments):
@@ -41,7 +42,10 @@ def _game(suite, cell):
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
     config = suites.run_config(suite, cell, settings)
     instance = games.Instance(game, direction, cell.workers, cell.shards, cell.seed)
-    return games.train(instance, config, job_lib.start_strategy(config), suite.marks, _tell)
+    strategy = job_lib.start_strategy(config)
+    iterator = games.batches(instance, strategy)
+    _KEPT.append(iterator)
+    return games.train(instance, config, strategy, iterator, suite.marks, _tell)
 
 
 def _training(suite, cell):
@@ -56,6 +60,7 @@ def _training(suite, cell):
     job = job_lib.build(config, spec, strategy, MessageBoard(strategy.worker_index, strategy.num_workers))
     model, steps, iterator = job.model, config.train.steps, job.iterator(job.dataset(0))
     judge = _points_judge(spec, model) if spec.kind == "points" else _image_judge(config, spec, model)
+    _KEPT.append(iterator)
     curve, seconds, done = collections.defaultdict(list), 0.0, 0
     for mark in range(1, suite.marks + 1):
         count = steps * mark // suite.marks - done
@@ -134,4 +139,4 @@ def _finite(value):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, exits_at_once=True)

@@ -51,7 +51,7 @@ def test_the_table_by_hand():
     assert lines[3] == f"| 20mbit | {sign} | 7.69 | 130.0 / 110.0 | 1.20 (1.15 to 1.25) | 1.67 | 5.0 / 5.4 | 2.0 |"
     four = links.table([*rows, row(sign, [250.0], [100.0], workers=4, declared_bytes=5000.0)]).splitlines()
     assert "4 workers" in four[-1] and "| 2.50 (2.50 to 2.50) | 1.60 |" in four[-3]
-    assert "width 4" in lines[-1] and "1,000 values" in lines[-1] and "2 repeats of 2 rounds" in lines[-1]
+    assert "width 4" in lines[-1] and "1,000 values" in lines[-1] and "repeats: 2, each of 2 rounds" in lines[-1]
 
 
 @pytest.mark.parametrize(
