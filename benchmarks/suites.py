@@ -198,7 +198,7 @@ _AFFINE = [
     *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], _SHARP),
     *_rows(["dqgan_no_half_step"], (NONE,)),
 ]
-_LARGE = _rows(["dqgan"], (NONE, SIGN, TOP_5, f"{SIGN}@two_step"))
+_FEW = _rows(["dqgan"], (NONE, SIGN, TOP_5))
 _SPREAD = Figure("spread", "spread of the residuals", 1.0, 3)
 _FIELD = (Figure("field", "norm of the field", 1.0, 4, "percent"),)
 _SPEEDUP = _rows(["dqgan"], (NONE, SIGN))
@@ -376,8 +376,8 @@ SUITES = {
             Group("nonlinear_noise_free", 8, "heterogeneous", _AFFINE, seeds=2),
             Group("nonlinear_noise_free", 8, "heterogeneous", _rows(["dqgan,shift=0.1"], _SHARP), seeds=2),
             Group("bilinear_noise_free", 4, "homogeneous", _AFFINE, seeds=2),
-            Group("nonlinear", 2, "homogeneous", _LARGE[:3], seeds=2),
-            Group("nonlinear", 32, "homogeneous", _LARGE, seeds=2),
+            Group("nonlinear", 2, "homogeneous", _FEW, seeds=2),
+            Group("nonlinear", 32, "homogeneous", _FEW, seeds=2),
         ],
         _FIELD,
         {},
