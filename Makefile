@@ -13,7 +13,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-slow-compressors test-slow-models test-slow-keras test-slow-jobs test-slow-weather test-next lint format tensorboard clean
+.PHONY: help train test report test-slow test-slow-compressors test-slow-models test-slow-keras test-slow-jobs test-slow-weather test-next lint format tensorboard clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-18s %s\n", $$1, $$2 }'
@@ -79,6 +79,16 @@ lint: .venv/.test-stamp ## Style, types and the JSON schema of .github/workflows
 format: .venv/.test-stamp ## Style, changing files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Where runs are recorded; `make report` runs none.
+SUITES := games mixture fashion_mnist speedup time local/games local/mixture local/fashion_mnist
+
+report: .venv/.test-stamp ## Tables and figures of results/, and README's, from the recorded runs
+	$(BIN)/python -m pip install -q -e ".[benchmark]"
+	set -e; for suite in $(SUITES); do $(BIN)/python -m trainers.compare --suite=$$suite --report; done
+	$(BIN)/python -m trainers.compare --suite=fashion_mnist --report --document=README.md
+	set -e; for folder in local speedup; do \
+	  $(BIN)/python -m benchmarks.links --report=results/$$folder/links.jsonl > results/$$folder/links.md; done
 
 tensorboard: .venv/.train-stamp ## Curves of MODEL_DIR at http://localhost:6006
 	$(BIN)/tensorboard --logdir=$(MODEL_DIR)

@@ -206,12 +206,6 @@ def _source(rows, width, batch_size):
     return f"{words}; {'; '.join(sources[0])}; commit {', '.join(sources[1])}: `{rows[0]['command']}`"
 
 
-def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, such as 5. Received: {text}")
-    return int(text)
-
-
 def _counts(text):
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) > 1 for part in parts):
@@ -229,15 +223,17 @@ def make_parser() -> argparse.ArgumentParser:
         "--workers", type=_counts, default=default.workers, help="numbers of workers, such as 2,4; each from 2"
     )
     parser.add_argument(
-        "--repeats", type=_positive, default=default.repeats, help="starts of all processes at every rate"
+        "--repeats", type=command.positive, default=default.repeats, help="starts of all processes at every rate"
     )
     parser.add_argument(
-        "--rounds", type=_positive, default=default.rounds, help="timed calls of every variant in a repeat"
+        "--rounds", type=command.positive, default=default.rounds, help="timed calls of every variant in a repeat"
     )
     parser.add_argument(
-        "--width", type=_positive, help="filters of the layer next to the image; default: the network's"
+        "--width", type=command.positive, help="filters of the layer next to the image; default: the network's"
     )
-    parser.add_argument("--batch_size", type=_positive, default=default.batch_size, help="images per worker and step")
+    parser.add_argument(
+        "--batch_size", type=command.positive, default=default.batch_size, help="images per worker and step"
+    )
     parser.add_argument("--small", action="store_true", help="few variants, width 4, batches of 4, one repeat")
     return parser
 

@@ -155,14 +155,15 @@ class Suite(NamedTuple):
     marks: int = 64
 
     def cells(self) -> list[Cell]:
-        """All runs, seed by seed."""
-        return [
+        """All runs, seed by seed; a row of several groups has the largest of their numbers of seeds."""
+        cells = (
             Cell(group.problem, method, compressor, group.workers, group.shards, seed)
             for seed in range(max(group.seeds for group in self.groups))
             for group in self.groups
             if seed < group.seeds
             for method, compressor in group.rows
-        ]
+        )
+        return list(dict.fromkeys(cells))
 
 
 def _rows(methods, compressors):
@@ -257,7 +258,7 @@ _SPLIT_NEXT = [
 _SPLIT_TWICE = [("dqgan_adam_split", NONE), (f"cpoadam_ef{_rate(0.03)}", TOP_1)]
 _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
-    *[row for row in _rows(_SPLIT, (NONE, SIGN, TOP_1)) if row not in (*_SPLIT_NEXT, *_SPLIT_TWICE)],
+    *_rows(_SPLIT, (NONE, SIGN, TOP_1)),
     *_rows(["cpoadam_ef", "cpoadam_ef,shift=0.1"], (SIGN, TOP_1)),
     (f"cpoadam_ef,shift=0.1{_rate(0.008)}", TOP_1),
     (f"cpoadam_ef,beta_2=0.99{_rate(0.012)}", SIGN),

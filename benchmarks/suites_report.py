@@ -135,7 +135,7 @@ def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ())
       equal: float32 runs of workers with equal data, which are the reference if there are any: those at the rates of a
         row, or at the suite's if there are none.
     """
-    variants = _by_variant(rows)
+    variants, by_equal = _by_variant(rows), _by_variant(equal)
     header = ["method", "compressor", "bytes per step and worker", "n"]
     for figure in suite.figures:
         header.append(f"{figure.title}, mean ± sd")
@@ -147,8 +147,7 @@ def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ())
         sent = round(statistics.mean(row["sent_bytes_per_step"] for row in of_variant))
         cells = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
         if equal:
-            by_method = _by_variant(equal)
-            reference = by_method.get((_at(_EXACT, _rates(method)), suites.NONE)) or by_method[_EXACT, suites.NONE]
+            reference = by_equal.get((_at(_EXACT, _rates(method)), suites.NONE)) or by_equal[_EXACT, suites.NONE]
         else:
             reference = variants.get((reference_of(of_variant[0]), suites.NONE), [])
         for figure in suite.figures:
@@ -191,13 +190,29 @@ def slope(rows: Rows, key: str) -> tuple[float, ...]:
     return paired_interval(slopes)
 
 
+def steps_to(rows: Rows, key: str, value: float) -> str:
+    """Returns the mean over the runs of the first step at which a figure is at most a value; empty without runs."""
+    firsts = []
+    for row in rows:
+        curve = zip(row["curve"]["step"], row["curve"][key], strict=True)
+        firsts.append(next((step for step, found in curve if found is not None and found <= value), math.inf))
+    if math.inf in firsts:
+        return "not reached"
+    return f"{statistics.mean(firsts):.0f}" if firsts else ""
+
+
 def _speedup(rows, folder):
-    """The slopes of all variants, and the figure."""
+    """The slopes of all variants, the steps to the error of one worker, and the figure."""
     lines, series, key = [], {}, suites.SUITES["speedup"].figures[0].key
+    counts = sorted({row["workers"] for row in rows})
+    ends = [row[key] for row in rows if row["workers"] == counts[0] and row[key] is not None]
+    error, steps = statistics.mean(ends or [0.0]), []
     for (method, compressor), of_variant in _by_variant(rows).items():
         label = f"{method}, {_NAMES.get(compressor, compressor)}"
         fitted = slope(of_variant, key)
         lines.append([label, " ± ".join(f"{value:.3f}" for value in fitted)])
+        of_count = [[row for row in of_variant if row["workers"] == count] for count in counts]
+        steps.append([label, *(steps_to(runs, key, error) for runs in of_count)])
         by_workers = collections.defaultdict(list)
         for row in of_variant:
             by_workers[row["workers"]].append(row[key])
@@ -205,8 +220,13 @@ def _speedup(rows, folder):
     figures.error_against_workers(
         series, suites.SUITES["speedup"].figures[0].title, folder / "error_against_workers.png"
     )
-    return (
-        markdown(["variant", "slope of log error in log M (95 %)"], lines) + "\n\n![Error](error_against_workers.png)"
+    return "\n\n".join(
+        [
+            markdown(["variant", "slope of log error in log M (95 %)"], lines),
+            f"Steps to an error of {error:.4f}, the mean at the end with M = {counts[0]}; means over the seeds:",
+            markdown(["variant", *(f"M = {count}" for count in counts)], steps),
+            "![Error](error_against_workers.png)",
+        ]
     )
 
 

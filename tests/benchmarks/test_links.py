@@ -60,7 +60,7 @@ def test_the_table_by_hand():
         ([], "such as --output=results/local/links.jsonl"),
         (["--report=nothing.jsonl"], "--report must name a file"),
         (["--output=x", "--rates=20mb"], "like 1gbit"),
-        (["--output=x", "--rounds=0"], "from 1, such as 5. Received: 0"),
+        (["--output=x", "--rounds=0"], "of at least 1, such as 20. Received: 0"),
         (["--output=x", "--workers=1,2"], "from 2, such as 2,4. Received: 1,2"),
     ],
 )

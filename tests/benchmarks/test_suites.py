@@ -21,6 +21,10 @@ class TestCells:
         assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
         assert len(set(cells)) == len(cells)
 
+    def test_a_row_of_two_groups_has_the_larger_number_of_seeds(self):
+        groups = [suites.Group("affine", 2, "homogeneous", [("dqgan", "none")], seeds) for seeds in (1, 3)]
+        assert [cell.seed for cell in SUITE._replace(groups=groups).cells()] == [0, 1, 2]
+
     @pytest.mark.parametrize("name", suites.SUITES)
     def test_a_name_is_read_back(self, name):
         assert all(suites.parse(cell.name) == cell for cell in suites.SUITES[name].cells())
@@ -153,9 +157,13 @@ class TestSmall:
         rows = json_lines.read(tmp_path / "runs.jsonl")
         assert [row["cell"] for row in rows] == [cell.name for cell in suites.get(name, small=True).cells()]
         assert {"commit", "hardware", "command", "threads", "seeds", "wall_seconds"} <= rows[0].keys()
-        pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
-        assert f"| {rows[0]['method']} | float32 | " in suites_report.write(name, tmp_path)
         return rows
+
+    def check_page(self, name, tmp_path):
+        """Last in a test: where Matplotlib is not installed, the rows are checked all the same."""
+        pytest.importorskip("matplotlib", reason="the rows are right; no page, since Matplotlib is not installed")
+        method, _ = suites.get(name, small=True).groups[0].rows[0]
+        assert f"| {method} | float32 | " in suites_report.write(name, tmp_path)
 
     def test_games(self, tmp_path):
         """After 32 of 2048 steps sign still follows float32 within the noise of one residual, 5 %."""
@@ -163,6 +171,23 @@ class TestSmall:
         dense, sign = rows[0]["field"], rows[1]["field"]
         assert sign == pytest.approx(dense, rel=0.05) and 0.1 < dense < 2
         assert (len(rows[0]["curve"]["field"]), rows[0]["steps"], rows[0]["sent_bytes_per_step"]) == (2, 32, 800)
+        self.check_page("games", tmp_path)
+
+    def test_one_worker(self, tmp_path):
+        """A worker alone sends nothing; after 32 steps from near the zero sign follows float32 within 5 %."""
+        rows = self.rows("speedup", tmp_path)
+        assert rows[1]["field"] == pytest.approx(rows[0]["field"], rel=0.05)
+        assert {row["sent_bytes_per_step"] for row in rows} == {0}
+        self.check_page("speedup", tmp_path)
+        assert "| variant | M = 1 |" in (tmp_path / "README.md").read_text()
+
+    @pytest.mark.parametrize("name", ["local/games", "local/mixture"])
+    def test_local_steps(self, name, tmp_path):
+        rows = self.rows(name, tmp_path)
+        assert [row["steps"] for row in rows] == [32] * len(rows)
+        assert all(0 < row["sent_bytes_per_step"] < rows[0]["sent_bytes_per_step"] for row in rows[1::2])
+        assert all(row["spread"] > 0 for row in rows[1::2]) and rows[0]["spread"] == 0
+        self.check_page(name, tmp_path)
 
     def test_mixture(self, tmp_path):
         rows = self.rows("mixture", tmp_path)
@@ -171,12 +196,14 @@ class TestSmall:
         assert 0 <= rows[0]["high_quality_fraction_3_sd"] <= rows[0]["high_quality_fraction"] <= 1
         assert len({row["weights_sha256"] for row in rows}) == len(rows)
         assert (tmp_path / suites.picture(suites.parse(rows[0]["cell"]))).stat().st_size > 1000
+        self.check_page("mixture", tmp_path)
 
     def test_cifar10(self, tmp_path, data_dir):
         network = data_dir / "cifar10_resnet" / "resnet20-12fca82f.npz"
         rows = self.rows("cifar10", tmp_path, f"--data_dir={data_dir / 'tfds'}", f"--feature_network={network}")
         assert rows[0]["feature_network"] == "resnet20" and rows[0]["num_samples"] == 200
         assert rows[0]["frechet_distance"] > 0 and 0 <= rows[0]["precision"] <= 1
+        self.check_page("cifar10", tmp_path)
 
 
 def row(method, compressor, seed, field, workers=8):
@@ -233,6 +260,16 @@ class TestTables:
         sd = 0.5 / np.sqrt(2)
         assert suites_report.slope(rows, "field") == pytest.approx((-0.75, 12.7062 * sd / np.sqrt(2)), rel=1e-4)
 
+    def test_steps_to_an_error(self):
+        """By hand: runs are there at step 2, 1 or 4, so means are 1.5 and 3; one that diverged never is."""
+        runs = [row("dqgan", "none", seed, value) for seed, value in enumerate([0.3, 0.2, None])]
+        assert suites_report.steps_to(runs[:1], "field", 0.3) == "2"
+        early = runs[1] | {"curve": {"step": [1, 2], "field": [0.25, 0.2]}}
+        assert suites_report.steps_to([runs[0], early], "field", 0.3) == "2"
+        assert suites_report.steps_to([runs[0], early | {"curve": {"step": [4], "field": [0.1]}}], "field", 0.3) == "3"
+        assert suites_report.steps_to(runs, "field", 0.3) == "not reached"
+        assert suites_report.steps_to([], "field", 0.3) == ""
+
     def test_the_time_to_a_quality(self, tmp_path, monkeypatch):
         """By hand: 1024 steps of 1.8 s are .512 hours; sign has float32's 20 at 512 steps of .18 s, 20 times sooner."""
         pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
@@ -273,7 +310,7 @@ class TestTables:
         assert f"]({picture.name})" in text and picture.read_bytes() == before
 
     def test_sections(self):
-        """Rows have the suite's order, whatever that of the file; with equal data, another rate is another section."""
+        """With equal data, another rate is another section; with different data it stays in the name."""
         fast = ",learning_rate_g=0.5,learning_rate_d=0.7"
         rows = [row("dqgan_adam,local_steps=4" + fast, "none", 0, 0.1), row("cpoadam" + fast, "none", 0, 0.1)]
         rows[1] |= {"shards": "by_class"}
