@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import suites
+from benchmarks import cells
 from dqgan_tf import config as config_lib
 from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.gan import losses
@@ -162,7 +162,7 @@ def train(
 
     Returns:
       field: mean over the marks of the last quarter of |F(w)| / sqrt(2 d), or infinity for a run that diverged.
-      norm: |w| at the end. spread: `suites.spread` since the mark before the last.
+      norm: |w| at the end. spread: `cells.spread` since the mark before the last.
       curve: lists step, field, seconds (without the first call, which compiles).
       sent_bytes_per_step, steps.
     """
@@ -179,7 +179,7 @@ def train(
         done += count
         w = weights(model)
         field = float(np.linalg.norm(instance.field(w)) / root)
-        spread = suites.spread(model)
+        spread = cells.spread(model)
         for name, value in (("step", done), ("field", field), ("seconds", round(seconds, 3))):
             curve[name].append(value)
         tell(done, steps)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import figures, suites
+from benchmarks import cells, figures, suites
 from benchmarks.crew import bits_per_second
 from benchmarks.provenance import ROOT
 from benchmarks.report import markdown
@@ -49,7 +49,7 @@ def write(name: str, folder: str | os.PathLike) -> str:
         parts.append(table(suite, of_section, [] if shards in _EQUAL else _exact(equal)))
         values = dict.fromkeys(change.partition("=")[2] for change in rates)
         stem, title = "_".join([problem, str(workers), shards, *values]), suite.figures[0].title
-        if suite.kind == suites.DATA:
+        if suite.kind == cells.DATA:
             path = folder / f"{stem}_bytes.png"
             scale = "log" if suite.figures[0].difference == "percent" else "linear"
             figures.end_against_bytes(_ends(suite, of_section), title, path, scale)
@@ -89,7 +89,7 @@ def _recorded(name, folder):
         raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
     order = list(dict.fromkeys(cell[:-1] for cell in suites.SUITES[name].cells()))
     index = {variant: number for number, variant in enumerate(order)}
-    return sorted(rows, key=lambda row: (index.get(suites.parse(row["cell"])[:-1], len(index)), row["seed"]))
+    return sorted(rows, key=lambda row: (index.get(cells.parse(row["cell"])[:-1], len(index)), row["seed"]))
 
 
 def _sections(rows):
@@ -122,7 +122,7 @@ def _at(method, rates):
     return ",".join([method, *rates])
 
 
-def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) -> str:
+def table(suite: cells.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) -> str:
     """Returns the Markdown table of the runs of one problem, number of workers and shards.
 
     Every figure has its mean and standard deviation over the seeds. A difference is that of runs with the same seed,
@@ -145,17 +145,17 @@ def table(suite: suites.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ())
     lines = []
     for (method, compressor), of_variant in variants.items():
         sent = round(statistics.mean(row["sent_bytes_per_step"] for row in of_variant))
-        cells = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
+        texts = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
         if equal:
             reference = by_equal.get((_at(_EXACT, _rates(method)), suites.NONE)) or by_equal[_EXACT, suites.NONE]
         else:
             reference = variants.get((reference_of(of_variant[0]), suites.NONE), [])
         for figure in suite.figures:
-            cells.append(_mean(figure, of_variant))
+            texts.append(_mean(figure, of_variant))
             if figure.difference:
                 same = of_variant is reference
-                cells.append("" if same else _difference(figure, of_variant, reference))
-        lines.append(cells)
+                texts.append("" if same else _difference(figure, of_variant, reference))
+        lines.append(texts)
     return markdown(header, lines)
 
 
@@ -302,7 +302,7 @@ def _pictures(rows, folder, name):
     """Draws the pictures that the runs of seed 0 have made from equal latents side by side; returns what shows them."""
     files = {}
     for row in rows:
-        file = folder / suites.picture(suites.parse(row["cell"]))
+        file = folder / cells.picture(cells.parse(row["cell"]))
         if row["seed"] == 0 and file.exists():
             lines = [*row["method"].split(","), _NAMES.get(row["compressor"], row["compressor"])]
             files["\n".join(lines)] = file
@@ -351,12 +351,12 @@ def reference_of(row):
     reference where there is one: see `table`.
     """
     rates = ("learning_rate_g", "learning_rate_d") if row["shards"] in _EQUAL else ()
-    return suites.method(row["method"], (*_steps_kept(row), *rates)).reference
+    return cells.method(row["method"], (*_steps_kept(row), *rates)).reference
 
 
 def _page_of(row):
     """Returns the method in whose figure the curve of a run is drawn: its reference at any rate."""
-    return suites.method(row["method"], _steps_kept(row)).reference
+    return cells.method(row["method"], _steps_kept(row)).reference
 
 
 def _steps_kept(row):

@@ -11,11 +11,11 @@ import time
 
 from absl import flags
 
-from benchmarks import suites
+from benchmarks import cells, suites
 from dqgan_tf.training import command
 
 _SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite.", required=True)
-_CELL = flags.DEFINE_string("cell", None, "The run; see `suites.parse`.", required=True)
+_CELL = flags.DEFINE_string("cell", None, "The run; see `cells.parse`.", required=True)
 _PICTURE = command.define_path("picture", "PNG file for samples of the averaged generator at the end.")
 _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets directory.")
 _NETWORK = command.define_path("feature_network", "npz of the ResNet that judges images; see `evaluation.features`.")
@@ -26,8 +26,8 @@ _KEPT = []  # TensorFlow 2.21 destroys the iterator of 32 replicas in minutes of
 
 def main(arguments):
     del arguments
-    suite, cell = suites.get(_SUITE.value, _SMALL.value), suites.parse(_CELL.value)
-    row = _game(suite, cell) if suite.kind == suites.GAMES else _training(suite, cell)
+    suite, cell = suites.get(_SUITE.value, _SMALL.value), cells.parse(_CELL.value)
+    row = _game(suite, cell) if suite.kind == cells.GAMES else _training(suite, cell)
     print(json.dumps(_finite(row)))
 
 
@@ -37,10 +37,10 @@ def _game(suite, cell):
 
     game = games.GAMES[cell.problem]
     # Momentum has the size of a gradient.
-    direction = "adam" if suites.method(cell.method).settings["optimizer.direction"] == "adam" else "sgd"
+    direction = "adam" if cells.method(cell.method).settings["optimizer.direction"] == "adam" else "sgd"
     rate = game.rates[direction]
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
-    config = suites.run_config(suite, cell, settings)
+    config = cells.run_config(suite, cell, settings)
     instance = games.Instance(game, direction, cell.workers, cell.shards, cell.seed)
     strategy = job_lib.start_strategy(config)
     iterator = games.batches(instance, strategy)
@@ -54,7 +54,7 @@ def _training(suite, cell):
     from dqgan_tf.training import job as job_lib
     from dqgan_tf.training import summary
 
-    config = suites.run_config(suite, cell, suites.preset(cell.problem) | {"data.data_dir": _DATA_DIR.value})
+    config = cells.run_config(suite, cell, cells.preset(cell.problem) | {"data.data_dir": _DATA_DIR.value})
     strategy = job_lib.start_strategy(config)
     spec = job_lib.describe(config, strategy)
     job = job_lib.build(config, spec, strategy, MessageBoard(strategy.worker_index, strategy.num_workers))
@@ -68,7 +68,7 @@ def _training(suite, cell):
         model.train_steps(iterator, count)
         seconds += (time.perf_counter() - started) * (mark > 1)
         done += count
-        figures = judge() | {"spread": suites.spread(model)}
+        figures = judge() | {"spread": cells.spread(model)}
         for name, value in ({"step": done, "seconds": round(seconds, 3)} | figures).items():
             curve[name].append(value)
         _tell(done, steps)
@@ -79,7 +79,7 @@ def _training(suite, cell):
         "skipped": int(model.local_value(model.skipped)),
         "sent_bytes_per_step": model.bytes_per_step()["sent_bytes"],
         "weights_sha256": summary.weights_sha256(model),
-        "train_command": suites.train_command(config),
+        "train_command": cells.train_command(config),
         "curve": curve,
     }
 

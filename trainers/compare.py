@@ -15,7 +15,7 @@ the document.
 
 from absl import flags
 
-from benchmarks import suites
+from benchmarks import suites, suites_processes
 from dqgan_tf.errors import UsageError
 from dqgan_tf.training import command
 
@@ -51,7 +51,7 @@ def main(arguments):
         local = {"data_dir": _DATA_DIR.value, "feature_network": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
         options = [f"--{name}={path}" for name, path in local.items() if path]
         how = {"threads": _THREADS.value, "small": _SMALL.value, "only": _ONLY.value}
-        suites.run(_SUITE.value, folder, tell=_tell, options=options, **how)
+        suites_processes.run(_SUITE.value, folder, tell=_tell, options=options, **how)
         _tell(f"The runs are in {folder}. The same command with --report makes their tables and figures.")
         return
     from benchmarks import comparison, suites_report

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import games, suites, suites_report
+from benchmarks import cells, games, suites, suites_processes, suites_report
+from benchmarks.provenance import ROOT
+from dqgan_tf import config as config_lib
 from dqgan_tf.errors import TrainingError, UsageError
 from dqgan_tf.gan.gradients import simultaneous_gradients
 from dqgan_tf.telemetry import json_lines, pictures
@@ -17,24 +19,24 @@ SUITE = suites.SUITES["games"]
 
 class TestCells:
     def test_seed_by_seed(self):
-        cells = SUITE.cells()
-        assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
-        assert len(set(cells)) == len(cells)
+        ordered = SUITE.cells()
+        assert [cell.seed for cell in ordered] == sorted(cell.seed for cell in ordered)
+        assert len(set(ordered)) == len(ordered)
 
     def test_a_row_of_two_groups_has_the_larger_number_of_seeds(self):
-        groups = [suites.Group("affine", 2, "homogeneous", [("dqgan", "none")], seeds) for seeds in (1, 3)]
+        groups = [cells.Group("affine", 2, "homogeneous", [("dqgan", "none")], seeds) for seeds in (1, 3)]
         assert [cell.seed for cell in SUITE._replace(groups=groups).cells()] == [0, 1, 2]
 
     @pytest.mark.parametrize("name", suites.SUITES)
     def test_a_name_is_read_back(self, name):
-        assert all(suites.parse(cell.name) == cell for cell in suites.SUITES[name].cells())
+        assert all(cells.parse(cell.name) == cell for cell in suites.SUITES[name].cells())
 
     @pytest.mark.parametrize(
         "name", ["", "nonlinear/dqgan/none/M=x/iid/seed=0", "nonlinear/unknown/none/M=2/iid/seed=0"]
     )
     def test_another_name_is_refused(self, name):
         with pytest.raises(UsageError, match="cell.*Received: "):
-            suites.parse(name)
+            cells.parse(name)
 
     @pytest.mark.parametrize("name", suites.SUITES)
     def test_every_cell_has_settings_and_a_reference(self, name):
@@ -45,16 +47,16 @@ class TestCells:
             if cell.compressor == "none"
         }
         for cell in suite.cells():
-            suites.run_config(suite, cell, {})
+            cells.run_config(suite, cell, {})
             reference = suites_report.reference_of(cell._asdict())
             assert (cell.problem, cell.workers, cell.shards, reference) in compared
 
     def test_a_method_with_changes(self):
-        method = suites.method("dqgan_adam_residual_out,local_steps=4,half_step=common")
-        settings = suites.METHODS["dqgan_adam_residual_out"].settings
+        method = cells.method("dqgan_adam_residual_out,local_steps=4,half_step=common")
+        settings = cells.METHODS["dqgan_adam_residual_out"].settings
         changes = {"compression.local_steps": 4, "optimizer.half_step": "common"}
-        assert method == suites.Method(settings | changes, "dqgan_adam")
-        kept = suites.method("dqgan_residual_out,local_steps=4,shift=0.1", keep=["local_steps"])
+        assert method == cells.Method(settings | changes, "dqgan_adam")
+        kept = cells.method("dqgan_residual_out,local_steps=4,shift=0.1", keep=["local_steps"])
         assert kept.reference == "dqgan,local_steps=4"
 
     @pytest.mark.parametrize(
@@ -71,26 +73,24 @@ class TestCells:
 
     def test_a_change_of_no_setting_is_refused(self):
         with pytest.raises(UsageError, match="flag of trainers.train.*Received: steps_local=4"):
-            suites.method("dqgan,steps_local=4")
+            cells.method("dqgan,steps_local=4")
 
     def test_a_preset_is_what_the_flags_say(self):
         """Text, whole number, number, choice, switch."""
-        preset = suites.preset("ring") | suites.preset("no_half_step") | suites.preset("no_error_feedback")
+        preset = cells.preset("ring") | cells.preset("no_half_step") | cells.preset("no_error_feedback")
         assert preset["data.dataset"] == "gaussian_ring" and preset["train.steps"] == 5000
         assert preset["optimizer.learning_rate_g"] == 0.001 and preset["optimizer.half_step"] == "none"
         assert preset["compression.error_feedback"] is False
 
     def test_a_train_command_has_what_differs_from_the_defaults(self):
-        config = suites.config_lib.from_flat(
-            {"compression.error_feedback": False, "train.seed": 3, "data.dataset": "mnist"}
-        )
-        assert suites.train_command(config) == (
+        config = config_lib.from_flat({"compression.error_feedback": False, "train.seed": 3, "data.dataset": "mnist"})
+        assert cells.train_command(config) == (
             "python -m trainers.train --model_dir=FOLDER --dataset=mnist --noerror_feedback --seed=3"
         )
 
     def test_a_cell_is_settings(self):
-        cell = suites.parse("nonlinear/dqgan_residual_out/sign:bucket=512@two_step/M=3/homogeneous/seed=7")
-        config = suites.run_config(SUITE, cell, {"optimizer.learning_rate_g": 0.5})
+        cell = cells.parse("nonlinear/dqgan_residual_out/sign:bucket=512@two_step/M=3/homogeneous/seed=7")
+        config = cells.run_config(SUITE, cell, {"optimizer.learning_rate_g": 0.5})
         assert (config.compression.compressor, config.compression.topology) == ("sign:bucket=512", "two_step")
         assert (config.optimizer.direction, config.optimizer.learning_rate_g) == ("sgd", 0.5)
         assert not config.compression.residual_in_half_step and config.compression.error_feedback
@@ -110,27 +110,27 @@ class TestRun:
             made.append(cell.name)
             return {"cell": cell.name, "steps": 5, "field": 0.25}
 
-        monkeypatch.setattr(suites, "_run_cell", run_cell)
+        monkeypatch.setattr(suites_processes, "_run_cell", run_cell)
         return made
 
     def test_a_stopped_suite_continues_after_its_last_run(self, made, tmp_path):
         lines = []
         with pytest.raises(TrainingError, match="stopped"):
-            suites.run("games", tmp_path, threads=1, small=True, tell=lines.append)
+            suites_processes.run("games", tmp_path, threads=1, small=True, tell=lines.append)
         first = list(made)
         assert [row["cell"] for row in json_lines.read(tmp_path / "runs.jsonl")] == first and len(first) == 2
         expected = [cell.name for cell in suites.get("games", small=True).cells()]
         assert first == expected[:2] and len(expected) == 4
         made.clear()
         for more in (expected[2:], []):
-            suites.run("games", tmp_path, threads=1, small=True, tell=lines.append)
+            suites_processes.run("games", tmp_path, threads=1, small=True, tell=lines.append)
             assert made == more
             made.clear()
         assert lines[0] == f"games: 0 of {len(expected)} runs are in {tmp_path}/runs.jsonl."
         assert "norm of the field 0.2500" in lines[1] and lines[1].endswith("left")
 
     def test_only_the_cells_that_a_pattern_matches_run(self, made, tmp_path):
-        suites.run("games", tmp_path, threads=1, small=True, tell=print, only="sign.*seed=[0-1]$")
+        suites_processes.run("games", tmp_path, threads=1, small=True, tell=print, only="sign.*seed=[0-1]$")
         expected = [cell.name for cell in suites.get("games", small=True).cells() if cell.compressor == suites.SIGN]
         assert made == expected and len(expected) == 2
 
@@ -143,9 +143,9 @@ class TestRun:
     def test_pictures_are_those_of_seed_0_of_data(self, suite):
         """The child's flag names the file that the page looks for."""
         cell = suites.SUITES[suite].cells()[0]
-        drawn = suites._picture(suites.SUITES[suite], cell, pathlib.Path("f"))
-        assert drawn == ([] if suite == "games" else [f"--picture=f/{suites.picture(cell)}"])
-        assert suites._picture(suites.SUITES[suite], cell._replace(seed=1), pathlib.Path("f")) == []
+        drawn = suites_processes._picture(suites.SUITES[suite], cell, pathlib.Path("f"))
+        assert drawn == ([] if suite == "games" else [f"--picture=f/{cells.picture(cell)}"])
+        assert suites_processes._picture(suites.SUITES[suite], cell._replace(seed=1), pathlib.Path("f")) == []
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ class TestSmall:
     """Processes, compiled steps, rows and page of the small form of a suite."""
 
     def rows(self, name, tmp_path, *options):
-        suites.run(name, tmp_path, threads=1, small=True, tell=print, options=options)
+        suites_processes.run(name, tmp_path, threads=1, small=True, tell=print, options=options)
         rows = json_lines.read(tmp_path / "runs.jsonl")
         assert [row["cell"] for row in rows] == [cell.name for cell in suites.get(name, small=True).cells()]
         assert {"commit", "hardware", "command", "threads", "seeds", "wall_seconds"} <= rows[0].keys()
@@ -195,7 +195,7 @@ class TestSmall:
         assert rows[0]["curve"]["step"] == [16, 32]
         assert 0 <= rows[0]["high_quality_fraction_3_sd"] <= rows[0]["high_quality_fraction"] <= 1
         assert len({row["weights_sha256"] for row in rows}) == len(rows)
-        assert (tmp_path / suites.picture(suites.parse(rows[0]["cell"]))).stat().st_size > 1000
+        assert (tmp_path / cells.picture(cells.parse(rows[0]["cell"]))).stat().st_size > 1000
         self.check_page("mixture", tmp_path)
 
     def test_cifar10(self, tmp_path, data_dir):
@@ -207,7 +207,7 @@ class TestSmall:
 
 
 def row(method, compressor, seed, field, workers=8):
-    cell = suites.Cell("nonlinear", method, compressor, workers, "homogeneous", seed)
+    cell = cells.Cell("nonlinear", method, compressor, workers, "homogeneous", seed)
     curve = {"step": [1, 2], "field": [1.0, field], "seconds": [0.0, 0.5]}
     source = {"commit": "abc", "hardware": "2 cores of X", "threads": 1, "wall_seconds": 3600.0}
     return {
@@ -343,8 +343,8 @@ class TestTables:
         rows = [row("dqgan", spec, seed, 0.1) for spec in ("none", "sign", "ternary") for seed in (0, 1)]
         (tmp_path / "samples").mkdir()
         for one in rows[:4]:
-            cell = suites.parse(one["cell"])
-            pictures.write_png(tmp_path / suites.picture(cell), np.full((8, 8, 3), 255 * cell.seed, np.uint8))
+            cell = cells.parse(one["cell"])
+            pictures.write_png(tmp_path / cells.picture(cell), np.full((8, 8, 3), 255 * cell.seed, np.uint8))
         assert len(suites_report._pictures(rows, tmp_path, "all.png")) == 1
         first = (tmp_path / "all.png").read_bytes()
         assert suites_report._pictures(rows[:1], tmp_path, "all.png") and (tmp_path / "all.png").read_bytes() != first
@@ -392,20 +392,20 @@ class TestGames:
         )
 
 
-@pytest.mark.parametrize("name", [name for name in suites.SUITES if suites.SUITES[name].kind == suites.DATA])
+@pytest.mark.parametrize("name", [name for name in suites.SUITES if suites.SUITES[name].kind == cells.DATA])
 def test_the_name_of_a_recorded_run_says_what_ran(name):
     """A setting in the name of a cell wins over that of the suite: the recorded command has it."""
-    path = suites.ROOT / "results" / name / "runs.jsonl"
+    path = ROOT / "results" / name / "runs.jsonl"
     if not path.exists():
-        pytest.skip(f"{path.relative_to(suites.ROOT)} is not recorded")
+        pytest.skip(f"{path.relative_to(ROOT)} is not recorded")
     for row in json_lines.read(path):
-        cell = suites.parse(row["cell"])
-        config = suites.run_config(suites.SUITES[name], cell, suites.preset(cell.problem))
-        assert suites.train_command(config) == row["train_command"], row["cell"]
+        cell = cells.parse(row["cell"])
+        config = cells.run_config(suites.SUITES[name], cell, cells.preset(cell.problem))
+        assert cells.train_command(config) == row["train_command"], row["cell"]
 
 
 def test_a_setting_of_a_method_wins_over_that_of_the_suite():
-    cell = suites.parse("fashion_mnist/dqgan_adam,learning_rate_g=0.0007/none/M=2/iid/seed=0")
+    cell = cells.parse("fashion_mnist/dqgan_adam,learning_rate_g=0.0007/none/M=2/iid/seed=0")
     suite = suites.SUITES["fashion_mnist"]
-    optimizer = suites.run_config(suite, cell, suites.preset(cell.problem)).optimizer
+    optimizer = cells.run_config(suite, cell, cells.preset(cell.problem)).optimizer
     assert (optimizer.learning_rate_g, optimizer.learning_rate_d) == (0.0007, 8e-4)
