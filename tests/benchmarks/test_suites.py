@@ -10,6 +10,7 @@ import tensorflow as tf
 from benchmarks import cells, games, suites, suites_processes, suites_report
 from benchmarks.provenance import ROOT
 from dqgan_tf import config as config_lib
+from dqgan_tf.data import catalogue
 from dqgan_tf.errors import TrainingError, UsageError
 from dqgan_tf.gan.gradients import simultaneous_gradients
 from dqgan_tf.telemetry import json_lines, pictures
@@ -148,6 +149,14 @@ class TestRun:
         assert suites_processes._picture(suites.SUITES[suite], cell._replace(seed=1), pathlib.Path("f")) == []
 
 
+@pytest.fixture(scope="module")
+def fashion_mnist(data_dir, tmp_path_factory):
+    """Flags: the prepared data set, and a folder that keeps the trained judge for the next test."""
+    folder = tmp_path_factory.mktemp("fashion_mnist")
+    catalogue.prepare("fashion_mnist", str(folder), str(data_dir / "fashion_mnist"))
+    return [f"--data_dir={folder}", f"--cache_dir={folder / 'judge'}"]
+
+
 @pytest.mark.slow
 class TestSmall:
     """Processes, compiled steps, rows and page of the small form of a suite."""
@@ -197,6 +206,22 @@ class TestSmall:
         assert len({row["weights_sha256"] for row in rows}) == len(rows)
         assert (tmp_path / cells.picture(cells.parse(rows[0]["cell"]))).stat().st_size > 1000
         self.check_page("mixture", tmp_path)
+
+    @pytest.mark.parametrize("name", ["fashion_mnist", "time", "local/fashion_mnist"])
+    def test_fashion_mnist(self, name, tmp_path, fashion_mnist):
+        """The judge is the small classifier of the data set, trained once; a worker takes 32 images a step."""
+        rows = self.rows(name, tmp_path, *fashion_mnist)
+        assert rows[0]["num_samples"] == 200 and 0 < rows[1]["frechet_distance"] < 1000
+        assert (
+            rows[0]["feature_network"] == "small_classifier(fashion_mnist)"
+            and rows[0]["feature_network_accuracy"] > 0.85
+        )
+        assert (
+            rows[0]["curve"]["step"] == [16, 32]
+            and f"--batch_size={32 * rows[0]['workers']}" in rows[0]["train_command"]
+        )
+        assert rows[1]["sent_bytes_per_step"] < rows[0]["sent_bytes_per_step"] / 20
+        self.check_page(name, tmp_path)
 
     def test_cifar10(self, tmp_path, data_dir):
         network = data_dir / "cifar10_resnet" / "resnet20-12fca82f.npz"
