@@ -83,10 +83,11 @@ format: .venv/.test-stamp ## Style, changing files
 # Where runs are recorded; `make report` runs none.
 SUITES := games mixture fashion_mnist speedup time local/games local/mixture local/fashion_mnist
 
-report: .venv/.test-stamp ## Tables and figures of results/, and README's, from the recorded runs
+report: .venv/.test-stamp ## Tables and figures of results/, README and docs/evidence.md, from the recorded runs
 	$(BIN)/python -m pip install -q -e ".[benchmark]"
 	set -e; for suite in $(SUITES); do $(BIN)/python -m trainers.compare --suite=$$suite --report; done
 	$(BIN)/python -m trainers.compare --suite=fashion_mnist --report --document=README.md
+	$(BIN)/python -m benchmarks.evidence_tables docs/evidence.md
 	set -e; for folder in local speedup; do \
 	  $(BIN)/python -m benchmarks.links --report=results/$$folder/links.jsonl > results/$$folder/links.md; done
 

@@ -46,14 +46,14 @@ def padded(quantize):
 TWO_STEP = {SIGN: padded(quantizers_numpy.sign(32)), TOPK: padded(quantizers_numpy.top_k(4))}  # ceil(.1 * 32)
 
 
-def oracle_settings(optimizer, compression):
+def oracle_settings(optimizer, compression, schedule):
     rates = np.repeat([optimizer.learning_rate_g, optimizer.learning_rate_d], [size for _, size in tiny_gan.SIZES])
     names = ("beta_1", "beta_2", "epsilon", "second_moment")
     adam = dqgan.Adam(**{name: getattr(optimizer, name) for name in names}, period=optimizer.second_moment_period)
     two_step = compression.topology == "two_step"
     return oracle.Settings(
         SHARDS if two_step else PLAYERS,
-        rates,
+        lambda t: rates * schedule(t),
         quantizers_numpy.for_all_players((TWO_STEP if two_step else QUANTIZERS)[compression.compressor]),
         adam=adam if optimizer.direction == "adam" else None,
         local_steps=compression.local_steps,
@@ -90,14 +90,14 @@ def decided_by_a_hair(state, settings):
     return False
 
 
-def assert_follows_oracle(strategy, optimizer, compression):
+def assert_follows_oracle(strategy, optimizer, compression, schedule=lambda t: 1.0, **compile_options):
     """Follows both for 20 exchanges, the last one after a shorter round, and returns the oracle's last state."""
     optimizer, compression = OptimizerConfig(**optimizer), CompressionConfig(**compression)
     steps = STEPS * compression.local_steps - (compression.local_steps > 1)
-    model = tiny_gan.build(strategy, optimizer, compression)
+    model = tiny_gan.build(strategy, optimizer, compression, **compile_options)
     batches = tiny_gan.real_batches(steps)
     iterator = tiny_gan.distributed_iterator(strategy, batches)
-    settings = oracle_settings(optimizer, compression)
+    settings = oracle_settings(optimizer, compression, schedule)
     states = oracle.run(gan_game(batches), tiny_gan.weights(model)[0], tiny_gan.REPLICAS, settings, steps)
     before = oracle.start(tiny_gan.weights(model)[0], tiny_gan.REPLICAS)
     for state in states:
@@ -116,6 +116,7 @@ def assert_follows_oracle(strategy, optimizer, compression):
 @pytest.mark.parametrize(
     ("optimizer", "compression"),
     [
+        (SGD, {"compressor": SIGN}),
         (SGD, {"compressor": SIGN, "topology": "two_step"}),
         (ADAM, {"compressor": SIGN}),
         (ADAM, {"compressor": TOPK, "topology": "two_step"}),
@@ -159,6 +160,12 @@ SHIFTED = {"shift": 0.1, "topology": "two_step"}
         (SGD, {"compressor": SIGN}),
         (SGD | {"half_step": "corrected"}, {"compressor": TOPK, "shift": 0.1}),
         (AVERAGED, {"compressor": SIGN} | SHIFTED),
+        (ADAM, {"compressor": SIGN}),
+        (ADAM, {"compressor": SIGN, "topology": "two_step"}),
+        (ADAM, {"compressor": SIGN, "shift": 0.1}),
+        (SGD, {"compressor": SIGN, "shift": 0.1}),
+        (SGD, {"compressor": SIGN} | SHIFTED),
+        (SGD, {"compressor": SIGN, "topology": "two_step"}),
         (SGD, {"compressor": "none"}),
         (SGD, {"compressor": SIGN, "residual_in_half_step": False}),
         (SGD | {"half_step": "common"}, {"compressor": SIGN, "shift": 0.1}),
@@ -168,6 +175,14 @@ SHIFTED = {"shift": 0.1, "topology": "two_step"}
 def test_three_local_steps_follow_the_oracle(strategy, optimizer, compression):
     state = assert_follows_oracle(strategy, optimizer, compression | {"local_steps": 3})
     assert len(state.points) == 2 and state.t == 59
+
+
+@pytest.mark.slow
+def test_schedules_count_gradient_steps(strategy):
+    """A warm-up of five steps ends within the second round; the rate falls at every step, not at every exchange."""
+    optimizer = SGD | {"learning_rate_schedule": "linear", "warmup_steps": 5}
+    schedule = lambda t: min(1, t / 5) * (1 - (t - 1) / 60)  # noqa: E731
+    assert_follows_oracle(strategy, optimizer, {"compressor": SIGN, "local_steps": 3}, schedule, total_steps=60)
 
 
 class TestRounds:

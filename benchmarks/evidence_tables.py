@@ -1,0 +1,359 @@
+"""The tables of docs/evidence.md, from the recorded runs under results/.
+
+    python -m benchmarks.evidence_tables docs/evidence.md
+
+fills the places between `<!-- results:NAME -->` and `<!-- /results:NAME -->`, for every NAME of `TABLES`. A figure is
+mean ± standard deviation over the seeds, with their number in brackets; of fewer than three seeds, the figures of all.
+A difference has the 95 % interval of Student's t in the place of the standard deviation.
+"""
+
+import argparse
+import collections
+import functools
+import os
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import comparison, suites
+from benchmarks.crew import bits_per_second
+from benchmarks.provenance import ROOT
+from benchmarks.report import markdown
+from benchmarks.suites_report import paired_interval
+from dqgan_tf.telemetry import json_lines
+from dqgan_tf.training import command
+
+Rows = list[dict[str, Any]]
+_FEW = 3  # fewer seeds than these have no mean
+_COMPRESSORS = {
+    "float32": suites.NONE,
+    "4 bits": suites.FOUR_BIT,
+    "ternary": suites.TERNARY,
+    "sign": suites.SIGN,
+    "top 5 %": suites.TOP_5,
+    "top 1 %": suites.TOP_1,
+}
+
+
+@functools.cache
+def _recorded(suite):
+    """Returns {(problem, method, compressor, workers, shards): rows by seed} of a suite."""
+    cells = collections.defaultdict(list)
+    for row in json_lines.read(ROOT / "results" / suite / "runs.jsonl"):
+        cells[tuple(row[key] for key in ("problem", "method", "compressor", "workers", "shards"))].append(row)
+    return {cell: sorted(rows, key=lambda row: row["seed"]) for cell, rows in cells.items()}
+
+
+def _runs(suite, problem, method, compressor, workers, shards):
+    return _recorded(suite).get((problem, method, _COMPRESSORS.get(compressor, compressor), workers, shards), [])
+
+
+def figure(rows: Rows, key: str, *, digits: int = 1, scale: float = 1.0) -> str:
+    """Returns mean ± standard deviation and the number of seeds; the seeds' own figures where they are few.
+
+    A run that diverged has none: of one such run and more, the text has all seeds.
+    """
+    values = [row[key] for row in rows]
+    if len(values) < _FEW or None in values:
+        return ", ".join("diverges" if value is None else _number(scale * value, digits) for value in values)
+    scaled = [scale * value for value in values]
+    spread = _number(statistics.stdev(scaled), digits)
+    return f"{_number(statistics.mean(scaled), digits)} ± {spread} ({len(values)})"
+
+
+def difference(rows: Rows, reference: Rows, key: str, *, percent: bool = True, scale: float = 1.0) -> str:
+    """Returns the paired difference to the runs of the same seeds, mean and 95 % interval, in percent of their mean or
+    in points; the seeds' own differences where they are few."""
+    exact = {row["seed"]: row[key] for row in reference}
+    pairs = [(row[key], exact[row["seed"]]) for row in rows if exact.get(row["seed"]) is not None]
+    if not pairs or any(value is None for value, _ in pairs):
+        return ""
+    factor = 100 / statistics.mean(base for _, base in pairs) if percent else scale
+    unit = " %" if percent else ""
+    differences = [factor * (value - base) for value, base in pairs]
+    if len(differences) < _FEW:
+        return ", ".join(f"{value:+.1f}" for value in differences) + unit
+    mean, half = paired_interval(differences)
+    return f"{mean:+.1f} ± {half:.1f}{unit}"
+
+
+def _number(value, digits):
+    """From 10 on, one digit behind the point at most."""
+    return f"{value:.{digits if abs(value) < 10 else min(digits, 1)}f}"
+
+
+def _fewer(rows, reference):
+    """The bytes of the reference divided by those of the runs."""
+    if not rows or not reference:
+        return ""
+    times = reference[0]["sent_bytes_per_step"] / rows[0]["sent_bytes_per_step"]
+    return f"{times:,.0f}" if times >= 100 else f"{times:.1f}".removesuffix(".0")
+
+
+# --- tables ---
+
+
+def images(suite: str, problem: str, workers: int, rates: str = "") -> str:
+    """Frechet distances at the end by compressor, of DQGAN with Adam, of its ablations and of CPOAdam."""
+    methods = {
+        "without error feedback": "dqgan_adam_no_error_feedback",
+        "residual outside of the half step": "dqgan_adam_residual_out",
+        "CPOAdam, gradients quantized": "cpoadam_gq",
+        "CPOAdam with error feedback": "cpoadam_ef",
+    }
+    runs = functools.partial(_runs, suite, problem, workers=workers, shards="iid")
+    reference = runs(f"dqgan_adam{rates}", "float32")
+    lines = []
+    for compressor in ("float32", "4 bits", "ternary", "sign", "top 1 %"):
+        own = runs(f"dqgan_adam{rates}", compressor)
+        others = [figure(runs(f"{name}{rates}", compressor), "frechet_distance") for name in methods.values()]
+        if compressor == "float32":
+            others[2] = figure(runs(f"cpoadam{rates}", compressor), "frechet_distance")
+        change = difference(own, reference, "frechet_distance") if own is not reference else ""
+        if own:
+            fewer = _fewer(own, reference)
+            lines.append([compressor, fewer, figure(own, "frechet_distance"), change, *others])
+    header = ["", "times fewer bytes", "DQGAN with Adam", "difference to float32", *methods]
+    return _table(header, lines)
+
+
+def rates_of_images() -> str:
+    """Frechet distances at the end by learning rate, DQGAN and CPOAdam."""
+    rates = {".0002": suites._SLOWER, ".0004": suites._SLOW, ".0008": ""}
+    methods = [
+        ("DQGAN with Adam, float32", "dqgan_adam", "float32"),
+        ("DQGAN with Adam, 4 bits", "dqgan_adam", "4 bits"),
+        ("CPOAdam, float32", "cpoadam", "float32"),
+    ]
+    runs = functools.partial(_runs, "fashion_mnist", "fashion_mnist", workers=4, shards="iid")
+    lines = [
+        [label, *(figure(runs(method + rate, compressor), "frechet_distance") for rate in rates.values())]
+        for label, method, compressor in methods
+    ]
+    return _table(["method", *rates], lines)
+
+
+def mixture(problem: str, workers: int) -> str:
+    """Samples within 3 standard deviations of a mode, in percent, and the fewest modes of a run."""
+    methods = {
+        "without error feedback": "dqgan_adam_no_error_feedback",
+        "residual outside of the half step": "dqgan_adam_residual_out",
+        "CPOAdam, gradients quantized": "cpoadam_gq",
+        "CPOAdam with error feedback": "cpoadam_ef",
+    }
+    key, wide, percent = "high_quality_fraction_3_sd", "high_quality_fraction", {"scale": 100.0}
+    runs = functools.partial(_runs, "mixture", problem, workers=workers, shards="iid")
+    reference, lines = runs("dqgan_adam", "float32"), []
+    for compressor in ("float32", "4 bits", "ternary", "sign", "top 1 %"):
+        own = runs("dqgan_adam", compressor)
+        if not own:
+            continue
+        others = [figure(runs(name, compressor), key, **percent) for name in methods.values()]
+        if compressor == "float32":
+            others[2] = figure(runs("cpoadam", compressor), key, **percent)
+        changes = [
+            difference(own, reference, name, percent=False, **percent) if own is not reference else ""
+            for name in (key, wide)
+        ]
+        lines.append([compressor, figure(own, key, **percent), _modes(own), *changes, *others])
+    header = ["", "DQGAN with Adam", "modes", "difference to float32, points", "the same, wide radius", *methods]
+    return _table(header, lines)
+
+
+def _modes(rows):
+    """The number of modes at 3 standard deviations of every run."""
+    return ", ".join(str(round(row["modes_3_sd"])) for row in rows)
+
+
+def local_games() -> str:
+    """Field at the end with equal data by number of local steps."""
+    runs = functools.partial(_runs, "local/games", "nonlinear", workers=8, shards="homogeneous")
+    lines = []
+    for count in (1, 4, 16, 64):
+        steps = "" if count == 1 else f",local_steps={count}"
+        exact = runs(f"dqgan{steps}", "float32")
+        line = [str(count), _fewer(runs(f"dqgan{steps}", "sign"), runs("dqgan", "float32"))]
+        line.append(figure(exact, "field", digits=4))
+        for compressor in ("sign", "top 5 %"):
+            own = runs(f"dqgan{steps}", compressor)
+            seeds = ", ".join("diverges" if row["field"] is None else f"{row['field']:.4f}" for row in own)
+            line += [seeds, difference(own, exact, "field")]
+        line.append(figure(runs(f"dqgan_residual_out{steps}", "sign"), "field"))
+        lines.append(line)
+    header = ["K", "times fewer bytes at sign", "float32", "sign, every seed", "difference", "top 5 %, every seed"]
+    return _table([*header, "difference", "sign, residual outside of the start"], lines)
+
+
+def local_games_different() -> str:
+    """Field at the end with different data by number of local steps, without and with the shift."""
+    runs = functools.partial(_runs, "local/games", "nonlinear", workers=8, shards="heterogeneous")
+    lines = []
+    for count in (1, 4, 16):
+        steps = "" if count == 1 else f",local_steps={count}"
+        shift, corrected = f"{steps},shift=0.1", f"{steps},shift=0.1,half_step=corrected"
+        columns = [
+            (steps, "float32"),
+            (steps, "sign"),
+            (shift, "sign"),
+            (corrected, "sign"),
+            (steps, "top 5 %"),
+            (shift, "top 5 %"),
+            (corrected, "top 5 %"),
+        ]
+        line = [figure(runs(f"dqgan{change}", compressor), "field", digits=4) for change, compressor in columns]
+        spreads = [figure(runs(f"dqgan{change}", "sign"), "spread") for change in (steps, shift)]
+        lines.append([str(count), *line, *spreads])
+    header = ["K", "float32"]
+    for name in ("sign", "top 5 %"):
+        header += [name, f"{name}, shift .1", f"{name}, shift .1, corrected"]
+    return _table([*header, "spread of the residuals at sign", "the same, shift .1"], lines)
+
+
+def split_modes() -> str:
+    """Samples within 3 standard deviations of a mode, and modes of every run, with modes split among four workers."""
+    runs = functools.partial(_runs, "local/mixture", "mixture_ring", workers=4, shards="by_class")
+    methods = {}
+    for problem, method, _, workers, shards in _recorded("local/mixture"):
+        if (problem, workers, shards) == ("mixture_ring", 4, "by_class"):
+            methods[method] = None
+    order = [cell.method for cell in suites.SUITES["local/mixture"].cells() if cell.shards == "by_class"]
+    lines = []
+    for method in sorted(methods, key=order.index):
+        line = [_setting(method)]
+        for compressor in ("float32", "sign", "top 1 %"):
+            own = runs(method, compressor)
+            share = figure(own, "high_quality_fraction_3_sd", scale=100.0)
+            line.append(f"{share}; modes {_modes(own)}" if own else "")
+        lines.append(line)
+    return _table(["setting", "float32", "sign", "top 1 %"], lines)
+
+
+def _setting(method):
+    """The name of a method as flags, with one flag for both learning rates, which are equal here."""
+    base, *changes = method.split(",")
+    rates = [change.partition("=")[2] for change in changes if change.startswith("learning_rate_g=")]
+    words = [f"`{base}`", *(f"`{change}`" for change in changes if not change.startswith("learning_rate_"))]
+    return ", ".join([*words, *(f"rate {rate}" for rate in rates)])
+
+
+def local_mixture() -> str:
+    """Samples within 3 standard deviations of a mode with local steps and equal data."""
+    percent, key, wide, lines = {"scale": 100.0}, "high_quality_fraction_3_sd", "high_quality_fraction", []
+    variants = {
+        (cell.problem, cell.workers, cell.method, cell.compressor): None
+        for cell in suites.SUITES["local/mixture"].cells()
+        if cell.shards == "iid"
+    }
+    for problem, workers, method, compressor in variants:
+        runs = functools.partial(_runs, "local/mixture", problem, workers=workers, shards="iid")
+        own, reference = runs(method, compressor), runs("dqgan_adam", "float32")
+        if not own:
+            continue
+        changes = ["", ""]
+        if own is not reference:
+            changes = [difference(own, reference, name, percent=False, **percent) for name in (key, wide)]
+        name = next(name for name, spec in _COMPRESSORS.items() if spec == compressor)
+        line = [problem.removeprefix("mixture_"), str(workers), _setting(method), name, _fewer(own, reference)]
+        lines.append([*line, figure(own, key, **percent), _modes(own), *changes])
+    header = ["problem", "workers", "method", "compressor", "times fewer bytes", "samples within 3 sd, %", "modes"]
+    return _table([*header, "difference to float32 at every step, points", "the same, wide radius"], lines)
+
+
+def local_images(rates: str) -> str:
+    """Frechet distances over training, every variant of `local/fashion_mnist` at these rates that has runs."""
+    lines, marks = [], (512, 1024, 1536, 2048)
+    variants = dict.fromkeys(cell[:-1] for cell in suites.SUITES["local/fashion_mnist"].cells())
+    reference = _runs("local/fashion_mnist", "fashion_mnist", f"dqgan_adam{rates}", "float32", 4, "iid")
+    for problem, method, compressor, workers, shards in variants:
+        own = _runs("local/fashion_mnist", problem, method, compressor, workers, shards)
+        at_rates = method.endswith(rates) if rates else shards == "by_class" or "learning_rate" not in method
+        if not own or not at_rates or (not rates and suites._SLOWER in method):
+            continue
+        name = next(name for name, spec in _COMPRESSORS.items() if spec == compressor)
+        curve = [dict(zip(row["curve"]["step"], row["curve"]["frechet_distance"], strict=True)) for row in own]
+        means = [f"{statistics.mean(steps[mark] for steps in curve):.1f}" for mark in marks[:-1]]
+        change = difference(own, reference, "frechet_distance") if own is not reference else ""
+        data = "equal" if shards == "iid" else "split"
+        line = [_setting(method.removesuffix(rates)), name, data, _fewer(own, reference), *means]
+        lines.append([*line, figure(own, "frechet_distance"), change])
+    header = ["method", "compressor", "data", "times fewer bytes", *(f"at {mark}" for mark in marks[:-1])]
+    return _table([*header, f"at {marks[-1]}", "difference to float32 with equal data"], lines)
+
+
+def links() -> str:
+    """Speed-up of real processes: workers divided by the ratio of a step to that of as many unconnected processes."""
+    names = {
+        "float32": "none@auto@4",
+        "float16": "fp16@auto@4",
+        "8 bits": "linear:bits=8,bucket=512@auto@4",
+        "4 bits": "linear:bits=4,bucket=512@auto@4",
+        "sign": "sign:bucket=512@auto@4",
+        "sign, K = 8": "sign:bucket=512@auto@4/K=8",
+    }
+    rows = json_lines.read(ROOT / "results" / "speedup" / "links.jsonl")
+    lines = []
+    for rate in sorted({row["rate"] for row in rows}, key=bits_per_second):
+        for workers in sorted({row["workers"] for row in rows}):
+            line = [rate, str(workers)]
+            for name in names.values():
+                own = [row for row in rows if (row["rate"], row["workers"], row["variant"]) == (rate, workers, name)]
+                ratios = [
+                    sample / alone
+                    for row in own
+                    for sample, alone in zip(row["samples"], row["alone_samples"], strict=True)
+                ]
+                line.append(f"{workers / np.median(ratios):.2f}" if ratios else "")
+            lines.append(line)
+    return _table(["link", "workers", *names], lines)
+
+
+def _table(header, lines):
+    """A Markdown table without the columns that no line fills."""
+    if not lines:
+        return "No run is recorded yet."
+    filled = [column for column in range(len(header)) if any(line[column] for line in lines)]
+    return markdown([header[column] for column in filled], [[line[column] for column in filled] for line in lines])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "links": links,
+    "ring": functools.partial(mixture, "mixture_ring", 4),
+    "ring_of_eight": functools.partial(mixture, "mixture_ring", 8),
+    "grid": functools.partial(mixture, "mixture_grid", 4),
+    "fashion_mnist": functools.partial(images, "fashion_mnist", "fashion_mnist", 4),
+    "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suites._SLOWER),
+    "cifar10": functools.partial(images, "cifar10", "cifar10", 4),
+    "rates": rates_of_images,
+    "local_games": local_games,
+    "local_games_different": local_games_different,
+    "local_mixture": local_mixture,
+    "split_modes": split_modes,
+    "local_images": functools.partial(local_images, ""),
+    "local_images_slow": functools.partial(local_images, suites._SLOWER),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Fills the tables of a document from the recorded runs.")
+    parser.add_argument("document", help="Markdown file with the marked places")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    fill(arguments.document)
+
+
+def fill(document: str | os.PathLike) -> None:
+    """Fills the marked places of a document.
+
+    Raises:
+      UsageError: it lacks the place of a table.
+    """
+    for name, make in TABLES.items():
+        comparison.fill(document, name, make())
+
+
+if __name__ == "__main__":
+    command.run_parsed(main, make_parser())

@@ -1,0 +1,49 @@
+"""Tables of docs/evidence.md: those of the recorded runs; figures and differences by hand."""
+
+import pytest
+
+from benchmarks import evidence_tables
+from benchmarks.provenance import ROOT
+from dqgan_tf.errors import UsageError
+
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text()
+
+
+def rows(*values):
+    return [{"seed": seed, "distance": value} for seed, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("name", evidence_tables.TABLES)
+def test_a_table_of_the_document_is_that_of_the_recorded_runs(name):
+    shown = EVIDENCE.split(f"<!-- results:{name} -->\n")[1].split(f"\n<!-- /results:{name} -->")[0]
+    assert shown == evidence_tables.TABLES[name]()
+
+
+def test_a_figure_has_the_mean_of_three_seeds_and_all_of_fewer():
+    """The standard deviation of 1, 2, 3 is 1."""
+    assert evidence_tables.figure(rows(1.0, 2.0, 3.0), "distance") == "2.0 ± 1.0 (3)"
+    assert evidence_tables.figure(rows(0.01, 0.02), "distance", scale=100.0) == "1.0, 2.0"
+    assert evidence_tables.figure(rows(0.0123, None, 43.21), "distance", digits=4) == "0.0123, diverges, 43.2"
+    assert evidence_tables.figure([], "distance") == ""
+
+
+def test_a_difference_is_that_of_equal_seeds():
+    """Differences 1, 2, 3 of a mean of 10: 20 % +- 4.303 * 10 % / sqrt(3)."""
+    reference = rows(9.0, 10.0, 11.0, None)
+    assert evidence_tables.difference(rows(10.0, 12.0, 14.0), reference, "distance") == "+20.0 ± 24.8 %"
+    points = evidence_tables.difference(rows(0.5, 0.75), rows(0.25, 0.25), "distance", percent=False, scale=100.0)
+    assert points == "+25.0, +50.0"
+    assert evidence_tables.difference(rows(None, 10.0), reference, "distance") == ""
+    assert evidence_tables.difference([{"seed": 3, "distance": 1.0}], reference, "distance") == ""
+
+
+def test_a_method_is_written_as_flags():
+    method = "cpoadam_ef,shift=0.1,learning_rate_g=0.008,learning_rate_d=0.008"
+    assert evidence_tables._setting(method) == "`cpoadam_ef`, `shift=0.1`, rate 0.008"
+
+
+def test_a_document_without_the_places_is_refused(tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text("# Nothing\n")
+    with pytest.raises(UsageError, match="has no place <!-- results:links -->"):
+        evidence_tables.fill(document)
