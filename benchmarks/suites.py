@@ -345,9 +345,24 @@ SUITES = {
 """Every suite is a whole number of rounds of local steps between two marks."""
 
 
-def get(name: str, small: bool) -> Suite:
-    """Returns a suite; the small form has few rows, steps and seeds, and is a test of the whole way."""
+def get(name: str, small: bool, published: bool = False) -> Suite:
+    """Returns a suite.
+
+    Args:
+      name: of the suite.
+      small: few rows, steps and seeds: a test of the whole way.
+      published: the network, loss, rates and number of steps of the preset, flags/experiments/NAME.flags, which are
+        those of the literature: for GPUs.
+
+    Raises:
+      UsageError: `published`, and the suite has no small network in the place of a published one.
+    """
     suite = SUITES[name]
+    if published:
+        if suite.settings != _SHORT_IMAGES:
+            names = " or ".join(key for key, other in SUITES.items() if other.settings == _SHORT_IMAGES)
+            raise UsageError(f"--published is for --suite={names}. Received: --suite={name}")
+        suite = suite._replace(settings={})
     if not small:
         return suite
     first, settings = suite.groups[0], suite.settings | {"train.steps": 32}

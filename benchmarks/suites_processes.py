@@ -24,6 +24,7 @@ def run(
     *,
     threads: int,
     small: bool,
+    published: bool = False,
     tell: Callable[[str], None],
     options: Sequence[str] = (),
     only: str = "",
@@ -34,7 +35,7 @@ def run(
       name: of the suite.
       folder: of runs.jsonl, and of samples/ with the pictures of seed 0.
       threads: of each run.
-      small: see `suites.get`.
+      small, published: see `suites.get`.
       tell: takes lines of progress.
       options: flags of `benchmarks.suites_run` that name files of this machine.
       only: regular expression; cells whose name it does not match anywhere are left for another call.
@@ -43,7 +44,7 @@ def run(
       TrainingError: a run failed; its own output has the reason. Later calls continue with it.
       UsageError: `only` is no regular expression, or matches no cell.
     """
-    suite, path = suites.get(name, small), pathlib.Path(folder) / "runs.jsonl"
+    suite, path = suites.get(name, small, published), pathlib.Path(folder) / "runs.jsonl"
     cells = suites.select(suite, only)
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {row["cell"] for row in json_lines.read(path)}
@@ -51,9 +52,10 @@ def run(
     tell(f"{name}: {len(cells) - len(missing)} of {len(cells)} runs are in {path}.")
     figure = suite.figures[0]
     started, spent, left = time.monotonic(), 0, sum(cell.workers for cell in missing)
+    forms = [*["--small"] * small, *["--published"] * published]
     with tempfile.TemporaryDirectory() as cache:
         for number, cell in enumerate(missing, 1):
-            row = _run_cell(name, cell, threads, small, cache, [*options, *_picture(suite, cell, path.parent)])
+            row = _run_cell(name, cell, threads, forms, cache, [*options, *_picture(suite, cell, path.parent)])
             with json_lines.JsonLinesWriter(path, resume_step=None) as writer:
                 writer.write(row["steps"], row)
             spent, left = spent + cell.workers, left - cell.workers
@@ -67,14 +69,14 @@ def _picture(suite, cell, folder):
     return [f"--picture={folder / picture(cell)}"] if suite.kind == DATA and cell.seed == 0 else []
 
 
-def _run_cell(name, cell, threads, small, cache, options):
+def _run_cell(name, cell, threads, forms, cache, options):
     """Returns the row of a run, made by a process of its own: XLA keeps what it has compiled as long as one lives.
 
     The folder `cache` keeps it for the next runs and for the other replicas of this one: XLA compiles for each logical
     CPU. That halves the time of short runs (TensorFlow 2.21.0) and changes no bit.
     """
     started = time.monotonic()
-    arguments = ["-m", "benchmarks.suites_run", f"--suite={name}", f"--cell={cell.name}", *["--small"] * small]
+    arguments = ["-m", "benchmarks.suites_run", f"--suite={name}", f"--cell={cell.name}", *forms]
     flags = f"--tf_xla_persistent_cache_directory={cache} --tf_xla_persistent_cache_device_types=CPU"
     environment = {"TF_XLA_FLAGS": flags} | os.environ
     environment |= {
@@ -82,9 +84,10 @@ def _run_cell(name, cell, threads, small, cache, options):
         # With one, TensorFlow 2.21.0 destroys the iterator of several replicas after up to minutes of waiting.
         "TF_NUM_INTEROP_THREADS": str(max(2, threads)),
         "OMP_NUM_THREADS": str(threads),
-        "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
+    if "--published" not in forms:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     environment.pop("TF_CONFIG", None)
     lines = [""]
     with tempfile.TemporaryFile("w+") as errors:

@@ -12,6 +12,7 @@ import time
 from absl import flags
 
 from benchmarks import cells, suites
+from dqgan_tf.errors import UsageError
 from dqgan_tf.training import command
 
 _SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite.", required=True)
@@ -21,12 +22,13 @@ _DATA_DIR = command.define_path("data_dir", "Prepared TensorFlow Datasets direct
 _NETWORK = command.define_path("feature_network", "npz of the ResNet that judges images; see `evaluation.features`.")
 _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier that judges without --feature_network.")
 _SMALL = flags.DEFINE_bool("small", False, "As in the small form of the suite.")
+_PUBLISHED = flags.DEFINE_bool("published", False, "Network and steps of the preset; GPUs are used if there are any.")
 _KEPT = []  # TensorFlow 2.21 destroys the iterator of 32 replicas in minutes of waiting: the process exits without that
 
 
 def main(arguments):
     del arguments
-    suite, cell = suites.get(_SUITE.value, _SMALL.value), cells.parse(_CELL.value)
+    suite, cell = suites.get(_SUITE.value, _SMALL.value, _PUBLISHED.value), cells.parse(_CELL.value)
     row = _game(suite, cell) if suite.kind == cells.GAMES else _training(suite, cell)
     print(json.dumps(_finite(row)))
 
@@ -56,6 +58,11 @@ def _training(suite, cell):
 
     config = cells.run_config(suite, cell, cells.preset(cell.problem) | {"data.data_dir": _DATA_DIR.value})
     strategy = job_lib.start_strategy(config)
+    if strategy.num_replicas_in_sync != cell.workers:
+        raise UsageError(
+            f"{cell.name} needs {cell.workers} GPUs or none, for as many replicas: hide the others with "
+            f"CUDA_VISIBLE_DEVICES. Received: {strategy.num_replicas_in_sync} GPUs"
+        )
     spec = job_lib.describe(config, strategy)
     job = job_lib.build(config, spec, strategy, MessageBoard(strategy.worker_index, strategy.num_workers))
     model, steps, iterator = job.model, config.train.steps, job.iterator(job.dataset(0))

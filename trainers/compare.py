@@ -1,6 +1,7 @@
 """Runs a suite of experiments: methods x compressors x numbers of workers x shards x seeds, and renders its page.
 
     python -m trainers.compare --suite=games [--small] [--only=M=8] [--results=results/games] [--threads=1]
+    python -m trainers.compare --suite=cifar10 --published --only=M=2   (a machine with two GPUs, a replica each)
     python -m trainers.compare --suite=games --report
 
 A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was stopped.
@@ -21,6 +22,9 @@ from dqgan_tf.training import command
 
 _SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite to run or to render.")
 _SMALL = flags.DEFINE_bool("small", False, "Run a small form of the suite: two seeds, few rows, few steps.")
+_PUBLISHED = flags.DEFINE_bool(
+    "published", False, "Run a suite of images with the published network, rates and steps of its preset: for GPUs."
+)
 _ONLY = flags.DEFINE_string("only", "", "Regular expression: run the cells whose name it matches, such as 'M=4/iid'.")
 _REPORT = flags.DEFINE_bool("report", False, "Render the recorded runs of the suite; run nothing.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of each run of the suite.", lower_bound=1)
@@ -31,7 +35,7 @@ _NETWORK = command.define_path(
 )
 _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier. Default: ~/.cache/dqgan_tf.")
 _RESULTS = command.define_path(
-    "results", "Folder of the runs. Default with --suite: results/SUITE, or runs/small_SUITE."
+    "results", "Folder of the runs. Default with --suite: results/SUITE, runs/small_SUITE, or those of SUITE_published."
 )
 _DOCUMENT = command.define_path(
     "document", "Markdown file with a marked place for the table: that of variants.json, or with --report the suite's."
@@ -45,12 +49,13 @@ def main(arguments):
         return
     if _DOCUMENT.value and not _REPORT.value:
         raise UsageError(f"--document takes a table: add --report. Received: --document={_DOCUMENT.value}")
-    default = f"runs/small_{_SUITE.value}" if _SMALL.value else f"results/{_SUITE.value}"
+    name = _SUITE.value + "_published" * _PUBLISHED.value
+    default = f"runs/small_{name}" if _SMALL.value else f"results/{name}"
     folder = _RESULTS.value or default
     if not _REPORT.value:
         local = {"data_dir": _DATA_DIR.value, "feature_network": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
         options = [f"--{name}={path}" for name, path in local.items() if path]
-        how = {"threads": _THREADS.value, "small": _SMALL.value, "only": _ONLY.value}
+        how = {"threads": _THREADS.value, "small": _SMALL.value, "published": _PUBLISHED.value, "only": _ONLY.value}
         suites_processes.run(_SUITE.value, folder, tell=_tell, options=options, **how)
         _tell(f"The runs are in {folder}. The same command with --report makes their tables and figures.")
         return

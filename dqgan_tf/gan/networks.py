@@ -153,8 +153,14 @@ def _discriminator(
     if num_classes is None:
         return keras.Model(sample, logit, name="discriminator")
     label = keras.Input([], dtype="int32", name="label")
-    layer = keras.layers.Embedding(num_classes, features.shape[-1], initializer, name="projection")
-    vectors = normalise(layer)(label)
+    if normalise is _as_it_is:
+        vectors = keras.layers.Embedding(num_classes, features.shape[-1], initializer, name="projection")(label)
+    else:
+        # SpectralNormalization (Keras 3.15.1) casts the vectors to the dtype of its input: integers would make them 0.
+        layer = keras.layers.Dense(
+            features.shape[-1], use_bias=False, kernel_initializer=initializer, name="projection"
+        )
+        vectors = normalise(layer)(keras.ops.one_hot(label, num_classes))
     projection = keras.layers.Dot(1, name="product")([vectors, features])
     return keras.Model([sample, label], keras.layers.Add(name="logit")([logit, projection]), name="discriminator")
 

@@ -52,6 +52,17 @@ class TestCells:
             reference = suites_report.reference_of(cell._asdict())
             assert (cell.problem, cell.workers, cell.shards, reference) in compared
 
+    def test_published_networks(self):
+        """The suite leaves network, loss, rates and steps to the preset; a suite without images has no such form."""
+        cell = suites.get("cifar10", small=False, published=True).cells()[0]
+        config = cells.run_config(suites.get("cifar10", False, True), cell, cells.preset("cifar10"))
+        assert (config.loss.loss, config.network.width, config.train.steps) == ("wgan_gp", 64, 500_000)
+        assert config.train.batch_size == 128
+        with pytest.raises(
+            UsageError, match="--published is for --suite=fashion_mnist or cifar10. Received: --suite=games"
+        ):
+            suites.get("games", small=False, published=True)
+
     def test_a_method_with_changes(self):
         method = cells.method("dqgan_adam_residual_out,local_steps=4,half_step=common")
         settings = cells.METHODS["dqgan_adam_residual_out"].settings
@@ -161,8 +172,8 @@ def fashion_mnist(data_dir, tmp_path_factory):
 class TestSmall:
     """Processes, compiled steps, rows and page of the small form of a suite."""
 
-    def rows(self, name, tmp_path, *options):
-        suites_processes.run(name, tmp_path, threads=1, small=True, tell=print, options=options)
+    def rows(self, name, tmp_path, *options, published=False):
+        suites_processes.run(name, tmp_path, threads=1, small=True, published=published, tell=print, options=options)
         rows = json_lines.read(tmp_path / "runs.jsonl")
         assert [row["cell"] for row in rows] == [cell.name for cell in suites.get(name, small=True).cells()]
         assert {"commit", "hardware", "command", "threads", "seeds", "wall_seconds"} <= rows[0].keys()
@@ -229,6 +240,15 @@ class TestSmall:
         assert rows[0]["feature_network"] == "resnet20" and rows[0]["num_samples"] == 200
         assert rows[0]["frechet_distance"] > 0 and 0 <= rows[0]["precision"] <= 1
         self.check_page("cifar10", tmp_path)
+
+    def test_published_networks(self, tmp_path, data_dir):
+        """Loss, width and rates are those of the preset; the rows of 64 channels send 16 times those of 16 and more."""
+        network = data_dir / "cifar10_resnet" / "resnet20-12fca82f.npz"
+        options = [f"--data_dir={data_dir / 'tfds'}", f"--feature_network={network}"]
+        rows = self.rows("cifar10", tmp_path, *options, published=True)
+        assert {"--published", "--small"} < set(rows[0]["command"].split())
+        assert "--loss=wgan_gp" in rows[0]["train_command"] and "--learning_rate_g=0.0001" in rows[0]["train_command"]
+        assert rows[0]["sent_bytes_per_step"] > 4 * 1e6
 
 
 def row(method, compressor, seed, field, workers=8):

@@ -330,25 +330,28 @@ class TestLabels:
         assert inputs.num_labels(own, own) is None
         assert inputs.num_labels(own, built.discriminator) == 4
 
-    @pytest.mark.parametrize(("network", "shape"), [("mlp", (2,)), ("mlp", (28, 28, 1)), ("dcgan", (28, 28, 1))])
+    @pytest.mark.parametrize(
+        ("network", "shape"), [("mlp", (2,)), ("mlp", (28, 28, 1)), ("dcgan", (28, 28, 1)), *RESNETS]
+    )
     def test_the_logit_has_a_projection(self, network, shape):
         """D(x, y) - D(x, z) = <v_y - v_z, phi(x)>, and D(x, y) = psi(phi(x)) where v_y = 0."""
         config = NetworkConfig(network=network, width=8, latent_dim=5)
         discriminator = networks.build(config, shape, 3, num_classes=4).discriminator
         plain = networks.build(config, shape, 3).discriminator
-        last = "leaky_relu_2" if network == "mlp" else "leaky_relu_1"
+        last = {"mlp": "leaky_relu_2", "dcgan": "leaky_relu_1"}.get(network, "relu")
         hidden = keras.Model(discriminator.inputs[0], discriminator.get_layer(last).output)
         samples = np.random.default_rng(0).uniform(-1, 1, (4, *shape)).astype(np.float32)
         features = hidden(samples).numpy()
-        features = features.sum((1, 2)) if features.ndim == 4 else features
-        vectors = discriminator.get_layer("projection").embeddings.numpy()
+        if features.ndim == 4:
+            features = (np.mean if network == "resnet" else np.sum)(features, axis=(1, 2))
+        [vectors] = [w.numpy() for w in discriminator.trainable_variables if "projection" in w.path]
         assert vectors.shape == (4, features.shape[1])
         logits = discriminator([samples, np.array([2, 0, 1, 3])]).numpy()[:, 0]
         expected = plain(samples).numpy()[:, 0] + np.sum(vectors[[2, 0, 1, 3]] * features, 1)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
         assert np.std(np.sum(vectors[[2, 0, 1, 3]] * features, 1)) > 1e-4
 
-    @pytest.mark.parametrize(("network", "shape"), [("mlp", (2,)), ("dcgan", (28, 28, 1))])
+    @pytest.mark.parametrize(("network", "shape"), [("mlp", (2,)), ("dcgan", (28, 28, 1)), *RESNETS])
     def test_the_generator_draws_another_sample_for_another_label(self, network, shape):
         config = NetworkConfig(network=network, width=8, latent_dim=5)
         generator = networks.build(config, shape, 3, num_classes=4).generator
