@@ -150,7 +150,7 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -
 
     Args:
       lines: by (method, compressor) the lists `step`, `bytes`, `seconds` and `value`. A compressor has a colour, a
-        method a dash.
+        method a dash. `raw`, where it is there, is drawn against steps as a thin line in the same colour and dash.
       title: of the figure; it is positive and drawn on a logarithmic axis if it spans more than a factor of 20.
       path: name of the file.
 
@@ -167,6 +167,8 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -
                 x = [value / 1e6 for value in line["bytes"]] if key == "bytes" else line[key]
                 look = {"color": colours[compressor], "linestyle": dashes.get(method, ":"), "linewidth": 1}
                 axes.plot(x, line["value"], label=f"{method}, {compressor}", **look)
+                if key == "step" and "raw" in line:
+                    axes.plot(x, line["raw"], **look | {"linewidth": 0.4})
             scale = "log" if values and max(values) > 20 * min(values) else "linear"
             axes.set(xlabel=label, yscale=scale, xscale="log" if key == "bytes" else "linear")
         panels[0].set_ylabel(title)

@@ -4,6 +4,7 @@ import collections
 import math
 import os
 import pathlib
+import shlex
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +22,10 @@ Rows = list[dict[str, Any]]
 _NAMES = {suites.NONE: "float32"}
 _EXACT = "dqgan_adam"  # its float32 runs with equal data are the reference of workers with different data
 _EQUAL = ("iid", "homogeneous")  # shards of workers with equal data
-LINKS = ROOT / "results" / "local" / "links.jsonl"
-"""What `benchmarks.links` has measured: steps of the networks and the batch of the suite `time`."""
+LINKS = tuple(ROOT / "results" / folder / "links.jsonl" for folder in ("local", "speedup"))
+"""What `benchmarks.links` has measured: steps of the networks and the batch of the suite `time`. A rate that several
+files have is taken from the first of them."""
+_KNOWN = "feature_network_accuracy"
 _NEAR = 1.05
 """A distance of at most so many times that of float32 at the end counts as its quality."""
 
@@ -232,7 +235,7 @@ def _speedup(rows, folder):
 
 def _time(suite, rows, folder):
     """The time to float32's quality on every link of `LINKS`, and the figure."""
-    measured = json_lines.read(LINKS)
+    measured = _measured_links()
     lines, panels, curves = [], {}, _curves(suite, rows)
     reference = curves.get(("dqgan_adam", _NAMES[suites.NONE]))
     if reference is None:
@@ -254,12 +257,22 @@ def _time(suite, rows, folder):
     figures.value_against_time(panels, title, folder / "quality_against_time.png")
     header = ["link", "compressor", "ms per step", "hours of the run", "hours to float32's quality", "times faster"]
     words = (
-        f"Steps of `runs.jsonl` times the median time of a step in `results/local/links.jsonl`, where two processes "
-        f"train the same networks over the link. float32's quality is its mean distance at the end, {exact:.1f}, and "
+        f"Steps of `runs.jsonl` times the median time of a step in `results/local/links.jsonl` (1 Gbit/s: "
+        f"`results/speedup/links.jsonl`), where two processes train the same networks over the link. float32's quality "
+        f"is its mean distance at the end, {exact:.1f}, and "
         f"5 % more, the tolerance for images at few bits; a run has it at the first evaluation whose mean over the "
         f"seeds is not above."
     )
     return f"{words}\n\n{markdown(header, lines)}\n\n![{title} against hours](quality_against_time.png)"
+
+
+def _measured_links():
+    """The rows of two workers in `LINKS`."""
+    rows = []
+    for path in LINKS:
+        known = {row["rate"] for row in rows}
+        rows += [row for row in json_lines.read(path) if row["workers"] == 2 and row["rate"] not in known]
+    return rows
 
 
 def _first_hours(curve, seconds, value):
@@ -364,7 +377,10 @@ def _steps_kept(row):
 
 
 def _curves(suite, rows):
-    """Returns {label: {step, bytes, seconds, value: lists}}, means over the seeds as far as all of them go."""
+    """Returns {label: {step, bytes, seconds, value: lists}}, means over the seeds as far as all of them go.
+
+    `raw` is there too where the generator without averaging was evaluated.
+    """
     key, curves = suite.figures[0].key, {}
     for (method, compressor), of_variant in _by_variant(rows).items():
         length = min(len(row["curve"][key]) for row in of_variant)
@@ -376,6 +392,11 @@ def _curves(suite, rows):
             "seconds": list(np.mean([row["curve"]["seconds"][:length] for row in of_variant], axis=0)),
             "value": list(suite.figures[0].scale * np.mean(values, axis=0)),
         }
+        if f"raw_{key}" in of_variant[0]["curve"]:
+            raw = [row["curve"][f"raw_{key}"][:length] for row in of_variant]
+            curves[method, _NAMES.get(compressor, compressor)]["raw"] = list(
+                suite.figures[0].scale * np.mean(np.array(raw, float), axis=0)
+            )
     return curves
 
 
@@ -383,10 +404,23 @@ def _source(rows):
     """Where the runs come from."""
     texts = {key: ", ".join(sorted({str(row[key]) for row in rows})) for key in ("commit", "hardware", "threads")}
     seeds = sorted({row["seed"] for row in rows})
-    networks = sorted({row["feature_network"] for row in rows if "feature_network" in row})
+    judged = [row for row in rows if "feature_network" in row]
+    networks = sorted({_judge(row["feature_network"], judged) for row in judged})
+    renamed = any(f"--cell={row['cell']}" not in shlex.split(row["command"]) for row in rows)
+    older = (
+        " Where the command names a cell without rates, the suite had these rates at that commit; `train_command` has "
+        "all settings."
+    )
     network = f" Feature network of the image figures: {', '.join(networks)}." if networks else ""
     hours = sum(row.get("wall_seconds", 0.0) for row in rows) / 3600
     return (
         f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {hours:.1f} hours; {texts['hardware']}, threads of a "
-        f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command.{network}"
+        f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command."
+        f"{older * renamed}{network}"
     )
+
+
+def _judge(name, rows):
+    """A feature network, with the share of held-out images that it names right, where a row has it."""
+    known = {row[_KNOWN] for row in rows if row["feature_network"] == name and _KNOWN in row}
+    return name + "".join(f" ({accuracy:.1%} of held-out images named right)" for accuracy in sorted(known))

@@ -71,9 +71,10 @@ _FIGURES = {
     "spread/{p}": Figure(
         "5 compression/",
         "parameters",
-        "root mean square distance between each replica's residual and the mean residual. Replicas start at w - e, so "
-        "it is also the spread of their starting points; estimated from about 512 values of a player at the time of "
-        "the line",
+        "root mean square distance between each replica's residual and the mean residual, estimated from about 512 "
+        "values of a player at the time of the line. Replicas start at w - e, so it is the spread of their starting "
+        "points; they start at w with `--noresidual_in_half_step`, `--half_step=none` and `--exchange=gradient`, where "
+        "the residuals have the unit of a gradient",
     ),
     "wire_bytes": Figure(
         "5 compression/",

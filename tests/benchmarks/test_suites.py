@@ -263,6 +263,7 @@ def row(method, compressor, seed, field, workers=8):
         "field": field,
         "sent_bytes_per_step": 1400,
         "curve": curve,
+        "command": f"python -m benchmarks.suites_run --suite=games '--cell={cell.name}'",
         **source,
     }
 
@@ -331,14 +332,19 @@ class TestTables:
             rows.append(row(method, spec, 0, 0) | {"curve": curve})
         times = {"none@auto@4": [1800, 1900, 10], "sign:bucket=512@auto@4": [180], "sign:bucket=512@auto@4/K=8": [90]}
         times |= {"float32": [5000], "alone": [1]}
-        links = [{"step": 2, "rate": "20mbit", "variant": name, "samples": samples} for name, samples in times.items()]
-        monkeypatch.setattr(suites_report, "LINKS", tmp_path / "links.jsonl")
-        suites_report.LINKS.write_text("".join(json.dumps(one) + "\n" for one in links))
+        fixed = {"step": 2, "rate": "20mbit", "workers": 2}
+        first = [fixed | {"variant": name, "samples": samples} for name, samples in times.items()]
+        slow = {"variant": "none@auto@4", "samples": [9e5]}
+        second = [fixed | slow, fixed | slow | {"workers": 4}, fixed | slow | {"rate": "1gbit", "samples": [900]}]
+        monkeypatch.setattr(suites_report, "LINKS", (tmp_path / "first.jsonl", tmp_path / "second.jsonl"))
+        for path, links in zip(suites_report.LINKS, (first, second), strict=True):
+            path.write_text("".join(json.dumps(one) + "\n" for one in links))
         lines = suites_report._time(suite, rows, tmp_path).splitlines()
-        assert lines[4:7] == [
+        assert lines[4:8] == [
             "| 20mbit | float32 | 1800.0 | 0.512 | 0.512 | 1.0 |",
             f"| 20mbit | {suites.SIGN} | 180.0 | 0.051 | 0.026 | 20.0 |",
             f"| 20mbit | {suites.SIGN}, local_steps=8 | 90.0 | 0.026 | not reached |  |",
+            "| 1gbit | float32 | 900.0 | 0.256 | 0.256 | 1.0 |",
         ]
         assert (tmp_path / "quality_against_time.png").stat().st_size > 1000
 
@@ -353,6 +359,17 @@ class TestTables:
         before = picture.read_bytes()
         suites_report.write("games", tmp_path)
         assert f"]({picture.name})" in text and picture.read_bytes() == before
+
+    def test_the_source_of_runs(self):
+        """The judge has its accuracy; a command that names another cell is explained."""
+        judge = {"feature_network": "small", "feature_network_accuracy": 0.9114}
+        first, second = row("dqgan", "none", 0, 0.1) | judge, row("dqgan", "none", 1, 0.1)
+        text = suites_report._source([first, second])
+        assert text.endswith(
+            "own command. Feature network of the image figures: small (91.1% of held-out images named right)."
+        )
+        other = suites_report._source([first, second | {"command": first["command"]}])
+        assert "Where the command names a cell without rates" in other
 
     def test_sections(self):
         """With equal data, another rate is another section; with different data it stays in the name."""
