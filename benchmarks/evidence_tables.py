@@ -248,7 +248,8 @@ def local_mixture() -> str:
     }
     for problem, workers, method, compressor in variants:
         runs = functools.partial(_runs, "local/mixture", problem, workers=workers, shards="iid")
-        own, reference = runs(method, compressor), runs("dqgan_adam", "float32")
+        length = [change for change in method.split(",") if change.startswith("steps=")]
+        own, reference = runs(method, compressor), runs(",".join(["dqgan_adam", *length]), "float32")
         if not own:
             continue
         changes = ["", ""]

@@ -179,6 +179,11 @@ _LOCAL_MORE = [
     ("dqgan_adam_residual_out,local_steps=8", SIGN),
     ("dqgan_adam_no_error_feedback,local_steps=8", SIGN),
 ]
+# Twice the steps of the suite: 32 local steps and the grid are late in fewer.
+_LOCAL_LONGER = [
+    ("dqgan_adam,steps=6144", NONE),
+    *_rows([f"dqgan_adam,steps=6144,local_steps={count}" for count in (8, 32)], (SIGN,)),
+]
 _LOCAL_RARE = _rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of times fewer bytes
 _LOCAL_SPLIT = [
     *_rows(["dqgan_adam_split"], (NONE, SIGN)),
@@ -316,8 +321,10 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_NEXT, seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
-            Group("mixture_grid", 4, "iid", _LOCAL, seeds=5),
-            Group("mixture_ring", 8, "iid", _LOCAL, seeds=5),
+            Group("mixture_ring", 4, "iid", _LOCAL_LONGER, seeds=5),
+            Group("mixture_grid", 4, "iid", _LOCAL_LONGER, seeds=5),
+            Group("mixture_ring", 8, "iid", _LOCAL_LONGER, seeds=5),
+            Group("mixture_ring", 8, "iid", _LOCAL, seeds=1),
         ],
         (*_COVERAGE, _SPREAD),
         {"train.steps": 3072, "train.steps_per_call": 64},

@@ -110,9 +110,12 @@ def _sections(rows):
 
 
 def _exact(rows):
-    """The float32 runs of DQGAN with Adam, exchanged at every step, at any rate."""
+    """The float32 runs of DQGAN with Adam, exchanged at every step, at any rate and of any length."""
     return [
-        row for row in rows if row["compressor"] == suites.NONE and row["method"] == _at(_EXACT, _rates(row["method"]))
+        row
+        for row in rows
+        if row["compressor"] == suites.NONE
+        and row["method"] == _at(_EXACT, (*_length(row["method"]), *_rates(row["method"])))
     ]
 
 
@@ -121,8 +124,13 @@ def _rates(method):
     return tuple(change for change in method.split(",") if change.startswith("learning_rate_"))
 
 
-def _at(method, rates):
-    return ",".join([method, *rates])
+def _length(method):
+    """The change of the number of steps in the name of a method."""
+    return tuple(change for change in method.split(",") if change.startswith("steps="))
+
+
+def _at(method, changes):
+    return ",".join([method, *changes])
 
 
 def table(suite: cells.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) -> str:
@@ -136,7 +144,7 @@ def table(suite: cells.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) 
       suite: of the runs.
       rows: the runs.
       equal: float32 runs of workers with equal data, which are the reference if there are any: those at the rates of a
-        row, or at the suite's if there are none.
+        row, or at the suite's if there are none, and as long as the row's.
     """
     variants, by_equal = _by_variant(rows), _by_variant(equal)
     header = ["method", "compressor", "bytes per step and worker", "n"]
@@ -150,7 +158,9 @@ def table(suite: cells.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) 
         sent = round(statistics.mean(row["sent_bytes_per_step"] for row in of_variant))
         texts = [method, _NAMES.get(compressor, compressor), f"{sent:,}", str(len(of_variant))]
         if equal:
-            reference = by_equal.get((_at(_EXACT, _rates(method)), suites.NONE)) or by_equal[_EXACT, suites.NONE]
+            same_length = _at(_EXACT, _length(method))
+            same_rates = _at(same_length, _rates(method))
+            reference = by_equal.get((same_rates, suites.NONE)) or by_equal[same_length, suites.NONE]
         else:
             reference = variants.get((reference_of(of_variant[0]), suites.NONE), [])
         for figure in suite.figures:
@@ -360,16 +370,16 @@ def reference_of(row):
     """Returns the method whose float32 runs the row of a run is compared with.
 
     On homogeneous games it has as many local steps: the question there is what bits cost. Elsewhere it is exchanged at
-    every step. For equal data it has the same learning rates. Tables of workers with different data have another
-    reference where there is one: see `table`.
+    every step. It is as long. For equal data it has the same learning rates. Tables of workers with different data
+    have another reference where there is one: see `table`.
     """
     rates = ("learning_rate_g", "learning_rate_d") if row["shards"] in _EQUAL else ()
-    return cells.method(row["method"], (*_steps_kept(row), *rates)).reference
+    return cells.method(row["method"], ("steps", *_steps_kept(row), *rates)).reference
 
 
 def _page_of(row):
     """Returns the method in whose figure the curve of a run is drawn: its reference at any rate."""
-    return cells.method(row["method"], _steps_kept(row)).reference
+    return cells.method(row["method"], ("steps", *_steps_kept(row))).reference
 
 
 def _steps_kept(row):

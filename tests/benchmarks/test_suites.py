@@ -83,6 +83,18 @@ class TestCells:
         row = {"method": "dqgan_adam_residual_out,local_steps=8,learning_rate_g=0.0004", "shards": shards}
         assert suites_report.reference_of(row) == reference
 
+    def test_the_reference_is_as_long(self):
+        """With different data too: of float32 runs with equal data, .2 is that of twice the steps."""
+        row_of = {"method": "cpoadam_ef,steps=6144,shift=0.1", "shards": "by_class"}
+        assert suites_report.reference_of(row_of) == "cpoadam,steps=6144"
+        equal = [row("dqgan_adam", "none", 0, 0.1), row("dqgan_adam,steps=4", "none", 0, 0.2)]
+        rows = [
+            row("cpoadam_ef,steps=4,learning_rate_g=0.5", "sign", 0, 0.3),
+            row("cpoadam_ef,steps=5", "sign", 0, 0.3),
+        ]
+        lines = suites_report.table(SUITE, rows, suites_report._exact(equal)).splitlines()[2:]
+        assert [line.split("|")[-2].strip() for line in lines] == ["+50.0", ""]
+
     def test_a_change_of_no_setting_is_refused(self):
         with pytest.raises(UsageError, match="flag of trainers.train.*Received: steps_local=4"):
             cells.method("dqgan,steps_local=4")
