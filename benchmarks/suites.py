@@ -33,7 +33,8 @@ _NONLINEAR_ABLATIONS = [
     *_rows(["dqgan_residual_out", "dqgan_no_error_feedback"], (TERNARY, TOP_5)),
     *_rows(["dqgan_adam_residual_out", "dqgan_adam_no_error_feedback"], _SHARP),
     *_rows(["dqgan_no_half_step"], (NONE, SIGN)),
-    *_rows(["sgda"], (NONE,)),
+    *_rows(["sgda", "sim_adam"], (NONE,)),
+    *_rows(["ef21_sgdm"], (NONE, *_SHARP)),
 ]
 _DIFFERENT = [
     *_rows(["dqgan_adam"], (NONE, *_SHARP)),
@@ -172,6 +173,8 @@ _LOCAL_SHIFT = _rows(
     ],
     (NONE, SIGN, TOP_5),
 )
+# A quarter of the share that top-k sends: `--shift` has the bound.
+_LOCAL_SMALL_SHIFT = _rows(_local("dqgan", (1, 4, 16), ",shift=0.0125"), (TOP_5,))
 _LOCAL = [("dqgan_adam", NONE), *_rows(_local("dqgan_adam", (8, 32)), (SIGN,))]
 _LOCAL_MORE = [
     ("dqgan_adam,local_steps=8", NONE),
@@ -243,7 +246,7 @@ SUITES = {
             Group("mixture_ring", 4, "iid", _ABLATIONS + _BASELINES, seeds=2),
             Group("mixture_grid", 4, "iid", _HEADLINE, seeds=4),
             Group("mixture_grid", 4, "iid", _rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1)), seeds=2),
-            Group("mixture_ring", 8, "iid", _SHORT, seeds=3),
+            Group("mixture_ring", 8, "iid", [*_HEADLINE, *_SHORT], seeds=3),
         ],
         _COVERAGE,
         {},
@@ -258,6 +261,8 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", _ABLATIONS + _OTHER_BASELINES, seeds=2),
             Group("fashion_mnist", 4, "iid", _OTHER_RATES, seeds=3),
             Group("fashion_mnist", 4, "iid", [(f"dqgan_adam{_FASTER}", NONE)], seeds=1),
+            Group("fashion_mnist", 2, "iid", _HEADLINE, seeds=3),
+            Group("fashion_mnist", 4, "dirichlet:0.3", _rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), seeds=1),
             Group("fashion_mnist", 2, "iid", _at_rate(_SLOWER, [*_SHORT, _ABLATIONS[1]]), seeds=3),
         ],
         _distances(IMAGES),
@@ -305,6 +310,7 @@ SUITES = {
             Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ABLATIONS, seeds=2),
             Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ADAM, seeds=1),
             Group("nonlinear", 8, "heterogeneous", _LOCAL_SHIFT, seeds=2),
+            Group("nonlinear", 8, "heterogeneous", _LOCAL_SMALL_SHIFT, seeds=2),
             Group("nonlinear_long", 8, "homogeneous", _LOCAL_LONG, seeds=2),
         ],
         (*_FIELD, _SPREAD),
