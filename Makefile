@@ -86,8 +86,7 @@ SUITES := games mixture fashion_mnist speedup time local/games local/mixture loc
 report: .venv/.test-stamp ## Tables and figures of results/, README and docs/evidence.md, from the recorded runs
 	$(BIN)/python -m pip install -q -e ".[benchmark]"
 	set -e; for suite in $(SUITES); do $(BIN)/python -m trainers.compare --suite=$$suite --report; done
-	$(BIN)/python -m trainers.compare --suite=fashion_mnist --report --document=README.md
-	$(BIN)/python -m benchmarks.evidence_tables docs/evidence.md
+	set -e; for page in README.md docs/evidence.md; do $(BIN)/python -m benchmarks.evidence_tables $$page; done
 	set -e; for folder in local speedup; do \
 	  $(BIN)/python -m benchmarks.links --report=results/$$folder/links.jsonl > results/$$folder/links.md; done
 

@@ -1,16 +1,17 @@
-"""The tables of docs/evidence.md, from the recorded runs under results/.
+"""The tables of README.md and docs/evidence.md, from the recorded runs under results/.
 
     python -m benchmarks.evidence_tables docs/evidence.md
 
-fills the places between `<!-- results:NAME -->` and `<!-- /results:NAME -->`, for every NAME of `TABLES`. A figure is
-mean ± standard deviation over the seeds, with their number in brackets; of fewer than three seeds, the figures of all.
-A difference has the 95 % interval of Student's t in the place of the standard deviation.
+fills the places between `<!-- results:NAME -->` and `<!-- /results:NAME -->`, for every NAME of `TABLES` in the file.
+A figure is mean ± standard deviation over the seeds, with their number in brackets; of fewer than three seeds, the
+figures of all. A difference has the 95 % interval of Student's t in the place of the standard deviation.
 """
 
 import argparse
 import collections
 import functools
 import os
+import pathlib
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from benchmarks.crew import bits_per_second
 from benchmarks.provenance import ROOT
 from benchmarks.report import markdown
 from benchmarks.suites_report import paired_interval
+from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import command
 
@@ -320,9 +322,9 @@ def _table(header, lines):
 
 TABLES: dict[str, Callable[[], str]] = {
     "links": links,
-    "ring": functools.partial(mixture, "mixture_ring", 4),
-    "ring_of_eight": functools.partial(mixture, "mixture_ring", 8),
-    "grid": functools.partial(mixture, "mixture_grid", 4),
+    "mixture_ring": functools.partial(mixture, "mixture_ring", 4),
+    "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8),
+    "mixture_grid": functools.partial(mixture, "mixture_grid", 4),
     "fashion_mnist": functools.partial(images, "fashion_mnist", "fashion_mnist", 4),
     "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suites._SLOWER),
     "cifar10": functools.partial(images, "cifar10", "cifar10", 4),
@@ -350,10 +352,14 @@ def fill(document: str | os.PathLike) -> None:
     """Fills the marked places of a document.
 
     Raises:
-      UsageError: it lacks the place of a table.
+      UsageError: it has no place of a table, or lacks the end of one.
     """
-    for name, make in TABLES.items():
-        comparison.fill(document, name, make())
+    text = pathlib.Path(document).read_text()
+    names = [name for name in TABLES if f"<!-- results:{name} -->" in text]
+    if not names:
+        raise UsageError(f"{document} has no place of a table, such as <!-- results:{next(iter(TABLES))} -->")
+    for name in names:
+        comparison.fill(document, name, TABLES[name]())
 
 
 if __name__ == "__main__":

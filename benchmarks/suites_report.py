@@ -71,20 +71,6 @@ def write(name: str, folder: str | os.PathLike) -> str:
     return text
 
 
-def summary(name: str, folder: str | os.PathLike) -> str:
-    """Returns the first table of a suite's page with its first figure alone, and where its runs come from: the runs at
-    the suite's own rates.
-
-    Raises:
-      UsageError: no such run is recorded.
-    """
-    suite = suites.SUITES[name]
-    rows = _sections(_recorded(name, pathlib.Path(folder))).get((*suite.groups[0][:3], ()), [])
-    if not rows:
-        raise UsageError(f"{folder} holds no runs: `python -m trainers.compare --suite={name}` makes them.")
-    return f"{table(suite._replace(figures=suite.figures[:1]), rows)}\n\n{_source(rows)}"
-
-
 def _recorded(name, folder):
     """The rows of a suite in its own order; those of variants that it no longer has come last."""
     rows = json_lines.read(folder / "runs.jsonl")

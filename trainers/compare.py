@@ -5,8 +5,8 @@
     python -m trainers.compare --suite=games --report
 
 A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was stopped.
---report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing. With
---document, the first table also goes between `<!-- results:SUITE -->` and `<!-- /results:SUITE -->` of that file.
+--report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing.
+`python -m benchmarks.evidence_tables DOCUMENT` fills the tables of suites in README.md and docs/evidence.md.
 
     python -m trainers.compare --results=results/ring --document=README.md
 
@@ -37,9 +37,7 @@ _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier. D
 _RESULTS = command.define_path(
     "results", "Folder of the runs. Default with --suite: results/SUITE, runs/small_SUITE, or those of SUITE_published."
 )
-_DOCUMENT = command.define_path(
-    "document", "Markdown file with a marked place for the table: that of variants.json, or with --report the suite's."
-)
+_DOCUMENT = command.define_path("document", "Markdown file with a marked place for the table of variants.json.")
 
 
 def main(arguments):
@@ -47,8 +45,11 @@ def main(arguments):
     if _SUITE.value is None:
         _variants()
         return
-    if _DOCUMENT.value and not _REPORT.value:
-        raise UsageError(f"--document takes a table: add --report. Received: --document={_DOCUMENT.value}")
+    if _DOCUMENT.value:
+        raise UsageError(
+            "--document takes the table of variants.json, without --suite; `python -m benchmarks.evidence_tables "
+            f"{_DOCUMENT.value}` fills those of suites. Received: --suite={_SUITE.value} --document={_DOCUMENT.value}"
+        )
     name = _SUITE.value + "_published" * _PUBLISHED.value
     default = f"runs/small_{name}" if _SMALL.value else f"results/{name}"
     folder = _RESULTS.value or default
@@ -59,11 +60,9 @@ def main(arguments):
         suites_processes.run(_SUITE.value, folder, tell=_tell, options=options, **how)
         _tell(f"The runs are in {folder}. The same command with --report makes their tables and figures.")
         return
-    from benchmarks import comparison, suites_report
+    from benchmarks import suites_report
 
     suites_report.write(_SUITE.value, folder)
-    if _DOCUMENT.value:
-        comparison.fill(_DOCUMENT.value, _SUITE.value, suites_report.summary(_SUITE.value, folder))
     _tell(f"{folder}/README.md has the tables and figures.")
 
 

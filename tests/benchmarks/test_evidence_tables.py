@@ -45,5 +45,5 @@ def test_a_method_is_written_as_flags():
 def test_a_document_without_the_places_is_refused(tmp_path):
     document = tmp_path / "page.md"
     document.write_text("# Nothing\n")
-    with pytest.raises(UsageError, match="has no place <!-- results:links -->"):
+    with pytest.raises(UsageError, match="has no place of a table, such as <!-- results:links -->"):
         evidence_tables.fill(document)
