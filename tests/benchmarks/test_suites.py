@@ -57,7 +57,7 @@ class TestCells:
         cell = suites.get("cifar10", small=False, published=True).cells()[0]
         config = cells.run_config(suites.get("cifar10", False, True), cell, cells.preset("cifar10"))
         assert (config.loss.loss, config.network.width, config.train.steps) == ("wgan_gp", 64, 500_000)
-        assert config.train.batch_size == 128
+        assert config.train.batch_size == 64
         with pytest.raises(
             UsageError, match="--published is for --suite=fashion_mnist or cifar10. Received: --suite=games"
         ):
