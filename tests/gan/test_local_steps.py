@@ -150,26 +150,28 @@ def test_half_steps_follow_the_oracle(strategy, half_step, compression):
 
 AVERAGED = ADAM | {"second_moment": "averaged", "second_moment_period": 5}
 SHIFTED = {"shift": 0.1, "topology": "two_step"}
+ROUNDS_OF_THREE = [
+    (ADAM | {"half_step": "corrected"}, {"compressor": SIGN} | SHIFTED),
+    (SGD, {"compressor": SIGN}),
+    (SGD | {"half_step": "corrected"}, {"compressor": TOPK, "shift": 0.1}),
+    (AVERAGED, {"compressor": SIGN} | SHIFTED),
+    (ADAM, {"compressor": SIGN}),
+    (ADAM, {"compressor": SIGN, "topology": "two_step"}),
+    (ADAM, {"compressor": SIGN, "shift": 0.1}),
+    (SGD, {"compressor": SIGN, "shift": 0.1}),
+    (SGD, {"compressor": SIGN, "topology": "two_step"}),
+    (SGD, {"compressor": "none"}),
+    (SGD, {"compressor": SIGN, "residual_in_half_step": False}),
+    (SGD | {"half_step": "common"}, {"compressor": SIGN, "shift": 0.1}),
+    (SGD | {"half_step": "none"}, {"compressor": SIGN}),
+]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "compression"),
     [
-        (ADAM | {"half_step": "corrected"}, {"compressor": SIGN} | SHIFTED),
-        (SGD, {"compressor": SIGN}),
-        (SGD | {"half_step": "corrected"}, {"compressor": TOPK, "shift": 0.1}),
-        (AVERAGED, {"compressor": SIGN} | SHIFTED),
-        (ADAM, {"compressor": SIGN}),
-        (ADAM, {"compressor": SIGN, "topology": "two_step"}),
-        (ADAM, {"compressor": SIGN, "shift": 0.1}),
-        (SGD, {"compressor": SIGN, "shift": 0.1}),
         (SGD, {"compressor": SIGN} | SHIFTED),
-        (SGD, {"compressor": SIGN, "topology": "two_step"}),
-        (SGD, {"compressor": "none"}),
-        (SGD, {"compressor": SIGN, "residual_in_half_step": False}),
-        (SGD | {"half_step": "common"}, {"compressor": SIGN, "shift": 0.1}),
-        (SGD | {"half_step": "none"}, {"compressor": SIGN}),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ROUNDS_OF_THREE),
     ],
 )
 def test_three_local_steps_follow_the_oracle(strategy, optimizer, compression):
