@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import cells as cells_lib
 from benchmarks import comparison, suites
 from benchmarks.crew import bits_per_second
 from benchmarks.provenance import ROOT
@@ -28,6 +29,7 @@ from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import command
 
 Rows = list[dict[str, Any]]
+_TIMES = 900
 _FEW = 3  # fewer seeds than these have no mean
 _COMPRESSORS = {
     "float32": suites.NONE,
@@ -37,6 +39,9 @@ _COMPRESSORS = {
     "top 5 %": suites.TOP_5,
     "top 1 %": suites.TOP_1,
 }
+
+
+_GAME_COMPRESSORS = ("float32", "4 bits", "ternary", "sign", "top 5 %")
 
 
 @functools.cache
@@ -67,7 +72,7 @@ def figure(rows: Rows, key: str, *, digits: int = 1, scale: float = 1.0) -> str:
 
 def difference(rows: Rows, reference: Rows, key: str, *, percent: bool = True, scale: float = 1.0) -> str:
     """Returns the paired difference to the runs of the same seeds, mean and 95 % interval, in percent of their mean or
-    in points; the seeds' own differences where they are few."""
+    in points; the seeds' own differences where they are few. What is all above `_TIMES` percent is a multiple."""
     exact = {row["seed"]: row[key] for row in reference}
     pairs = [(row[key], exact[row["seed"]]) for row in rows if exact.get(row["seed"]) is not None]
     if not pairs or any(value is None for value, _ in pairs):
@@ -75,6 +80,8 @@ def difference(rows: Rows, reference: Rows, key: str, *, percent: bool = True, s
     factor = 100 / statistics.mean(base for _, base in pairs) if percent else scale
     unit = " %" if percent else ""
     differences = [factor * (value - base) for value, base in pairs]
+    if percent and min(differences) > _TIMES:
+        return f"{1 + statistics.mean(differences) / 100:,.0f} times"
     if len(differences) < _FEW:
         return ", ".join(f"{value:+.1f}" for value in differences) + unit
     mean, half = paired_interval(differences)
@@ -95,6 +102,23 @@ def _fewer(rows, reference):
 
 
 # --- tables ---
+
+
+def games(problem: str, workers: int, shards: str) -> str:
+    """The field at the end by method and compressor, and the difference to float32 of the method that it changes."""
+    variants = [
+        cell for cell in suites.SUITES["games"].cells() if cell[0] == problem and cell[3:5] == (workers, shards)
+    ]
+    runs = functools.partial(_runs, "games", problem, workers=workers, shards=shards)
+    lines = []
+    for method in dict.fromkeys(cell.method for cell in variants):
+        line, reference = [_setting(method)], runs(cells_lib.method(method).reference, "float32")
+        for compressor in _GAME_COMPRESSORS:
+            own = runs(method, compressor)
+            change = difference(own, reference, "field") if own is not reference else ""
+            line.append(", ".join(filter(None, [figure(own, "field", digits=4), change])))
+        lines.append(line)
+    return _table(["method", *_GAME_COMPRESSORS], [line for line in lines if any(line[1:])])
 
 
 def images(suite: str, problem: str, workers: int, rates: str = "") -> str:
@@ -321,6 +345,13 @@ def _table(header, lines):
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "games": functools.partial(games, "nonlinear", 8, "homogeneous"),
+    "games_different": functools.partial(games, "nonlinear", 8, "heterogeneous"),
+    "games_affine": functools.partial(games, "affine", 8, "homogeneous"),
+    "games_bilinear": functools.partial(games, "bilinear_noise_free", 4, "homogeneous"),
+    "games_noise_free": functools.partial(games, "nonlinear_noise_free", 8, "heterogeneous"),
+    "games_of_32": functools.partial(games, "nonlinear", 32, "homogeneous"),
+    "games_of_two": functools.partial(games, "nonlinear", 2, "homogeneous"),
     "links": links,
     "mixture_ring": functools.partial(mixture, "mixture_ring", 4),
     "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8),

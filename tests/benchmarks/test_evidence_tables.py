@@ -33,6 +33,7 @@ def test_a_difference_is_that_of_equal_seeds():
     assert evidence_tables.difference(rows(10.0, 12.0, 14.0), reference, "distance") == "+20.0 ± 24.8 %"
     points = evidence_tables.difference(rows(0.5, 0.75), rows(0.25, 0.25), "distance", percent=False, scale=100.0)
     assert points == "+25.0, +50.0"
+    assert evidence_tables.difference(rows(90.0, 130.0), reference, "distance") == "12 times"
     assert evidence_tables.difference(rows(None, 10.0), reference, "distance") == ""
     assert evidence_tables.difference([{"seed": 3, "distance": 1.0}], reference, "distance") == ""
 
