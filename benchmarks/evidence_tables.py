@@ -147,7 +147,7 @@ def images(suite: str, problem: str, workers: int, rates: str = "") -> str:
 
 def rates_of_images() -> str:
     """Frechet distances at the end by learning rate, DQGAN and CPOAdam."""
-    rates = {".0002": suites._SLOWER, ".0004": suites._SLOW, ".0008": ""}
+    rates = {".0002": suites.SLOWER, ".0004": suites.SLOW, ".0008": ""}
     methods = [
         ("DQGAN with Adam, float32", "dqgan_adam", "float32"),
         ("DQGAN with Adam, 4 bits", "dqgan_adam", "4 bits"),
@@ -161,8 +161,11 @@ def rates_of_images() -> str:
     return _table(["method", *rates], lines)
 
 
-def mixture(problem: str, workers: int) -> str:
-    """Samples within 3 standard deviations of a mode, in percent, and the fewest modes of a run."""
+def mixture(problem: str, workers: int, steps: str) -> str:
+    """Samples within 3 standard deviations of a mode, in percent, and the modes of every run.
+
+    steps: `,steps=N`, or empty for those of the preset.
+    """
     methods = {
         "without error feedback": "dqgan_adam_no_error_feedback",
         "residual outside of the half step": "dqgan_adam_residual_out",
@@ -171,14 +174,14 @@ def mixture(problem: str, workers: int) -> str:
     }
     key, wide, percent = "high_quality_fraction_3_sd", "high_quality_fraction", {"scale": 100.0}
     runs = functools.partial(_runs, "mixture", problem, workers=workers, shards="iid")
-    reference, lines = runs("dqgan_adam", "float32"), []
+    reference, lines = runs(f"dqgan_adam{steps}", "float32"), []
     for compressor in ("float32", "4 bits", "ternary", "sign", "top 1 %"):
-        own = runs("dqgan_adam", compressor)
+        own = runs(f"dqgan_adam{steps}", compressor)
         if not own:
             continue
-        others = [figure(runs(name, compressor), key, **percent) for name in methods.values()]
+        others = [figure(runs(f"{name}{steps}", compressor), key, **percent) for name in methods.values()]
         if compressor == "float32":
-            others[2] = figure(runs("cpoadam", compressor), key, **percent)
+            others[2] = figure(runs(f"cpoadam{steps}", compressor), key, **percent)
         changes = [
             difference(own, reference, name, percent=False, **percent) if own is not reference else ""
             for name in (key, wide)
@@ -296,7 +299,7 @@ def local_images(rates: str) -> str:
     for problem, method, compressor, workers, shards in variants:
         own = _runs("local/fashion_mnist", problem, method, compressor, workers, shards)
         at_rates = method.endswith(rates) if rates else shards == "by_class" or "learning_rate" not in method
-        if not own or not at_rates or (not rates and suites._SLOWER in method):
+        if not own or not at_rates or (not rates and suites.SLOWER in method):
             continue
         name = next(name for name, spec in _COMPRESSORS.items() if spec == compressor)
         curve = [dict(zip(row["curve"]["step"], row["curve"]["frechet_distance"], strict=True)) for row in own]
@@ -353,11 +356,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "games_of_32": functools.partial(games, "nonlinear", 32, "homogeneous"),
     "games_of_two": functools.partial(games, "nonlinear", 2, "homogeneous"),
     "links": links,
-    "mixture_ring": functools.partial(mixture, "mixture_ring", 4),
-    "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8),
-    "mixture_grid": functools.partial(mixture, "mixture_grid", 4),
+    "mixture_ring": functools.partial(mixture, "mixture_ring", 4, suites.LONG),
+    "mixture_ring_short": functools.partial(mixture, "mixture_ring", 4, ""),
+    "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8, suites.LONG),
+    "mixture_grid": functools.partial(mixture, "mixture_grid", 4, suites.LONG),
     "fashion_mnist": functools.partial(images, "fashion_mnist", "fashion_mnist", 4),
-    "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suites._SLOWER),
+    "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suites.SLOWER),
     "cifar10": functools.partial(images, "cifar10", "cifar10", 4),
     "rates": rates_of_images,
     "local_games": local_games,
@@ -365,7 +369,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "local_mixture": local_mixture,
     "split_modes": split_modes,
     "local_images": functools.partial(local_images, ""),
-    "local_images_slow": functools.partial(local_images, suites._SLOWER),
+    "local_images_slow": functools.partial(local_images, suites.SLOWER),
 }
 
 

@@ -63,6 +63,8 @@ _ABLATIONS = [
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
 ]
 _SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
+# The ring's preset has 3,000 steps and the grid's 4,000; in twice as many, runs end near where they would stay.
+LONG = ",steps=6144"
 # Where gradients are taken: the direction that looks ahead, and what else is in the point. Workers have different data.
 _SPLIT = [
     f"dqgan_adam_split{changes}"
@@ -122,16 +124,16 @@ _COVERAGE = (
 )
 # A mean of the workers' own Adam directions is shorter than the direction of their mean gradient, so at equal rates
 # DQGAN takes shorter steps than the central baselines; rows of other rates tell this from the method.
-_SLOW, _SLOWER, _FASTER = _rate(0.0004), _rate(0.0002), _rate(0.0016)
+SLOW, SLOWER, _FASTER = _rate(0.0004), _rate(0.0002), _rate(0.0016)
 _OTHER_RATES = [
-    *_rows([f"dqgan_adam{rate}" for rate in (_SLOWER, _SLOW)], (NONE, FOUR_BIT)),
-    *_rows([f"cpoadam{rate}" for rate in (_SLOWER, _SLOW)], (NONE,)),
+    *_rows([f"dqgan_adam{rate}" for rate in (SLOWER, SLOW)], (NONE, FOUR_BIT)),
+    *_rows([f"cpoadam{rate}" for rate in (SLOWER, SLOW)], (NONE,)),
 ]
 
 
-def _at_rate(rate, rows):
-    """Returns the rows with this setting of rates."""
-    return [(method + rate, compressor) for method, compressor in rows]
+def _with(setting, rows):
+    """Returns the rows with a setting behind the method's name, such as `SLOW`."""
+    return [(method + setting, compressor) for method, compressor in rows]
 
 
 def _distances(count):
@@ -191,11 +193,7 @@ _LOCAL_MORE = [
     ("dqgan_adam_residual_out,local_steps=8", SIGN),
     ("dqgan_adam_no_error_feedback,local_steps=8", SIGN),
 ]
-# Twice the steps of the suite: 32 local steps and the grid are late in fewer.
-_LOCAL_LONGER = [
-    ("dqgan_adam,steps=6144", NONE),
-    *_rows([f"dqgan_adam,steps=6144,local_steps={count}" for count in (8, 32)], (SIGN,)),
-]
+_LOCAL_LONG_MIXTURE = [(f"dqgan_adam{LONG}", NONE), *_rows(_local(f"dqgan_adam{LONG}", (8, 32)), (SIGN,))]
 _LOCAL_RARE = _rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of times fewer bytes
 _LOCAL_SPLIT = [
     *_rows(["dqgan_adam_split"], (NONE, SIGN)),
@@ -204,16 +202,16 @@ _LOCAL_SPLIT = [
     (f"cpoadam_ef{_rate(0.004)}", TOP_1),
 ]
 _LOCAL_SPLIT_SLOW = [
-    *_at_rate(_SLOWER, [*_rows(["dqgan_adam_split"], (NONE, SIGN)), ("cpoadam", NONE)]),
-    (f"cpoadam_ef,shift=0.1{_SLOW}", SIGN),
+    *_with(SLOWER, [*_rows(["dqgan_adam_split"], (NONE, SIGN)), ("cpoadam", NONE)]),
+    (f"cpoadam_ef,shift=0.1{SLOW}", SIGN),
 ]
 _LOCAL_SPLIT_MORE = [
     *_rows(
         [
-            f"dqgan_adam_split,local_steps=8{_SLOWER}",
-            f"dqgan_adam_split,local_steps=8,shift=0.1{_SLOWER}",
-            f"dqgan_adam_split,local_steps=8{_COMMON}{_SLOWER}",
-            f"cpoadam_ef,shift=0.1{_SLOWER}",
+            f"dqgan_adam_split,local_steps=8{SLOWER}",
+            f"dqgan_adam_split,local_steps=8,shift=0.1{SLOWER}",
+            f"dqgan_adam_split,local_steps=8{_COMMON}{SLOWER}",
+            f"cpoadam_ef,shift=0.1{SLOWER}",
         ],
         (SIGN,),
     ),
@@ -251,11 +249,14 @@ SUITES = {
         DATA,
         "Do few bits cost modes or quality on mixtures of Gaussians?",
         [
-            Group("mixture_ring", 4, "iid", _HEADLINE, seeds=5),
-            Group("mixture_ring", 4, "iid", _ABLATIONS + _BASELINES, seeds=2),
-            Group("mixture_grid", 4, "iid", _HEADLINE, seeds=4),
-            Group("mixture_grid", 4, "iid", _rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1)), seeds=2),
-            Group("mixture_ring", 8, "iid", [*_HEADLINE, *_SHORT], seeds=3),
+            Group("mixture_ring", 4, "iid", _with(LONG, _HEADLINE), seeds=5),
+            Group("mixture_ring", 4, "iid", _with(LONG, _ABLATIONS), seeds=2),
+            Group("mixture_ring", 4, "iid", _with(LONG, _BASELINES), seeds=1),
+            Group("mixture_grid", 4, "iid", _with(LONG, _HEADLINE), seeds=5),
+            Group("mixture_grid", 4, "iid", _with(LONG, _SHORT[3:]), seeds=1),
+            Group("mixture_ring", 8, "iid", _with(LONG, [*_HEADLINE, *_SHORT]), seeds=3),
+            Group("mixture_ring", 4, "iid", _HEADLINE, seeds=4),
+            Group("mixture_ring", 4, "iid", _ABLATIONS, seeds=2),
         ],
         _COVERAGE,
         {},
@@ -272,7 +273,7 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", [(f"dqgan_adam{_FASTER}", NONE)], seeds=1),
             Group("fashion_mnist", 2, "iid", _HEADLINE, seeds=3),
             Group("fashion_mnist", 4, "dirichlet:0.3", _rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), seeds=1),
-            Group("fashion_mnist", 2, "iid", _at_rate(_SLOWER, [*_SHORT, _ABLATIONS[1]]), seeds=3),
+            Group("fashion_mnist", 2, "iid", _with(SLOWER, [*_SHORT, _ABLATIONS[1]]), seeds=3),
         ],
         _distances(IMAGES),
         _SHORT_IMAGES,
@@ -336,9 +337,9 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_NEXT, seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
-            Group("mixture_ring", 4, "iid", _LOCAL_LONGER, seeds=5),
-            Group("mixture_grid", 4, "iid", _LOCAL_LONGER, seeds=5),
-            Group("mixture_ring", 8, "iid", _LOCAL_LONGER, seeds=5),
+            Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
+            Group("mixture_grid", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
+            Group("mixture_ring", 8, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
             Group("mixture_ring", 8, "iid", _LOCAL, seeds=1),
         ],
         (*_COVERAGE, _SPREAD),
@@ -353,8 +354,8 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", _LOCAL + _LOCAL_RARE, seeds=3),
             Group("fashion_mnist", 4, "iid", _LOCAL_MORE, seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
-            Group("fashion_mnist", 4, "iid", _at_rate(_SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
-            Group("fashion_mnist", 4, "iid", _at_rate(_SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
+            Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
+            Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_SLOW, seeds=3),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_MORE, seeds=1),
         ],
@@ -390,6 +391,7 @@ def get(name: str, small: bool, published: bool = False) -> Suite:
         return suite
     first, settings = suite.groups[0], suite.settings | {"train.steps": 32}
     rows = [first.rows[0], next(row for row in first.rows if row[1] == SIGN)]
+    rows = [(re.sub(",steps=[0-9]+", "", method), compressor) for method, compressor in rows]
     figures = _distances(SMALL_IMAGES) if suite.figures == _distances(IMAGES) else suite.figures
     seeds = 2 if suite.kind == GAMES else 1
     groups = [first._replace(workers=min(first.workers, 2), rows=rows, seeds=seeds)]

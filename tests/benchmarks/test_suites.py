@@ -63,6 +63,12 @@ class TestCells:
         ):
             suites.get("games", small=False, published=True)
 
+    @pytest.mark.parametrize("name", suites.SUITES)
+    def test_the_small_form_is_short(self, name):
+        suite = suites.get(name, small=True)
+        for cell in suite.cells():
+            assert steps_of(suite, cell) == 32 and cell.workers <= 2
+
     def test_a_method_with_changes(self):
         method = cells.method("dqgan_adam_residual_out,local_steps=4,half_step=common")
         settings = cells.METHODS["dqgan_adam_residual_out"].settings
@@ -170,6 +176,11 @@ class TestRun:
         drawn = suites_processes._picture(suites.SUITES[suite], cell, pathlib.Path("f"))
         assert drawn == ([] if suite == "games" else [f"--picture=f/{cells.picture(cell)}"])
         assert suites_processes._picture(suites.SUITES[suite], cell._replace(seed=1), pathlib.Path("f")) == []
+
+
+def steps_of(suite, cell):
+    """The number of steps of a run whose problem has 99."""
+    return cells.run_config(suite, cell, {"train.steps": 99}).train.steps
 
 
 @pytest.fixture(scope="module")
