@@ -158,6 +158,11 @@ def rates_of_images() -> str:
         [label, *(figure(runs(method + rate, compressor), "frechet_distance") for rate in rates.values())]
         for label, method, compressor in methods
     ]
+    changes = [
+        difference(runs(f"dqgan_adam{rate}", "4 bits"), runs(f"cpoadam{rate}", "float32"), "frechet_distance")
+        for rate in rates.values()
+    ]
+    lines.append(["DQGAN at 4 bits against CPOAdam in float32", *changes])
     return _table(["method", *rates], lines)
 
 
