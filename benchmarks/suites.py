@@ -63,7 +63,7 @@ _ABLATIONS = [
     *_rows(["dqgan_adam_no_error_feedback"], (TERNARY, SIGN, TOP_1)),
 ]
 _SHORT = [*_rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *_rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
-# The ring's preset has 3,000 steps and the grid's 4,000; in twice as many, runs end near where they would stay.
+# The ring's preset has 3,000 steps and the grid's 4,000. In more, settings differ less by their speed.
 LONG = ",steps=6144"
 # Where gradients are taken: the direction that looks ahead, and what else is in the point. Workers have different data.
 _SPLIT = [
@@ -104,6 +104,15 @@ _SPLIT_NEXT = [
     ("dqgan_adam_split,half_step=corrected,shift=1", SIGN),
     (f"cpoadam_ef{_rate(0.02)}", SIGN),
     (f"cpoadam_ef,beta_2=0.99{_rate(0.012)}", TOP_1),
+]
+# Twice the steps. A warm-up, since the first steps at these rates can throw the generator onto one mode.
+_SPLIT_LONG = [
+    (f"cpoadam_ef{LONG},shift=0.1,warmup_steps=300{_rate(0.008)}", SIGN),
+    (f"cpoadam_ef{LONG},warmup_steps=300{_rate(0.02)}", TOP_1),
+]
+_SPLIT_LONG_NEXT = [
+    *_rows([f"cpoadam{LONG}", f"dqgan_adam_split{LONG}"], (NONE,)),
+    *_rows([f"dqgan_adam_split{LONG}{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
 ]
 _SPLIT_TWICE = [("dqgan_adam_split", NONE), (f"cpoadam_ef{_rate(0.03)}", TOP_1)]
 _SPLIT_ROWS = [
@@ -333,6 +342,8 @@ SUITES = {
         [
             Group("mixture_ring", 4, "iid", _LOCAL, seeds=5),
             Group("mixture_ring", 4, "iid", _LOCAL_MORE, seeds=2),
+            Group("mixture_ring", 4, "by_class", _SPLIT_LONG, seeds=5),
+            Group("mixture_ring", 4, "by_class", _SPLIT_LONG_NEXT, seeds=1),
             Group("mixture_ring", 4, "by_class", _SPLIT_BEST, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_NEXT, seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
