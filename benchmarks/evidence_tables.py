@@ -291,9 +291,11 @@ def local_mixture() -> str:
             changes = [difference(own, reference, name, percent=False, **percent) for name in (key, wide)]
         name = next(name for name, spec in _COMPRESSORS.items() if spec == compressor)
         line = [problem.removeprefix("mixture_"), str(workers), _setting(method), name, _fewer(own, reference)]
-        lines.append([*line, figure(own, key, **percent), _modes(own), *changes])
+        spread = "" if reference is own else figure(own, "spread", digits=2)
+        lines.append([*line, figure(own, key, **percent), _modes(own), *changes, spread])
     header = ["problem", "workers", "method", "compressor", "times fewer bytes", "samples within 3 sd, %", "modes"]
-    return _table([*header, "difference to float32 at every step, points", "the same, wide radius"], lines)
+    header += ["difference to float32 at every step, points", "the same, wide radius", "spread of the residuals"]
+    return _table(header, lines)
 
 
 def local_images(rates: str) -> str:

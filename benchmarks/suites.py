@@ -305,7 +305,10 @@ SUITES = {
     "speedup": Suite(
         GAMES,
         "Does the error fall with the square root of the number of workers?",
-        [Group("nonlinear_near", workers, "homogeneous", _SPEEDUP, seeds=3) for workers in (1, 2, 4, 8, 16, 32)],
+        [
+            *(Group("nonlinear_near", workers, "homogeneous", _SPEEDUP, seeds=5) for workers in (1, 2, 4, 8, 16)),
+            Group("nonlinear_near", 32, "homogeneous", _SPEEDUP, seeds=3),
+        ],
         _FIELD,
         {},
     ),
