@@ -394,8 +394,10 @@ def fill(document: str | os.PathLike) -> None:
     """Fills the marked places of a document.
 
     Raises:
-      UsageError: it has no place of a table, or lacks the end of one.
+      UsageError: there is no such file, it has no place of a table, or it lacks the end of one.
     """
+    if not pathlib.Path(document).is_file():
+        raise UsageError(f"The document must be a Markdown file, such as docs/evidence.md. Received: {document}")
     text = pathlib.Path(document).read_text()
     names = [name for name in TABLES if f"<!-- results:{name} -->" in text]
     if not names:

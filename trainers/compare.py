@@ -45,6 +45,7 @@ def main(arguments):
     if _SUITE.value is None:
         _variants()
         return
+    suites.get(_SUITE.value, _SMALL.value, _PUBLISHED.value)
     if _DOCUMENT.value:
         raise UsageError(
             "--document takes the table of variants.json, without --suite; `python -m benchmarks.evidence_tables "
@@ -69,6 +70,10 @@ def main(arguments):
 def _variants():
     from benchmarks import comparison
 
+    of_suites = (_SMALL, _PUBLISHED, _ONLY, _REPORT, _THREADS, _DATA_DIR, _NETWORK, _CACHE_DIR)
+    given = [f"--{flag.name}" for flag in of_suites if flag.present]
+    if given:
+        raise UsageError(f"{', '.join(given)} given without a suite: name one, such as --suite=games")
     if not _RESULTS.value:
         raise UsageError(
             "Name a suite, such as --suite=games, or a folder with variants.json, such as --results=results/ring"

@@ -48,3 +48,5 @@ def test_a_document_without_the_places_is_refused(tmp_path):
     document.write_text("# Nothing\n")
     with pytest.raises(UsageError, match="has no place of a table, such as <!-- results:games -->"):
         evidence_tables.fill(document)
+    with pytest.raises(UsageError, match="must be a Markdown file, .* Received: .*nowhere.md"):
+        evidence_tables.fill(tmp_path / "nowhere.md")

@@ -122,6 +122,11 @@ CASES = {
     "prepare_into_a_file": Case(
         "trainers.prepare --dataset=mnist --data_dir={file} --source_dir={idx}", "'mnist' cannot be prepared: .*file"
     ),
+    "compare_no_suite": Case("trainers.compare --results={new} --small", "--small given without a suite: name one"),
+    "compare_published": Case("trainers.compare --suite=games --published", "is for --suite=fashion_mnist or cifar10"),
+    "compare_document": Case(
+        "trainers.compare --suite=games --document={file}", "without --suite; .* Received: --suite"
+    ),
     "prepare_no_flag": Case("trainers.prepare", "--dataset must have a value"),
 }
 PLACES = ("new", "file", "empty", "run", "damaged", "truncated", "sets", "idx", "own")
