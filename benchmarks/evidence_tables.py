@@ -196,6 +196,13 @@ def mixture(problem: str, workers: int, steps: str) -> str:
     return _table(header, lines)
 
 
+def _name(compressor):
+    """`sign, two_step` for `sign:bucket=512@two_step`."""
+    spec, _, topology = compressor.partition("@")
+    [name] = [name for name, known in _COMPRESSORS.items() if known == spec]
+    return ", ".join(filter(None, [name, topology]))
+
+
 def _modes(rows):
     """The number of modes at 3 standard deviations of every run."""
     return ", ".join(str(round(row["modes_3_sd"])) for row in rows)
@@ -289,8 +296,8 @@ def local_mixture() -> str:
         changes = ["", ""]
         if own is not reference:
             changes = [difference(own, reference, name, percent=False, **percent) for name in (key, wide)]
-        name = next(name for name, spec in _COMPRESSORS.items() if spec == compressor)
-        line = [problem.removeprefix("mixture_"), str(workers), _setting(method), name, _fewer(own, reference)]
+        line = [problem.removeprefix("mixture_"), str(workers), _setting(method), _name(compressor)]
+        line.append(_fewer(own, reference))
         spread = "" if reference is own else figure(own, "spread", digits=2)
         lines.append([*line, figure(own, key, **percent), _modes(own), *changes, spread])
     header = ["problem", "workers", "method", "compressor", "times fewer bytes", "samples within 3 sd, %", "modes"]
@@ -308,7 +315,7 @@ def local_images(rates: str) -> str:
         at_rates = method.endswith(rates) if rates else shards == "by_class" or "learning_rate" not in method
         if not own or not at_rates or (not rates and suites.SLOWER in method):
             continue
-        name = next(name for name, spec in _COMPRESSORS.items() if spec == compressor)
+        name = _name(compressor)
         curve = [dict(zip(row["curve"]["step"], row["curve"]["frechet_distance"], strict=True)) for row in own]
         means = [f"{statistics.mean(steps[mark] for steps in curve):.1f}" for mark in marks[:-1]]
         change = difference(own, reference, "frechet_distance") if own is not reference else ""

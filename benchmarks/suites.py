@@ -203,6 +203,8 @@ _LOCAL_MORE = [
     ("dqgan_adam_no_error_feedback,local_steps=8", SIGN),
 ]
 _LOCAL_LONG_MIXTURE = [(f"dqgan_adam{LONG}", NONE), *_rows(_local(f"dqgan_adam{LONG}", (8, 32)), (SIGN,))]
+# `auto` takes the all-gather for so few values; the two-step exchange sends half of its bytes.
+_LOCAL_TWO_STEP = _rows(_local(f"dqgan_adam{LONG}", (8, 32)), (f"{SIGN}@two_step",))
 _LOCAL_RARE = _rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of times fewer bytes
 _LOCAL_SPLIT = [
     *_rows(["dqgan_adam_split"], (NONE, SIGN)),
@@ -352,6 +354,7 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
+            Group("mixture_ring", 4, "iid", _LOCAL_TWO_STEP, seeds=3),
             Group("mixture_grid", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
             Group("mixture_ring", 8, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
             Group("mixture_ring", 8, "iid", _LOCAL, seeds=1),
