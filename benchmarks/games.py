@@ -59,7 +59,7 @@ GAMES = {
     # Near from the start, where the error is the noise's alone: from a distance of 1 one worker may not arrive.
     "nonlinear_near": Game(100, 0.2, 0.0, 0.5, {"sgd": 0.25, "adam": 0.25}, 1024, _RATES),
     # With 64 local steps, 2048 steps are 32 exchanges: too few for what residuals still owe from the start.
-    "nonlinear_long": Game(100, 0.2, 0.0, 0.5, _NONLINEAR, 4096, _RATES),
+    "nonlinear_long": Game(100, 0.2, 0.0, 0.5, _NONLINEAR, 8192, _RATES),
     "nonlinear_noise_free": Game(100, 0.2, 0.0, 0.0, _NONLINEAR, 2048, _RATES),
     "affine": Game(100, 0.0, 0.1, 0.5, _FAR, 2048, _RATES),
     # min_x max_y x'Ay: nothing but the half step pulls it together.

@@ -184,7 +184,6 @@ def _local(name, steps, extra=""):
 _LOCAL_GAME = _rows(_local("dqgan", (1, 4, 16, 64)), (NONE, SIGN, TOP_5))
 _LOCAL_GAME_ABLATIONS = _rows(_local("dqgan_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5))
 _LOCAL_GAME_ADAM = _rows(_local("dqgan_adam", (1, 4, 16, 64)), (NONE, SIGN, TOP_5))
-_LOCAL_LONG = _rows(_local("dqgan", (1, 16, 64)), (NONE, SIGN, TOP_5))
 _LOCAL_SHIFT = _rows(
     [
         *_local("dqgan", (1, 4, 16)),
@@ -335,7 +334,7 @@ SUITES = {
             Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ADAM, seeds=1),
             Group("nonlinear", 8, "heterogeneous", _LOCAL_SHIFT, seeds=2),
             Group("nonlinear", 8, "heterogeneous", _LOCAL_SMALL_SHIFT, seeds=2),
-            Group("nonlinear_long", 8, "homogeneous", _LOCAL_LONG, seeds=2),
+            Group("nonlinear_long", 8, "homogeneous", _LOCAL_GAME, seeds=3),
         ],
         (*_FIELD, _SPREAD),
         {},
