@@ -145,14 +145,15 @@ def loss_by_place(points: Sequence, path: pathlib.Path) -> None:
         axes.set_xticks(range(len(columns)), [f"{group}: {label}" for group, label in columns], rotation=90, fontsize=7)
 
 
-def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -> None:
+def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, scale: str = "log") -> None:
     """Draws a figure of the runs against steps, bytes and seconds, side by side, as PNG.
 
     Args:
       lines: by (method, compressor) the lists `step`, `bytes`, `seconds` and `value`. A compressor has a colour, a
         method a dash. `raw`, where it is there, is drawn against steps as a thin line in the same colour and dash.
-      title: of the figure; it is positive and drawn on a logarithmic axis if it spans more than a factor of 20.
+      title: of the figure.
       path: name of the file.
+      scale: of the figure, `linear`, or `log` for values above 0 if they span more than a factor of 20.
 
     Raises:
       UsageError: Matplotlib is not installed.
@@ -161,6 +162,8 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -
     dashes = dict(zip(dict.fromkeys(method for method, _ in lines), _DASHES, strict=False))
     values = [value for line in lines.values() for value in line["value"] if value > 0]
     labels = {"step": "steps", "bytes": "MB that a worker has sent", "seconds": "seconds, all replicas in one process"}
+    if not values or max(values) <= 20 * min(values):
+        scale = "linear"
     with _panels(path, len(labels)) as panels:
         for axes, (key, label) in zip(panels, labels.items(), strict=True):
             for (method, compressor), line in lines.items():
@@ -169,7 +172,6 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path) -
                 axes.plot(x, line["value"], label=f"{method}, {compressor}", **look)
                 if key == "step" and "raw" in line:
                     axes.plot(x, line["raw"], **look | {"linewidth": 0.4})
-            scale = "log" if values and max(values) > 20 * min(values) else "linear"
             axes.set(xlabel=label, yscale=scale, xscale="log" if key == "bytes" else "linear")
         panels[0].set_ylabel(title)
 
@@ -204,9 +206,8 @@ def end_against_bytes(
                     named.add(compressor)
         axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=title)
         axes.margins(0.15)
-        if scale == "log":  # less than a decade: 20 and 30, not powers of ten
-            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                set_formatter("{x:g}")
+        if scale == "log":
+            _plain_ticks(axes.yaxis)
 
 
 def pictures(files: dict[str, pathlib.Path], path: pathlib.Path, columns: int = 4) -> None:
@@ -273,7 +274,18 @@ def value_against_time(panels: dict[str, dict[str, tuple]], title: str, path: pa
             for label, (hours, values) in lines.items():
                 axes.plot(hours, values, marker=".", linewidth=1, color=colours[label], label=label)
             axes.set(title=rate, xlabel="hours", xscale="log", yscale="log")
+            _plain_ticks(axes.xaxis)
+            _plain_ticks(axes.yaxis)
         all_axes[0].set_ylabel(title)
+
+
+def _plain_ticks(axis):
+    """Ticks of a logarithmic axis at 1, 2 and 5, written 0.02 and not 2 x 10^-2, which do not cover each other."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 @contextlib.contextmanager

@@ -50,11 +50,11 @@ def write(name: str, folder: str | os.PathLike) -> str:
         parts.append(f"## {', '.join([problem, f'M = {workers}', shards, *rates])}")
         equal = [row for row in rows if (row["problem"], row["workers"], row["shards"]) == (problem, workers, "iid")]
         parts.append(table(suite, of_section, [] if shards in _EQUAL else _exact(equal)))
+        scale = "log" if suite.figures[0].difference == "percent" else "linear"
         values = dict.fromkeys(change.partition("=")[2] for change in rates)
         stem, title = "_".join([problem, str(workers), shards, *values]), suite.figures[0].title
         if suite.kind == cells.DATA:
             path = folder / f"{stem}_bytes.png"
-            scale = "log" if suite.figures[0].difference == "percent" else "linear"
             figures.end_against_bytes(_ends(suite, of_section), title, path, scale)
             parts.append(f"![{title} against bytes]({path.name})")
         for reference in dict.fromkeys(_page_of(row) for row in of_section):
@@ -63,7 +63,7 @@ def write(name: str, folder: str | os.PathLike) -> str:
             parts += _pictures(lines, folder, f"{name_of_figure}_samples.png")
             path = folder / f"{name_of_figure}.png"
             if name != "speedup" and len(_by_variant(lines)) > 1:
-                figures.curves(_curves(suite, lines), title, path)
+                figures.curves(_curves(suite, lines), title, path, scale)
                 parts.append(f"![{title} of {reference}]({path.name})")
     parts.append(_source(rows))
     text = "\n\n".join(parts) + "\n"
