@@ -208,7 +208,7 @@ _LOCAL_RARE = _rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of
 _LOCAL_SPLIT = [
     *_rows(["dqgan_adam_split"], (NONE, SIGN)),
     ("cpoadam", NONE),
-    ("cpoadam_ef,shift=0.1", SIGN),
+    (f"cpoadam_ef,shift=0.1{_FASTER}", SIGN),
     (f"cpoadam_ef{_rate(0.004)}", TOP_1),
 ]
 _LOCAL_SPLIT_SLOW = [
@@ -370,6 +370,7 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", _LOCAL + _LOCAL_RARE, seeds=3),
             Group("fashion_mnist", 4, "iid", _LOCAL_MORE, seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
+            Group("fashion_mnist", 4, "by_class", [("cpoadam_ef,shift=0.1", SIGN)], seeds=1),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_SLOW, seeds=3),
