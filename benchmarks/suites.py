@@ -370,7 +370,7 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", _LOCAL + _LOCAL_RARE, seeds=3),
             Group("fashion_mnist", 4, "iid", _LOCAL_MORE, seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
-            Group("fashion_mnist", 4, "by_class", [("cpoadam_ef,shift=0.1", SIGN)], seeds=1),
+            Group("fashion_mnist", 4, "by_class", [("cpoadam_ef,shift=0.1", SIGN), ("cpoadam_ef", FOUR_BIT)], seeds=1),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_SLOW, seeds=3),
