@@ -255,7 +255,8 @@ def local_games_different() -> str:
 
 
 def split_modes() -> str:
-    """Samples within 3 standard deviations of a mode, and modes of every run, with modes split among four workers."""
+    """Samples within 3 standard deviations of a mode, their difference in points to float32 with equal data, and modes
+    of every run, with modes split among four workers."""
     runs = functools.partial(_runs, "local/mixture", "mixture_ring", workers=4, shards="by_class")
     methods = {}
     for problem, method, _, workers, shards in _recorded("local/mixture"):
@@ -264,13 +265,19 @@ def split_modes() -> str:
     order = [cell.method for cell in suites.SUITES["local/mixture"].cells() if cell.shards == "by_class"]
     lines = []
     for method in sorted(methods, key=order.index):
-        line = [_setting(method)]
+        line, key, percent = [_setting(method)], "high_quality_fraction_3_sd", {"scale": 100.0}
+        reference = _runs("local/mixture", "mixture_ring", _as_long("dqgan_adam", method), "float32", 4, "iid")
         for compressor in ("float32", "sign", "top 1 %"):
             own = runs(method, compressor)
-            share = figure(own, "high_quality_fraction_3_sd", scale=100.0)
-            line.append(f"{share}; modes {_modes(own)}" if own else "")
+            change = difference(own, reference, key, percent=False, **percent)
+            line.append(f"{figure(own, key, **percent)}; {change}; modes {_modes(own)}" if own else "")
         lines.append(line)
     return _table(["setting", "float32", "sign", "top 1 %"], lines)
+
+
+def _as_long(base, method):
+    """The base method with the number of steps of a method."""
+    return ",".join([base, *(change for change in method.split(",") if change.startswith("steps="))])
 
 
 def _setting(method):
@@ -291,8 +298,7 @@ def local_mixture() -> str:
     }
     for problem, workers, method, compressor in variants:
         runs = functools.partial(_runs, "local/mixture", problem, workers=workers, shards="iid")
-        length = [change for change in method.split(",") if change.startswith("steps=")]
-        own, reference = runs(method, compressor), runs(",".join(["dqgan_adam", *length]), "float32")
+        own, reference = runs(method, compressor), runs(_as_long("dqgan_adam", method), "float32")
         if not own:
             continue
         changes = ["", ""]
