@@ -158,6 +158,17 @@ def table(suite: cells.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) 
     return markdown(header, lines)
 
 
+def paired_differences(rows: Rows, reference: Sequence[dict[str, Any]], key: str, scale: float | None) -> list[float]:
+    """Returns a figure's differences to the runs of the same seeds, times `scale`, or in percent of the mean of those
+    runs if it is None; empty where a run diverged or no seed is in both."""
+    exact = {row["seed"]: row[key] for row in reference}
+    pairs = [(row[key], exact[row["seed"]]) for row in rows if exact.get(row["seed"]) is not None]
+    if not pairs or any(value is None for value, _ in pairs):
+        return []
+    factor = 100 / statistics.mean(base for _, base in pairs) if scale is None else scale
+    return [factor * (value - base) for value, base in pairs]
+
+
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Returns mean and half the width of the 95 % interval of Student's t, sd t_{.975, n-1} / sqrt(n); n >= 2.
 
@@ -333,12 +344,11 @@ def _mean(figure, rows):
 
 def _difference(figure, rows, reference):
     """The paired difference to the reference's runs of the same seeds as text; empty if there is none to tell."""
-    exact = {row["seed"]: row[figure.key] for row in reference}
-    pairs = [(row[figure.key], exact[row["seed"]]) for row in rows if exact.get(row["seed"]) is not None]
-    if not pairs or any(value is None for value, _ in pairs):
+    differences = paired_differences(
+        rows, reference, figure.key, None if figure.difference == "percent" else figure.scale
+    )
+    if not differences:
         return ""
-    factor = 100 / statistics.mean(base for _, base in pairs) if figure.difference == "percent" else figure.scale
-    differences = [factor * (value - base) for value, base in pairs]
     if len(differences) < 2:
         return f"{differences[0]:+.1f}"
     mean, half = paired_interval(differences)
