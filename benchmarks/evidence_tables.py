@@ -23,7 +23,7 @@ from benchmarks import comparison, suites
 from benchmarks.crew import bits_per_second
 from benchmarks.provenance import ROOT
 from benchmarks.report import markdown
-from benchmarks.suites_report import paired_interval
+from benchmarks.suites_report import paired_differences, paired_interval
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import command
@@ -39,9 +39,15 @@ _COMPRESSORS = {
     "top 5 %": suites.TOP_5,
     "top 1 %": suites.TOP_1,
 }
-
-
 _GAME_COMPRESSORS = ("float32", "4 bits", "ternary", "sign", "top 5 %")
+# Columns beside DQGAN with Adam.
+_COMPARED = {
+    "without error feedback": "dqgan_adam_no_error_feedback",
+    "residual outside of the half step": "dqgan_adam_residual_out",
+    "CPOAdam": "cpoadam",
+    "CPOAdam, gradients quantized": "cpoadam_gq",
+    "CPOAdam with error feedback": "cpoadam_ef",
+}
 
 
 @functools.cache
@@ -73,13 +79,10 @@ def figure(rows: Rows, key: str, *, digits: int = 1, scale: float = 1.0) -> str:
 def difference(rows: Rows, reference: Rows, key: str, *, percent: bool = True, scale: float = 1.0) -> str:
     """Returns the paired difference to the runs of the same seeds, mean and 95 % interval, in percent of their mean or
     in points; the seeds' own differences where they are few. What is all above `_TIMES` percent is a multiple."""
-    exact = {row["seed"]: row[key] for row in reference}
-    pairs = [(row[key], exact[row["seed"]]) for row in rows if exact.get(row["seed"]) is not None]
-    if not pairs or any(value is None for value, _ in pairs):
+    differences = paired_differences(rows, reference, key, None if percent else scale)
+    if not differences:
         return ""
-    factor = 100 / statistics.mean(base for _, base in pairs) if percent else scale
     unit = " %" if percent else ""
-    differences = [factor * (value - base) for value, base in pairs]
     if percent and min(differences) > _TIMES:
         return f"{1 + statistics.mean(differences) / 100:,.0f} times"
     if len(differences) < _FEW:
@@ -123,25 +126,17 @@ def games(problem: str, workers: int, shards: str) -> str:
 
 def images(suite: str, problem: str, workers: int, rates: str = "") -> str:
     """Frechet distances at the end by compressor, of DQGAN with Adam, of its ablations and of CPOAdam."""
-    methods = {
-        "without error feedback": "dqgan_adam_no_error_feedback",
-        "residual outside of the half step": "dqgan_adam_residual_out",
-        "CPOAdam, gradients quantized": "cpoadam_gq",
-        "CPOAdam with error feedback": "cpoadam_ef",
-    }
     runs = functools.partial(_runs, suite, problem, workers=workers, shards="iid")
     reference = runs(f"dqgan_adam{rates}", "float32")
     lines = []
     for compressor in ("float32", "4 bits", "ternary", "sign", "top 1 %"):
         own = runs(f"dqgan_adam{rates}", compressor)
-        others = [figure(runs(f"{name}{rates}", compressor), "frechet_distance") for name in methods.values()]
-        if compressor == "float32":
-            others[2] = figure(runs(f"cpoadam{rates}", compressor), "frechet_distance")
+        others = [figure(runs(f"{name}{rates}", compressor), "frechet_distance") for name in _COMPARED.values()]
         change = difference(own, reference, "frechet_distance") if own is not reference else ""
         if own:
             fewer = _fewer(own, reference)
             lines.append([compressor, fewer, figure(own, "frechet_distance"), change, *others])
-    header = ["", "times fewer bytes", "DQGAN with Adam", "difference to float32", *methods]
+    header = ["", "times fewer bytes", "DQGAN with Adam", "difference to float32", *_COMPARED]
     return _table(header, lines)
 
 
@@ -171,12 +166,6 @@ def mixture(problem: str, workers: int, steps: str) -> str:
 
     steps: `,steps=N`, or empty for those of the preset.
     """
-    methods = {
-        "without error feedback": "dqgan_adam_no_error_feedback",
-        "residual outside of the half step": "dqgan_adam_residual_out",
-        "CPOAdam, gradients quantized": "cpoadam_gq",
-        "CPOAdam with error feedback": "cpoadam_ef",
-    }
     key, wide, percent = "high_quality_fraction_3_sd", "high_quality_fraction", {"scale": 100.0}
     runs = functools.partial(_runs, "mixture", problem, workers=workers, shards="iid")
     reference, lines = runs(f"dqgan_adam{steps}", "float32"), []
@@ -184,15 +173,13 @@ def mixture(problem: str, workers: int, steps: str) -> str:
         own = runs(f"dqgan_adam{steps}", compressor)
         if not own:
             continue
-        others = [figure(runs(f"{name}{steps}", compressor), key, **percent) for name in methods.values()]
-        if compressor == "float32":
-            others[2] = figure(runs(f"cpoadam{steps}", compressor), key, **percent)
+        others = [figure(runs(f"{name}{steps}", compressor), key, **percent) for name in _COMPARED.values()]
         changes = [
             difference(own, reference, name, percent=False, **percent) if own is not reference else ""
             for name in (key, wide)
         ]
         lines.append([compressor, figure(own, key, **percent), _modes(own), *changes, *others])
-    header = ["", "DQGAN with Adam", "modes", "difference to float32, points", "the same, wide radius", *methods]
+    header = ["", "DQGAN with Adam", "modes", "difference to float32, points", "the same, wide radius", *_COMPARED]
     return _table(header, lines)
 
 
