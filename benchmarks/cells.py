@@ -85,7 +85,7 @@ class Figure(NamedTuple):
 
 class Cell(NamedTuple):
     """One run. problem: a game, or the name of a file of flags/experiments. compressor: its spec, with `@TOPOLOGY`
-    behind it unless the topology is `auto`."""
+    behind it unless the topology is `auto`, and `@SPEC` of the compressor of the mean if there is one."""
 
     problem: str
     method: str
@@ -182,8 +182,9 @@ def run_config(suite: Suite, cell: Cell, settings: dict[str, Any]) -> config_lib
     Raises:
       UsageError: a value that a setting refuses.
     """
-    spec, _, topology = cell.compressor.partition("@")
-    own = {"compression.compressor": spec, "compression.topology": topology or "auto"}
+    spec, *exchange = cell.compressor.split("@")
+    topology, of_mean = [*exchange, *("auto", "")[len(exchange) :]]
+    own = {"compression.compressor": spec, "compression.topology": topology, "compression.mean_compressor": of_mean}
     own |= {"train.replicas_per_worker": cell.workers, "train.seed": cell.seed}
     if suite.kind == DATA:
         own |= {"data.shards": cell.shards, "train.batch_size": suite.worker_batch * cell.workers}

@@ -184,10 +184,10 @@ def mixture(problem: str, workers: int, steps: str) -> str:
 
 
 def _name(compressor):
-    """`sign, two_step` for `sign:bucket=512@two_step`."""
-    spec, _, topology = compressor.partition("@")
-    [name] = [name for name, known in _COMPRESSORS.items() if known == spec]
-    return ", ".join(filter(None, [name, topology]))
+    """`sign, two_step` for `sign:bucket=512@two_step`; with a compressor of the mean `..., mean 4 bits`."""
+    spec, *exchange = compressor.split("@")
+    names = {known: name for name, known in _COMPRESSORS.items()} | {suites.TWO_BIT: "2 bits"}
+    return ", ".join([names[spec], *exchange[:1], *(f"mean {names[of_mean]}" for of_mean in exchange[1:])])
 
 
 def _modes(rows):

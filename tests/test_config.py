@@ -47,6 +47,7 @@ DEFAULTS = {
     "optimizer.discriminator_steps": 1,
     "compression.compressor": "linear:bits=4,bucket=512",
     "compression.compressor_rules": "",
+    "compression.mean_compressor": "",
     "compression.local_steps": 1,
     "compression.start_step": 0,
     "compression.error_feedback": True,
@@ -126,6 +127,26 @@ def test_half_step_was_true_or_false(old, now):
 def test_half_steps_and_shifts_that_make_no_sense_are_refused(optimizer, compression, message):
     with pytest.raises(UsageError, match=message):
         RunConfig(optimizer=OptimizerConfig(**optimizer), compression=CompressionConfig(**compression))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean_compressor": "nothing"}, "nothing"),
+        ({"mean_compressor": "adaptive:bits=3,bucket=512"}, "learns nor .* such as linear:bits=4,bucket=512. "),
+        ({"mean_compressor": "randomk:fraction=0.1"}, "neither learns nor .* Received: mean_compressor='randomk"),
+        ({"mean_compressor": "powersgd:rank=2"}, "neither learns nor .* Received: mean_compressor='powersgd:rank=2'"),
+        ({"topology": "all_gather"}, "take topology='two_step'. Received: .*compressor='sign.*topology='all_gather'"),
+        ({"compressor": "none"}, "such as sign:bucket=512. Received: mean_compressor='linear.*compressor='none'"),
+        ({"compressor": "powersgd:rank=2"}, "such as sign:bucket=512. Received: .*compressor='powersgd:rank=2'"),
+    ],
+)
+def test_a_compressor_of_the_mean_that_cannot_be_used_is_refused(settings, message):
+    valid = {"compressor": "sign:bucket=512", "mean_compressor": "linear:bits=4,bucket=512"}
+    assert CompressionConfig(**valid).compressor_of_mean.spec == "linear:bits=4,bucket=512"
+    assert CompressionConfig(**valid | {"compressor": "none", "compressor_rules": "kernel=sign"}).mean_compressor
+    with pytest.raises(UsageError, match=message):
+        CompressionConfig(**valid | settings)
 
 
 @pytest.mark.parametrize("key", [key for key, value in DEFAULTS.items() if value is not None and key != "model_dir"])

@@ -29,6 +29,7 @@ class Vector(NamedTuple):
     weights: positions of these weights among the values that a channel reduces.
     order: order in which the updates of vectors come to exist, e.g. 0 for the player whose gradients are computed
       first and 1 for the other. Among vectors of one order, the last weights come first, as in backpropagation.
+    mean_compressor: compressor of the mean in the two-step exchange; None: `compressor`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Vector(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     weights: tuple[int, ...]
     order: int = 0
+    mean_compressor: Compressor | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -96,6 +98,7 @@ def vectors(
     *,
     first: int = 0,
     order: int = 0,
+    mean_compressor: Compressor | None = None,
 ) -> list[Vector]:
     """Returns the vectors of some weights: one for those that no rule names, and one for each rule with weights.
 
@@ -105,7 +108,7 @@ def vectors(
       compressor: compressor of weights that no rule names.
       rules: other compressors by weight name; the first rule that matches is used.
       first: position of the first weight among the values that the channel reduces.
-      order: see `Vector`.
+      order, mean_compressor: see `Vector`. Weights that are sent exactly or as matrices have no compressor of the mean.
 
     Raises:
       UsageError: a weight without values.
@@ -132,7 +135,13 @@ def vectors(
         )
         for group in assign(names, compressor, rules)
     ]
-    return sorted(in_order_of_rules, key=lambda vector: -vector.weights[0])
+    return sorted(
+        [
+            vector if vector.is_exact or vector.is_low_rank else vector._replace(mean_compressor=mean_compressor)
+            for vector in in_order_of_rules
+        ],
+        key=lambda vector: -vector.weights[0],
+    )
 
 
 def check_contraction(vectors: Sequence[Vector]) -> None:
@@ -141,7 +150,8 @@ def check_contraction(vectors: Sequence[Vector]) -> None:
     Raises:
       UsageError: a vector whose delta is 0; names a variant of its compressor with delta > 0 where there is one.
     """
-    for vector in vectors:
+    of_means = [vector._replace(compressor=vector.mean_compressor) for vector in vectors if vector.mean_compressor]
+    for vector in [*vectors, *of_means]:
         if vector.delta > 0:
             continue
         variant = vector._replace(compressor=vector.compressor.contractive_variant())

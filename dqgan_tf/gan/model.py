@@ -472,7 +472,16 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         vectors, first = [], 0
         for order, player in enumerate(self._players):
             names, shapes = player.weight_names, player.shapes
-            vectors += layout.vectors(player.name, names, shapes, compressor, by_name, first=first, order=order)
+            vectors += layout.vectors(
+                player.name,
+                names,
+                shapes,
+                compressor,
+                by_name,
+                first=first,
+                order=order,
+                mean_compressor=compression.compressor_of_mean,
+            )
             first += len(shapes)
         return vectors
 
@@ -495,7 +504,10 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             )
             self._channels.append(channel)
             if compression.start_step > 1:
-                exact = [vector._replace(compressor=compressors.get("none")) for vector in vectors_of_channel]
+                exact = [
+                    vector._replace(compressor=compressors.get("none"), mean_compressor=None)
+                    for vector in vectors_of_channel
+                ]
                 name = f"{self._channel_prefix}/exact{end}"
                 channel = self._strategy.open_channel(name, exact, error_feedback=False, **exchange)
                 self._exact_channels.append(channel)

@@ -462,7 +462,8 @@ class CompressedSteps:
     def _vectors(self, variables):
         names = [variable.path for variable in variables]
         shapes = [tuple(variable.shape) for variable in variables]
-        return layout.vectors(self.name, names, shapes, self._compressor, self._rules)
+        of_mean = self.config.compressor_of_mean
+        return layout.vectors(self.name, names, shapes, self._compressor, self._rules, mean_compressor=of_mean)
 
     def open_channel(self, positions: tuple[int, ...]) -> Channel:
         """Returns the channel of the variables at `positions`. All workers must make the same calls in one order."""

@@ -22,12 +22,15 @@ REPLICAS, ROUNDS = 3, 3
 class TestSmall:
     """Three replicas, blocks of 64 values, buckets of 32: every vector but that of `randomk` is cut.
 
+    The last vector has a mean of its own in the two-step exchange, which draws by buckets of 128.
+
     `topk` is never cut either, and takes four times as long to compile: see the slow tests and tests/gan/test_cuts.py,
     which has `all_gather`.
     """
 
     SPECS = ("linear:bits=8,bucket=32,rounding=stochastic", "sign:bucket=32", "adaptive:bits=3,bucket=32")
-    SIZES, BLOCK = (677, 600, 808, 97), 64
+    MEAN = "linear:bits=8,bucket=128,rounding=stochastic"
+    SIZES, BLOCK = (677, 600, 808, 97, 1000), 64
 
     @pytest.fixture(scope="class", params=["all_gather", "two_step"])
     @classmethod
@@ -40,12 +43,13 @@ class TestSmall:
     @classmethod
     def exchanged(cls, kind, packet_values, threads):
         """(vectors of the slices of every packet, means after every round and what is kept at the end)."""
-        specs = [*cls.SPECS, "randomk:fraction=0.1"]
+        specs = [*cls.SPECS, "randomk:fraction=0.1", cls.SPECS[1]]
         vectors = [
             Vector(f"v{i}", compressors.get(spec), ((size,),), (i,))
             for i, (spec, size) in enumerate(zip(specs, cls.SIZES, strict=True))
         ]
-        assert [vector.stride for vector in vectors] == [1, 1, 4, 1]
+        vectors[-1] = vectors[-1]._replace(mean_compressor=compressors.get(cls.MEAN))
+        assert [vector.stride for vector in vectors] == [1, 1, 4, 1, 1]
         settings = lockstep.settings(REPLICAS, block=cls.BLOCK)
         packets, learned = lockstep.build(kind, vectors, settings, packet_values, threads)
         arrays = []
@@ -83,15 +87,15 @@ class TestSmall:
     def test_the_cut_is_the_one_that_is_meant(self, results):
         """Several slices of one vector share a packet, and slices of several vectors do."""
         (whole, _), (packets, _) = results
-        assert whole == [[3, 2, 1, 0]]
-        counts = [sum(packet.count(vector) for packet in packets) for vector in range(4)]
-        assert len(packets) > 1 and counts.pop() == 1 and min(counts) > 1
+        assert whole == [[4, 3, 2, 1, 0]]
+        counts = [sum(packet.count(vector) for packet in packets) for vector in range(5)]
+        assert len(packets) > 1 and counts.pop(3) == 1 and min(counts) > 1
         assert any(packet.count(0) > 1 for packet in packets) and any(len(set(packet)) > 1 for packet in packets)
 
     def test_no_bit_depends_on_the_cut(self, results):
         """Means, residuals and what compressors have learned."""
         (_, whole), (_, cut) = results
-        assert len(whole) == len(cut) == ROUNDS * 4 * REPLICAS + REPLICAS + 4 * REPLICAS
+        assert len(whole) == len(cut) == ROUNDS * 5 * REPLICAS + REPLICAS + 5 * REPLICAS
         assert [one.tobytes() == other.tobytes() for one, other in zip(whole, cut, strict=True)] == [True] * len(whole)
         assert all(np.any(array) for array in whole)
 

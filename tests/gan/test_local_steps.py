@@ -43,6 +43,8 @@ def padded(quantize):
     return lambda x: quantize(np.pad(x, (0, 32 - len(x))))[: len(x)]
 
 
+FOUR_BIT = "linear:bits=4,bucket=32"
+MEANS = {"": None, FOUR_BIT: quantizers_numpy.for_all_players(padded(quantizers_numpy.linear(4, 32)))}
 TWO_STEP = {SIGN: padded(quantizers_numpy.sign(32)), TOPK: padded(quantizers_numpy.top_k(4))}  # ceil(.1 * 32)
 
 
@@ -61,6 +63,7 @@ def oracle_settings(optimizer, compression, schedule):
         half_step=optimizer.half_step,
         residual_in_half_step=compression.residual_in_half_step,
         two_step=two_step,
+        mean_quantizer=MEANS[compression.mean_compressor],
     )
 
 
@@ -78,13 +81,13 @@ def deviations(model, state):
 def decided_by_a_hair(state, settings):
     """Whether a compressor would decide otherwise on values that differ by rounding: such inputs judge nothing."""
     rng, scale = np.random.default_rng(0), HAIR * np.max(np.abs(state.update))
-    rows = [(p, decoded) for p, decoded in zip(state.update, state.decoded, strict=True)]
+    rows = [(p, decoded, dqgan.quantize_pieces) for p, decoded in zip(state.update, state.decoded, strict=True)]
     if settings.two_step:
         mean = state.decoded.mean(0)
-        rows.append((mean, dqgan.quantize_pieces(mean, settings)))
-    for row, decoded in rows:
+        rows.append((mean, dqgan.quantize_mean(mean, settings), dqgan.quantize_mean))
+    for row, decoded, quantize in rows:
         for sign in rng.choice([-1.0, 1.0], size=(4, len(row))):
-            moved = [dqgan.quantize_pieces(row + side * scale * sign, settings) - decoded for side in (-1, 1)]
+            moved = [quantize(row + side * scale * sign, settings) - decoded for side in (-1, 1)]
             if np.max(np.abs(moved)) > 10 * scale:
                 return True
     return False
@@ -160,6 +163,7 @@ ROUNDS_OF_THREE = [
     (ADAM, {"compressor": SIGN, "shift": 0.1}),
     (SGD, {"compressor": SIGN, "shift": 0.1}),
     (SGD, {"compressor": SIGN, "topology": "two_step"}),
+    (ADAM, {"compressor": SIGN, "mean_compressor": FOUR_BIT} | SHIFTED),
     (SGD, {"compressor": "none"}),
     (SGD, {"compressor": SIGN, "residual_in_half_step": False}),
     (SGD | {"half_step": "common"}, {"compressor": SIGN, "shift": 0.1}),

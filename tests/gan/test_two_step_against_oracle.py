@@ -39,10 +39,11 @@ def vectors(sizes):
     return (rng.standard_normal((STEPS, REPLICAS, n)) + rng.standard_normal((1, REPLICAS, n))).astype(np.float32)
 
 
-def exchanged(spec, sizes, values, error_feedback=True):
+def exchanged(spec, sizes, values, error_feedback=True, mean_spec=None, topology="two_step"):
     """Yields (what every replica received, residuals), both float64 [M, n], after each of the real exchanges."""
-    vectors = [Vector(f"part_{i}", compressors.get(spec), ((size,),), (i,)) for i, size in enumerate(sizes)]
-    (packet,), _ = lockstep.build("two_step", vectors, lockstep.settings(REPLICAS, error_feedback))
+    spec, mean_spec = (text and compressors.get(text) for text in (spec, mean_spec))
+    vectors = [Vector(f"part_{i}", spec, ((size,),), (i,), mean_compressor=mean_spec) for i, size in enumerate(sizes)]
+    (packet,), _ = lockstep.build(topology, vectors, lockstep.settings(REPLICAS, error_feedback))
     residuals = dict(zip([part.vector for part in packet.slices], packet.residuals, strict=True))
     for call, rows in enumerate(values):
         parts = [tf.split(tf.constant(row), sizes) for row in rows]
@@ -65,12 +66,17 @@ def by_replica(variables):
 
 
 QUICK = ("sign:bucket=32", "linear:bits=2,bucket=32")
-SPECS = [pytest.param(spec, marks=[pytest.mark.slow] * (spec not in QUICK)) for spec in QUANTIZERS]
+FOUR_BIT = "linear:bits=4,bucket=32"
+PAIRS = [(spec, None) for spec in QUICK] + [("sign:bucket=32", FOUR_BIT)]
+SLOW_PAIRS = [(spec, None) for spec in QUANTIZERS if spec not in QUICK]
+SLOW_PAIRS += [("topk:fraction=0.1", FOUR_BIT), (FOUR_BIT, "sign:bucket=32")]
 
 
 @pytest.mark.parametrize("error_feedback", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("spec", SPECS)
-def test_follows_the_oracle(spec, error_feedback):
+@pytest.mark.parametrize(
+    ("spec", "mean_spec"), PAIRS + [pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW_PAIRS]
+)
+def test_follows_the_oracle(spec, mean_spec, error_feedback):
     sizes, values = (96, 192), vectors((96, 192))  # one and two buckets of 32 values for every owner
     parts = oracle.players(("part_0", 96), ("part_1", 192))
     buckets = oracle.dealt(parts, 32, REPLICAS) if "bucket" in spec else oracle.shards(parts, REPLICAS)
@@ -80,14 +86,26 @@ def test_follows_the_oracle(spec, error_feedback):
         quantizers_numpy.for_all_players(QUANTIZERS[spec]),
         error_feedback=error_feedback,
         two_step=True,
+        mean_quantizer=mean_spec and quantizers_numpy.for_all_players(QUANTIZERS[mean_spec]),
     )
     expected = oracle.run(lambda w, step, worker: values[step - 1, worker], np.zeros(288), REPLICAS, settings, STEPS)
-    run = exchanged(spec, sizes, values, error_feedback)
+    run = exchanged(spec, sizes, values, error_feedback, mean_spec)
     for (received, residual), state in zip(run, expected, strict=True):
         assert np.all(received == received[0])
         np.testing.assert_allclose(received[0], state.q, atol=TOLERANCE)
         np.testing.assert_allclose(residual, state.residual if error_feedback else 0.0, atol=TOLERANCE)
         assert error_feedback or not np.any(state.residual)
+
+
+def test_a_mean_in_float32_is_that_of_the_all_gather():
+    """To the bit: only the second encoding tells the two apart."""
+    values = vectors((96, 192))
+    two_step, all_gather = (
+        exchanged("sign:bucket=32", (96, 192), values, mean_spec="none", topology=topology)
+        for topology in ("two_step", "all_gather")
+    )
+    for ours, others in zip(two_step, all_gather, strict=True):
+        np.testing.assert_array_equal(ours, others)
 
 
 @pytest.mark.parametrize("spec", [pytest.param(s, marks=[pytest.mark.slow] * (s[:4] != "sign")) for s in QUANTIZERS])

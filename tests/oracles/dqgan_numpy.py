@@ -42,7 +42,8 @@ class Adam:
 class Settings:
     """One run. eta: [n] or a function step -> [n]; adam None: u = g; two_step: the exchange by shard owners.
 
-    fold False is the form that fails: the owner keeps a residual of its own and no half step contains it.
+    mean_quantizer: of the owners' mean, None for `quantizer`. fold False is the form that fails: the owner keeps a
+    residual of its own and no half step contains it.
     """
 
     pieces: tuple[Piece, ...]
@@ -54,6 +55,7 @@ class Settings:
     residual_in_half_step: bool = True
     two_step: bool = False
     fold: bool = True
+    mean_quantizer: Quantizer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +168,7 @@ def exchange(state, settings):
     """decoded^m = Q(p^m); e^m = p^m - decoded^m; w = w - mean decoded. The two-step form re-encodes that mean."""
     decoded = np.stack([quantize_pieces(p, settings) for p in state.update])
     mean = decoded.mean(axis=0) + state.owner_residual
-    q = quantize_pieces(mean, settings) if settings.two_step else mean
+    q = quantize_mean(mean, settings) if settings.two_step else mean
     state = dataclasses.replace(state, w=state.w - q, q=q, decoded=decoded)
     return remember(state, mean - q, settings) if settings.error_feedback else state
 
@@ -187,6 +189,13 @@ def quantize_pieces(vector, settings):
     for piece in settings.pieces:
         out[piece.slice] = settings.quantizer(vector[piece.slice], piece.player)
     return out
+
+
+def quantize_mean(vector, settings):
+    """Q' of every piece of the mean, put together again [n]."""
+    return quantize_pieces(
+        vector, dataclasses.replace(settings, quantizer=settings.mean_quantizer or settings.quantizer)
+    )
 
 
 def virtual_iterate(state):

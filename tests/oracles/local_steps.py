@@ -27,7 +27,8 @@ from tests.oracles.dqgan_numpy import Adam, Gradient, Piece, Quantizer
 class Settings:
     """One run. eta: [n] or a function step -> [n]; adam None: u = g; steps of a schedule are gradient steps.
 
-    residual_in_half_step False starts the local steps at w: the form that fails.
+    residual_in_half_step False starts the local steps at w: the form that fails. mean_quantizer: of the owners' mean in
+    the two-step exchange, None for `quantizer`.
     """
 
     pieces: tuple[Piece, ...]
@@ -40,6 +41,7 @@ class Settings:
     residual_in_half_step: bool = True
     error_feedback: bool = True
     two_step: bool = False
+    mean_quantizer: Quantizer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ def exchange(state, settings, count):
     workers, a = len(state.update), settings.shift
     decoded = np.stack([dqgan.quantize_pieces(p, settings) for p in state.update])
     mean = decoded.mean(axis=0)
-    arrived = dqgan.quantize_pieces(mean, settings) if settings.two_step else mean
+    arrived = dqgan.quantize_mean(mean, settings) if settings.two_step else mean
     residual = state.update - decoded
     for piece in settings.pieces:  # nothing where mean == arrived, as it does without a second encoding
         residual[piece.owner, piece.slice] += workers * (mean - arrived)[piece.slice]

@@ -30,9 +30,9 @@ class Choice(NamedTuple):
 def choose(topology: str, vectors: Sequence[Vector], group_size: int) -> Choice:
     """Returns how packets are exchanged among M = `group_size` replicas.
 
-    All-gather sends (M-1) S bytes per replica and encodes once. The two-step exchange sends 2 (M-1)/M S, with every
-    shard padded to whole buckets, and encodes twice. `auto`, and `hierarchical` between hosts, take the two-step
-    exchange if it saves a quarter of the bytes and at least 16 KiB.
+    All-gather sends (M-1) S bytes per replica and encodes once. The two-step exchange sends (M-1)/M (S + S'), every
+    shard padded to whole buckets, and encodes twice, the mean in S' bytes. `auto`, and `hierarchical` between hosts,
+    take the two-step exchange if it saves a quarter of the bytes and at least 16 KiB.
 
     Args:
       topology: see `CompressionConfig.topology`.
@@ -109,13 +109,16 @@ def _class_of(vector, topology):
 def _cut_multiple(vector, block, owners):
     """Returns the number that the starts of slices must be multiples of, so that a cut does not change the result.
 
-    It is a multiple of the block, of `owners` blocks in the two-step exchange, and of the histogram's stride. None: the
-    compressor encodes whole vectors only.
+    It is a multiple of the block, of `owners` blocks in the two-step exchange, for its mean too, and of the histogram's
+    stride. None: the compressor encodes whole vectors only.
     """
-    compressor = vector.compressor
-    if compressor.is_identity:
-        return _EXACT_CUT_MULTIPLE * owners
-    if compressor.block_multiple is None:
+    encoders = [vector.compressor]
+    if owners > 1 and vector.mean_compressor is not None:
+        encoders.append(vector.mean_compressor)
+    if any(one.block_multiple is None and not one.is_identity for one in encoders):
         return None
-    block = blocks.effective_block(compressor, block) or compressor.block_multiple
-    return math.lcm(block * owners, compressor.block_multiple * vector.stride)
+    lengths = [
+        _EXACT_CUT_MULTIPLE if one.is_identity else blocks.effective_block(one, block) or one.block_multiple
+        for one in encoders
+    ]
+    return math.lcm(*(length * owners for length in lengths), (vector.compressor.block_multiple or 1) * vector.stride)

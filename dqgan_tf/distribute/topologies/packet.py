@@ -81,17 +81,20 @@ class EncodingKey(NamedTuple):
     size: number of values of the slice.
     stride: see `Vector.stride`.
     shapes: shapes of the weights, for compressors of matrices; empty for others.
+    mean_compressor: compressor of the mean in the two-step exchange; None: `compressor`.
     """
 
     compressor: Any
     size: int
     stride: int
     shapes: tuple[tuple[int, ...], ...] = ()
+    mean_compressor: Compressor | None = None
 
 
 def encoding_key(vector: Vector, size: int) -> EncodingKey:
     """Returns the key of a slice of `size` values of a vector."""
-    return EncodingKey(vector.compressor, size, vector.stride, vector.shapes if vector.is_low_rank else ())
+    shapes = vector.shapes if vector.is_low_rank else ()
+    return EncodingKey(vector.compressor, size, vector.stride, shapes, vector.mean_compressor)
 
 
 class Volume(NamedTuple):
@@ -225,16 +228,21 @@ class Packet(abc.ABC):
             for slice_, key, state in zip(self.slices, self.keys, learned, strict=True)
         ]
 
-    def _seeds(self, seed: tf.Tensor, owners: int = 1) -> list[tf.Tensor]:
+    def _own_seeds(self, seeds: Seeds) -> list[tf.Tensor]:
+        """Returns the seed of each slice of this replica's updates."""
+        return self._seeds(seeds.own, [key.compressor for key in self.keys])
+
+    def _seeds(self, seed: tf.Tensor, compressors: Sequence[Compressor], owners: int = 1) -> list[tf.Tensor]:
         """Returns one int32 [2] seed per slice. A slice draws the same random numbers as its values in an uncut vector.
 
         Args:
           seed: seed of this call.
+          compressors: what draws, per slice.
           owners: number of replicas that share the blocks of the slice.
         """
         seeds = []
-        for slice_, key in zip(self.slices, self.keys, strict=True):
-            block, start = blocks.effective_block(key.compressor, self.settings.block), slice_.start // owners
+        for slice_, compressor in zip(self.slices, compressors, strict=True):
+            block, start = blocks.effective_block(compressor, self.settings.block), slice_.start // owners
             if block and start % block == 0:
                 seeds.append(blocks.block_seed(seed, start // block) + [0, slice_.vector])
             else:
@@ -322,7 +330,7 @@ class AllGather(Packet):
         encoded = [
             _encode_slice(update, residual, spare, binding, seed, key=key, block=self.settings.block)
             for key, update, residual, spare, binding, seed in zip(
-                self.keys, updates, residuals, spares, bindings, self._seeds(seeds.own), strict=True
+                self.keys, updates, residuals, spares, bindings, self._own_seeds(seeds), strict=True
             )
         ]
         words, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))

@@ -17,11 +17,13 @@ class TwoStep(Packet):
 
         c^m = encode(p^m), shard by shard;   e^m <- p^m - decode(c^m)        as in `AllGather`
         all-to-all:  the owner of shard k receives c^1[k], ..., c^M[k]
-        q[k] = 1/M sum_m decode(c^m[k]);   b[k] = encode(q[k]);   all-gather of b;   qhat = decode(b)
+        q[k] = 1/M sum_m decode(c^m[k]);   b[k] = encode'(q[k]);   all-gather of b;   qhat = decode'(b)
         e^k[k] <- e^k[k] + M (q[k] - qhat[k])                                  on the owner alone
 
-    The last line adds the error of the second encoding to the owner's residual. mean_m e^m then contains both errors,
-    so the identities of docs/algorithm.md hold for w - mean_m e^m, and no second residual is needed.
+    encode' is that of `EncodingKey.mean_compressor`, encode without one. The last line adds the error of the second
+    encoding to the owner's residual. mean_m e^m then contains both errors, so the identities of docs/algorithm.md hold
+    for w - mean_m e^m, and no second residual is needed. The factor M takes the owner's point far from the others; a
+    `mean_compressor` of more bits brings it back.
 
     Every replica sends (M-1)/M of a payload in each phase, less than two payloads in total. The vector is padded by at
     most M buckets; this matters if n / M is only a few buckets.
@@ -31,8 +33,8 @@ class TwoStep(Packet):
 
     @staticmethod
     def volume_of(keys, group_size):
-        shard = 4 * sum(wire_words(spec) for _, _, spec in _layout(keys, group_size))
-        return Volume(group_size * shard, 2 * (group_size - 1) * shard)
+        updates, means = (4 * _words(layout) for layout in (_layout(keys, group_size), _mean_layout(keys, group_size)))
+        return Volume(group_size * updates, (group_size - 1) * (updates + means))
 
     def reduce(self, updates, replica, rank, seeds):
         size, block, rank = self.settings.group_size, self.settings.block, tf.constant(rank)
@@ -40,13 +42,14 @@ class TwoStep(Packet):
         encoded = [
             _encode_shards(update, residual, binding, seed, key=key, block=block, group_size=size)
             for key, update, residual, binding, seed in zip(
-                self.keys, updates, residuals, bindings, self._seeds(seeds.own), strict=True
+                self.keys, updates, residuals, bindings, self._own_seeds(seeds), strict=True
             )
         ]
         shards, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
         received = yield Request("all_to_all", shards[0] if len(shards) == 1 else tf.concat(shards, 1))
         averages = _average_shards(received, bindings, rank, keys=self.keys)
-        owner_seeds = self._seeds(seeds.own + [_OWNER_STREAM, 0], owners=size)
+        compressors = [key.mean_compressor or key.compressor for key in self.keys]
+        owner_seeds = self._seeds(seeds.own + [_OWNER_STREAM, 0], compressors, owners=size)
         words, errors = _encode_averages(averages, bindings, owner_seeds, keys=self.keys, block=block, group_size=size)
         rows = yield Request("all_gather", words)
         means, bounded, residuals = _decode_averages(rows, bindings, residuals, errors, rank, keys=self.keys)
@@ -112,6 +115,24 @@ def _layout(keys, group_size):
     return [(key, s, key.compressor.payload_spec(s.size)) for key, s in zip(keys, shards, strict=True)]
 
 
+def _mean_layout(keys, group_size):
+    """As `_layout`, for the encoding of the mean."""
+    return [
+        (key, s, (key.mean_compressor or key.compressor).payload_spec(s.size))
+        for key, s, _ in _layout(keys, group_size)
+    ]
+
+
+def _words(layout):
+    """Returns the number of words of one shard of every slice."""
+    return sum(wire_words(spec) for _, _, spec in layout)
+
+
+def _of_mean(key, binding):
+    """Returns the compressor of the mean."""
+    return key.mean_compressor or bind(key.compressor, binding)
+
+
 def _payloads(rows, layout):
     """Returns per slice the payloads of its shard in M rows of words."""
     words = [tf.split(row, [wire_words(spec) for _, _, spec in layout]) for row in rows]
@@ -160,7 +181,7 @@ def _encode_averages(averages, bindings, seeds, *, keys, block, group_size):
     """Returns the words of the averages, and M times the error of their encoding."""
     words, errors = [], []
     for (key, shards, _), mean, binding, seed in zip(_layout(keys, group_size), averages, bindings, seeds, strict=True):
-        compressor = bind(key.compressor, binding)
+        compressor = _of_mean(key, binding)
         payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
         words.append(to_wire(payload))
         errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
@@ -170,12 +191,12 @@ def _encode_averages(averages, bindings, seeds, *, keys, block, group_size):
 @compiled
 def _decode_averages(rows, bindings, residuals, errors, rank, *, keys):
     """Returns (means, whether all shards are bounded, residuals with the owner's errors)."""
-    layout = _layout(keys, len(rows))
+    layout = _mean_layout(keys, len(rows))
     means, new_residuals, scales = [], [], []
     for (key, shards, _), binding, payloads, residual, error in zip(
         layout, bindings, _payloads(rows, layout), residuals, errors, strict=True
     ):
-        compressor = bind(key.compressor, binding)
+        compressor = _of_mean(key, binding)
         means.append(shards.join([compressor.decode(payload, shards.size) for payload in payloads])[: key.size])
         scales += [scale for payload in payloads for scale in compressor.scales(payload, shards.size)]
         if residual is not None:
