@@ -13,8 +13,8 @@ one of CIFAR-10 about three on one thread of a busy machine with two cores. `flo
 validation loss of float32 at seed `GRID_SEED`; all compressors take it. It falls to 0 by a cosine. Weights, order of
 the data and learning rate depend on the seed alone, so differences to float32 are paired by seed.
 
-Compressors of few bits run with two topologies: `auto`, which is the two-step exchange with 4 replicas and encodes the
-mean once more, and `all_gather`, which two workers always have.
+Compressors of few bits run with three topologies: `auto`, which is the two-step exchange with 4 replicas and encodes
+the mean once more, the same with a mean of 4 bits, and `all_gather`, which two workers always have.
 """
 
 import argparse
@@ -44,7 +44,8 @@ GRID = {"sgd": (0.01, 0.03, 0.1, 0.3), "adam": (0.0003, 0.001, 0.003, 0.01)}
 COMPRESSORS = ("none", "linear:bits=4,bucket=512", "sign:bucket=512", "topk:fraction=0.01", "powersgd:rank=2")
 PLACES = ("gradient", "update")
 NO_FEEDBACK = "sign:bucket=512"  # also measured without error feedback
-FEW_BITS = ("sign:bucket=512", "topk:fraction=0.01")  # also measured with the topology all_gather
+FEW_BITS = ("sign:bucket=512", "topk:fraction=0.01")  # also measured with other topologies
+TOPOLOGIES = ("auto", "all_gather", "two_step@linear:bits=4,bucket=512")  # behind @: the compressor of the mean
 
 _T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # by n: 97.5 % quantile of Student's t, n - 1 degrees
 
@@ -169,7 +170,7 @@ def variants() -> list[tuple[str, str, bool, str]]:
     """Returns (compressor, where, error_feedback, topology) of every row of the table."""
     made = []
     for compressor in COMPRESSORS:
-        for topology in ("auto", "all_gather") if compressor in FEW_BITS else ("auto",):
+        for topology in TOPOLOGIES if compressor in FEW_BITS else TOPOLOGIES[:1]:
             made += [(compressor, where, True, topology) for where in PLACES]
         if compressor == NO_FEEDBACK:
             made.append((compressor, "gradient", False, "auto"))
@@ -241,7 +242,9 @@ def train(strategy, task: Task, arrays: Sequence[np.ndarray], run: Run) -> dict[
             "sgd": lambda: keras.optimizers.SGD(schedule, momentum=0.9),
             "adam": lambda: keras.optimizers.Adam(schedule),
         }
-        settings = {name: getattr(run, name) for name in ("where", "error_feedback", "topology", "seed")}
+        topology, _, of_mean = run.topology.partition("@")
+        settings = {name: getattr(run, name) for name in ("where", "error_feedback", "seed")}
+        settings |= {"topology": topology, "mean_compressor": of_mean}
         model.compile(
             dqgan_tf.compressed(optimizers[run.optimizer](), run.compressor, logs=True, **settings),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -310,7 +313,7 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         """Compressor, topology if it is not `auto`, and whether it runs without error feedback."""
-        topology = "" if self.topology == "auto" else f", {self.topology}"
+        topology = "" if self.topology == "auto" else f", {self.topology.replace('@', ' with a mean of ')}"
         return self.compressor + topology + ("" if self.error_feedback else ", no error feedback")
 
 

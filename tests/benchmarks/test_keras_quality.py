@@ -28,8 +28,9 @@ def test_first_the_grid_of_learning_rates_then_seed_by_seed():
     runs = keras_quality.plan(rows)[len(grid) :]
     assert {run.optimizer: run.rate for run in runs} == {"sgd": 0.03, "adam": 0.003}
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    assert len(set(runs)) == len(runs) == len(SEEDS) * 2 * 15
+    assert len(set(runs)) == len(runs) == len(SEEDS) * 2 * 19
     assert Run("adam", "topk:fraction=0.01", "update", True, "all_gather", 0.003, 1) in runs
+    assert Run("sgd", "sign:bucket=512", "update", True, "two_step@linear:bits=4,bucket=512", 0.03, 0) in runs
     assert Run("adam", "sign:bucket=512", "gradient", False, "auto", 0.003, 2) in runs
 
 
