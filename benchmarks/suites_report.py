@@ -106,7 +106,7 @@ def _exact(rows):
 
 
 def _rates(method):
-    """The changes of learning rates in the name of a method."""
+    """The changes of learning rates and their schedule in the name of a method."""
     return tuple(change for change in method.split(",") if change.startswith("learning_rate_"))
 
 
@@ -366,10 +366,10 @@ def reference_of(row):
     """Returns the method whose float32 runs the row of a run is compared with.
 
     On homogeneous games it has as many local steps: the question there is what bits cost. Elsewhere it is exchanged at
-    every step. It is as long. For equal data it has the same learning rates. Tables of workers with different data
-    have another reference where there is one: see `table`.
+    every step. It is as long. For equal data it has the same learning rates and schedule. Tables of workers
+    with different data have another reference where there is one: see `table`.
     """
-    rates = ("learning_rate_g", "learning_rate_d") if row["shards"] in _EQUAL else ()
+    rates = ("learning_rate_g", "learning_rate_d", "learning_rate_schedule") if row["shards"] in _EQUAL else ()
     return cells.method(row["method"], ("steps", *_steps_kept(row), *rates)).reference
 
 
