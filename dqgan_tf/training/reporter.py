@@ -216,6 +216,9 @@ def values_in_use(job) -> dict[str, bool | float | str]:
         "network.width": _width(model),
         "optimizer.global_clipnorm": "no limit",
         "compression.compressor_rules": "no rules",
+        "compression.mean_compressor": "that of the updates"
+        if model.channel.topology.endswith("two_step")
+        else "not used",
         "train.warm_start": "no",
         "evaluation.feature_network": "a small classifier" if images and not network else "not used",
         "evaluation.inception_weights": "not used",

@@ -290,6 +290,7 @@ def test_the_table_of_the_configuration(tmp_path):
     assert [row[0].strip() for row in cells] == list(RunConfig().flat())
     assert all(len(row) == 2 and all(cell.strip() for cell in row) for row in cells)
     assert "| compression.compressor_rules | no rules |" in rows
+    assert "| compression.mean_compressor | that of the updates |" in rows
 
 
 def test_a_run_can_be_compared_by_its_hyper_parameters(tmp_path):
