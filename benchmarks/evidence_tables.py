@@ -370,6 +370,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8, suites.LONG),
     "mixture_grid": functools.partial(mixture, "mixture_grid", 4, suites.LONG),
     "fashion_mnist": functools.partial(images, "fashion_mnist", "fashion_mnist", 4),
+    "fashion_mnist_falling": functools.partial(images, "fashion_mnist", "fashion_mnist", 4, suites.FALLING),
     "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suites.SLOWER),
     "cifar10": functools.partial(images, "cifar10", "cifar10", 4),
     "rates": rates_of_images,
@@ -379,6 +380,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "local_mixture": local_mixture,
     "split_modes": split_modes,
     "local_images": functools.partial(local_images, ""),
+    "local_images_falling": functools.partial(local_images, suites.FALLING),
     "local_images_slow": functools.partial(local_images, suites.SLOWER),
 }
 

@@ -209,6 +209,9 @@ _LOCAL_TWO_STEP = _rows(_local(f"dqgan_adam{LONG}", (8, 32)), (f"{SIGN}@two_step
 # With eight workers the error of the second encoding takes the owner's point far away: a mean of more bits, or none.
 _LOCAL_MEAN = _rows(_local(f"dqgan_adam{LONG}", (8, 32)), (f"{SIGN}@two_step@{FOUR_BIT}",))
 _LOCAL_MEAN_MORE = _rows(_local(f"dqgan_adam{LONG}", (32,)), (f"{SIGN}@two_step@{TWO_BIT}", f"{SIGN}@all_gather"))
+# The weights lack what waits in the residuals, which is much with few exchanges of few bits: the end adds it.
+FLUSH = ",flush_residuals=true"
+_LOCAL_FLUSHED = _with(FLUSH, _LOCAL_LONG_MIXTURE[1:])
 _LOCAL_RARE = _rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of times fewer bytes
 _LOCAL_SPLIT = [
     *_rows(["dqgan_adam_split"], (NONE, SIGN)),
@@ -361,10 +364,13 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
             Group("mixture_ring", 4, "iid", _LOCAL_TWO_STEP, seeds=3),
-            Group("mixture_grid", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
-            Group("mixture_ring", 8, "iid", _LOCAL_LONG_MIXTURE + _LOCAL_MEAN, seeds=5),
-            Group("mixture_ring", 8, "iid", _LOCAL_MEAN_MORE, seeds=3),
-            Group("mixture_grid", 8, "iid", [*_LOCAL_LONG_MIXTURE[:1], *_LOCAL_MEAN], seeds=1),
+            Group("mixture_ring", 4, "iid", _LOCAL_FLUSHED, seeds=5),
+            Group("mixture_ring", 4, "iid", _with(FLUSH, _LOCAL_TWO_STEP), seeds=3),
+            Group("mixture_grid", 4, "iid", [_LOCAL_LONG_MIXTURE[0], *_LOCAL_FLUSHED], seeds=5),
+            Group("mixture_ring", 8, "iid", [_LOCAL_LONG_MIXTURE[0], *_LOCAL_FLUSHED], seeds=5),
+            Group("mixture_ring", 8, "iid", _with(FLUSH, _LOCAL_MEAN[1:]), seeds=5),
+            Group("mixture_ring", 8, "iid", _LOCAL_LONG_MIXTURE[1:] + _LOCAL_MEAN + _LOCAL_MEAN_MORE, seeds=3),
+            Group("mixture_grid", 8, "iid", [_LOCAL_LONG_MIXTURE[0], *_LOCAL_FLUSHED], seeds=1),
             Group("mixture_ring", 8, "iid", _LOCAL, seeds=1),
         ],
         (*_COVERAGE, _SPREAD),

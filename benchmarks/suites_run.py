@@ -43,6 +43,8 @@ def _game(suite, cell):
     rate = game.rates[direction]
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
     config = cells.run_config(suite, cell, settings)
+    if config.train.flush_residuals:
+        raise UsageError(f"A game is judged by its last quarter, where no residual is flushed. Received: {cell.name}")
     instance = games.Instance(game, direction, cell.workers, cell.shards, cell.seed)
     strategy = job_lib.start_strategy(config)
     iterator = games.batches(instance, strategy)
@@ -75,16 +77,21 @@ def _training(suite, cell):
         model.train_steps(iterator, count)
         seconds += (time.perf_counter() - started) * (mark > 1)
         done += count
-        figures = judge() | {"spread": cells.spread(model)}
+        spread = cells.spread(model)  # before residuals are flushed
+        if done == steps and config.train.flush_residuals:
+            model.flush_residuals()
+        figures = judge() | {"spread": spread}
         for name, value in ({"step": done, "seconds": round(seconds, 3)} | figures).items():
             curve[name].append(value)
         _tell(done, steps)
     if _PICTURE.value:
         _draw(spec, model)
+    volume = model.bytes_per_step()
+    flushed = volume["dense_sent_bytes"] / steps if config.train.flush_residuals else 0  # one exchange of float32
     return figures | {
         "steps": done,
         "skipped": int(model.local_value(model.skipped)),
-        "sent_bytes_per_step": model.bytes_per_step()["sent_bytes"],
+        "sent_bytes_per_step": volume["sent_bytes"] + flushed,
         "weights_sha256": summary.weights_sha256(model),
         "train_command": cells.train_command(config),
         "curve": curve,

@@ -344,6 +344,12 @@ class TrainConfig(Settings):
     ema_decay: float = setting(
         0.999, "Decay rate of the averaged generator (exponential moving average of the weights).", lower=0, below=1
     )
+    flush_residuals: bool = setting(
+        False,
+        "After the last step, subtract the mean residual of all replicas from the weights and from the averaged "
+        "generator, in one uncompressed exchange. Error feedback trains w - mean(e); with few bits and local steps the "
+        "weights w lag far behind it.",
+    )
     steps_per_call: int = setting(
         20,
         "Steps in one call of the compiled function, rounded up to a multiple of local_steps. SIGTERM and SIGINT take "
@@ -514,6 +520,22 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
             raise UsageError(f"{sentence}. Received: {received}")
 
 
+def check_flush(optimizer: OptimizerConfig, compression: CompressionConfig) -> None:
+    """Refuses to flush residuals that are not in units of weights, or do not exist.
+
+    Raises:
+      UsageError: names the settings, and values that work.
+    """
+    form = compression.error_feedback_form
+    if optimizer.exchange != "update" or not compression.error_feedback or form != "ef14":
+        raise UsageError(
+            "Residuals can be flushed into the weights if they are parts of updates: with exchange='update', "
+            "error_feedback=True and error_feedback_form='ef14', as in dqgan_adam; else set flush_residuals=False. "
+            f"Received: exchange={optimizer.exchange!r}, error_feedback={compression.error_feedback}, "
+            f"error_feedback_form={form!r}"
+        )
+
+
 def _method_rules(optimizer: OptimizerConfig, compression: CompressionConfig) -> list[tuple[bool, str]]:
     """Returns every rule about settings that depend on each other: whether it refuses these, and what works."""
     looks_ahead = optimizer.half_step != "none"
@@ -652,6 +674,8 @@ class RunConfig(Settings):
         super().__post_init__()
         optimizer, compression = algorithm(self.algorithm, self.optimizer, self.compression)
         check_method(optimizer, compression)
+        if self.train.flush_residuals:
+            check_flush(optimizer, compression)
         object.__setattr__(self, "optimizer", optimizer)
         object.__setattr__(self, "compression", compression)
 

@@ -63,6 +63,7 @@ DEFAULTS = {
     "train.seed": 0,
     "train.warm_start": None,
     "train.ema_decay": 0.999,
+    "train.flush_residuals": False,
     "train.steps_per_call": 20,
     "train.replicas_per_worker": 1,
     "train.log_every": 100,
@@ -127,6 +128,14 @@ def test_half_step_was_true_or_false(old, now):
 def test_half_steps_and_shifts_that_make_no_sense_are_refused(optimizer, compression, message):
     with pytest.raises(UsageError, match=message):
         RunConfig(optimizer=OptimizerConfig(**optimizer), compression=CompressionConfig(**compression))
+
+
+@pytest.mark.parametrize("name", ["cpoadam_ef", "dqgan_adam_no_error_feedback", "ef21_sgdm"])
+def test_residuals_that_are_no_parts_of_updates_are_not_flushed(name):
+    flush = config.TrainConfig(flush_residuals=True)
+    assert RunConfig(algorithm="dqgan_adam", train=flush).train.flush_residuals
+    with pytest.raises(UsageError, match="as in dqgan_adam; .* set flush_residuals=False. Received: exchange="):
+        RunConfig(algorithm=name, train=flush)
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,13 @@ class Channel:
         """Returns e of one local replica, one tensor per weight; None for weights without error feedback."""
         return self._by_weight(self._state_of("residuals", replica))
 
+    def clear_residuals(self, replica: int) -> None:
+        """Sets e of one local replica to zero."""
+        for packet in self.packets:
+            for residual in packet.residuals:
+                if residual is not None:
+                    residual.variables[replica].assign(tf.zeros(residual.variables[replica].shape))
+
     def shifts(self, replica: int) -> list[tf.Tensor | None]:
         """Returns s of one local replica, one tensor per weight; None for weights without a shift."""
         return self._by_weight(self._state_of("shifts", replica))

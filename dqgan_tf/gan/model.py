@@ -217,6 +217,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._batch_checks = inputs.BatchChecks(self._strategy, self.generator, self._num_labels)
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
+        self._flush_compiled = tf.function(lambda: self._strategy.run(self._flush), autograph=False)
         self._drain_compiled = tf.function(
             lambda: self._strategy.run(lambda: self._step_metrics.drain_mean(self._residuals())), autograph=False
         )
@@ -341,6 +342,36 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
 
         tf.cond(accepted, commit, lambda: accepted)
         self._count_steps(tf.constant(1, tf.int64), accepted)
+
+    def flush_residuals(self) -> None:
+        """Moves the weights to the virtual iterate, in one uncompressed exchange. Every worker must call it.
+
+            w <- w - 1/M sum_m e^m;   w_ema <- w_ema - 1/M sum_m e^m;   e^m <- 0
+
+        Error feedback trains w - mean(e): the replicas start there, whatever the compressor. With few bits, w lags
+        behind by values that wait for many exchanges. Call this at the end of the training, before the networks are
+        used; a training that continues goes on from the same virtual iterate. The averaged generator moves by the mean
+        of now and not by that of its past, so it is the average of virtual iterates up to the change of mean(e) within
+        its memory.
+
+        Raises:
+          UsageError: the residuals are not in units of weights.
+        """
+        self.check_compiled()
+        config_lib.check_flush(self.optimizer_config, self.compression_config)
+        self._flush_compiled()
+
+    def _flush(self):
+        context, replica = tf.distribute.get_replica_context(), local_replica_index()
+        residuals = self._residuals()
+        held = [e for of_player in residuals for e in of_player if e is not None]
+        means = iter(context.all_reduce("mean", held) if held else ())
+        distances = [[None if e is None else next(means) for e in of_player] for of_player in residuals]
+        for player, of_player in zip(self._players, distances, strict=True):
+            player.move(of_player)
+        self._averaged.move(distances[0])
+        for channel in self._channels:
+            channel.clear_residuals(replica)
 
     def drain_metrics(self) -> dict[str, float]:
         """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""

@@ -295,6 +295,17 @@ class Player:
                 self._anchors[index].local().assign(weights[index])
         return weights
 
+    def move(self, distances: Sequence[tf.Tensor | None]) -> None:
+        """Assigns w - distance, projected by constraints; None moves nothing. Replica context, no anchors.
+
+        Args:
+          distances: per weight, equal on all replicas.
+        """
+        distances = [tf.zeros(shape) if d is None else d for d, shape in zip(distances, self.shapes, strict=True)]
+        weights = self._subtract_compiled(self.weight_values(), distances)
+        for variable, weight in zip(self.weights, weights, strict=True):
+            variable.assign(weight)
+
     def begin_round(self) -> None:
         """Starts a round of local steps. Replica context."""
         for variable, before in self._before_round:
@@ -531,6 +542,16 @@ class AveragedWeights:
             averages = self._mixed_compiled(read_local(self._variables), weights, decay)
         for variable, value in zip(self._variables, averages, strict=True):
             variable.local().assign(value)
+
+    def move(self, distances: Sequence[tf.Tensor | None]) -> None:
+        """Assigns w_ema - distance; None moves nothing. Replica context.
+
+        Args:
+          distances: per weight, equal on all replicas.
+        """
+        for variable, distance in zip(self._variables, distances, strict=True):
+            if distance is not None:
+                variable.local().assign_sub(distance)
 
     def values(self) -> dict[int, tf.Tensor]:
         """Returns the average of each weight by the `id` of its variable. Cross-replica context."""

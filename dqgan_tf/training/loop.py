@@ -151,13 +151,15 @@ class Loop:
                 f"The last {in_row} {noun} up to step {step} were skipped, because an update was not finite on some "
                 "replica. They changed no weight or residual. Lower the learning rates, or raise --max_skipped_in_row."
             )
-        if due(before, step, config.weight_check_every) or last:
-            self._check_weights()
         if due(before, step, config.log_every) or last:
             figures = self._model.drain_metrics()
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
             figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
             self._reporter.log(step, self._clock.end_interval(figures))
+        if last and config.flush_residuals:
+            self._model.flush_residuals()
+        if due(before, step, config.weight_check_every) or last:
+            self._check_weights()
         if due(before, step, config.checkpoint_every):
             self._save()
         if due(before, step, config.sample_every) or last:

@@ -75,6 +75,49 @@ def test_virtual_iterate_and_telescoping(strategy, compressor):
     assert np.max(np.abs(residual)) > 1e-2  # eta |u| is about 1e-2: a single dropped update is this large
 
 
+@pytest.mark.parametrize(
+    "compression",
+    [
+        {"compressor": "sign:bucket=32", "compressor_rules": "bias=none", "topology": "two_step"},
+        pytest.param({"compressor": "topk:fraction=0.1", "shift": 0.02}, marks=pytest.mark.slow),
+        pytest.param({"compressor": "sign:bucket=32", "local_steps": 3}, marks=pytest.mark.slow),
+    ],
+)
+def test_flushed_residuals_are_in_the_weights_and_in_the_averaged_generator(strategy, compression):
+    model = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(**compression))
+    model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(6)), 6)
+    before, averaged, residual = tiny_gan.weights(model)[0], averages(model), mean_residual(model)
+    assert np.max(np.abs(residual)) > 1e-3
+    model.flush_residuals()
+    weights = tiny_gan.weights(model)
+    assert np.all(weights == weights[0])
+    np.testing.assert_allclose(weights[0], before - residual, atol=ROUNDING)
+    np.testing.assert_allclose(averages(model), averaged - residual[: averaged.shape[1]], atol=ROUNDING)
+    assert not np.any(mean_residual(model))
+    assert model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(3)), 3) == 3
+    assert np.any(mean_residual(model))
+
+
+def mean_residual(model):
+    """mean(e), [n]; 0 for weights that are sent exactly."""
+    shapes = [weight.shape for player in model._players for weight in player.weights]
+    rows = [model.channel.residuals(replica) for replica in range(tiny_gan.REPLICAS)]
+    flat = [
+        np.concatenate(
+            [np.zeros(np.prod(shape)) if e is None else np.ravel(e) for e, shape in zip(row, shapes, strict=True)]
+        )
+        for row in rows
+    ]
+    return np.mean(flat, 0, dtype=np.float64)
+
+
+def averages(model):
+    """The averaged generator of every replica, float64 [M, n]."""
+    variables = model._averaged.state().values()
+    rows = [[np.ravel(v.variables[replica]) for v in variables] for replica in range(tiny_gan.REPLICAS)]
+    return np.array([np.concatenate(row) for row in rows], np.float64)
+
+
 def mean_over_replicas(strategy, options=None, shapes=((70,),)):
     """Returns a function: values [M, n] -> what every replica receives as their mean, float32 [M, n].
 
