@@ -136,6 +136,17 @@ class LocalPoint:
         self._end_round()
         self._set_lead(positions, updates, residuals)
 
+    def forget_residuals(self, positions: Sequence[int], residuals: Sequence) -> None:
+        """Takes e^m out of l_K, after the weights have taken it in. Between rounds, replica context.
+
+        Args:
+          positions: places of the variables that have gradients.
+          residuals: e^m, or None for a variable without error feedback.
+        """
+        for position, residual in zip(positions, residuals, strict=True) if self._lead else ():
+            if residual is not None:
+                self._lead[position].local().assign_sub(residual)
+
     def restore(self) -> None:
         """Restores the state before the round. Replica context."""
         self._end_round()

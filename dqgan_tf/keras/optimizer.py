@@ -205,6 +205,44 @@ class CompressedSteps:
         if self.point is not None:
             self.point.come_back()
 
+    def flush_residuals(self) -> None:
+        """Moves the variables to the virtual iterate, in one uncompressed exchange: w <- w - 1/M sum_m e^m; e^m <- 0.
+
+        With `where="update"`, error feedback trains w - mean(e), and with few bits w lags behind it. Call this after
+        `fit`, on every worker, before the model is used. A training that continues goes on from the same iterate.
+
+        Raises:
+          UsageError: residuals are parts of gradients, or there are none; or a round of local steps is not complete.
+        """
+        if self.where != "update" or not self.config.error_feedback:
+            raise UsageError(
+                "Residuals can be flushed into the weights if they are parts of updates: with where='update' and "
+                f"error_feedback=True. Received: where={self.where!r}, error_feedback={self.config.error_feedback}"
+            )
+        if self.point is not None and int(self.point.steps_in_round()):
+            raise UsageError(
+                f"Flush residuals after a whole round of local_steps={self.config.local_steps} steps. Received: a "
+                f"call after {int(self.point.steps_in_round())} steps of a round"
+            )
+        if self.channels:
+            tf.function(lambda: self._strategy.run(self._flush), autograph=False)()
+
+    def _flush(self):
+        context, replica = tf.distribute.get_replica_context(), local_replica_index()
+        for positions, channel in self.channels.items():
+            residuals = channel.residuals(replica)
+            held = [e for e in residuals if e is not None]
+            means = iter(context.all_reduce("mean", held) if held else ())
+            variables = [self.variables[position] for position in positions]
+            for variable, residual in zip(variables, residuals, strict=True):
+                if residual is not None:
+                    weight = tf.convert_to_tensor(variable.value)
+                    variable.assign(tf.cast(tf.cast(weight, tf.float32) - next(means), weight.dtype))
+            self._steps.constrain(variables)
+            if self.point is not None:
+                self.point.forget_residuals(positions, residuals)
+            channel.clear_residuals(replica)
+
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Raises the errors of `build`."""
         self._strategy.check_scope(variables)

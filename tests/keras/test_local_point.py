@@ -169,3 +169,41 @@ def test_a_bilinear_game_needs_the_half_step(strategy, optimistic):
     model.fit(tf.data.Dataset.from_tensor_slices(noise), shuffle=False, verbose=0)
     end = np.linalg.norm(small_models.values(strategy, [model.players])[0])
     assert end < 0.2 * start if optimistic else end > 5 * start
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"where": "update", "compressor_rules": "bias=none"},
+        HALF_STEP | {"local_steps": 2},
+        pytest.param(HALF_STEP, marks=pytest.mark.slow),
+    ],
+    ids=["plain", "local steps", "half step"],
+)
+def test_flushed_residuals_are_in_the_weights(strategy, settings):
+    model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(opt.Adam(0.01), SIGN, **settings))
+    model.fit(data(), verbose=0)
+    compression = model.optimizer.compression
+    (channel,) = compression.channels.values()
+    before, residuals = model.get_weights(), [channel.residuals(replica) for replica in range(2)]
+    has_lead = compression.optimistic
+    leads = [v.numpy() for v in compression.point.state()["lead/000"].variables] if has_lead else []
+    compression.flush_residuals()
+    moved = 0.0
+    for variable, weight, *own in zip(model.trainable_variables, before, *residuals, strict=True):
+        mean = np.zeros(weight.shape) if own[0] is None else (own[0] + own[1]).numpy() / 2
+        moved = max(moved, np.abs(mean).max())
+        for value in variable.value.values:
+            np.testing.assert_allclose(value.numpy(), weight - mean, atol=1e-6)
+    assert moved > 1e-4
+    assert not any(np.any(e) for replica in range(2) for e in channel.residuals(replica) if e is not None)
+    for replica, lead in enumerate(leads):  # the next gradient is taken at w less the last update alone
+        now = compression.point.state()["lead/000"].variables[replica]
+        np.testing.assert_allclose(now, lead - residuals[replica][0], atol=1e-6)
+
+
+def test_residuals_of_gradients_are_not_flushed(strategy):
+    with strategy.scope():
+        optimizer = dqgan_tf.compressed(opt.SGD(), SIGN, where="gradient")
+    with pytest.raises(UsageError, match="with where='update' and .* Received: where='gradient'"):
+        optimizer.compression.flush_residuals()
