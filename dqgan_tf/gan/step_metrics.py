@@ -11,6 +11,7 @@ from dqgan_tf.distribute.replica_local import ReplicaLocal
 from dqgan_tf.gan.player import PLAYERS
 
 _SCALARS = ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit")
+_OF_RESIDUALS = ("spread", "lag")
 _SAMPLED = 512
 
 
@@ -30,7 +31,7 @@ class StepMetrics:
             *(f"gradient_energy/{player}" for player in PLAYERS),
             *(f"{energy}/{vector}" for vector in vectors for energy in ENERGIES),
             *(f"seconds/{phase}" for phase in ("compute", *TIMES)),
-            *(f"spread/{player}" for player in PLAYERS),
+            *(f"{name}/{player}" for name in _OF_RESIDUALS for player in PLAYERS),
         )
         self._vectors = tuple(vectors)
         self._sums = ReplicaLocal(devices, [len(self._names)], "step_metrics")
@@ -86,10 +87,10 @@ class StepMetrics:
         return value
 
     def drain_mean(self, residuals: Sequence[Sequence[tf.Tensor | None]]) -> tf.Tensor:
-        """Returns the mean of `drain()` over the replicas, with the spread of their starting points. One collective.
+        """Returns the mean of `drain()` over the replicas, with spread and lag of their residuals. One collective.
 
-        The squared spread mean_m ||e^m - ebar||^2 is estimated from about `_SAMPLED` values of a player. It counts for
-        all accepted steps since the last call.
+        The squared spread mean_m ||e^m - ebar||^2 and the squared lag ||ebar||^2 are estimated from about `_SAMPLED`
+        values of a player. They count for all accepted steps since the last call.
 
         Args:
           residuals: this replica's e, one list per player in the order of `PLAYERS`, one tensor or None per weight.
@@ -100,8 +101,9 @@ class StepMetrics:
         sums, *moments = tf.split(means, [part.shape[0] for part in parts])
         first, second = moments[: len(PLAYERS)], moments[len(PLAYERS) :]
         spreads = [tf.reduce_sum(tf.nn.relu(b - a * a)) for a, b in zip(first, second, strict=True)]
+        of_residuals = [*spreads, *(tf.reduce_sum(a * a) for a in first)]
         accepted = sums[self._names.index("accepted")]
-        return tf.concat([sums[: -len(PLAYERS)], accepted * tf.stack(spreads)], 0)
+        return tf.concat([sums[: -len(of_residuals)], accepted * tf.stack(of_residuals)], 0)
 
     def figures(self, sums, wire_bytes: float, dense_bytes: float) -> dict[str, float]:
         """Returns the metrics per accepted step by name; docs/operations.md defines them.
@@ -132,7 +134,8 @@ class StepMetrics:
             figures[f"residual_ratio/{player}"] = math.sqrt(residual / max(update, 1e-38))
             figures[f"shift_ratio/{player}"] = math.sqrt(shift / max(update, 1e-38))
             figures[f"compression_error/{player}"] = error / max(update, 1e-38)
-            figures[f"spread/{player}"] = math.sqrt(total[f"spread/{player}"] / accepted)
+            for name in _OF_RESIDUALS:
+                figures[f"{name}/{player}"] = math.sqrt(total[f"{name}/{player}"] / accepted)
         figures["wire_bytes"] = float(wire_bytes)
         figures["compression_ratio"] = dense_bytes / wire_bytes
         return figures

@@ -76,6 +76,13 @@ _FIGURES = {
         "points; they start at w with `--noresidual_in_half_step`, `--half_step=none` and `--exchange=gradient`, where "
         "the residuals have the unit of a gradient",
     ),
+    "lag/{p}": Figure(
+        "5 compression/",
+        "parameters",
+        "norm of the mean residual of all replicas, estimated as `spread/{p}`: how far the weights are from the point "
+        "w - mean(e) that is trained; `--flush_residuals` ends a run there. With `--exchange=gradient` it has the unit "
+        "of a gradient",
+    ),
     "wire_bytes": Figure(
         "5 compression/",
         "bytes",
@@ -184,6 +191,7 @@ _CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "error of the encoding": ("compression_error/generator", "compression_error/discriminator"),
         "shift against update": ("shift_ratio/generator", "shift_ratio/discriminator"),
         "spread of the replicas": ("spread/generator", "spread/discriminator"),
+        "lag of the weights": ("lag/generator", "lag/discriminator"),
     },
     "Time": {
         "a step = compute + reduction + rest (ms)": (

@@ -270,6 +270,7 @@ class TestRounds:
             e = residual[:, start:stop]
             spread = np.sqrt(np.mean(np.sum((e - e.mean(0)) ** 2, 1)))
             assert figures[f"spread/{player}"] == pytest.approx(spread, rel=1e-4)
+            assert figures[f"lag/{player}"] == pytest.approx(np.linalg.norm(e.mean(0)), rel=1e-4)
             assert 0 < figures[f"shift_ratio/{player}"] < figures[f"residual_ratio/{player}"] < 3
             # |u| of Adam is about 1 for each value; p has three such steps of eta, of either sign.
             rate = {"generator": 0.02, "discriminator": 0.01}[player]
