@@ -43,7 +43,7 @@ def _game(suite, cell):
     rate = game.rates[direction]
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
     config = cells.run_config(suite, cell, settings)
-    if config.train.flush_residuals:
+    if config.compression.flush_residuals:
         raise UsageError(f"A game is judged by its last quarter, where no residual is flushed. Received: {cell.name}")
     instance = games.Instance(game, direction, cell.workers, cell.shards, cell.seed)
     strategy = job_lib.start_strategy(config)
@@ -78,7 +78,7 @@ def _training(suite, cell):
         seconds += (time.perf_counter() - started) * (mark > 1)
         done += count
         spread = cells.spread(model)  # before residuals are flushed
-        if done == steps and config.train.flush_residuals:
+        if done == steps and config.compression.flush_residuals:
             model.flush_residuals()
         figures = judge() | {"spread": spread}
         for name, value in ({"step": done, "seconds": round(seconds, 3)} | figures).items():
@@ -87,7 +87,7 @@ def _training(suite, cell):
     if _PICTURE.value:
         _draw(spec, model)
     volume = model.bytes_per_step()
-    flushed = volume["dense_sent_bytes"] / steps if config.train.flush_residuals else 0  # one exchange of float32
+    flushed = volume["dense_sent_bytes"] / steps if config.compression.flush_residuals else 0  # one exchange of float32
     return figures | {
         "steps": done,
         "skipped": int(model.local_value(model.skipped)),

@@ -230,6 +230,12 @@ class CompressionConfig(Settings):
         choices=("ef14", "ef21"),
     )
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
+    flush_residuals: bool = setting(
+        False,
+        "After the last step, subtract the mean residual of all replicas from the weights, and the mean of its average "
+        "from the averaged generator, in one uncompressed exchange. Error feedback trains w - mean(e); with few bits "
+        "and local steps the weights w lag far behind it.",
+    )
     shift: float = setting(
         0.0,
         "Learning rate a of a learned shift, for replicas with different data; 0: no shift. Each replica learns the "
@@ -343,12 +349,6 @@ class TrainConfig(Settings):
     )
     ema_decay: float = setting(
         0.999, "Decay rate of the averaged generator (exponential moving average of the weights).", lower=0, below=1
-    )
-    flush_residuals: bool = setting(
-        False,
-        "After the last step, subtract the mean residual of all replicas from the weights and from the averaged "
-        "generator, in one uncompressed exchange. Error feedback trains w - mean(e); with few bits and local steps the "
-        "weights w lag far behind it.",
     )
     steps_per_call: int = setting(
         20,
@@ -511,29 +511,13 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
         for group, names in (
             (optimizer, ("exchange", "step_rule", "half_step", "direction", "second_moment", "discriminator_steps")),
             (compression, ("error_feedback", "error_feedback_form", "residual_in_half_step")),
-            (compression, ("shift", "local_steps")),
+            (compression, ("shift", "local_steps", "flush_residuals")),
         )
         for name in names
     )
     for is_refused, sentence in _method_rules(optimizer, compression):
         if is_refused:
             raise UsageError(f"{sentence}. Received: {received}")
-
-
-def check_flush(optimizer: OptimizerConfig, compression: CompressionConfig) -> None:
-    """Refuses to flush residuals that are not in units of weights, or do not exist.
-
-    Raises:
-      UsageError: names the settings, and values that work.
-    """
-    form = compression.error_feedback_form
-    if optimizer.exchange != "update" or not compression.error_feedback or form != "ef14":
-        raise UsageError(
-            "Residuals can be flushed into the weights if they are parts of updates: with exchange='update', "
-            "error_feedback=True and error_feedback_form='ef14', as in dqgan_adam; else set flush_residuals=False. "
-            f"Received: exchange={optimizer.exchange!r}, error_feedback={compression.error_feedback}, "
-            f"error_feedback_form={form!r}"
-        )
 
 
 def _method_rules(optimizer: OptimizerConfig, compression: CompressionConfig) -> list[tuple[bool, str]]:
@@ -570,6 +554,11 @@ def _method_rules(optimizer: OptimizerConfig, compression: CompressionConfig) ->
         (
             extragradient and optimizer.discriminator_steps > 1,
             "With step_rule='extragradient' both players take every step: set discriminator_steps=1",
+        ),
+        (
+            compression.flush_residuals and (gradients or ef21 or not compression.error_feedback),
+            "Residuals can be flushed into the weights if they are parts of updates: set exchange='update', "
+            "error_feedback=True and error_feedback_form='ef14', as in dqgan_adam, or flush_residuals=False",
         ),
         (
             ef21 and not compression.error_feedback,
@@ -674,8 +663,6 @@ class RunConfig(Settings):
         super().__post_init__()
         optimizer, compression = algorithm(self.algorithm, self.optimizer, self.compression)
         check_method(optimizer, compression)
-        if self.train.flush_residuals:
-            check_flush(optimizer, compression)
         object.__setattr__(self, "optimizer", optimizer)
         object.__setattr__(self, "compression", compression)
 

@@ -53,6 +53,7 @@ DEFAULTS = {
     "compression.error_feedback": True,
     "compression.error_feedback_form": "ef14",
     "compression.residual_in_half_step": True,
+    "compression.flush_residuals": False,
     "compression.shift": 0.0,
     "compression.allow_non_contractive": False,
     "compression.topology": "auto",
@@ -63,7 +64,6 @@ DEFAULTS = {
     "train.seed": 0,
     "train.warm_start": None,
     "train.ema_decay": 0.999,
-    "train.flush_residuals": False,
     "train.steps_per_call": 20,
     "train.replicas_per_worker": 1,
     "train.log_every": 100,
@@ -132,10 +132,12 @@ def test_half_steps_and_shifts_that_make_no_sense_are_refused(optimizer, compres
 
 @pytest.mark.parametrize("name", ["cpoadam_ef", "dqgan_adam_no_error_feedback", "ef21_sgdm"])
 def test_residuals_that_are_no_parts_of_updates_are_not_flushed(name):
-    flush = config.TrainConfig(flush_residuals=True)
-    assert RunConfig(algorithm="dqgan_adam", train=flush).train.flush_residuals
-    with pytest.raises(UsageError, match="as in dqgan_adam; .* set flush_residuals=False. Received: exchange="):
-        RunConfig(algorithm=name, train=flush)
+    flush = CompressionConfig(flush_residuals=True)
+    assert RunConfig(algorithm="dqgan_adam", compression=flush).compression.flush_residuals
+    with pytest.raises(
+        UsageError, match="as in dqgan_adam, or flush_residuals=False. Received: .*flush_residuals=True"
+    ):
+        RunConfig(algorithm=name, compression=flush)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         keras_optimizer = Optimizers(optimizer, learning_rates, self._strategy.local_devices, self.step)
         for player in self._players:
             player.take_weights()
-        self._averaged.take_weights()
+        self._averaged.take_weights(compression.flush_residuals)
         vectors = self._vectors(compression)
         local_steps = compression.local_steps
         steps_per_execution = local_steps if steps_per_execution is None else steps_per_execution
@@ -333,7 +333,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
                 for player, (proposal, subtracted, _) in zip(players, concluded, strict=True)
             ]
             if kind.generator and not kind.looks_ahead:
-                self._averaged.update(weights[0], counts[0])
+                self._averaged.update(weights[0], self._residuals()[0], counts[0])
             if kind.generator and self._generator_moves:
                 self._generator_moves.local().assign_add(1)
             self._assign_non_trainable(non_trainable)
@@ -346,30 +346,33 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
     def flush_residuals(self) -> None:
         """Moves the weights to the virtual iterate, in one uncompressed exchange. Every worker must call it.
 
-            w <- w - 1/M sum_m e^m;   w_ema <- w_ema - 1/M sum_m e^m;   e^m <- 0
+            w <- w - 1/M sum_m e^m;   w_ema <- w_ema - 1/M sum_m e_ema^m;   e^m, e_ema^m <- 0
 
         Error feedback trains w - mean(e): the replicas start there, whatever the compressor. With few bits, w lags
         behind by values that wait for many exchanges. Call this at the end of the training, before the networks are
-        used; a training that continues goes on from the same virtual iterate. The averaged generator moves by the mean
-        of now and not by that of its past, so it is the average of virtual iterates up to the change of mean(e) within
-        its memory.
+        used; a training that continues goes on from the same virtual iterate. e_ema^m is the average of the replica's
+        residuals, with the decay of w_ema, so that the averaged generator becomes the average of virtual iterates.
 
         Raises:
-          UsageError: the residuals are not in units of weights.
+          UsageError: the model was compiled without `CompressionConfig(flush_residuals=True)`.
         """
         self.check_compiled()
-        config_lib.check_flush(self.optimizer_config, self.compression_config)
+        if not self.compression_config.flush_residuals:
+            raise UsageError(
+                "Residuals are flushed by a model that averages them: compile it with "
+                "CompressionConfig(flush_residuals=True). Received: flush_residuals=False"
+            )
         self._flush_compiled()
 
     def _flush(self):
         context, replica = tf.distribute.get_replica_context(), local_replica_index()
+        mean = lambda values: context.all_reduce("mean", values)  # noqa: E731
         residuals = self._residuals()
         held = [e for of_player in residuals for e in of_player if e is not None]
-        means = iter(context.all_reduce("mean", held) if held else ())
-        distances = [[None if e is None else next(means) for e in of_player] for of_player in residuals]
-        for player, of_player in zip(self._players, distances, strict=True):
-            player.move(of_player)
-        self._averaged.move(distances[0])
+        means = iter(mean(held) if held else ())
+        for player, of_player in zip(self._players, residuals, strict=True):
+            player.move([None if e is None else next(means) for e in of_player])
+        self._averaged.flush_residuals(mean)
         for channel in self._channels:
             channel.clear_residuals(replica)
 

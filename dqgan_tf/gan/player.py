@@ -490,7 +490,8 @@ class Player:
 class AveragedWeights:
     """w_ema <- d w_ema + (1 - d) w_t with d = min(decay, (1 + t) / (10 + t)); equal on all replicas.
 
-    The initial w_ema is the player's weights.
+    The initial w_ema is the player's weights. If residuals are to be flushed, each replica averages its own e^m in the
+    same way: w_ema - 1/M sum_m e_ema^m is the average of w - mean(e).
 
     Args:
       player: whose weights are averaged.
@@ -504,11 +505,12 @@ class AveragedWeights:
     def __init__(self, player: Player, devices: Sequence[str], decay: float):
         self._player, self._devices, self._decay, self.is_warm = player, devices, decay, False
         self._weights, self._variables = list(player.weights), [self._new(weight) for weight in player.weights]
+        self._residuals: list[ReplicaLocal] = []  # e_ema^m per weight
         self._updated_compiled = tf.function(self._updated, jit_compile=True, autograph=False)
         self._mixed_compiled = tf.function(self._mixed, jit_compile=True, autograph=False)
         self.reset()
 
-    def take_weights(self) -> None:
+    def take_weights(self, averages_residuals: bool) -> None:
         """Follows `Player.take_weights`: a frozen weight has no average; one that is released starts anew."""
         old = dict(zip(map(id, self._weights), self._variables, strict=True))
         self._weights = list(self._player.weights)
@@ -516,42 +518,66 @@ class AveragedWeights:
         for weight, average in zip(self._weights, self._variables, strict=True):
             if id(weight) not in old:
                 _assign_everywhere(average, first_local_value(weight))
+        self._residuals = [self._new(weight) for weight in self._weights if averages_residuals]
 
     def state(self) -> dict[str, ReplicaLocal]:
         """Returns the average by its names in checkpoints, e.g. `ema/generator/002_kernel`."""
         pairs = zip(self._player.trainable_names, self._variables, strict=True)
         return {f"ema/{name}": variable for name, variable in pairs}
 
+    def replica_state(self) -> dict[str, ReplicaLocal]:
+        """Returns the averages of residuals by their names in checkpoints, e.g. `ema_residual/generator/002_kernel`."""
+        pairs = zip(self._player.trainable_names, self._residuals, strict=bool(self._residuals))
+        return {f"ema_residual/{name}": variable for name, variable in pairs}
+
     def reset(self) -> None:
         """Sets the average to the player's weights. Eager."""
         for average, weight in zip(self._variables, self._weights, strict=True):
             _assign_everywhere(average, first_local_value(weight))
+        for residual in self._residuals:
+            _assign_everywhere(residual, tf.zeros(residual.variables[0].shape))
 
-    def update(self, weights: list[tf.Tensor], t: tf.Tensor, count: tf.Tensor | None = None) -> None:
-        """Assigns w_ema after an accepted step, or round of steps. Replica context.
+    def update(
+        self,
+        weights: list[tf.Tensor],
+        residuals: Sequence[tf.Tensor | None],
+        t: tf.Tensor,
+        count: tf.Tensor | None = None,
+    ) -> None:
+        """Assigns w_ema, and e_ema^m, after an accepted step, or round of steps. Replica context.
 
         Args:
           weights: w_t.
+          residuals: e_t^m of this replica; None for weights that are sent exactly.
           t: number of accepted steps including this one, float32 scalar.
           count: number of steps of a round, float32 scalar: d is the product of their decays. None: one step.
         """
+        self._average(self._variables, weights, t, count)
+        if self._residuals:
+            zeros = [tf.zeros(weight.shape) for weight in weights]
+            self._average(
+                self._residuals, [z if e is None else e for e, z in zip(residuals, zeros, strict=True)], t, count
+            )
+
+    def _average(self, variables, values, t, count):
         if count is None:
-            averages = self._updated_compiled(read_local(self._variables), weights, t)
+            averages = self._updated_compiled(read_local(variables), values, t)
         else:
             decay = tf.reduce_prod(self._decay_at(tf.range(t - count, t) + 1.0))
-            averages = self._mixed_compiled(read_local(self._variables), weights, decay)
-        for variable, value in zip(self._variables, averages, strict=True):
+            averages = self._mixed_compiled(read_local(variables), values, decay)
+        for variable, value in zip(variables, averages, strict=True):
             variable.local().assign(value)
 
-    def move(self, distances: Sequence[tf.Tensor | None]) -> None:
-        """Assigns w_ema - distance; None moves nothing. Replica context.
+    def flush_residuals(self, mean: Callable[[list[tf.Tensor]], Sequence[tf.Tensor]]) -> None:
+        """Assigns w_ema - 1/M sum_m e_ema^m, and zero to e_ema^m. Replica context.
 
         Args:
-          distances: per weight, equal on all replicas.
+          mean: values -> their exact means over all replicas.
         """
-        for variable, distance in zip(self._variables, distances, strict=True):
-            if distance is not None:
-                variable.local().assign_sub(distance)
+        means = mean(read_local(self._residuals))
+        for variable, residual, distance in zip(self._variables, self._residuals, means, strict=True):
+            variable.local().assign_sub(distance)
+            residual.local().assign(tf.zeros(distance.shape))
 
     def values(self) -> dict[int, tf.Tensor]:
         """Returns the average of each weight by the `id` of its variable. Cross-replica context."""

@@ -48,8 +48,9 @@ class SavedState:
     def replica_values(self, replica: int) -> dict[str, tf.Tensor]:
         """Returns the state of one replica, by name. Eager only.
 
-        It has residuals, shifts, moments, directions, learned levels, the last mean update (`look_ahead`) and the start
-        of extragradient steps (`anchor`). Names contain those of weights and do not depend on the cuts into packets.
+        It has residuals and their averages, shifts, moments, directions, learned levels, the last mean update
+        (`look_ahead`) and the start of extragradient steps (`anchor`). Names contain those of weights and do not depend
+        on the cuts into packets.
 
         Args:
           replica: index of the local replica.
@@ -86,7 +87,7 @@ class SavedState:
             states |= {"generator_calls": self._channels[0].calls, "generator_moves": self._generator_moves}
         for player in self._players:
             states |= player.state()
-        return states
+        return states | self._averaged.replica_state()
 
     def _weight_names(self):
         """Names in checkpoints of all trainable weights, in the order of the channel."""

@@ -619,8 +619,16 @@ def _check(optimizer, config, where, optimistic, seed, logs):
             f"Received: local_steps={config.local_steps}, "
             f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
         )
-    names = ("start_step", "residual_in_half_step", "error_feedback_form")
+    names = ("start_step", "residual_in_half_step", "error_feedback_form", "flush_residuals")
     dqgan = {name: getattr(config, name) for name in names}
-    if config.start_step > 1 or not config.residual_in_half_step or config.error_feedback_form != "ef14":
+    if (
+        config.start_step > 1
+        or not config.residual_in_half_step
+        or config.error_feedback_form != "ef14"
+        or config.flush_residuals
+    ):
         received = ", ".join(f"{name}={value!r}" for name, value in dqgan.items())
-        raise UsageError(f"{', '.join(dqgan)} are settings of DQGAN. Received: {received}")
+        raise UsageError(
+            f"{', '.join(dqgan)} are settings of DQGAN; optimizer.compression.flush_residuals() flushes those of a "
+            f"compressed optimizer. Received: {received}"
+        )

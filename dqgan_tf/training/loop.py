@@ -156,7 +156,7 @@ class Loop:
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
             figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
             self._reporter.log(step, self._clock.end_interval(figures))
-        if last and config.flush_residuals:
+        if last and self._job.config.compression.flush_residuals:
             self._model.flush_residuals()
         if due(before, step, config.weight_check_every) or last:
             self._check_weights()

@@ -10,6 +10,7 @@ from dqgan_tf import compressors
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.replica_local import local_replica_index
+from dqgan_tf.errors import UsageError
 from tests.gan import tiny_gan
 from tests.gan.local_strategy import local_strategy
 
@@ -84,18 +85,37 @@ def test_virtual_iterate_and_telescoping(strategy, compressor):
     ],
 )
 def test_flushed_residuals_are_in_the_weights_and_in_the_averaged_generator(strategy, compression):
-    model = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(**compression))
-    model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(6)), 6)
-    before, averaged, residual = tiny_gan.weights(model)[0], averages(model), mean_residual(model)
-    assert np.max(np.abs(residual)) > 1e-3
+    """The averaged generator against the recurrence over virtual iterates, in float64."""
+    model = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(flush_residuals=True, **compression))
+    iterator, every = (
+        tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(9)),
+        compression.get("local_steps", 1),
+    )
+    size = sum(math.prod(weight.shape) for weight in model._players[0].weights)
+    average = tiny_gan.weights(model)[0][:size]
+    for first in range(0, 6, every):
+        assert model.train_steps(iterator, every) == every
+        decay = math.prod((1 + t) / (10 + t) for t in range(first + 1, first + every + 1))
+        average = decay * average + (1 - decay) * (tiny_gan.weights(model)[0] - mean_residual(model))[:size]
+    before, residual = tiny_gan.weights(model)[0], mean_residual(model)
+    assert np.max(np.abs(residual)) > 1e-3 and np.max(np.abs(averages(model) - average)) > 1e-3
     model.flush_residuals()
     weights = tiny_gan.weights(model)
     assert np.all(weights == weights[0])
     np.testing.assert_allclose(weights[0], before - residual, atol=ROUNDING)
-    np.testing.assert_allclose(averages(model), averaged - residual[: averaged.shape[1]], atol=ROUNDING)
-    assert not np.any(mean_residual(model))
-    assert model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(3)), 3) == 3
-    assert np.any(mean_residual(model))
+    np.testing.assert_allclose(averages(model), [average] * tiny_gan.REPLICAS, atol=ROUNDING)
+    assert not np.any(mean_residual(model)) and not np.any(tiny_gan.replica_state(model, "ema_residual"))
+    assert model.train_steps(iterator, 3) == 3
+    assert np.any(mean_residual(model)) and np.any(tiny_gan.replica_state(model, "ema_residual"))
+
+
+def test_a_model_that_does_not_average_residuals_flushes_none(strategy):
+    model = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(compressor="sign:bucket=32"))
+    assert not any(name.startswith("ema_residual") for name in model.replica_values(0))
+    with pytest.raises(
+        UsageError, match="CompressionConfig\\(flush_residuals=True\\). Received: flush_residuals=False"
+    ):
+        model.flush_residuals()
 
 
 def mean_residual(model):

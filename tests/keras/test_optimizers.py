@@ -257,6 +257,7 @@ def test_refusals(strategy):
     refused(strategy, "Take where='update'", lambda: compressed(opt.Adafactor(), LINEAR, where="gradient"))
     refused(strategy, "settings of DQGAN", lambda: compressed(opt.SGD(), start_step=10))
     refused(strategy, "settings of DQGAN", lambda: compressed(opt.SGD(), residual_in_half_step=False))
+    refused(strategy, "compression.flush_residuals\\(\\)", lambda: compressed(opt.SGD(), flush_residuals=True))
     refused(strategy, "takes where, optimistic, seed, logs", lambda: compressed(opt.SGD(), bits=4))
     refused(strategy, "not both", lambda: compressed(opt.SGD(), dqgan_tf.CompressionConfig(), topology="two_step"))
     refused(strategy, "topology", lambda: compressed(opt.SGD(), topology="ring"))
