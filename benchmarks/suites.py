@@ -219,6 +219,7 @@ _LOCAL_SPLIT = [
     (f"cpoadam_ef,shift=0.1{_FASTER}", SIGN),
     (f"cpoadam_ef{_rate(0.004)}", TOP_1),
 ]
+_SPLIT_ROUNDS = "dqgan_adam_split,local_steps=8"
 _LOCAL_SPLIT_SLOW = [
     *_with(SLOWER, [*_rows(["dqgan_adam_split"], (NONE, SIGN)), ("cpoadam", NONE)]),
     (f"cpoadam_ef,shift=0.1{SLOW}", SIGN),
@@ -386,7 +387,8 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", _with(FALLING, _LOCAL), seeds=5),
             Group("fashion_mnist", 4, "iid", _LOCAL_MORE, seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
-            Group("fashion_mnist", 4, "by_class", [("cpoadam_ef,shift=0.1", SIGN), ("cpoadam_ef", FOUR_BIT)], seeds=1),
+            Group("fashion_mnist", 4, "by_class", [("cpoadam_ef", FOUR_BIT)], seeds=3),
+            Group("fashion_mnist", 4, "by_class", _rows(["cpoadam_ef,shift=0.1", _SPLIT_ROUNDS], (SIGN,)), seeds=1),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_SLOW, seeds=3),

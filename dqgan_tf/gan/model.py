@@ -333,7 +333,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
                 for player, (proposal, subtracted, _) in zip(players, concluded, strict=True)
             ]
             if kind.generator and not kind.looks_ahead:
-                self._averaged.update(weights[0], self._residuals()[0], counts[0])
+                self._averaged.update(weights[0], self._averaged_residuals(), counts[0])
             if kind.generator and self._generator_moves:
                 self._generator_moves.local().assign_add(1)
             self._assign_non_trainable(non_trainable)
@@ -590,6 +590,10 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         """Returns this replica's e_{t-1}, one list per player. Replica context."""
         replica = local_replica_index()
         return self._by_player([e for channel in self._channels for e in channel.residuals(replica)])
+
+    def _averaged_residuals(self):
+        """Returns the generator's e_t on this replica, if it is averaged, or []. Replica context."""
+        return self._residuals()[0] if self.compression_config.flush_residuals else []
 
     def _drifts(self):
         """Returns this replica's s - sbar if half steps are corrected, one list per player. Replica context."""

@@ -548,18 +548,17 @@ class AveragedWeights:
 
         Args:
           weights: w_t.
-          residuals: e_t^m of this replica; None for weights that are sent exactly.
+          residuals: e_t^m of this replica, None for weights that are sent exactly; empty if they are not averaged.
           t: number of accepted steps including this one, float32 scalar.
           count: number of steps of a round, float32 scalar: d is the product of their decays. None: one step.
         """
         self._average(self._variables, weights, t, count)
-        if self._residuals:
-            zeros = [tf.zeros(weight.shape) for weight in weights]
-            self._average(
-                self._residuals, [z if e is None else e for e, z in zip(residuals, zeros, strict=True)], t, count
-            )
+        held = [tf.zeros(w.shape) if e is None else e for e, w in zip(residuals, weights, strict=bool(residuals))]
+        self._average(self._residuals, held, t, count)
 
     def _average(self, variables, values, t, count):
+        if not variables:
+            return
         if count is None:
             averages = self._updated_compiled(read_local(variables), values, t)
         else:

@@ -83,7 +83,7 @@ class LocalRounds:
         def accept():
             triples = zip(self._players, means, moments, strict=True)
             weights = [player.accept_round(of_player, length, averages) for player, of_player, averages in triples]
-            self._averaged.update(weights[0], self._residuals()[0], t, length)
+            self._averaged.update(weights[0], self._averaged_residuals(), t, length)
             self._assign_non_trainable(non_trainable)
             self._step_metrics.add_round(self._channels_of(kind))
             return accepted
