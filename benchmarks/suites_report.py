@@ -324,7 +324,7 @@ def _pictures(rows, folder, name):
     for row in rows:
         file = folder / cells.picture(cells.parse(row["cell"]))
         if row["seed"] == 0 and file.exists():
-            lines = [*row["method"].split(","), _NAMES.get(row["compressor"], row["compressor"])]
+            lines = [*row["method"].split(","), *_NAMES.get(row["compressor"], row["compressor"]).split("@")]
             files["\n".join(lines)] = file
     if not files:
         return []
