@@ -86,8 +86,13 @@ def _training(suite, cell):
         _tell(done, steps)
     if _PICTURE.value:
         _draw(spec, model)
-    volume = model.bytes_per_step()
-    flushed = volume["dense_sent_bytes"] / steps if config.compression.flush_residuals else 0  # one exchange of float32
+    volume, flushed = model.bytes_per_step(), 0.0
+    if config.compression.flush_residuals:  # float32 of both players, and of the averages of the generator's residuals
+        sizes = [
+            sum(math.prod(weight.shape) for weight in player.trainable_variables)
+            for player in (model.generator, model.discriminator)
+        ]
+        flushed = volume["dense_sent_bytes"] * (1 + sizes[0] / sum(sizes)) / steps
     return figures | {
         "steps": done,
         "skipped": int(model.local_value(model.skipped)),

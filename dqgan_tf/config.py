@@ -232,9 +232,9 @@ class CompressionConfig(Settings):
     residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
     flush_residuals: bool = setting(
         False,
-        "After the last step, subtract the mean residual of all replicas from the weights, and the mean of its average "
-        "from the averaged generator, in one uncompressed exchange. Error feedback trains w - mean(e); with few bits "
-        "and local steps the weights w lag far behind it.",
+        "At the end of a run, subtract the mean residual of all replicas from the weights, and the mean of its average "
+        "from the averaged generator, by exchanges of float32. Error feedback trains w - mean(e); with few bits and "
+        "local steps the weights w lag far behind it. After fit, call DQGAN.flush_residuals().",
     )
     shift: float = setting(
         0.0,
@@ -299,9 +299,12 @@ class CompressionConfig(Settings):
 def _check_mean_compressor(config: CompressionConfig) -> None:
     """Raises UsageError for a compressor of the mean that cannot encode it, or would have no mean to encode."""
     from dqgan_tf import compressors
+    from dqgan_tf.compressors import rules
 
-    of_mean, of_updates = compressors.get(config.mean_compressor), compressors.get(config.compressor)
-    received = f"Received: mean_compressor={config.mean_compressor!r}, compressor={config.compressor!r}"
+    of_mean, all_others = compressors.get(config.mean_compressor), rules.parse(config.compressor_rules)
+    of_updates = [compressors.get(config.compressor), *(rule.compressor for rule in all_others)]
+    received = f"Received: mean_compressor={config.mean_compressor!r}, compressor={config.compressor!r}, "
+    received += f"compressor_rules={config.compressor_rules!r}"
     if not isinstance(of_mean, compressors.Compressor) or of_mean.uses_common_seed or of_mean.histogram_size:
         raise UsageError(
             "The mean is encoded by its owner alone: mean_compressor must be a compressor that neither learns nor "
@@ -312,8 +315,7 @@ def _check_mean_compressor(config: CompressionConfig) -> None:
             "The all-gather sends no encoded mean: leave mean_compressor empty, or take topology='two_step'. "
             f"{received}, topology='all_gather'"
         )
-    is_sent = isinstance(of_updates, compressors.Compressor) and not of_updates.is_identity
-    if not is_sent and not config.compressor_rules:
+    if not any(isinstance(one, compressors.Compressor) and not one.is_identity for one in of_updates):
         raise UsageError(
             "A mean_compressor needs updates that are encoded value by value: leave it empty, or take a compressor "
             f"such as sign:bucket=512. {received}"

@@ -150,6 +150,10 @@ def test_residuals_that_are_no_parts_of_updates_are_not_flushed(name):
         ({"topology": "all_gather"}, "take topology='two_step'. Received: .*compressor='sign.*topology='all_gather'"),
         ({"compressor": "none"}, "such as sign:bucket=512. Received: mean_compressor='linear.*compressor='none'"),
         ({"compressor": "powersgd:rank=2"}, "such as sign:bucket=512. Received: .*compressor='powersgd:rank=2'"),
+        (
+            {"compressor": "none", "compressor_rules": "kernel=powersgd"},
+            "Received: .*compressor_rules='kernel=powersgd'",
+        ),
     ],
 )
 def test_a_compressor_of_the_mean_that_cannot_be_used_is_refused(settings, message):

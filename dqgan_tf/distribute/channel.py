@@ -128,7 +128,7 @@ class Channel:
         topology_of_vectors, self.reason = choice.choose(topology, vectors, size)
         if self.reason:
             logging.info("Channel %s uses %s: %s", name, topology_of_vectors, self.reason)
-        if topology_of_vectors != "two_step" and any(vector.mean_compressor for vector in vectors):
+        if size > 1 and topology_of_vectors != "two_step" and any(vector.mean_compressor for vector in vectors):
             logging.warning("Channel %s uses %s, so mean_compressor has no effect.", name, topology_of_vectors)
         weights = [pair for vector in vectors for pair in zip(vector.weights, vector.shapes, strict=True)]
         self._shapes = [shape for _, shape in sorted(weights)]

@@ -344,7 +344,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._count_steps(tf.constant(1, tf.int64), accepted)
 
     def flush_residuals(self) -> None:
-        """Moves the weights to the virtual iterate, in one uncompressed exchange. Every worker must call it.
+        """Moves the weights to the virtual iterate, by exchanges of float32. Every worker must call it.
 
             w <- w - 1/M sum_m e^m;   w_ema <- w_ema - 1/M sum_m e_ema^m;   e^m, e_ema^m <- 0
 
@@ -352,6 +352,10 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         behind by values that wait for many exchanges. Call this at the end of the training, before the networks are
         used; a training that continues goes on from the same virtual iterate. e_ema^m is the average of the replica's
         residuals, with the decay of w_ema, so that the averaged generator becomes the average of virtual iterates.
+
+        `trainers.train` calls it at the end of a run. After `fit`, call it yourself, while the weights are those that
+        the last step left: weights of an earlier epoch that were put back lack other residuals. Constraints and the
+        clipping of `wgan_clip` are applied to the moved weights.
 
         Raises:
           UsageError: the model was compiled without `CompressionConfig(flush_residuals=True)`.
@@ -484,7 +488,12 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
 
     def reset_ema(self) -> None:
         """Sets the averaged generator to the raw one."""
-        self._averaged.reset()
+        residuals = []
+        if self.channel is not None and self.compression_config.flush_residuals:
+            count = len(self._players[0].shapes)
+            replicas = range(len(self._strategy.local_devices))
+            residuals = [[e for c in self._channels for e in c.residuals(replica)][:count] for replica in replicas]
+        self._averaged.reset(residuals)
 
     def reset_copies(self) -> None:
         """Sets all copies of the weights to the weights: the averaged generator, and what extragradient steps start

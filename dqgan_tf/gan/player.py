@@ -530,12 +530,18 @@ class AveragedWeights:
         pairs = zip(self._player.trainable_names, self._residuals, strict=bool(self._residuals))
         return {f"ema_residual/{name}": variable for name, variable in pairs}
 
-    def reset(self) -> None:
-        """Sets the average to the player's weights. Eager."""
+    def reset(self, residuals: Sequence[Sequence[tf.Tensor | None]] = ()) -> None:
+        """Sets the average to the player's weights, and that of residuals to the residuals. Eager.
+
+        Args:
+          residuals: e^m of each local replica, a tensor or None per weight; empty if they are not averaged.
+        """
         for average, weight in zip(self._variables, self._weights, strict=True):
             _assign_everywhere(average, first_local_value(weight))
-        for residual in self._residuals:
-            _assign_everywhere(residual, tf.zeros(residual.variables[0].shape))
+        for replica, of_replica in enumerate(residuals):
+            for average, residual in zip(self._residuals, of_replica, strict=True):
+                variable = average.variables[replica]
+                variable.assign(tf.zeros(variable.shape) if residual is None else residual)
 
     def update(
         self,

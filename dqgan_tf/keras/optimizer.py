@@ -209,15 +209,23 @@ class CompressedSteps:
         """Moves the variables to the virtual iterate, in one uncompressed exchange: w <- w - 1/M sum_m e^m; e^m <- 0.
 
         With `where="update"`, error feedback trains w - mean(e), and with few bits w lags behind it. Call this after
-        `fit`, on every worker, before the model is used. A training that continues goes on from the same iterate.
+        `fit`, on every worker, before the model is used, and while the weights are those that the last step left:
+        weights of an earlier epoch that were put back lack other residuals. A training that continues goes on from the
+        same iterate.
 
         Raises:
-          UsageError: residuals are parts of gradients, or there are none; or a round of local steps is not complete.
+          UsageError: residuals are parts of gradients, or there are none; the optimizer overwrites the weights with an
+            average of its own; or a round of local steps is not complete.
         """
         if self.where != "update" or not self.config.error_feedback:
             raise UsageError(
                 "Residuals can be flushed into the weights if they are parts of updates: with where='update' and "
                 f"error_feedback=True. Received: where={self.where!r}, error_feedback={self.config.error_feedback}"
+            )
+        if self._optimizer.use_ema:
+            raise UsageError(
+                "Residuals are flushed into weights that no average has replaced: set use_ema=False. Received: "
+                f"use_ema=True of {self.name!r}"
             )
         if self.point is not None and int(self.point.steps_in_round()):
             raise UsageError(

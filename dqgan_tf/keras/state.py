@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqgan_tf import private_keras
-from dqgan_tf.config import FREE_FIELDS
+from dqgan_tf.config import FREE_FIELDS, CompressionConfig
 from dqgan_tf.distribute.replica_local import first_local_value
 from dqgan_tf.errors import CheckpointError
 from dqgan_tf.keras.nested import compressed_leaves, optimizers_of
@@ -53,8 +53,10 @@ class ModelState:
           CheckpointError: a setting differs, or the model has other variables.
         """
         settings, saved_settings = json.loads(json.dumps(self._settings())), saved.get("settings")
-        if isinstance(saved_settings, dict):  # older checkpoints do not have the loss
+        if isinstance(saved_settings, dict):  # older checkpoints have neither the loss nor newer settings
             saved_settings = {"loss": settings["loss"]} | saved_settings
+            older = saved_settings.get("compression", [])
+            saved_settings["compression"] = [_compression(CompressionConfig()) | one for one in older]
         check_settings(folder, saved_settings, settings)
         for index, (before, now) in enumerate(itertools.zip_longest(saved["variables"], self._variables())):
             if before != now:
@@ -115,11 +117,7 @@ class ModelState:
         compressions = [
             {"where": steps.where, "seed": steps.seed}
             | ({"optimistic": True} if steps.optimistic else {})  # older checkpoints do not have it
-            | {
-                name: value
-                for name, value in dataclasses.asdict(steps.config).items()
-                if f"compression.{name}" not in FREE_FIELDS
-            }
+            | _compression(steps.config)
             for steps in self._steps
         ]
         losses = [_loss_text(loss) for loss in keras.tree.flatten(self._model.loss)]
@@ -159,6 +157,12 @@ class ModelState:
         for number, steps in enumerate(self._steps):
             for index, channel in enumerate(steps.channels.values()):
                 yield f"compression_{number}/channel_{index}", channel
+
+
+def _compression(config):
+    """Returns the settings that a continued run may not change."""
+    values = dataclasses.asdict(config).items()
+    return {name: value for name, value in values if f"compression.{name}" not in FREE_FIELDS}
 
 
 def _loss_text(loss):

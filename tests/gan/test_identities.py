@@ -107,6 +107,9 @@ def test_flushed_residuals_are_in_the_weights_and_in_the_averaged_generator(stra
     assert not np.any(mean_residual(model)) and not np.any(tiny_gan.replica_state(model, "ema_residual"))
     assert model.train_steps(iterator, 3) == 3
     assert np.any(mean_residual(model)) and np.any(tiny_gan.replica_state(model, "ema_residual"))
+    model.reset_ema()
+    model.flush_residuals()  # the average began anew at w, that of the residuals at e
+    np.testing.assert_allclose(averages(model)[0], tiny_gan.weights(model)[0][:size], atol=ROUNDING)
 
 
 def test_a_model_that_does_not_average_residuals_flushes_none(strategy):

@@ -179,7 +179,12 @@ def test_a_checkpoint_of_another_loss_is_refused(strategy, saved):
     settings = json.loads(json.dumps(state_of.settings()))
     assert "from_logits=True" in settings["settings"]["loss"][0]
     del settings["settings"]["loss"]  # as in a checkpoint before the loss was in it
+    for name in ("mean_compressor", "flush_residuals"):  # and before these settings
+        del settings["settings"]["compression"][0][name]
     state_of.prepare(saved, settings)
+    settings["settings"]["compression"][0]["shift"] = 0.5
+    with pytest.raises(CheckpointError, match=r"'shift': 0.5"):
+        state_of.prepare(saved, settings)
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,15 @@ def test_flushed_residuals_are_in_the_weights(strategy, settings):
         np.testing.assert_allclose(now, lead - residuals[replica][0], atol=1e-6)
 
 
-def test_residuals_of_gradients_are_not_flushed(strategy):
+@pytest.mark.parametrize(
+    ("settings", "where", "match"),
+    [
+        ({}, "gradient", "with where='update' and .* Received: where='gradient'"),
+        ({"use_ema": True}, "update", "set use_ema=False. Received: use_ema=True of 'sgd"),
+    ],
+)
+def test_residuals_that_cannot_be_flushed_are_refused(strategy, settings, where, match):
     with strategy.scope():
-        optimizer = dqgan_tf.compressed(opt.SGD(), SIGN, where="gradient")
-    with pytest.raises(UsageError, match="with where='update' and .* Received: where='gradient'"):
+        optimizer = dqgan_tf.compressed(opt.SGD(**settings), SIGN, where=where)
+    with pytest.raises(UsageError, match=match):
         optimizer.compression.flush_residuals()

@@ -25,8 +25,8 @@ class TwoStep(Packet):
     for w - mean_m e^m, and no second residual is needed. The factor M takes the owner's point far from the others; a
     `mean_compressor` of more bits brings it back.
 
-    Every replica sends (M-1)/M of a payload in each phase, less than two payloads in total. The vector is padded by at
-    most M buckets; this matters if n / M is only a few buckets.
+    Every replica sends (M-1)/M of a payload, and (M-1)/M of a mean: less than two payloads if they are of one size.
+    The vector is padded by at most M buckets; this matters if n / M is only a few buckets.
     """
 
     name = "two_step"
