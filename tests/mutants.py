@@ -383,6 +383,20 @@ MUTANTS = (
         "distributed/test_channel.py",
     ),
     _mutant(
+        "gan/model.py",
+        "        self._averaged.flush_residuals(mean)\n",
+        "",
+        "a flush leaves the averaged generator behind",
+        "gan/test_identities.py",
+    ),
+    _mutant(
+        "distribute/topologies/choice.py",
+        "if owners > 1 and vector.mean_compressor is not None:",
+        "if False:",
+        "slices are cut inside of buckets of the mean",
+        "distributed/test_packets.py",
+    ),
+    _mutant(
         "distribute/topologies/two_step.py",
         "errors.append(group_size * (mean",
         "errors.append((mean",
@@ -828,10 +842,17 @@ MUTANTS = (
     ),
     _mutant(
         "keras/optimizer.py",
-        "            self._steps.constrain(variables)\n",
-        "",
+        "            self._steps.constrain(variables)\n            if counts:\n",
+        "            if counts:\n",
         "constraints are dropped",
         "keras/test_optimizers.py",
+    ),
+    _mutant(
+        "keras/local_point.py",
+        "self._lead[position].local().assign_sub(residual)",
+        "continue",
+        "a flushed residual stays in the point of the next gradient",
+        "keras/test_local_point.py",
     ),
     _mutant(
         "keras/fit.py",
