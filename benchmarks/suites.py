@@ -134,7 +134,7 @@ _COVERAGE = (
 # A mean of the workers' own Adam directions is shorter than the direction of their mean gradient, so at equal rates
 # DQGAN takes shorter steps than the central baselines; rows of other rates tell this from the method.
 SLOW, SLOWER, _FASTER = _rate(0.0004), _rate(0.0002), _rate(0.0016)
-# With rates that fall to 0, runs of one seed end closer to each other, so that a difference takes fewer seeds.
+# Rates that fall to 0 take the noise of the last steps out of the end; runs of one seed still differ by some 10 %.
 FALLING = f",learning_rate_schedule=linear{_FASTER}"
 _OTHER_RATES = [
     *_rows([f"dqgan_adam{rate}" for rate in (SLOWER, SLOW)], (NONE, FOUR_BIT)),
