@@ -234,7 +234,8 @@ class CompressionConfig(Settings):
         False,
         "At the end of a run, subtract the mean residual of all replicas from the weights, and the mean of its average "
         "from the averaged generator, by exchanges of float32. Error feedback trains w - mean(e); with few bits and "
-        "local steps the weights w lag far behind it. After fit, call DQGAN.flush_residuals().",
+        "local steps the weights w lag far behind it. Not if the spread of the replicas is large (docs/operations.md). "
+        "After fit, call DQGAN.flush_residuals().",
     )
     shift: float = setting(
         0.0,

@@ -349,9 +349,11 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             w <- w - 1/M sum_m e^m;   w_ema <- w_ema - 1/M sum_m e_ema^m;   e^m, e_ema^m <- 0
 
         Error feedback trains w - mean(e): the replicas start there, whatever the compressor. With few bits, w lags
-        behind by values that wait for many exchanges. Call this at the end of the training, before the networks are
-        used; a training that continues goes on from the same virtual iterate. e_ema^m is the average of the replica's
-        residuals, with the decay of w_ema, so that the averaged generator becomes the average of virtual iterates.
+        behind by values that wait for many exchanges. Where the replicas' points are far apart (figure `spread`), the
+        virtual iterate is only their mean, and can be worse than w. Call this at the end of the training, before the
+        networks are used; a training that continues goes on from the same virtual iterate. e_ema^m is the average of
+        the replica's residuals, with the decay of w_ema, so that the averaged generator becomes the average of virtual
+        iterates.
 
         `trainers.train` calls it at the end of a run. After `fit`, call it yourself, while the weights are those that
         the last step left: weights of an earlier epoch that were put back lack other residuals. Constraints and the
