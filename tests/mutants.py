@@ -406,6 +406,20 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/topologies/two_step.py",
+        "mean += shards.of_owner(shards.pad(residual), rank) / group_size",
+        "mean += shards.of_owner(shards.pad(residual), rank)",
+        "what the owner's packet dropped enters the mean M times",
+        "gan/test_two_step_against_oracle.py",
+    ),
+    _mutant(
+        "distribute/topologies/two_step.py",
+        "residual = shards.with_shard(shards.pad(residual), error, rank)[: key.size]",
+        "residual += shards.with_shard(tf.zeros_like(shards.pad(residual)), error, rank)[: key.size]",
+        "what the owner adds to the mean stays in its residual too",
+        "gan/test_two_step_against_oracle.py",
+    ),
+    _mutant(
+        "distribute/topologies/two_step.py",
         "stays = (shards.positions(rank) < key.size) | ~tf.math.is_finite(mean)",
         "stays = tf.ones_like(mean, tf.bool)",
         "padding enters the scales of the second encoding",

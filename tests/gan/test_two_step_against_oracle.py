@@ -97,15 +97,29 @@ def test_follows_the_oracle(spec, mean_spec, error_feedback):
         assert error_feedback or not np.any(state.residual)
 
 
-def test_a_mean_in_float32_is_that_of_the_all_gather():
+def test_a_mean_in_float32_is_that_of_the_all_gather_without_error_feedback():
     """To the bit: only the second encoding tells the two apart."""
     values = vectors((96, 192))
     two_step, all_gather = (
-        exchanged("sign:bucket=32", (96, 192), values, mean_spec="none", topology=topology)
+        exchanged("sign:bucket=32", (96, 192), values, error_feedback=False, mean_spec="none", topology=topology)
         for topology in ("two_step", "all_gather")
     )
     for ours, others in zip(two_step, all_gather, strict=True):
-        np.testing.assert_array_equal(ours, others)
+        np.testing.assert_array_equal(ours[0], others[0])
+
+
+def test_a_mean_in_float32_leaves_the_owner_no_residual():
+    """Nothing of its own travels: its own value enters the mean as it is."""
+    values = vectors((96, 192))
+    owners = np.concatenate([np.arange(96) // 32, np.arange(192) // 32 % REPLICAS])
+    owned = owners == np.arange(REPLICAS)[:, None]
+    before = np.zeros((REPLICAS, 288))
+    for (received, residuals), x in zip(
+        exchanged("sign:bucket=32", (96, 192), values, mean_spec="none"), values, strict=True
+    ):
+        assert not residuals[owned].any() and residuals[~owned].all()
+        np.testing.assert_allclose(received[0], (x + before - residuals).mean(0), atol=TOLERANCE)
+        before = residuals
 
 
 @pytest.mark.parametrize("spec", [pytest.param(s, marks=[pytest.mark.slow] * (s[:4] != "sign")) for s in QUANTIZERS])

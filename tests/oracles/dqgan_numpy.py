@@ -165,8 +165,13 @@ def averages_at(t, period):
 
 
 def exchange(state, settings):
-    """decoded^m = Q(p^m); e^m = p^m - decoded^m; w = w - mean decoded. The two-step form re-encodes that mean."""
+    """decoded^m = Q(p^m); e^m = p^m - decoded^m; w = w - mean decoded. The two-step form re-encodes that mean.
+
+    There, with e folded, the owner of a piece decodes nothing of its own: decoded[owner] is p itself.
+    """
     decoded = np.stack([quantize_pieces(p, settings) for p in state.update])
+    if settings.two_step and settings.fold and settings.error_feedback:
+        decoded = keep_own(decoded, state.update, settings.pieces)
     mean = decoded.mean(axis=0) + state.owner_residual
     q = quantize_mean(mean, settings) if settings.two_step else mean
     state = dataclasses.replace(state, w=state.w - q, q=q, decoded=decoded)
@@ -181,6 +186,14 @@ def remember(state, second_error, settings):
     for piece in settings.pieces:
         residual[piece.owner, piece.slice] += len(residual) * second_error[piece.slice]
     return dataclasses.replace(state, residual=residual)
+
+
+def keep_own(decoded, updates, pieces):
+    """[M, n]: what was decoded, and the update itself where a worker owns the piece."""
+    decoded = decoded.copy()
+    for piece in pieces:
+        decoded[piece.owner, piece.slice] = updates[piece.owner, piece.slice]
+    return decoded
 
 
 def quantize_pieces(vector, settings):

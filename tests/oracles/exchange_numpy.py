@@ -61,7 +61,8 @@ def exchange(vector, index, topology, updates, residuals, state, seeds, common_s
     else:
         reduce = {"all_gather": _all_gather, "two_step": _two_step}[topology]
         draws_in_common = codecs_numpy.parse(vector.spec).name == "randomk"
-        mean, kept, errors, margin = reduce(vector, p, (common_seed,) if draws_in_common else state, seeds)
+        state_or_seed = (common_seed,) if draws_in_common else state
+        mean, kept, errors, margin = reduce(vector, p, state_or_seed, seeds, error_feedback)
     before = residuals if error_feedback else np.zeros_like(residuals)
     energies = [[_energy(one) for one in row] for row in zip(p, before, errors, strict=True)]
     if state is not None and topology != "low_rank":
@@ -90,13 +91,17 @@ def _dense(updates, residuals):
     return Outcome(mean, residuals, energies, None, np.inf)
 
 
-def _all_gather(vector, p, state, seeds):
+def _all_gather(vector, p, state, seeds, error_feedback):
+    del error_feedback  # changes what the replicas keep, not what they send
     decoded, margins = _quantize_rows(vector.spec, p, seeds, state)
     return _mean(decoded), p - decoded, p - decoded, min(margins)
 
 
-def _two_step(vector, p, state, seeds):
-    """Shard by shard, then the owner's encoding of the average, whose error the owner keeps M times."""
+def _two_step(vector, p, state, seeds, error_feedback):
+    """Shard by shard, then the owner's encoding of the average, whose error the owner keeps M times.
+
+    With error feedback the average holds the owner's own p in place of its decoded one.
+    """
     workers, n = p.shape
     positions = shards(vector.spec, n, workers)
     padded = np.pad(p, ((0, 0), (0, positions.size - n)))
@@ -112,8 +117,11 @@ def _two_step(vector, p, state, seeds):
     kept = errors.copy()
     mean[n:] = 0.0
     for owner, places in enumerate(positions):
+        if error_feedback:
+            mine = np.where(places < n, kept[owner, places], np.float32(0))
+            mean[places] += mine / np.float32(workers)
         again, margin = _quantize(vector.spec, mean[places], (seeds[owner][0] + OWNER_STREAM, seeds[owner][1]), state)
-        kept[owner, places] += np.float32(workers) * (mean[places] - again)
+        kept[owner, places] = np.float32(workers) * (mean[places] - again)
         mean[places] = again
         margins.append(margin)
     return mean[:n], kept[:, :n], errors, min(margins)

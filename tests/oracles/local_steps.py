@@ -144,6 +144,8 @@ def exchange(state, settings, count):
     """Encodes, averages, and remembers what did not arrive; `update` holds p."""
     workers, a = len(state.update), settings.shift
     decoded = np.stack([dqgan.quantize_pieces(p, settings) for p in state.update])
+    if settings.two_step and settings.error_feedback:
+        decoded = dqgan.keep_own(decoded, state.update, settings.pieces)
     mean = decoded.mean(axis=0)
     arrived = dqgan.quantize_mean(mean, settings) if settings.two_step else mean
     residual = state.update - decoded

@@ -46,17 +46,19 @@ def shifted_feedback_adam(game, w0, workers, eta, steps, quantize, adam, rate):
 def two_step_feedback_adam(game, w0, workers, eta, steps, quantize, owners, adam):
     """`baselines_numpy.feedback_adam` with the exchange by shard owners: the owner encodes the mean once more.
 
-    owners: [n], the worker that owns each value; it adds M times the second error to its residual.
+    owners: [n], the worker that owns each value: its own update there is exact, and its residual there is M times the
+      second error.
     """
     w, moments, previous = np.array(w0, np.float64), nothing(w0), None
     residual = np.zeros((workers, len(w)))
     for t in range(1, steps + 1):
         update = residual + np.stack([game(w, t, m) for m in range(workers)])
-        decoded = np.stack([quantize(p) for p in update])
+        decoded, own = np.stack([quantize(p) for p in update]), (owners, np.arange(len(w)))
+        decoded[own] = update[own]
         mean = decoded.mean(axis=0)
         received = quantize(mean)
         residual = update - decoded
-        residual[owners, np.arange(len(w))] += workers * (mean - received)
+        residual[own] = workers * (mean - received)
         u, moments = adam_update(moments, received, adam)
         w = w - eta * (2 * u - (u if previous is None else previous))
         previous = u

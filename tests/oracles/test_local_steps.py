@@ -60,14 +60,15 @@ def test_a_shift_by_hand():
 
 def test_the_owner_of_a_shard_counts_its_second_error_in_residual_and_shift():
     # n=2, M=2, owner k owns coordinate k, gradients given; see test_oracles.test_two_step_exchange_by_hand.
-    gradients = np.array([[5.0, 9.0], [9.0, 17.0]])
+    gradients = np.array([[7.0, 9.0], [9.0, 17.0]])
     pieces = dqgan.shards(dqgan.players(("w", 2)), 2)
-    settings = chosen(even, 2, 1.0, pieces=pieces, two_step=True, shift=0.5)
+    to_integers = lambda x, player: np.trunc(x)  # noqa: E731
+    settings = chosen(even, 2, 1.0, pieces=pieces, two_step=True, mean_quantizer=to_integers, shift=0.5)
     state = next(local_steps.run(lambda w, t, m: gradients[m], [0.0, 0.0], 2, settings, 1))
-    # decoded = (4, 8), (8, 16); mean = (6, 12), arrived = (4, 12); e = (1 + 2 (6 - 4), 1), (1, 1).
-    assert state.residual.tolist() == [[5, 1], [1, 1]]
-    # s = a (p - e) = .5 (0, 8), .5 (8, 16), whose mean is .5 of what arrived.
-    assert state.shift.tolist() == [[0, 4], [4, 8]] and state.mean_shift.tolist() == [2, 6]
+    # decoded = (7, 8), (8, 17); mean = (7.5, 12.5), arrived = (7, 12); e = (2 (7.5 - 7), 1), (1, 2 (12.5 - 12)).
+    assert state.residual.tolist() == [[1, 1], [1, 1]]
+    # s = a (p - e) = .5 (6, 8), .5 (8, 16), whose mean is .5 of what arrived.
+    assert state.shift.tolist() == [[3, 4], [4, 8]] and state.mean_shift.tolist() == [3.5, 6]
 
 
 @pytest.mark.parametrize(

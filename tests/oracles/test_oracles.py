@@ -119,16 +119,20 @@ def test_averages_at_powers_of_two_and_multiples_of_the_period():
 
 
 def test_two_step_exchange_by_hand():
-    # n=2, M=2, owner k owns coordinate k, Q rounds to multiples of 4 towards zero, eta=1, gradients given.
-    gradients = np.array([[5.0, 9.0], [9.0, 17.0]])
-    chosen = settings(
-        lambda x: 4 * np.trunc(x / 4), 2, 1.0, pieces=dqgan.shards(dqgan.players(("w", 2)), 2), two_step=True
-    )
-    state = next(dqgan.run(lambda w, t, m: gradients[m], [0.0, 0.0], 2, chosen, 1))
-    # decoded = (4, 8), (8, 16); mean = (6, 12); qhat = (4, 12); own errors (1, 1), (1, 1);
-    # owner 0 gets 2 (6 - 4) on coordinate 0, owner 1 gets 2 (12 - 12) on coordinate 1.
-    assert state.q.tolist() == [4, 12]
-    assert state.residual.tolist() == [[1 + 4, 1], [1, 1 + 0]]
+    # n=2, M=2, owner k owns coordinate k, Q rounds to multiples of 4 towards zero, Q' to integers, eta=1.
+    gradients = np.array([[7.0, 9.0], [9.0, 17.0]])
+    pieces = dqgan.shards(dqgan.players(("w", 2)), 2)
+    options = {"pieces": pieces, "two_step": True, "mean_quantizer": lambda x, player: np.trunc(x)}
+    run = [
+        settings(lambda x: 4 * np.trunc(x / 4), 2, 1.0, **options, **more) for more in ({}, {"error_feedback": False})
+    ]
+    state, without = (next(dqgan.run(lambda w, t, m: gradients[m], [0.0, 0.0], 2, chosen, 1)) for chosen in run)
+    # The owners' own are exact: (7, 8), (8, 17); mean = (7.5, 12.5); qhat = (7, 12); the others' errors are 1;
+    # owner 0 keeps 2 (7.5 - 7) of coordinate 0, owner 1 keeps 2 (12.5 - 12) of coordinate 1.
+    assert state.q.tolist() == [7, 12]
+    assert state.residual.tolist() == [[1, 1], [1, 1]]
+    # Without error feedback the owners decode their own too: (4, 8), (8, 16); mean = (6, 12).
+    assert without.q.tolist() == [6, 12] and not without.residual.any()
 
 
 def test_cpo_adam_first_step_is_plain_then_optimistic():

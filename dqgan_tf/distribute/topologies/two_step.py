@@ -17,13 +17,16 @@ class TwoStep(Packet):
 
         c^m = encode(p^m), shard by shard;   e^m <- p^m - decode(c^m)        as in `AllGather`
         all-to-all:  the owner of shard k receives c^1[k], ..., c^M[k]
-        q[k] = 1/M sum_m decode(c^m[k]);   b[k] = encode'(q[k]);   all-gather of b;   qhat = decode'(b)
-        e^k[k] <- e^k[k] + M (q[k] - qhat[k])                                  on the owner alone
+        q[k] = 1/M (sum_m decode(c^m[k]) + e^k[k])                             on the owner alone, as the last line
+        b[k] = encode'(q[k]);   all-gather of b;   qhat = decode'(b)
+        e^k[k] <- M (q[k] - qhat[k])
 
-    encode' is that of `EncodingKey.mean_compressor`, encode without one. The last line adds the error of the second
-    encoding to the owner's residual. mean_m e^m then contains both errors, so the identities of docs/algorithm.md hold
-    for w - mean_m e^m, and no second residual is needed. The factor M takes the owner's point far from the others; a
-    `mean_compressor` of more bits brings it back.
+    encode' is that of `EncodingKey.mean_compressor`, encode without one. The owner's part of its own shard travels
+    nowhere, so nothing of it is dropped before the mean is encoded: decode(c^k[k]) + e^k[k] = p^k[k]. Its residual is
+    then the error of the second encoding alone. mean_m e^m contains both errors, so the identities of docs/algorithm.md
+    hold for w - mean_m e^m, and no second residual is needed. The factor M takes the owner's point away from the
+    others; a `mean_compressor` of more bits brings it back. Without error feedback there is no e: the owner's part is
+    decode(c^k[k]) like the others.
 
     Every replica sends (M-1)/M of a payload, and (M-1)/M of a mean: less than two payloads if they are of one size.
     The vector is padded by at most M buckets; this matters if n / M is only a few buckets.
@@ -50,7 +53,9 @@ class TwoStep(Packet):
         averages = _average_shards(received, bindings, rank, keys=self.keys)
         compressors = [key.mean_compressor or key.compressor for key in self.keys]
         owner_seeds = self._seeds(seeds.own + [_OWNER_STREAM, 0], compressors, owners=size)
-        words, errors = _encode_averages(averages, bindings, owner_seeds, keys=self.keys, block=block, group_size=size)
+        words, errors = _encode_averages(
+            averages, residuals, rank, bindings, owner_seeds, keys=self.keys, block=block, group_size=size
+        )
         rows = yield Request("all_gather", words)
         means, bounded, residuals = _decode_averages(rows, bindings, residuals, errors, rank, keys=self.keys)
         means = list(zip(self.slices, means, strict=True))
@@ -72,6 +77,7 @@ class Shards:
       size: values of a shard, ceil(n / M) rounded up to whole buckets, or to 32 for small slices; M shards cover the
         slice and `padding` values behind it.
       bucket: values that are not divided; None: shard k is the k-th range.
+      run: values of one owner that stand side by side, a bucket or a shard.
     """
 
     def __init__(self, compressor, size: int, count: int):
@@ -83,6 +89,7 @@ class Shards:
         self.padding = self.size * count - size
         whole = compressor.block_multiple is not None and self.size % compressor.block_multiple == 0
         self.bucket = compressor.block_multiple if whole else None
+        self.run = self.bucket or self.size
 
     def pad(self, vector: tf.Tensor | None) -> tf.Tensor | None:
         """[n] -> [M size], zeros at the end; None for None."""
@@ -90,23 +97,30 @@ class Shards:
 
     def join(self, shards: list[tf.Tensor]) -> tf.Tensor:
         """M shards [size], in order of their owners -> [M size]."""
-        if self.bucket is None:
-            return tf.concat(shards, 0)
-        return tf.reshape(tf.stack([tf.reshape(shard, [-1, self.bucket]) for shard in shards], 1), [-1])
+        return tf.reshape(tf.stack([tf.reshape(shard, [-1, self.run]) for shard in shards], 1), [-1])
+
+    def of_owner(self, vector: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
+        """[M size] -> [size]: the shard of replica `rank`."""
+        return tf.reshape(self._runs(vector)[:, rank], [-1])
+
+    def with_shard(self, vector: tf.Tensor, shard: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
+        """[M size] with these values [size] as the shard of replica `rank`."""
+        is_owned = (tf.range(self.count) == rank)[:, None]
+        return tf.reshape(tf.where(is_owned, tf.reshape(shard, [-1, 1, self.run]), self._runs(vector)), [-1])
 
     def positions(self, rank: tf.Tensor) -> tf.Tensor:
         """int32 [size]: positions in the slice of the values of shard `rank`."""
-        numbers = tf.range(self.size)
-        if self.bucket is None:
-            return numbers + rank * self.size
-        inside = numbers % self.bucket
-        return (numbers - inside) * self.count + rank * self.bucket + inside
+        return self.of_owner(tf.range(self.size * self.count), rank)
 
     def payload_rows(self, field: tf.Tensor) -> tf.Tensor:
         """A field of the payload of [M size] values, some words per bucket, as [M, words]: row k is shard k's."""
         buckets = self.size // self.bucket  # type: ignore[operator]  # called only if shards are whole buckets
         words = tf.reshape(tf.bitcast(field, tf.float32), [buckets, self.count, -1])
         return tf.reshape(tf.transpose(words, [1, 0, 2]), [self.count, -1])
+
+    def _runs(self, vector):
+        """[M size] -> [runs of a shard, M, run]."""
+        return tf.reshape(vector, [-1, self.count, self.run])
 
 
 def _layout(keys, group_size):
@@ -177,11 +191,15 @@ def _average_shards(received, bindings, rank, *, keys):
 # A function of its own: compiled with `_average_shards` or `_decode_averages`, XLA would fuse a product into a sum,
 # with one rounding instead of two, or not, depending on the sizes. The bits would depend on how a vector is cut.
 @compiled
-def _encode_averages(averages, bindings, seeds, *, keys, block, group_size):
-    """Returns the words of the averages, and M times the error of their encoding."""
+def _encode_averages(averages, residuals, rank, bindings, seeds, *, keys, block, group_size):
+    """Returns the words of the averages with what this replica's own packet dropped, and M times their error."""
     words, errors = [], []
-    for (key, shards, _), mean, binding, seed in zip(_layout(keys, group_size), averages, bindings, seeds, strict=True):
+    for (key, shards, _), mean, residual, binding, seed in zip(
+        _layout(keys, group_size), averages, residuals, bindings, seeds, strict=True
+    ):
         compressor = _of_mean(key, binding)
+        if residual is not None:
+            mean += shards.of_owner(shards.pad(residual), rank) / group_size  # a quotient is not fused into a sum
         payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
         words.append(to_wire(payload))
         errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
@@ -190,7 +208,7 @@ def _encode_averages(averages, bindings, seeds, *, keys, block, group_size):
 
 @compiled
 def _decode_averages(rows, bindings, residuals, errors, rank, *, keys):
-    """Returns (means, whether all shards are bounded, residuals with the owner's errors)."""
+    """Returns (means, whether all shards are bounded, residuals with the errors of this replica's shards)."""
     layout = _mean_layout(keys, len(rows))
     means, new_residuals, scales = [], [], []
     for (key, shards, _), binding, payloads, residual, error in zip(
@@ -200,7 +218,6 @@ def _decode_averages(rows, bindings, residuals, errors, rank, *, keys):
         means.append(shards.join([compressor.decode(payload, shards.size) for payload in payloads])[: key.size])
         scales += [scale for payload in payloads for scale in compressor.scales(payload, shards.size)]
         if residual is not None:
-            owned = [tf.where(rank == k, error, 0.0) for k in range(shards.count)]
-            residual += shards.join(owned)[: key.size]
+            residual = shards.with_shard(shards.pad(residual), error, rank)[: key.size]
         new_residuals.append(residual)
     return means, float_bits.are_bounded(scales), new_residuals
