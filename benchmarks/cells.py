@@ -166,9 +166,15 @@ def preset(name: str) -> dict[str, Any]:
     return settings
 
 
-def train_command(config: config_lib.RunConfig) -> str:
-    """Returns the command by which `trainers.train` makes the same run: all settings that are not the defaults."""
-    defaults, parts = config_lib.RunConfig().flat(), ["python", "-m", "trainers.train", "--model_dir=FOLDER"]
+def train_command(config: config_lib.RunConfig, processes: int = 1) -> str:
+    """Returns the command by which `trainers.train` makes the same run: all settings that are not the defaults.
+
+    Args:
+      config: settings of a process.
+      processes: of the job; several are started by `trainers.launch`.
+    """
+    start = ["trainers.train"] if processes == 1 else ["trainers.launch", f"--num_workers={processes}", "--"]
+    defaults, parts = config_lib.RunConfig().flat(), ["python", "-m", *start, "--model_dir=FOLDER"]
     for key, value in config.flat().items():
         name = key.rpartition(".")[2]
         if value != defaults[key] and name != "data_dir":
@@ -176,8 +182,16 @@ def train_command(config: config_lib.RunConfig) -> str:
     return shlex.join(parts)
 
 
-def run_config(suite: Suite, cell: Cell, settings: dict[str, Any]) -> config_lib.RunConfig:
+def run_config(
+    suite: Suite, cell: Cell, settings: dict[str, Any], workers_are_processes: bool = False
+) -> config_lib.RunConfig:
     """Returns the settings of a cell: its problem's own, then the suite's, the method's, the cell's. The last one wins.
+
+    Args:
+      suite: of the cell.
+      cell: the run.
+      settings: of its problem.
+      workers_are_processes: a worker of the cell is a process with one replica, not a replica of one process.
 
     Raises:
       UsageError: a value that a setting refuses.
@@ -185,7 +199,7 @@ def run_config(suite: Suite, cell: Cell, settings: dict[str, Any]) -> config_lib
     spec, *exchange = cell.compressor.split("@")
     topology, of_mean = [*exchange, *("auto", "")[len(exchange) :]]
     own = {"compression.compressor": spec, "compression.topology": topology, "compression.mean_compressor": of_mean}
-    own |= {"train.replicas_per_worker": cell.workers, "train.seed": cell.seed}
+    own |= {"train.replicas_per_worker": 1 if workers_are_processes else cell.workers, "train.seed": cell.seed}
     if suite.kind == DATA:
         own |= {"data.shards": cell.shards, "train.batch_size": suite.worker_batch * cell.workers}
     return config_lib.from_flat(settings | suite.settings | method(cell.method).settings | own)

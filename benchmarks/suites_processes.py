@@ -1,8 +1,10 @@
 """The runs of a suite, one after another, each in a process of its own, and the file of those that are done."""
 
+import contextlib
 import json
 import os
 import pathlib
+import secrets
 import shlex
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from benchmarks.provenance import ROOT, provenance
 from dqgan_tf.errors import TrainingError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.telemetry.throughput import format_duration
+from dqgan_tf.training import launcher
 
 
 def run(
@@ -25,6 +28,7 @@ def run(
     threads: int,
     small: bool,
     published: bool = False,
+    processes: bool = False,
     tell: Callable[[str], None],
     options: Sequence[str] = (),
     only: str = "",
@@ -36,6 +40,7 @@ def run(
       folder: of runs.jsonl, and of samples/ with the pictures of seed 0.
       threads: of each run.
       small, published: see `suites.get`.
+      processes: each worker of a run is a process, joined to the others by TF_CONFIG, and not a replica of one process.
       tell: takes lines of progress.
       options: flags of `benchmarks.suites_run` that name files of this machine.
       only: regular expression; cells whose name it does not match anywhere are left for another call.
@@ -52,7 +57,7 @@ def run(
     tell(f"{name}: {len(cells) - len(missing)} of {len(cells)} runs are in {path}.")
     figure = suite.figures[0]
     started, spent, left = time.monotonic(), 0, sum(cell.workers for cell in missing)
-    forms = [*["--small"] * small, *["--published"] * published]
+    forms = [*["--small"] * small, *["--published"] * published, *["--processes"] * processes]
     with tempfile.TemporaryDirectory() as cache:
         for number, cell in enumerate(missing, 1):
             row = _run_cell(name, cell, threads, forms, cache, [*options, *_picture(suite, cell, path.parent)])
@@ -70,7 +75,7 @@ def _picture(suite, cell, folder):
 
 
 def _run_cell(name, cell, threads, forms, cache, options):
-    """Returns the row of a run, made by a process of its own: XLA keeps what it has compiled as long as one lives.
+    """Returns the row of a run, made by processes of its own: XLA keeps what it has compiled as long as one lives.
 
     The folder `cache` keeps it for the next runs and for the other replicas of this one: XLA compiles for each logical
     CPU. That halves the time of short runs (TensorFlow 2.21.0) and changes no bit.
@@ -89,23 +94,32 @@ def _run_cell(name, cell, threads, forms, cache, options):
     if "--published" not in forms:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     environment.pop("TF_CONFIG", None)
-    lines = [""]
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, *arguments, *options], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        try:
-            for line in process.stdout or ():
-                lines.append(line)
-                if sys.stderr.isatty():
-                    print(f"\r{cell.name}  {line.strip()[:20]:20}", end="\r", file=sys.stderr, flush=True)
-        except BaseException:
-            process.kill()
-            raise
-        if process.wait():
+    ports = launcher.free_ports(cell.workers if "--processes" in forms else 1)
+    lines, secret, workers = [""], secrets.token_hex(32), []
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+        for index in range(len(ports)):
+            process = subprocess.Popen(
+                [sys.executable, *arguments, *options],
+                env=launcher.worker_environment(ports, index, secret) | environment,
+                stdout=subprocess.DEVNULL if index else subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                preexec_fn=launcher.die_with_parent,
+            )
+            workers.append(process)
+            stack.callback(process.kill)
+        first, *others = workers
+        for line in first.stdout or ():
+            lines.append(line)
+            if sys.stderr.isatty():
+                print(f"\r{cell.name}  {line.strip()[:20]:20}", end="\r", file=sys.stderr, flush=True)
+        if first.wait():
             errors.seek(0)
             last = " ".join(errors.read().splitlines()[-5:])
-            raise TrainingError(f"{cell.name} ended with code {process.returncode}: {last}")
+            raise TrainingError(f"{cell.name} ended with code {first.returncode}: {last}")
+        for process in others:
+            process.wait()
     row = json.loads(lines[-1])
     command = shlex.join(["python", *arguments])
     row["wall_seconds"] = round(time.monotonic() - started, 1)

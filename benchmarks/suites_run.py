@@ -1,6 +1,8 @@
 """Runs one cell of a suite in this process; prints lines of progress, and the row as JSON in the last line.
 
 python -m benchmarks.suites_run --suite=games --cell=nonlinear/dqgan/sign:bucket=512/M=8/homogeneous/seed=0
+
+With --processes this is one of M workers, which TF_CONFIG names; the first one judges.
 """
 
 import collections
@@ -23,6 +25,7 @@ _NETWORK = command.define_path("feature_network", "npz of the ResNet that judges
 _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier that judges without --feature_network.")
 _SMALL = flags.DEFINE_bool("small", False, "As in the small form of the suite.")
 _PUBLISHED = flags.DEFINE_bool("published", False, "Network and steps of the preset; GPUs are used if there are any.")
+_PROCESSES = flags.DEFINE_bool("processes", False, "Each worker of the cell is a process with one replica.")
 _KEPT = []  # TensorFlow 2.21 destroys the iterator of 32 replicas in minutes of waiting: the process exits without that
 
 
@@ -42,29 +45,28 @@ def _game(suite, cell):
     direction = "adam" if cells.method(cell.method).settings["optimizer.direction"] == "adam" else "sgd"
     rate = game.rates[direction]
     settings = {"train.steps": game.steps, "optimizer.learning_rate_g": rate, "optimizer.learning_rate_d": rate}
-    config = cells.run_config(suite, cell, settings)
+    config = cells.run_config(suite, cell, settings, _PROCESSES.value)
     if config.compression.flush_residuals:
         raise UsageError(f"A game is judged by its last quarter, where no residual is flushed. Received: {cell.name}")
     instance = games.Instance(game, direction, cell.workers, cell.shards, cell.seed)
     strategy = job_lib.start_strategy(config)
+    _check_replicas(cell, strategy)
     iterator = games.batches(instance, strategy)
     _KEPT.append(iterator)
     return games.train(instance, config, strategy, iterator, suite.marks, _tell)
 
 
 def _training(suite, cell):
-    """Trains as `trainers.train` does, in one process and without its files; evaluates at the marks."""
+    """Trains as `trainers.train` does, without its files; evaluates at the marks."""
     from dqgan_tf.distribute.message_board import MessageBoard
     from dqgan_tf.training import job as job_lib
     from dqgan_tf.training import summary
 
-    config = cells.run_config(suite, cell, cells.preset(cell.problem) | {"data.data_dir": _DATA_DIR.value})
+    settings = cells.preset(cell.problem) | {"data.data_dir": _DATA_DIR.value}
+    config = cells.run_config(suite, cell, settings, _PROCESSES.value)
     strategy = job_lib.start_strategy(config)
-    if strategy.num_replicas_in_sync != cell.workers:
-        raise UsageError(
-            f"{cell.name} needs {cell.workers} GPUs or none, for as many replicas: hide the others with "
-            f"CUDA_VISIBLE_DEVICES. Received: {strategy.num_replicas_in_sync} GPUs"
-        )
+    _check_replicas(cell, strategy)
+    judges = strategy.worker_index == 0
     spec = job_lib.describe(config, strategy)
     job = job_lib.build(config, spec, strategy, MessageBoard(strategy.worker_index, strategy.num_workers))
     model, steps, iterator = job.model, config.train.steps, job.iterator(job.dataset(0))
@@ -80,11 +82,11 @@ def _training(suite, cell):
         spread = cells.spread(model)  # before residuals are flushed
         if done == steps and config.compression.flush_residuals:
             model.flush_residuals()
-        figures = judge() | {"spread": spread}
+        figures = (judge() if judges else {}) | {"spread": spread}
         for name, value in ({"step": done, "seconds": round(seconds, 3)} | figures).items():
             curve[name].append(value)
         _tell(done, steps)
-    if _PICTURE.value:
+    if _PICTURE.value and judges:
         _draw(spec, model)
     volume, flushed = model.bytes_per_step(), 0.0
     if config.compression.flush_residuals:  # float32 of both players, and of the averages of the generator's residuals
@@ -98,9 +100,21 @@ def _training(suite, cell):
         "skipped": int(model.local_value(model.skipped)),
         "sent_bytes_per_step": volume["sent_bytes"] + flushed,
         "weights_sha256": summary.weights_sha256(model),
-        "train_command": cells.train_command(config),
+        "train_command": cells.train_command(config, strategy.num_workers),
         "curve": curve,
     }
+
+
+def _check_replicas(cell, strategy):
+    if strategy.num_replicas_in_sync == cell.workers:
+        return
+    found = strategy.num_replicas_in_sync
+    if _PROCESSES.value:
+        raise UsageError(f"{cell.name} needs {cell.workers} processes in TF_CONFIG. Received: {found} replicas")
+    raise UsageError(
+        f"{cell.name} needs {cell.workers} GPUs or none, for as many replicas: hide the others with "
+        f"CUDA_VISIBLE_DEVICES. Received: {found} GPUs"
+    )
 
 
 def _points_judge(spec, model):

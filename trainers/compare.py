@@ -2,10 +2,12 @@
 
     python -m trainers.compare --suite=games [--small] [--only=M=8] [--results=results/games] [--threads=1]
     python -m trainers.compare --suite=cifar10 --published --only=M=2   (a machine with two GPUs, a replica each)
+    python -m trainers.compare --suite=mixture --processes --results=runs/mixture_of_processes
     python -m trainers.compare --suite=games --report
 
-A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was stopped.
---report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing.
+The workers of a run are replicas of one process, or, with --processes, processes that TF_CONFIG joins; both give the
+same bits. A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was
+stopped. --report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing.
 `python -m benchmarks.evidence_tables DOCUMENT` fills the tables of suites in README.md and docs/evidence.md.
 
     python -m trainers.compare --results=results/ring --document=README.md
@@ -24,6 +26,9 @@ _SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite to run
 _SMALL = flags.DEFINE_bool("small", False, "Run a small form of the suite: two seeds, few rows, few steps.")
 _PUBLISHED = flags.DEFINE_bool(
     "published", False, "Run a suite of images with the published network, rates and steps of its preset: for GPUs."
+)
+_PROCESSES = flags.DEFINE_bool(
+    "processes", False, "Make each worker of a run a process, joined by TF_CONFIG. Default: replicas of one process."
 )
 _ONLY = flags.DEFINE_string("only", "", "Regular expression: run the cells whose name it matches, such as 'M=4/iid'.")
 _REPORT = flags.DEFINE_bool("report", False, "Render the recorded runs of the suite; run nothing.")
@@ -57,7 +62,8 @@ def main(arguments):
     if not _REPORT.value:
         local = {"data_dir": _DATA_DIR.value, "feature_network": _NETWORK.value, "cache_dir": _CACHE_DIR.value}
         options = [f"--{name}={path}" for name, path in local.items() if path]
-        how = {"threads": _THREADS.value, "small": _SMALL.value, "published": _PUBLISHED.value, "only": _ONLY.value}
+        forms = {"small": _SMALL.value, "published": _PUBLISHED.value, "processes": _PROCESSES.value}
+        how = forms | {"threads": _THREADS.value, "only": _ONLY.value}
         suites_processes.run(_SUITE.value, folder, tell=_tell, options=options, **how)
         _tell(f"The runs are in {folder}. The same command with --report makes their tables and figures.")
         return
@@ -70,7 +76,7 @@ def main(arguments):
 def _variants():
     from benchmarks import comparison
 
-    of_suites = (_SMALL, _PUBLISHED, _ONLY, _REPORT, _THREADS, _DATA_DIR, _NETWORK, _CACHE_DIR)
+    of_suites = (_SMALL, _PUBLISHED, _PROCESSES, _ONLY, _REPORT, _THREADS, _DATA_DIR, _NETWORK, _CACHE_DIR)
     given = [f"--{flag.name}" for flag in of_suites if flag.present]
     if given:
         raise UsageError(f"{', '.join(given)} given without a suite: name one, such as --suite=games")

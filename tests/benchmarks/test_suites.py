@@ -117,6 +117,13 @@ class TestCells:
         assert cells.train_command(config) == (
             "python -m trainers.train --model_dir=FOLDER --dataset=mnist --noerror_feedback --seed=3"
         )
+        assert cells.train_command(config, processes=3).startswith("python -m trainers.launch --num_workers=3 -- --mod")
+
+    def test_workers_as_processes_have_a_replica_each(self):
+        cell = cells.parse("mixture_ring/dqgan_adam/none/M=4/iid/seed=0")
+        replicas, processes = (cells.run_config(suites.SUITES["mixture"], cell, {}, form) for form in (False, True))
+        assert (replicas.train.replicas_per_worker, processes.train.replicas_per_worker) == (4, 1)
+        assert replicas.train.batch_size == processes.train.batch_size == 256
 
     def test_a_cell_is_settings(self):
         cell = cells.parse("nonlinear/dqgan_residual_out/sign:bucket=512@two_step/M=3/homogeneous/seed=7")
@@ -240,6 +247,19 @@ class TestSmall:
         assert len({row["weights_sha256"] for row in rows}) == len(rows)
         assert (tmp_path / cells.picture(cells.parse(rows[0]["cell"]))).stat().st_size > 1000
         self.check_page("mixture", tmp_path)
+
+    @pytest.mark.parametrize("name", ["games", "mixture"])
+    def test_processes_have_the_bits_of_replicas(self, name, tmp_path):
+        found = []
+        for processes in (False, True):
+            folder = tmp_path / str(processes)
+            suites_processes.run(
+                name, folder, threads=1, small=True, processes=processes, only="sign.*seed=0", tell=print
+            )
+            (row,) = json_lines.read(folder / "runs.jsonl")
+            curve = {key: values for key, values in row["curve"].items() if key != "seconds"}
+            found.append({"curve": curve} | {key: row.get(key) for key in ("sent_bytes_per_step", "weights_sha256")})
+        assert found[0] == found[1] and "--processes" in row["command"].split()
 
     @pytest.mark.parametrize("name", ["fashion_mnist", "time", "local/fashion_mnist"])
     def test_fashion_mnist(self, name, tmp_path, fashion_mnist):
