@@ -406,8 +406,8 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/topologies/two_step.py",
-        "mean += shards.of_owner(shards.pad(residual), rank) / group_size",
-        "mean += shards.of_owner(shards.pad(residual), rank)",
+        "own.append(dropped * (1.0 / len(received)))",
+        "own.append(dropped)",
         "what the owner's packet dropped enters the mean M times",
         "gan/test_two_step_against_oracle.py",
     ),

@@ -119,7 +119,7 @@ def _two_step(vector, p, state, seeds, error_feedback):
     for owner, places in enumerate(positions):
         if error_feedback:
             mine = np.where(places < n, kept[owner, places], np.float32(0))
-            mean[places] += mine / np.float32(workers)
+            mean[places] += mine * np.float32(1 / workers)
         again, margin = _quantize(vector.spec, mean[places], (seeds[owner][0] + OWNER_STREAM, seeds[owner][1]), state)
         kept[owner, places] = np.float32(workers) * (mean[places] - again)
         mean[places] = again

@@ -50,11 +50,11 @@ class TwoStep(Packet):
         ]
         shards, residuals, energies, histograms = (list(column) for column in zip(*encoded, strict=True))
         received = yield Request("all_to_all", shards[0] if len(shards) == 1 else tf.concat(shards, 1))
-        averages = _average_shards(received, bindings, rank, keys=self.keys)
+        averages, own = _average_shards(received, residuals, bindings, rank, keys=self.keys)
         compressors = [key.mean_compressor or key.compressor for key in self.keys]
         owner_seeds = self._seeds(seeds.own + [_OWNER_STREAM, 0], compressors, owners=size)
         words, errors = _encode_averages(
-            averages, residuals, rank, bindings, owner_seeds, keys=self.keys, block=block, group_size=size
+            averages, own, bindings, owner_seeds, keys=self.keys, block=block, group_size=size
         )
         rows = yield Request("all_gather", words)
         means, bounded, residuals = _decode_averages(rows, bindings, residuals, errors, rank, keys=self.keys)
@@ -175,31 +175,36 @@ def _encode_shards(update, residual, binding, seed, *, key, block, group_size):
 
 
 @compiled
-def _average_shards(received, bindings, rank, *, keys):
-    """Returns the means of the shards that this replica owns, float32 [size] each."""
-    layout, means = _layout(keys, len(received)), []
-    for (key, shards, _), binding, payloads in zip(layout, bindings, _payloads(received, layout), strict=True):
+def _average_shards(received, residuals, bindings, rank, *, keys):
+    """Returns the means of the shards that this replica owns, and 1/M of what its own packet dropped of them.
+
+    float32 [size] each. Without error feedback the latter are 0.
+    """
+    layout, means, own = _layout(keys, len(received)), [], []
+    for (key, shards, _), residual, binding, payloads in zip(
+        layout, residuals, bindings, _payloads(received, layout), strict=True
+    ):
         mean = bind(key.compressor, binding).mean_of_payloads(payloads, shards.size)
         # Padding need not decode to zero (`sign` has no zero) and must not enter the scales of the second encoding.
         # Keep inf and NaN in the padding: with a random sparse compressor they may be the only trace of a non-finite
         # input.
         stays = (shards.positions(rank) < key.size) | ~tf.math.is_finite(mean)
         means.append(tf.where(stays, mean, 0.0))
-    return means
+        dropped = tf.zeros_like(mean) if residual is None else shards.of_owner(shards.pad(residual), rank)
+        own.append(dropped * (1.0 / len(received)))
+    return means, own
 
 
 # A function of its own: compiled with `_average_shards` or `_decode_averages`, XLA would fuse a product into a sum,
 # with one rounding instead of two, or not, depending on the sizes. The bits would depend on how a vector is cut.
 @compiled
-def _encode_averages(averages, residuals, rank, bindings, seeds, *, keys, block, group_size):
-    """Returns the words of the averages with what this replica's own packet dropped, and M times their error."""
+def _encode_averages(averages, own, bindings, seeds, *, keys, block, group_size):
+    """Returns the words of the sums of `_average_shards`, and M times the error of their encoding."""
     words, errors = [], []
-    for (key, shards, _), mean, residual, binding, seed in zip(
-        _layout(keys, group_size), averages, residuals, bindings, seeds, strict=True
+    for (key, shards, _), average, dropped, binding, seed in zip(
+        _layout(keys, group_size), averages, own, bindings, seeds, strict=True
     ):
-        compressor = _of_mean(key, binding)
-        if residual is not None:
-            mean += shards.of_owner(shards.pad(residual), rank) / group_size  # a quotient is not fused into a sum
+        compressor, mean = _of_mean(key, binding), average + dropped
         payload = error_feedback.encode(compressor, mean, None, seed, block=block).payload
         words.append(to_wire(payload))
         errors.append(group_size * (mean - compressor.decode(payload, shards.size)))
