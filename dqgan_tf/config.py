@@ -206,8 +206,8 @@ class CompressionConfig(Settings):
     mean_compressor: str = setting(
         "",
         "Compressor of the mean in the two-step exchange, where the owner of a range of values encodes their mean a "
-        "second time; empty: that of the updates. Its error moves the owner's point by M times as much, so with 8 "
-        "replicas and more, and with local steps, a mean of more bits keeps the quality: linear:bits=4,bucket=512.",
+        "second time; empty: that of the updates. Its error moves the owner's point by M times as much; where the "
+        "spread of the replicas is large, a mean of more bits brings it back: linear:bits=4,bucket=512.",
     )
     local_steps: int = setting(
         1,
