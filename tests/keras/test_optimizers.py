@@ -318,7 +318,7 @@ def test_an_optimizer_keeps_its_class_and_configuration(strategy):
 
 
 def test_the_mean_may_have_a_compressor_of_its_own(strategy):
-    """Without error feedback, only the second encoding tells the two apart: a float32 mean is that of the all-gather."""
+    """Without error feedback only the second encoding tells the two apart: a float32 mean is the all-gather's."""
     gradients, weights = matrix.random_gradients(3), []
     for exchange in ({"topology": "two_step", "mean_compressor": "none"}, {"topology": "all_gather"}):
         settings = exchange | {"error_feedback": False}
