@@ -112,7 +112,7 @@ class Packet(abc.ABC):
     """Slices that are sent together. It owns their residuals e and shifts s, one variable per slice and local replica.
 
     For the update x, a packet encodes p = x + (e - s). Then e' is the new residual and s' = s + a (p - e') the new
-    shift. In the two-step exchange, e' of the owner contains the error of the second encoding. So p - e' has the mean
+    shift. In the two-step exchange, e' of the owner is M times the error of the second encoding. So p - e' has the mean
     that all replicas receive, and mean(s) moves by a times this mean with every topology.
 
     A slice that is not compressed has e = 0 and sends x itself; the mean of x is sbar plus the mean of x - s. Its s is
