@@ -51,6 +51,11 @@ def main(arguments):
         _variants()
         return
     suites.get(_SUITE.value, _SMALL.value, _PUBLISHED.value)
+    if _PUBLISHED.value and _PROCESSES.value:
+        raise UsageError(
+            "--processes would give every process all GPUs that --published uses: leave one of them out. "
+            "Received: --published --processes"
+        )
     if _DOCUMENT.value:
         raise UsageError(
             "--document takes the table of variants.json, without --suite; `python -m benchmarks.evidence_tables "

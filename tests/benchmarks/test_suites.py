@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +120,11 @@ class TestCells:
             "python -m trainers.train --model_dir=FOLDER --dataset=mnist --noerror_feedback --seed=3"
         )
         assert cells.train_command(config, processes=3).startswith("python -m trainers.launch --num_workers=3 -- --mod")
+
+    def test_processes_do_not_share_the_gpus_of_published_networks(self):
+        command = [sys.executable, "-m", "trainers.compare", "--suite=cifar10", "--published", "--processes"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2 and "Received: --published --processes" in done.stderr
 
     def test_workers_as_processes_have_a_replica_each(self):
         cell = cells.parse("mixture_ring/dqgan_adam/none/M=4/iid/seed=0")
