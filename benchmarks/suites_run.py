@@ -70,7 +70,9 @@ def _training(suite, cell):
     spec = job_lib.describe(config, strategy)
     job = job_lib.build(config, spec, strategy, MessageBoard(strategy.worker_index, strategy.num_workers))
     model, steps, iterator = job.model, config.train.steps, job.iterator(job.dataset(0))
-    judge = _points_judge(spec, model) if spec.kind == "points" else _image_judge(config, spec, model)
+    judge = dict
+    if judges:
+        judge = _points_judge(spec, model) if spec.kind == "points" else _image_judge(config, spec, model)
     _KEPT.append(iterator)
     curve, seconds, done = collections.defaultdict(list), 0.0, 0
     for mark in range(1, suite.marks + 1):
@@ -82,7 +84,7 @@ def _training(suite, cell):
         spread = cells.spread(model)  # before residuals are flushed
         if done == steps and config.compression.flush_residuals:
             model.flush_residuals()
-        figures = (judge() if judges else {}) | {"spread": spread}
+        figures = judge() | {"spread": spread}
         for name, value in ({"step": done, "seconds": round(seconds, 3)} | figures).items():
             curve[name].append(value)
         _tell(done, steps)
