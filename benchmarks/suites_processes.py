@@ -20,6 +20,8 @@ from dqgan_tf.telemetry import json_lines
 from dqgan_tf.telemetry.throughput import format_duration
 from dqgan_tf.training import launcher
 
+_EXIT_SECONDS = 60.0
+
 
 def run(
     name: str,
@@ -118,8 +120,9 @@ def _run_cell(name, cell, threads, forms, cache, options):
             errors.seek(0)
             last = " ".join(errors.read().splitlines()[-5:])
             raise TrainingError(f"{cell.name} ended with code {first.returncode}: {last}")
-        for process in others:
-            process.wait()
+        for process in others:  # the row is whole: one that does not end is killed
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_EXIT_SECONDS)
     row = json.loads(lines[-1])
     command = shlex.join(["python", *arguments])
     row["wall_seconds"] = round(time.monotonic() - started, 1)
