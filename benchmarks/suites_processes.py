@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import suites
 from benchmarks.cells import DATA, picture
 from benchmarks.provenance import ROOT, provenance
-from dqgan_tf.errors import TrainingError
+from dqgan_tf.errors import EXIT_PEER_LOST, TrainingError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.telemetry.throughput import format_duration
 from dqgan_tf.training import launcher
@@ -99,13 +99,13 @@ def _run_cell(name, cell, threads, forms, cache, options):
     ports = launcher.free_ports(cell.workers if "--processes" in forms else 1)
     lines, secret, workers = [""], secrets.token_hex(32), []
     with contextlib.ExitStack() as stack:
-        errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+        errors = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in ports]
         for index in range(len(ports)):
             process = subprocess.Popen(
                 [sys.executable, *arguments, *options],
                 env=launcher.worker_environment(ports, index, secret) | environment,
                 stdout=subprocess.DEVNULL if index else subprocess.PIPE,
-                stderr=errors,
+                stderr=errors[index],
                 text=True,
                 preexec_fn=launcher.die_with_parent,
             )
@@ -116,13 +116,17 @@ def _run_cell(name, cell, threads, forms, cache, options):
             lines.append(line)
             if sys.stderr.isatty():
                 print(f"\r{cell.name}  {line.strip()[:20]:20}", end="\r", file=sys.stderr, flush=True)
-        if first.wait():
-            errors.seek(0)
-            last = " ".join(errors.read().splitlines()[-5:])
-            raise TrainingError(f"{cell.name} ended with code {first.returncode}: {last}")
-        for process in others:  # the row is whole: one that does not end is killed
+        failed = first.wait() != 0
+        for process in others:  # one that does not end is killed
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_EXIT_SECONDS)
+        if failed:
+            codes = [process.returncode for process in workers]
+            # A worker that lost another one is not the cause.
+            index = next((index for index, code in enumerate(codes) if code and code != EXIT_PEER_LOST), 0)
+            errors[index].seek(0)
+            last = " ".join(errors[index].read().splitlines()[-5:])
+            raise TrainingError(f"{cell.name}: worker {index} ended with code {codes[index]}: {last}")
     row = json.loads(lines[-1])
     command = shlex.join(["python", *arguments])
     row["wall_seconds"] = round(time.monotonic() - started, 1)
