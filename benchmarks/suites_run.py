@@ -11,10 +11,12 @@ import json
 import math
 import time
 
+import tensorflow as tf
 from absl import flags
 
 from benchmarks import cells, suites
-from dqgan_tf.errors import UsageError
+from dqgan_tf.errors import PeerLostError, UsageError
+from dqgan_tf.tensorflow_texts import is_peer_lost, reason
 from dqgan_tf.training import command
 
 _SUITE = flags.DEFINE_enum("suite", None, list(suites.SUITES), "The suite.", required=True)
@@ -32,7 +34,13 @@ _KEPT = []  # TensorFlow 2.21 destroys the iterator of 32 replicas in minutes of
 def main(arguments):
     del arguments
     suite, cell = suites.get(_SUITE.value, _SMALL.value, _PUBLISHED.value), cells.parse(_CELL.value)
-    row = _game(suite, cell) if suite.kind == cells.GAMES else _training(suite, cell)
+    run = _game if suite.kind == cells.GAMES else _training
+    try:
+        row = run(suite, cell)
+    except tf.errors.OpError as error:
+        if not (_PROCESSES.value and is_peer_lost(error)):
+            raise
+        raise PeerLostError(f"Another worker is lost: {reason(error)}") from None
     print(json.dumps(_finite(row)))
 
 
