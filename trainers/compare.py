@@ -6,8 +6,9 @@
     python -m trainers.compare --suite=games --report
 
 The workers of a run are replicas of one process, or, with --processes, processes that TF_CONFIG joins; games and
-mixtures have the same bits in both. A run that results/SUITE/runs.jsonl holds is not repeated, so the same command continues a suite that was
-stopped. --report renders the tables and figures of the recorded runs into results/SUITE/README.md and runs nothing.
+mixtures have the same bits in both forms. A run that results/SUITE/runs.jsonl holds is not repeated, so the same
+command continues a suite that was stopped. --report renders the tables and figures of the recorded runs into
+results/SUITE/README.md and runs nothing.
 `python -m benchmarks.evidence_tables DOCUMENT` fills the tables of suites in README.md and docs/evidence.md.
 
     python -m trainers.compare --results=results/ring --document=README.md
