@@ -30,15 +30,18 @@ _REFERENCES = {"cpoadam_gq": "cpoadam", "cpoadam_ef": "cpoadam"} | {
     for method in ("dqgan", "dqgan_adam")
     for ablation in ("residual_out", "no_error_feedback", "no_half_step")
 }
-# For workers with different data: a second moment of more steps, never below the worker's own.
+# For workers with different data: a second moment of more steps, never below the worker's own, or the same for all.
 METHODS: dict[str, Method] = {
     name: Method(settings, _REFERENCES.get(name, name)) for name, settings in config_lib.ALGORITHMS.items()
 } | {
     "dqgan_adam_split": Method(
         config_lib.ALGORITHMS["dqgan_adam_guarded"] | {"optimizer.beta_2": 0.999}, "dqgan_adam_split"
-    )
+    ),
+    "dqgan_adam_averaged_split": Method(
+        config_lib.ALGORITHMS["dqgan_adam_averaged"] | {"optimizer.beta_2": 0.999}, "cpoadam"
+    ),
 }
-"""The methods of `--algorithm`, and one for workers with different data."""
+"""The methods of `--algorithm`, and two for workers with different data."""
 
 
 def method(name: str, keep: Collection[str] = ()) -> Method:

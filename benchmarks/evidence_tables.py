@@ -300,7 +300,7 @@ def local_mixture() -> str:
     return _table(header, lines)
 
 
-def local_images(rates: str) -> str:
+def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class")) -> str:
     """Frechet distances over training, every variant of `local/fashion_mnist` at these rates that has runs."""
     lines, marks = [], (512, 1024, 1536, 2048)
     variants = dict.fromkeys(cell[:-1] for cell in suites.SUITES["local/fashion_mnist"].cells())
@@ -308,14 +308,16 @@ def local_images(rates: str) -> str:
     for problem, method, compressor, workers, shards in variants:
         own = _runs("local/fashion_mnist", problem, method, compressor, workers, shards)
         at_rates = method.endswith(rates) if rates else shards == "by_class" or "learning_rate" not in method
-        if not own or not at_rates or (not rates and suites.SLOWER in method):
+        if not own or shards not in data or not at_rates:
+            continue
+        if not rates and any(others in method for others in (suites.SLOWER, suites.FALLING)):
             continue
         name = _name(compressor)
         curve = [dict(zip(row["curve"]["step"], row["curve"]["frechet_distance"], strict=True)) for row in own]
         means = [f"{statistics.mean(steps[mark] for steps in curve):.1f}" for mark in marks[:-1]]
         change = difference(own, reference, "frechet_distance") if own is not reference else ""
-        data = "equal" if shards == "iid" else "split"
-        line = [_setting(method.removesuffix(rates)), name, data, _fewer(own, reference), *means]
+        dealt = "equal" if shards == "iid" else "split"
+        line = [_setting(method.removesuffix(rates)), name, dealt, _fewer(own, reference), *means]
         lines.append([*line, figure(own, "frechet_distance"), change])
     header = ["method", "compressor", "data", "times fewer bytes", *(f"at {mark}" for mark in marks[:-1])]
     return _table([*header, f"at {marks[-1]}", "difference to float32 with equal data"], lines)
@@ -380,7 +382,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "local_games_different": local_games_different,
     "local_mixture": local_mixture,
     "split_modes": split_modes,
-    "local_images": functools.partial(local_images, ""),
+    "local_images": functools.partial(local_images, "", ("iid",)),
+    "local_images_split": functools.partial(local_images, "", ("by_class",)),
     "local_images_falling": functools.partial(local_images, suites.FALLING),
     "local_images_slow": functools.partial(local_images, suites.SLOWER),
 }

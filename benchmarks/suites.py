@@ -236,6 +236,24 @@ _LOCAL_SPLIT_MORE = [
     ),
     (f"cpoadam_ef{_rate(0.001)}", TOP_1),
 ]
+# Classes split, an exchange every 8 steps: what drifts apart within a round decides, so it is taken out of each step.
+_CORRECTED = "dqgan_adam_averaged_split,local_steps=8,half_step=corrected,shift=1"
+_LOCAL_SPLIT_ROUNDS = [
+    *_rows(
+        [
+            "dqgan_adam_split,half_step=common",
+            f"{_SPLIT_ROUNDS},half_step=common",
+            f"{_SPLIT_ROUNDS},half_step=none",
+            "dqgan_adam_split,half_step=corrected,shift=0.3",
+        ],
+        (NONE,),
+    ),
+    *_rows([f"{_SPLIT_ROUNDS},half_step=corrected,shift=1"], (NONE, FOUR_BIT)),
+    (f"{_SPLIT_ROUNDS},half_step=corrected,shift=1{FALLING}", FOUR_BIT),
+    *_rows([f"{_SPLIT_ROUNDS},half_step=corrected,shift=0.3"], (NONE, SIGN, f"{SIGN}@two_step@{FOUR_BIT}")),
+    *_rows([f"{_SPLIT_ROUNDS},half_step=corrected,shift=0.3{_FASTER}"], (NONE, FOUR_BIT)),
+    (f"{_SPLIT_ROUNDS},half_step=corrected,shift=0.1", SIGN),
+]
 # The networks and the batch of `benchmarks.links`, which measures the steps on links.
 _TIME = [*_rows(["dqgan_adam"], (NONE, SIGN)), ("dqgan_adam,local_steps=8", SIGN)]
 _TIME_MORE = [
@@ -390,6 +408,9 @@ SUITES = {
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
             Group("fashion_mnist", 4, "by_class", [("cpoadam_ef", FOUR_BIT)], seeds=3),
             Group("fashion_mnist", 4, "by_class", _rows(["cpoadam_ef,shift=0.1", _SPLIT_ROUNDS], (SIGN,)), seeds=1),
+            Group("fashion_mnist", 4, "by_class", _rows([_CORRECTED], (NONE, FOUR_BIT)), seeds=3),
+            Group("fashion_mnist", 4, "by_class", _rows([f"{_CORRECTED}{FALLING}"], (FOUR_BIT,)), seeds=3),
+            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_ROUNDS, seeds=1),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
             Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_SLOW, seeds=3),
