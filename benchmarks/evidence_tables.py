@@ -307,10 +307,8 @@ def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class")) -> str
     reference = _runs("local/fashion_mnist", "fashion_mnist", f"dqgan_adam{rates}", "float32", 4, "iid")
     for problem, method, compressor, workers, shards in variants:
         own = _runs("local/fashion_mnist", problem, method, compressor, workers, shards)
-        at_rates = method.endswith(rates) if rates else shards == "by_class" or "learning_rate" not in method
+        at_rates = method.endswith(rates) if rates else suites.FALLING not in method
         if not own or shards not in data or not at_rates:
-            continue
-        if not rates and any(others in method for others in (suites.SLOWER, suites.FALLING)):
             continue
         name = _name(compressor)
         curve = [dict(zip(row["curve"]["step"], row["curve"]["frechet_distance"], strict=True)) for row in own]
@@ -318,9 +316,11 @@ def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class")) -> str
         change = difference(own, reference, "frechet_distance") if own is not reference else ""
         dealt = "equal" if shards == "iid" else "split"
         line = [_setting(method.removesuffix(rates)), name, dealt, _fewer(own, reference), *means]
-        lines.append([*line, figure(own, "frechet_distance"), change])
+        spread = "" if compressor == "none" else figure(own, "spread", digits=2)
+        lines.append([*line, figure(own, "frechet_distance"), change, spread])
     header = ["method", "compressor", "data", "times fewer bytes", *(f"at {mark}" for mark in marks[:-1])]
-    return _table([*header, f"at {marks[-1]}", "difference to float32 with equal data"], lines)
+    header += [f"at {marks[-1]}", "difference to float32 with equal data", "spread of the residuals"]
+    return _table(header, lines)
 
 
 def links() -> str:
@@ -385,7 +385,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "local_images": functools.partial(local_images, "", ("iid",)),
     "local_images_split": functools.partial(local_images, "", ("by_class",)),
     "local_images_falling": functools.partial(local_images, suites.FALLING),
-    "local_images_slow": functools.partial(local_images, suites.SLOWER),
 }
 
 

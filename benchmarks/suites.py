@@ -220,24 +220,12 @@ _LOCAL_SPLIT = [
     (f"cpoadam_ef{_rate(0.004)}", TOP_1),
 ]
 _SPLIT_ROUNDS = "dqgan_adam_split,local_steps=8"
-_LOCAL_SPLIT_SLOW = [
-    *_with(SLOWER, [*_rows(["dqgan_adam_split"], (NONE, SIGN)), ("cpoadam", NONE)]),
-    (f"cpoadam_ef,shift=0.1{SLOW}", SIGN),
-]
-_LOCAL_SPLIT_MORE = [
-    *_rows(
-        [
-            f"dqgan_adam_split,local_steps=8{SLOWER}",
-            f"dqgan_adam_split,local_steps=8,shift=0.1{SLOWER}",
-            f"dqgan_adam_split,local_steps=8{_COMMON}{SLOWER}",
-            f"cpoadam_ef,shift=0.1{SLOWER}",
-        ],
-        (SIGN,),
-    ),
-    (f"cpoadam_ef{_rate(0.001)}", TOP_1),
-]
 # Classes split, an exchange every 8 steps: what drifts apart within a round decides, so it is taken out of each step.
 _CORRECTED = "dqgan_adam_averaged_split,local_steps=8,half_step=corrected,shift=1"
+_LOCAL_SPLIT_BEST = [
+    *_rows([_CORRECTED], (NONE, FOUR_BIT)),
+    (f"{_SPLIT_ROUNDS},half_step=corrected,shift=1", FOUR_BIT),
+]
 _LOCAL_SPLIT_ROUNDS = [
     *_rows(
         [
@@ -248,7 +236,7 @@ _LOCAL_SPLIT_ROUNDS = [
         ],
         (NONE,),
     ),
-    *_rows([f"{_SPLIT_ROUNDS},half_step=corrected,shift=1"], (NONE, FOUR_BIT)),
+    (f"{_SPLIT_ROUNDS},half_step=corrected,shift=1", NONE),
     (f"{_SPLIT_ROUNDS},half_step=corrected,shift=1{FALLING}", FOUR_BIT),
     *_rows([f"{_SPLIT_ROUNDS},half_step=corrected,shift=0.3"], (NONE, SIGN, f"{SIGN}@two_step@{FOUR_BIT}")),
     *_rows([f"{_SPLIT_ROUNDS},half_step=corrected,shift=0.3{_FASTER}"], (NONE, FOUR_BIT)),
@@ -408,13 +396,9 @@ SUITES = {
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
             Group("fashion_mnist", 4, "by_class", [("cpoadam_ef", FOUR_BIT)], seeds=3),
             Group("fashion_mnist", 4, "by_class", _rows(["cpoadam_ef,shift=0.1", _SPLIT_ROUNDS], (SIGN,)), seeds=1),
-            Group("fashion_mnist", 4, "by_class", _rows([_CORRECTED], (NONE, FOUR_BIT)), seeds=3),
+            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_BEST, seeds=3),
             Group("fashion_mnist", 4, "by_class", _rows([f"{_CORRECTED}{FALLING}"], (FOUR_BIT,)), seeds=3),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_ROUNDS, seeds=1),
-            Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL + _LOCAL_RARE[:1]), seeds=3),
-            Group("fashion_mnist", 4, "iid", _with(SLOWER, _LOCAL_RARE[1:] + _LOCAL_MORE[:1]), seeds=1),
-            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_SLOW, seeds=3),
-            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_MORE, seeds=1),
         ],
         (*_distances(IMAGES), _SPREAD),
         _SHORT_IMAGES | {"train.steps": 2048, "train.steps_per_call": 64},
