@@ -193,12 +193,14 @@ def end_against_bytes(
     """
     named, width = set(), 6 + 0.07 * max(map(len, series), default=0)  # inches; the names stand beside the axes
     with _figure(path, size=(width, 4), endings=(".png",)) as axes:
-        for (method, points), colour in zip(series.items(), itertools.cycle(_COLOURS), strict=False):
+        looks = itertools.cycle(itertools.product("os^D", _COLOURS))
+        for (method, points), (marker, colour) in zip(series.items(), looks, strict=False):
             points = sorted(points, key=lambda point: point[1])
             sent, means = [point[1] for point in points], [sum(values) / len(values) for _, _, values in points]
             ends = [[mean - min(point[2]), max(point[2]) - mean] for mean, point in zip(means, points, strict=True)]
             bars = list(zip(*ends, strict=True))
-            axes.errorbar(sent, means, yerr=bars, fmt="o-", markersize=4, linewidth=0.8, color=colour, label=method)
+            look = {"fmt": f"{marker}-", "markersize": 4, "linewidth": 0.8, "color": colour}
+            axes.errorbar(sent, means, yerr=bars, label=method, **look)
             for mean, (compressor, x, _) in zip(means, points, strict=True):
                 if compressor not in named:
                     look = {"fontsize": 6, "rotation": 30, "textcoords": "offset points"}
