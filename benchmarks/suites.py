@@ -18,7 +18,7 @@ def _rows(methods, compressors):
 
 
 NONE, FOUR_BIT, TERNARY, SIGN = "none", "linear:bits=4,bucket=512", "ternary:bucket=512", "sign:bucket=512"
-HALF, EIGHT_BIT, TWO_BIT = "fp16", "linear:bits=8,bucket=512", "linear:bits=2,bucket=512"
+HALF, EIGHT_BIT = "fp16", "linear:bits=8,bucket=512"
 TOP_5, TOP_1 = "topk:fraction=0.05", "topk:fraction=0.01"
 _SHARP = (TERNARY, SIGN, TOP_5)
 # What the tables judge has five seeds; what they compare it with has fewer, where one seed shows the difference.
@@ -206,9 +206,8 @@ _LOCAL_MORE = [
 _LOCAL_LONG_MIXTURE = [(f"dqgan_adam{LONG}", NONE), *_rows(_local(f"dqgan_adam{LONG}", (8, 32)), (SIGN,))]
 # `auto` takes the all-gather for so few values; the two-step exchange sends half of its bytes.
 _LOCAL_TWO_STEP = _rows(_local(f"dqgan_adam{LONG}", (8, 32)), (f"{SIGN}@two_step",))
-# With eight workers the error of the second encoding takes the owner's point far away: a mean of more bits, or none.
+# With eight workers the error of the second encoding takes the owner's point away from the others: a mean of more bits.
 _LOCAL_MEAN = _rows(_local(f"dqgan_adam{LONG}", (8, 32)), (f"{SIGN}@two_step@{FOUR_BIT}",))
-_LOCAL_MEAN_MORE = _rows(_local(f"dqgan_adam{LONG}", (32,)), (f"{SIGN}@two_step@{TWO_BIT}", f"{SIGN}@all_gather"))
 # The weights lack what waits in the residuals, which is much with few exchanges of few bits: the end adds it.
 FLUSH = ",flush_residuals=true"
 _LOCAL_FLUSHED = _with(FLUSH, _LOCAL_LONG_MIXTURE[1:])
@@ -370,16 +369,13 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
-            Group("mixture_ring", 4, "iid", _LOCAL_TWO_STEP, seeds=3),
+            Group("mixture_ring", 4, "iid", _LOCAL_TWO_STEP, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_FLUSHED, seeds=5),
             Group("mixture_ring", 4, "iid", _with(FLUSH, _LOCAL_TWO_STEP), seeds=3),
             Group("mixture_grid", 4, "iid", [_LOCAL_LONG_MIXTURE[0], *_LOCAL_FLUSHED], seeds=5),
-            Group("mixture_ring", 8, "iid", [_LOCAL_LONG_MIXTURE[0], *_with(FLUSH, _LOCAL_MEAN)], seeds=5),
-            Group("mixture_ring", 8, "iid", _LOCAL_FLUSHED, seeds=5),
-            Group("mixture_ring", 8, "iid", _LOCAL_LONG_MIXTURE[1:], seeds=3),
-            Group("mixture_ring", 8, "iid", _LOCAL_MEAN + _LOCAL_MEAN_MORE, seeds=3),
-            Group("mixture_grid", 8, "iid", [_LOCAL_LONG_MIXTURE[0], *_LOCAL_FLUSHED], seeds=1),
-            Group("mixture_ring", 8, "iid", _LOCAL, seeds=1),
+            Group("mixture_ring", 8, "iid", [_LOCAL_LONG_MIXTURE[0], *_LOCAL_FLUSHED], seeds=5),
+            Group("mixture_ring", 8, "iid", _with(FLUSH, _LOCAL_MEAN), seeds=2),
+            Group("mixture_grid", 8, "iid", [_LOCAL_LONG_MIXTURE[0], *_LOCAL_FLUSHED], seeds=5),
         ],
         (*_COVERAGE, _SPREAD),
         {"train.steps": 3072, "train.steps_per_call": 64},
