@@ -116,6 +116,9 @@ _SPLIT_LONG_NEXT = [
 ]
 # The mean of the workers' second moments at every exchange, and a common look-ahead.
 _SPLIT_AVERAGED = _rows([f"dqgan_adam_averaged_split,second_moment_period=1{_COMMON}"], (NONE, SIGN, TOP_1))
+_SPLIT_AVERAGED_LONG = _rows(
+    [f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON}{_rate(0.008)}"], (NONE, SIGN, TOP_1)
+)
 _SPLIT_TWICE = [("dqgan_adam_split", NONE), (f"cpoadam_ef{_rate(0.03)}", TOP_1)]
 _SPLIT_ROWS = [
     *_rows(["dqgan_adam"], (NONE, SIGN)),
@@ -368,6 +371,7 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_LONG_NEXT, seeds=1),
             Group("mixture_ring", 4, "by_class", _SPLIT_BEST, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_NEXT, seeds=3),
+            Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED_LONG, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
