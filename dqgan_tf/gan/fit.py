@@ -125,11 +125,13 @@ class KerasFit(LoopModel):
 
     def _check_skipped_in_row(self):
         in_row = int(self.skipped_in_row.numpy())
-        noun = "steps" if self.compression_config.local_steps == 1 else "exchanges"
         if self.max_skipped_in_row and in_row >= self.max_skipped_in_row:
+            compression = self.compression_config
+            noun = "steps" if compression.local_steps == 1 else "exchanges"
+            shift = f"shift={compression.shift:g} or " if compression.shift else ""
             raise TrainingError(
                 f"The last {in_row} {noun} up to step {int(self.step.numpy())} were skipped, because an update was not "
-                "finite on some replica. Lower the learning rates, or raise max_skipped_in_row of `compile`."
+                f"finite on some replica. Lower {shift}the learning rates, or raise max_skipped_in_row of `compile`."
             )
 
     def test_on(self, iterator):

@@ -145,11 +145,14 @@ class Loop:
     def _do_periodic_work(self, config, before):
         step, last = self._step, self._step >= config.steps
         in_row = int(self._model.local_value(self._model.skipped_in_row))
-        noun = "steps" if self._job.config.compression.local_steps == 1 else "exchanges"
         if config.max_skipped_in_row and in_row >= config.max_skipped_in_row:
+            compression = self._job.config.compression
+            noun = "steps" if compression.local_steps == 1 else "exchanges"
+            shift = f"--shift={compression.shift:g} or " if compression.shift else ""
             raise TrainingError(
                 f"The last {in_row} {noun} up to step {step} were skipped, because an update was not finite on some "
-                "replica. They changed no weight or residual. Lower the learning rates, or raise --max_skipped_in_row."
+                f"replica. They changed no weight or residual. Lower {shift}the learning rates, or raise "
+                "--max_skipped_in_row."
             )
         if due(before, step, config.log_every) or last:
             figures = self._model.drain_metrics()

@@ -1,5 +1,6 @@
 """The training loop on stand-ins for model and job: when it looks, saves, stops and gives up."""
 
+import dataclasses
 import signal
 import types
 
@@ -150,6 +151,13 @@ class TestGuards:
         model = Model(skips_from=21)
         with pytest.raises(TrainingError, match="The last 10 steps up to step 30 were skipped, .*--max_skipped_in_row"):
             run(model, steps=100, steps_per_call=5, max_skipped_in_row=10)
+
+    def test_names_a_shift_among_what_may_be_too_large(self):
+        loop_, _ = make(Model(skips_from=21), steps=100, steps_per_call=5, max_skipped_in_row=10)
+        config = loop_._job.config
+        loop_._job.config = dataclasses.replace(config, compression=dataclasses.replace(config.compression, shift=1.0))
+        with pytest.raises(TrainingError, match="Lower --shift=1 or the learning rates"):
+            loop_.run(iter(()))
 
     def test_some_skipped_steps_are_survived(self):
         assert run(Model(skips_from=92), steps=100, steps_per_call=5, max_skipped_in_row=10)[0] is None
