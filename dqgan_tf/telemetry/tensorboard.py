@@ -94,7 +94,10 @@ _FIGURES = {
         "bytes of the update in float32, divided by `wire_bytes`; against float32 at every step",
     ),
     "sent_bytes_per_step": Figure(
-        "5 compression/", "bytes", "bytes that one replica sends per gradient step with the topology in use"
+        "5 compression/",
+        "bytes",
+        "bytes of updates that one replica sends per gradient step with the topology in use; averages of second"
+        " moments are not counted (`methods.md`)",
     ),
     "break_even_gbit_per_second": Figure(
         "5 compression/",
