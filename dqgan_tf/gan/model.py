@@ -413,7 +413,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         the steps.
 
         With `discriminator_steps=n`, the generator's bytes count 1/n. With `local_steps=K`, `wire_bytes` and
-        `sent_bytes` count 1/K; the dense ones are those of an exchange of float32 at every step.
+        `sent_bytes` count 1/K; the dense ones are those of an exchange of float32 at every step. `sent_bytes` has the
+        float32 averages of second moments too: those of every `second_moment_period` generator steps, at most one a
+        round. The few of the first 64 are left out.
 
         Args:
           exact: before compression starts.
@@ -425,6 +427,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             volume[name] = always + sum(generator) / self.optimizer_config.discriminator_steps if generator else always
         if (local_steps := self.compression_config.local_steps) > 1:
             volume |= {name: volume[name] / local_steps for name in ("wire_bytes", "sent_bytes")}
+        if self._direction.averaged_slot:
+            period = self.optimizer_config.second_moment_period * self.optimizer_config.discriminator_steps
+            volume["sent_bytes"] += sum(channel.dense_sent_bytes for channel in channels) / max(period, local_steps)
         return volume
 
     def weight_digests(self) -> np.ndarray:

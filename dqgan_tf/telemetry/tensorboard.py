@@ -96,8 +96,8 @@ _FIGURES = {
     "sent_bytes_per_step": Figure(
         "5 compression/",
         "bytes",
-        "bytes of updates that one replica sends per gradient step with the topology in use; averages of second"
-        " moments are not counted (`methods.md`)",
+        "bytes that one replica sends per gradient step with the topology in use: updates, and the averages of second"
+        " moments (`methods.md`)",
     ),
     "break_even_gbit_per_second": Figure(
         "5 compression/",

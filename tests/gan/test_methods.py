@@ -239,6 +239,24 @@ def test_a_shift_of_gradients_follows_its_oracle(strategy, game, batches):
     follow(model, strategy, batches, iter(expected))
 
 
+@pytest.mark.parametrize(
+    ("period", "local_steps", "discriminator_steps"), [(1, 1, 1), (50, 1, 1), (8, 3, 1), (2, 4, 1), (10, 1, 3)]
+)
+def test_sent_bytes_count_the_averages_of_second_moments(strategy, period, local_steps, discriminator_steps):
+    optimizer, compression = method("dqgan_adam_averaged", SIGN, discriminator_steps=discriminator_steps)
+    optimizer = dataclasses.replace(optimizer, second_moment_period=period)
+    model = build(strategy, optimizer, dataclasses.replace(compression, local_steps=local_steps))
+    first, last = 1201, 24_000  # whole rounds and generator steps, behind the averages of the first 64 steps
+    due = [t // discriminator_steps for t in range(first, last + 1) if t % discriminator_steps == 0]
+    rounds = {(move - 1) // local_steps for move in due if dqgan_numpy.averages_at(move, period)}
+    values = tiny_gan.weights(model).shape[1]
+    moments = 2 * (M - 1) / M * 4 * values * len(rounds) / (last + 1 - first)
+    model.compile(dataclasses.replace(optimizer, second_moment="local"), model.compression_config)
+    updates = model.bytes_per_step()["sent_bytes"]
+    model.compile(optimizer, model.compression_config)
+    assert model.bytes_per_step()["sent_bytes"] == pytest.approx(updates + moments, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_discriminator_steps_follow_their_oracle(strategy, game, batches):
     model = build(strategy, *method("dqgan_adam", SIGN, discriminator_steps=3))
