@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cells as cells_lib
-from benchmarks import comparison, suites
+from benchmarks import comparison, suite_parts, suites
 from benchmarks.crew import bits_per_second
 from benchmarks.provenance import ROOT
 from benchmarks.report import markdown
@@ -32,12 +32,12 @@ Rows = list[dict[str, Any]]
 _TIMES = 900
 _FEW = 3  # fewer seeds than these have no mean
 _COMPRESSORS = {
-    "float32": suites.NONE,
-    "4 bits": suites.FOUR_BIT,
-    "ternary": suites.TERNARY,
-    "sign": suites.SIGN,
-    "top 5 %": suites.TOP_5,
-    "top 1 %": suites.TOP_1,
+    "float32": suite_parts.NONE,
+    "4 bits": suite_parts.FOUR_BIT,
+    "ternary": suite_parts.TERNARY,
+    "sign": suite_parts.SIGN,
+    "top 5 %": suite_parts.TOP_5,
+    "top 1 %": suite_parts.TOP_1,
 }
 _GAME_COMPRESSORS = ("float32", "4 bits", "ternary", "sign", "top 5 %")
 # Columns beside DQGAN with Adam.
@@ -142,7 +142,7 @@ def images(suite: str, problem: str, workers: int, rates: str = "") -> str:
 
 def rates_of_images() -> str:
     """Frechet distances at the end by learning rate, DQGAN and CPOAdam."""
-    rates = {".0002": suites.SLOWER, ".0004": suites.SLOW, ".0008": ""}
+    rates = {".0002": suite_parts.SLOWER, ".0004": suite_parts.SLOW, ".0008": ""}
     methods = [
         ("DQGAN with Adam, float32", "dqgan_adam", "float32"),
         ("DQGAN with Adam, 4 bits", "dqgan_adam", "4 bits"),
@@ -307,7 +307,7 @@ def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class")) -> str
     reference = _runs("local/fashion_mnist", "fashion_mnist", f"dqgan_adam{rates}", "float32", 4, "iid")
     for problem, method, compressor, workers, shards in variants:
         own = _runs("local/fashion_mnist", problem, method, compressor, workers, shards)
-        at_rates = method.endswith(rates) if rates else suites.FALLING not in method
+        at_rates = method.endswith(rates) if rates else suite_parts.FALLING not in method
         if not own or shards not in data or not at_rates:
             continue
         name = _name(compressor)
@@ -367,14 +367,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "games_of_32": functools.partial(games, "nonlinear", 32, "homogeneous"),
     "games_of_two": functools.partial(games, "nonlinear", 2, "homogeneous"),
     "links": links,
-    "mixture_ring": functools.partial(mixture, "mixture_ring", 4, suites.LONG),
+    "mixture_ring": functools.partial(mixture, "mixture_ring", 4, suite_parts.LONG),
     "mixture_ring_short": functools.partial(mixture, "mixture_ring", 4, ""),
-    "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8, suites.LONG),
-    "mixture_grid": functools.partial(mixture, "mixture_grid", 4, suites.LONG),
+    "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8, suite_parts.LONG),
+    "mixture_grid": functools.partial(mixture, "mixture_grid", 4, suite_parts.LONG),
     "fashion_mnist": functools.partial(images, "fashion_mnist", "fashion_mnist", 4),
-    "fashion_mnist_falling": functools.partial(images, "fashion_mnist", "fashion_mnist", 4, suites.FALLING),
+    "fashion_mnist_falling": functools.partial(images, "fashion_mnist", "fashion_mnist", 4, suite_parts.FALLING),
     "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2),
-    "fashion_mnist_of_two_slow": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suites.SLOWER),
+    "fashion_mnist_of_two_slow": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suite_parts.SLOWER),
     "cifar10": functools.partial(images, "cifar10", "cifar10", 4),
     "rates": rates_of_images,
     "local_games": functools.partial(local_games, "nonlinear"),
@@ -384,7 +384,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "split_modes": split_modes,
     "local_images": functools.partial(local_images, "", ("iid",)),
     "local_images_split": functools.partial(local_images, "", ("by_class",)),
-    "local_images_falling": functools.partial(local_images, suites.FALLING),
+    "local_images_falling": functools.partial(local_images, suite_parts.FALLING),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cells, figures, suites
+from benchmarks import cells, figures, suite_parts, suites
 from benchmarks.crew import bits_per_second
 from benchmarks.provenance import ROOT
 from benchmarks.report import markdown
@@ -19,7 +19,7 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 
 Rows = list[dict[str, Any]]
-_NAMES = {suites.NONE: "float32"}
+_NAMES = {suite_parts.NONE: "float32"}
 _EXACT = "dqgan_adam"  # its float32 runs with equal data are the reference of workers with different data
 _EQUAL = ("iid", "homogeneous")  # shards of workers with equal data
 LINKS = tuple(ROOT / "results" / folder / "links.jsonl" for folder in ("local", "speedup"))
@@ -100,7 +100,7 @@ def _exact(rows):
     return [
         row
         for row in rows
-        if row["compressor"] == suites.NONE
+        if row["compressor"] == suite_parts.NONE
         and row["method"] == _at(_EXACT, (*_length(row["method"]), *_rates(row["method"])))
     ]
 
@@ -146,9 +146,9 @@ def table(suite: cells.Suite, rows: Rows, equal: Sequence[dict[str, Any]] = ()) 
         if equal:
             same_length = _at(_EXACT, _length(method))
             same_rates = _at(same_length, _rates(method))
-            reference = by_equal.get((same_rates, suites.NONE)) or by_equal[same_length, suites.NONE]
+            reference = by_equal.get((same_rates, suite_parts.NONE)) or by_equal[same_length, suite_parts.NONE]
         else:
-            reference = variants.get((reference_of(of_variant[0]), suites.NONE), [])
+            reference = variants.get((reference_of(of_variant[0]), suite_parts.NONE), [])
         for figure in suite.figures:
             texts.append(_mean(figure, of_variant))
             if figure.difference:
@@ -244,13 +244,13 @@ def _time(suite, rows, folder):
     """The time to float32's quality on every link of `LINKS`, and the figure."""
     measured = _measured_links()
     lines, panels, curves = [], {}, _curves(suite, rows)
-    reference = curves.get(("dqgan_adam", _NAMES[suites.NONE]))
+    reference = curves.get(("dqgan_adam", _NAMES[suite_parts.NONE]))
     if reference is None:
         return "The runs of float32 are not recorded yet, so there is no quality to reach."
     exact = reference["value"][-1]
     for rate in sorted({row["rate"] for row in measured}, key=bits_per_second):
         seconds, panels[rate] = step_seconds(measured, rate), {}
-        base = _first_hours(reference, seconds[_NAMES[suites.NONE]], _NEAR * exact)
+        base = _first_hours(reference, seconds[_NAMES[suite_parts.NONE]], _NEAR * exact)
         for (method, compressor), curve in curves.items():
             label = ", ".join([compressor, *method.split(",")[1:]])
             if label not in seconds:

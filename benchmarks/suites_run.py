@@ -14,7 +14,7 @@ import time
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import cells, suites
+from benchmarks import cells, suite_parts, suites
 from dqgan_tf.errors import PeerLostError, UsageError
 from dqgan_tf.tensorflow_texts import is_peer_lost, reason
 from dqgan_tf.training import command
@@ -139,7 +139,7 @@ def _image_judge(config, spec, model):
     from dqgan_tf.config import EvaluationConfig
     from dqgan_tf.training.evaluation import Evaluator
 
-    count = suites.SMALL_IMAGES if _SMALL.value else suites.IMAGES
+    count = suite_parts.SMALL_IMAGES if _SMALL.value else suite_parts.IMAGES
     judge = EvaluationConfig(count, feature_network=_NETWORK.value, cache_dir=_CACHE_DIR.value)
     config = dataclasses.replace(config, evaluation=judge)
     evaluator = Evaluator(config, spec)

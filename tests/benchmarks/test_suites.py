@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import cells, games, suites, suites_processes, suites_report
+from benchmarks import cells, games, suite_parts, suites, suites_processes, suites_report
 from benchmarks.provenance import ROOT
 from dqgan_tf import config as config_lib
 from dqgan_tf.data import catalogue
@@ -175,7 +175,9 @@ class TestRun:
 
     def test_only_the_cells_that_a_pattern_matches_run(self, made, tmp_path):
         suites_processes.run("games", tmp_path, threads=1, small=True, tell=print, only="sign.*seed=[0-1]$")
-        expected = [cell.name for cell in suites.get("games", small=True).cells() if cell.compressor == suites.SIGN]
+        expected = [
+            cell.name for cell in suites.get("games", small=True).cells() if cell.compressor == suite_parts.SIGN
+        ]
         assert made == expected and len(expected) == 2
 
     @pytest.mark.parametrize("only", ["M=9999", "("])
@@ -372,8 +374,8 @@ class TestTables:
         suite = suites.SUITES["time"]
         curves = {
             ("dqgan_adam", "none"): [30, 20],
-            ("dqgan_adam", suites.SIGN): [20.9, 19],
-            ("dqgan_adam,local_steps=8", suites.SIGN): [40, 21.5],
+            ("dqgan_adam", suite_parts.SIGN): [20.9, 19],
+            ("dqgan_adam,local_steps=8", suite_parts.SIGN): [40, 21.5],
             ("dqgan_adam", "fp16"): [1, 1],
         }
         rows = []
@@ -392,8 +394,8 @@ class TestTables:
         lines = suites_report._time(suite, rows, tmp_path).splitlines()
         assert lines[4:8] == [
             "| 20mbit | float32 | 1800.0 | 0.512 | 0.512 | 1.0 |",
-            f"| 20mbit | {suites.SIGN} | 180.0 | 0.051 | 0.026 | 20.0 |",
-            f"| 20mbit | {suites.SIGN}, local_steps=8 | 90.0 | 0.026 | not reached |  |",
+            f"| 20mbit | {suite_parts.SIGN} | 180.0 | 0.051 | 0.026 | 20.0 |",
+            f"| 20mbit | {suite_parts.SIGN}, local_steps=8 | 90.0 | 0.026 | not reached |  |",
             "| 1gbit | float32 | 900.0 | 0.256 | 0.256 | 1.0 |",
         ]
         assert (tmp_path / "quality_against_time.png").stat().st_size > 1000
@@ -443,9 +445,9 @@ class TestTables:
     def test_ends_leave_out_what_diverged(self):
         """The names of compressors without their buckets; percent of a share; all seeds."""
         end = {"high_quality_fraction_3_sd": 0.5, "sent_bytes_per_step": 10}
-        rows = [row("dqgan_adam", suites.NONE, 0, 0) | end, row("dqgan_adam", suites.FOUR_BIT, 0, 0) | end]
-        rows += [row("dqgan_adam", suites.FOUR_BIT, 1, 0) | end | {"high_quality_fraction_3_sd": 0.25}]
-        rows += [row("cpoadam", suites.NONE, 0, 0) | end | {"high_quality_fraction_3_sd": None}]
+        rows = [row("dqgan_adam", suite_parts.NONE, 0, 0) | end, row("dqgan_adam", suite_parts.FOUR_BIT, 0, 0) | end]
+        rows += [row("dqgan_adam", suite_parts.FOUR_BIT, 1, 0) | end | {"high_quality_fraction_3_sd": 0.25}]
+        rows += [row("cpoadam", suite_parts.NONE, 0, 0) | end | {"high_quality_fraction_3_sd": None}]
         assert suites_report._ends(suites.SUITES["mixture"], rows) == {
             "dqgan_adam": [("float32", 10, [50.0]), ("linear:bits=4", 10, [50.0, 25.0])]
         }
