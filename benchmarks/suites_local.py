@@ -68,6 +68,11 @@ _SPLIT_AVERAGED = rows([f"dqgan_adam_averaged_split,second_moment_period=1{_COMM
 _SPLIT_AVERAGED_LONG = rows(
     [f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}"], (NONE, SIGN, TOP_1)
 )
+# What the last rows need: no worker's own second moment in the place of the mean, and no older mean.
+_SPLIT_GUARDED = [
+    (f"dqgan_adam_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}", SIGN),
+    (f"dqgan_adam_averaged_split{LONG},second_moment_period=16{_COMMON}{rate(0.008)}", SIGN),
+]
 _SPLIT_TWICE = [("dqgan_adam_split", NONE), (f"cpoadam_ef{rate(0.03)}", TOP_1)]
 _SPLIT_ROWS = [
     *rows(["dqgan_adam"], (NONE, SIGN)),
@@ -171,6 +176,7 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_NEXT, seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED_LONG, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED, seeds=5),
+            Group("mixture_ring", 4, "by_class", _SPLIT_GUARDED, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),

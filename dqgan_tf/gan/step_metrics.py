@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from dqgan_tf.distribute import residual_sample
 from dqgan_tf.distribute.channel import ENERGIES, Channel
 from dqgan_tf.distribute.pipeline import TIMES, hidden
 from dqgan_tf.distribute.replica_local import ReplicaLocal
@@ -12,7 +13,6 @@ from dqgan_tf.gan.player import PLAYERS
 
 _SCALARS = ("generator_loss", "discriminator_loss", "penalty", "real_logit", "fake_logit")
 _OF_RESIDUALS = ("spread", "lag")
-_SAMPLED = 512
 
 
 class StepMetrics:
@@ -89,19 +89,19 @@ class StepMetrics:
     def drain_mean(self, residuals: Sequence[Sequence[tf.Tensor | None]]) -> tf.Tensor:
         """Returns the mean of `drain()` over the replicas, with spread and lag of their residuals. One collective.
 
-        The squared spread mean_m ||e^m - ebar||^2 and the squared lag ||ebar||^2 are estimated from about `_SAMPLED`
-        values of a player. They count for all accepted steps since the last call.
+        The squared spread mean_m ||e^m - ebar||^2 and the squared lag ||ebar||^2 are estimated from a sample of
+        the values of a player. They count for all accepted steps since the last call.
 
         Args:
           residuals: this replica's e, one list per player in the order of `PLAYERS`, one tensor or None per weight.
         """
-        samples = [_sample(of_player) for of_player in residuals]
+        samples = [residual_sample.sample(of_player) for of_player in residuals]
         parts = [self.drain(), *samples, *(sample * sample for sample in samples)]
         means = tf.distribute.get_replica_context().all_reduce("mean", tf.concat(parts, 0))
         sums, *moments = tf.split(means, [part.shape[0] for part in parts])
         first, second = moments[: len(PLAYERS)], moments[len(PLAYERS) :]
-        spreads = [tf.reduce_sum(tf.nn.relu(b - a * a)) for a, b in zip(first, second, strict=True)]
-        of_residuals = [*spreads, *(tf.reduce_sum(a * a) for a in first)]
+        pairs = [residual_sample.energies(mean, square) for mean, square in zip(first, second, strict=True)]
+        of_residuals = [*(spread for spread, _ in pairs), *(lag for _, lag in pairs)]
         accepted = sums[self._names.index("accepted")]
         return tf.concat([sums[: -len(of_residuals)], accepted * tf.stack(of_residuals)], 0)
 
@@ -139,11 +139,3 @@ class StepMetrics:
         figures["wire_bytes"] = float(wire_bytes)
         figures["compression_ratio"] = dense_bytes / wire_bytes
         return figures
-
-
-def _sample(tensors):
-    """Returns some values of each tensor, float32 [k], scaled so that their sum of squares estimates that of all."""
-    flats = [tf.reshape(tensor, [-1]) for tensor in tensors if tensor is not None]
-    stride = sum(flat.shape[0] for flat in flats) // _SAMPLED | 1  # odd: no channel of an image is missed
-    samples = [flat[::stride] * (flat.shape[0] / -(-flat.shape[0] // stride)) ** 0.5 for flat in flats]
-    return tf.concat([tf.zeros([0]), *samples], 0)

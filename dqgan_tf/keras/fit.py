@@ -159,10 +159,13 @@ class Loop:
             tf.cast(variable.value - value, tf.float32)
             for variable, value in zip(self._statistics, before, strict=True)
         ]
-        latest, *means = self._all_mean(
-            [self._latest.local().read_value(), *[s.drain() for s in self._logging], *changes]
-        )
-        sums, changes = means[: len(self._logging)], means[len(self._logging) :]
+        drained = [steps.drain() for steps in self._logging]
+        samples = [steps.residual_sample() for steps in self._logging]
+        squares = [sample * sample for sample in samples]
+        latest, *means = self._all_mean([self._latest.local().read_value(), *drained, *samples, *squares, *changes])
+        count = len(self._logging)
+        sums = [steps.with_residuals(*means[i : 3 * count : count]) for i, steps in enumerate(self._logging)]
+        changes = means[3 * count :]
         for variable, value, change in zip(self._statistics, before, changes, strict=True):
             # Statistics of a step that overflowed are not finite.
             variable.assign(value + tf.cast(tf.where(tf.math.is_finite(change), change, 0.0), value.dtype))

@@ -13,7 +13,7 @@ from dqgan_tf import compressors
 from dqgan_tf.compressors import rules as compressor_rules
 from dqgan_tf.compressors.quantizer import Quantizer
 from dqgan_tf.config import CompressionConfig
-from dqgan_tf.distribute import layout
+from dqgan_tf.distribute import layout, residual_sample
 from dqgan_tf.distribute.channel import ENERGIES, Channel
 from dqgan_tf.distribute.pipeline import TIMES, hidden
 from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
@@ -26,7 +26,8 @@ WHERE = ("gradient", "update")
 _DTYPES = ("float32", "bfloat16", "float16")
 _NOT_INCREMENTAL = (keras.optimizers.Ftrl, keras.optimizers.ScheduleFreeAdamW)
 _FEW_BITS, _SIZE = 2.5, 1 << 16  # bits a value, of a vector of this size, below which updates are sent by default
-_SUMS = ("exchanges", "accepted", "wire_bytes", "sent_bytes", "dense_bytes", *ENERGIES, *TIMES)
+_OF_RESIDUALS = ("spread", "lag")
+_SUMS = ("exchanges", "accepted", "wire_bytes", "sent_bytes", "dense_bytes", *ENERGIES, *TIMES, *_OF_RESIDUALS)
 _serial = itertools.count()  # of channels; a name is a tag inside one process
 
 
@@ -325,12 +326,28 @@ class CompressedSteps:
         sums.assign(tf.zeros_like(value))
         return value
 
+    def residual_sample(self) -> tf.Tensor:
+        """Returns some values of this replica's residuals, float32 [k]. Replica context, after the first step."""
+        replica = local_replica_index()
+        return residual_sample.sample([e for channel in self.channels.values() for e in channel.residuals(replica)])
+
+    @staticmethod
+    def with_residuals(sums: tf.Tensor, mean: tf.Tensor, mean_square: tf.Tensor) -> tf.Tensor:
+        """Returns `sums` with the squared spread and lag of the residuals, which count for all accepted steps.
+
+        Args:
+          sums: mean over replicas of `drain()`.
+          mean, mean_square: means over replicas of x and x * x, x their `residual_sample`.
+        """
+        of_residuals = tf.stack(residual_sample.energies(mean, mean_square))
+        return tf.concat([sums[: -len(_OF_RESIDUALS)], sums[_SUMS.index("accepted")] * of_residuals], 0)
+
     @staticmethod
     def figures(sums: Sequence[float]) -> dict[str, float]:
         """Returns figures per exchange by name: bytes of a replica, norms over accepted steps, times, refused steps.
 
         Args:
-          sums: mean over replicas of `drain()`.
+          sums: `with_residuals`; those of several calls may be added.
         """
         total = dict(zip(_SUMS, (float(value) for value in sums), strict=True))
         exchanges, accepted = max(total["exchanges"], 1.0), max(total["accepted"], 1.0)
@@ -344,6 +361,8 @@ class CompressedSteps:
             "residual_ratio": math.sqrt(residual / max(update, 1e-38)),
             "shift_ratio": math.sqrt(shift / max(update, 1e-38)),
             "compression_error": error / max(update, 1e-38),
+            "spread": math.sqrt(total["spread"] / accepted),
+            "lag": math.sqrt(total["lag"] / accepted),
             "skipped": total["exchanges"] - total["accepted"],
         } | {f"milliseconds/{phase}": 1e3 * seconds[phase] / exchanges for phase in (*TIMES, "hidden")}
 
@@ -503,7 +522,8 @@ class CompressedSteps:
         seconds = tf.cast(channel.seconds.local().read_value(), tf.float32)
         energies = tf.where(accepted, energies, tf.zeros_like(energies))
         counts = tf.stack([1.0, tf.cast(accepted, tf.float32)])
-        self._sums.local().assign_add(tf.concat([counts, bytes_, energies, seconds], 0))
+        later = tf.zeros([len(_OF_RESIDUALS)])  # `with_residuals` has them
+        self._sums.local().assign_add(tf.concat([counts, bytes_, energies, seconds, later], 0))
 
     def _vectors(self, variables):
         names = [variable.path for variable in variables]

@@ -421,6 +421,29 @@ def test_figures_are_silent_by_default_and_true_when_asked_for(strategy):
     assert {"val_loss", "val_mae"} < set(history) and not any("val_compression" in name for name in history)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"where": "update", "local_steps": 2, "shift": 0.1}], ids=["gradient", "rounds"]
+)
+def test_spread_and_lag_are_those_of_the_residuals(strategy, settings):
+    model = small_models.mlp(strategy, sgd(logs=True, **settings), steps_per_execution=2)
+    history = model.fit(data(), verbose=0, shuffle=False, steps_per_epoch=2).history
+    (channel,) = model.optimizer.compression.channels.values()
+    replicas = strategy.num_replicas_in_sync
+    flat = [np.concatenate([e.numpy().ravel() for e in channel.residuals(replica)]) for replica in range(replicas)]
+    residuals = np.array(flat, np.float64)
+    assert residuals.shape[1] < 512  # else a sample
+    spread = np.sqrt(np.mean(np.sum((residuals - residuals.mean(0)) ** 2, 1)))
+    assert spread > 0
+    assert history["compression/spread"] == pytest.approx([spread], rel=1e-4)
+    assert history["compression/lag"] == pytest.approx([np.linalg.norm(residuals.mean(0))], rel=1e-4)
+
+
+def test_without_residuals_spread_and_lag_are_zero(strategy):
+    model = small_models.mlp(strategy, sgd(logs=True, error_feedback=False))
+    history = model.fit(data(), verbose=0).history
+    assert history["compression/spread"] == history["compression/lag"] == [0]
+
+
 @pytest.mark.slow
 def test_class_and_sample_weights_generators_and_single_batches(strategy):
     x, y = (np.concatenate(part) for part in small_models.batches(3, 2))
