@@ -111,6 +111,15 @@ _LOCAL_MORE = [
     ("dqgan_adam_no_error_feedback,local_steps=8", SIGN),
 ]
 _LOCAL_LONG_MIXTURE = [(f"dqgan_adam{LONG}", NONE), *rows(_local(f"dqgan_adam{LONG}", (8, 32)), (SIGN,))]
+# What a replica looks ahead by, where all have the same data. It costs no byte.
+_LOCAL_HALF_STEPS = rows(
+    [
+        f"dqgan_adam{LONG}{steps}{half_step}"
+        for steps in ("", ",local_steps=8")
+        for half_step in ("", ",half_step=common", ",half_step=none", ",half_step=corrected,shift=0.1")
+    ],
+    (SIGN,),
+)
 # `auto` takes the all-gather for so few values; the two-step exchange sends half of its bytes.
 _LOCAL_TWO_STEP = rows(_local(f"dqgan_adam{LONG}", (8, 32)), (f"{SIGN}@two_step",))
 # With eight workers the error of the second encoding takes the owner's point away from the others: a mean of more bits.
@@ -180,6 +189,7 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
+            Group("mixture_ring", 4, "iid", _LOCAL_HALF_STEPS, seeds=3),
             Group("mixture_ring", 4, "iid", _LOCAL_TWO_STEP, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_FLUSHED, seeds=5),
             Group("mixture_ring", 4, "iid", with_setting(FLUSH, _LOCAL_TWO_STEP), seeds=3),
