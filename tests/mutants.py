@@ -694,11 +694,18 @@ MUTANTS = (
         "gan/test_local_steps.py",
     ),
     _mutant(
-        "gan/step_metrics.py",
-        "tf.nn.relu(b - a * a)",
-        "tf.nn.relu(b)",
+        "distribute/residual_sample.py",
+        "tf.nn.relu(mean_square - square)",
+        "tf.nn.relu(mean_square)",
         "the spread is the size of the residuals",
         "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "keras/fit.py",
+        "squares = [sample * sample for sample in samples]",
+        "squares = samples",
+        "the spread of a Keras model comes from no squares",
+        "keras/test_fit.py",
     ),
     # Runs.
     _mutant(
