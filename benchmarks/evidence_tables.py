@@ -186,7 +186,7 @@ def mixture(problem: str, workers: int, steps: str) -> str:
 def _name(compressor):
     """`sign, two_step` for `sign:bucket=512@two_step`; with a compressor of the mean `..., mean 4 bits`."""
     spec, *exchange = compressor.split("@")
-    names = {known: name for name, known in _COMPRESSORS.items()}
+    names = {known: name for name, known in _COMPRESSORS.items()} | {suite_parts.LARGE_SIGN: "sign, buckets of 2240"}
     return ", ".join([names[spec], *exchange[:1], *(f"mean {names[of_mean]}" for of_mean in exchange[1:])])
 
 

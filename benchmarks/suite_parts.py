@@ -12,6 +12,7 @@ def rows(methods, compressors):
 
 
 NONE, FOUR_BIT, TERNARY, SIGN = "none", "linear:bits=4,bucket=512", "ternary:bucket=512", "sign:bucket=512"
+LARGE_SIGN = "sign:bucket=2240"
 HALF, EIGHT_BIT = "fp16", "linear:bits=8,bucket=512"
 TOP_5, TOP_1 = "topk:fraction=0.05", "topk:fraction=0.01"
 SPREAD = Figure("spread", "spread of the residuals", 1.0, 3)

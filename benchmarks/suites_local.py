@@ -8,6 +8,7 @@ from benchmarks.suite_parts import (
     FIELD,
     FOUR_BIT,
     IMAGES,
+    LARGE_SIGN,
     LONG,
     NONE,
     SHORT_IMAGES,
@@ -128,7 +129,7 @@ _LOCAL_MEAN = rows(_local(f"dqgan_adam{LONG}", (8, 32)), (f"{SIGN}@two_step@{FOU
 FLUSH = ",flush_residuals=true"
 _LOCAL_FLUSHED = with_setting(FLUSH, _LOCAL_LONG_MIXTURE[1:])
 # Eight shards of these networks are no whole numbers of 512 values, and padding is sent: two large buckets fit better.
-_LOCAL_LARGE_BUCKETS = rows([method for method, _ in _LOCAL_FLUSHED], ("sign:bucket=2240",))
+_LOCAL_LARGE_BUCKETS = rows([method for method, _ in _LOCAL_FLUSHED], (LARGE_SIGN,))
 _LOCAL_RARE = rows(_local("dqgan_adam", (128,)), (SIGN, TOP_1))  # thousands of times fewer bytes
 _LOCAL_SPLIT = [
     *rows(["dqgan_adam_split"], (NONE, SIGN)),
