@@ -150,7 +150,8 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
 
     Args:
       lines: by (method, compressor) the lists `step`, `bytes`, `seconds` and `value`. A compressor has a colour, a
-        method a dash. `raw`, where it is there, is drawn against steps as a thin line in the same colour and dash.
+        method a dash and, where there are many, a marker. `raw`, where it is there, is drawn against steps as a thin
+        line in the same colour and dash.
       title: of the figure.
       path: name of the file.
       scale: of the figure, `linear`, or `log` for values above 0 if they span more than a factor of 20.
@@ -159,7 +160,8 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
       UsageError: Matplotlib is not installed.
     """
     colours = dict(zip(dict.fromkeys(compressor for _, compressor in lines), _COLOURS, strict=False))
-    dashes = dict(zip(dict.fromkeys(method for method, _ in lines), _DASHES, strict=False))
+    looks = itertools.cycle(itertools.product(("", "o", "s", "^"), _DASHES))
+    looks = dict(zip(dict.fromkeys(method for method, _ in lines), looks, strict=False))
     values = [value for line in lines.values() for value in line["value"] if value > 0]
     labels = {"step": "steps", "bytes": "MB that a worker has sent", "seconds": "seconds, all replicas in one process"}
     if not values or max(values) <= 20 * min(values):
@@ -168,8 +170,9 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
         for axes, (key, label) in zip(panels, labels.items(), strict=True):
             for (method, compressor), line in lines.items():
                 x = [value / 1e6 for value in line["bytes"]] if key == "bytes" else line[key]
-                look = {"color": colours[compressor], "linestyle": dashes.get(method, ":"), "linewidth": 1}
-                axes.plot(x, line["value"], label=f"{method}, {compressor}", **look)
+                marker, dash = looks[method]
+                look = {"color": colours[compressor], "linestyle": dash, "linewidth": 1}
+                axes.plot(x, line["value"], label=f"{method}, {compressor}", marker=marker, markersize=3, **look)
                 if key == "step" and "raw" in line:
                     axes.plot(x, line["raw"], **look | {"linewidth": 0.4})
             axes.set(xlabel=label, yscale=scale, xscale="log" if key == "bytes" else "linear")
@@ -191,8 +194,8 @@ def end_against_bytes(
     Raises:
       UsageError: Matplotlib is not installed.
     """
-    named, width = set(), 6 + 0.07 * max(map(len, series), default=0)  # inches; the names stand beside the axes
-    with _figure(path, size=(width, 4), endings=(".png",)) as axes:
+    named, size = set(), (6 + 0.07 * max(map(len, series), default=0), max(4, 1 + 0.17 * len(series)))  # inches
+    with _figure(path, size=size, endings=(".png",)) as axes:  # the names stand beside the axes
         looks = itertools.cycle(itertools.product("os^D", _COLOURS))
         for (method, points), (marker, colour) in zip(series.items(), looks, strict=False):
             points = sorted(points, key=lambda point: point[1])
