@@ -73,6 +73,7 @@ _SPLIT_AVERAGED_LONG = rows(
 _SPLIT_GUARDED = [
     (f"dqgan_adam_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}", SIGN),
     (f"dqgan_adam_averaged_split{LONG},second_moment_period=16{_COMMON}{rate(0.008)}", SIGN),
+    (f"dqgan_adam_averaged_split{LONG},second_moment_period=16{_COMMON},warmup_steps=300{rate(0.008)}", SIGN),
 ]
 _SPLIT_TWICE = [("dqgan_adam_split", NONE), (f"cpoadam_ef{rate(0.03)}", TOP_1)]
 _SPLIT_ROWS = [
