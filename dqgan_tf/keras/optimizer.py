@@ -26,7 +26,7 @@ WHERE = ("gradient", "update")
 _DTYPES = ("float32", "bfloat16", "float16")
 _NOT_INCREMENTAL = (keras.optimizers.Ftrl, keras.optimizers.ScheduleFreeAdamW)
 _FEW_BITS, _SIZE = 2.5, 1 << 16  # bits a value, of a vector of this size, below which updates are sent by default
-_OF_RESIDUALS = ("spread", "lag")
+_OF_RESIDUALS = ("readings", "spread", "lag")
 _SUMS = ("exchanges", "accepted", "wire_bytes", "sent_bytes", "dense_bytes", *ENERGIES, *TIMES, *_OF_RESIDUALS)
 _serial = itertools.count()  # of channels; a name is a tag inside one process
 
@@ -333,36 +333,38 @@ class CompressedSteps:
 
     @staticmethod
     def with_residuals(sums: tf.Tensor, mean: tf.Tensor, mean_square: tf.Tensor) -> tf.Tensor:
-        """Returns `sums` with the squared spread and lag of the residuals, which count for all accepted steps.
+        """Returns `sums` with a reading of the residuals, their squared spread and lag.
 
         Args:
           sums: mean over replicas of `drain()`.
           mean, mean_square: means over replicas of x and x * x, x their `residual_sample`.
         """
-        of_residuals = tf.stack(residual_sample.energies(mean, mean_square))
-        return tf.concat([sums[: -len(_OF_RESIDUALS)], sums[_SUMS.index("accepted")] * of_residuals], 0)
+        reading = tf.stack([1.0, *residual_sample.energies(mean, mean_square)])
+        return tf.concat([sums[: -len(_OF_RESIDUALS)], reading], 0)
 
     @staticmethod
     def figures(sums: Sequence[float]) -> dict[str, float]:
         """Returns figures per exchange by name: bytes of a replica, norms over accepted steps, times, refused steps.
 
+        Figures of exchanges are NaN if there was none, norms and ratios if none was accepted.
+
         Args:
           sums: `with_residuals`; those of several calls may be added.
         """
         total = dict(zip(_SUMS, (float(value) for value in sums), strict=True))
-        exchanges, accepted = max(total["exchanges"], 1.0), max(total["accepted"], 1.0)
-        update, residual, error, shift = (total[energy] for energy in ENERGIES)
+        exchanges, accepted, readings = (total[name] or math.nan for name in ("exchanges", "accepted", "readings"))
+        update, residual, error, shift = (total[energy] / accepted for energy in ENERGIES)
         seconds = total | {"hidden": hidden(total)}
         return {
             "wire_bytes": total["wire_bytes"] / exchanges,
             "sent_bytes": total["sent_bytes"] / exchanges,
-            "compression_ratio": total["dense_bytes"] / max(total["wire_bytes"], 1.0),
-            "update_norm": math.sqrt(update / accepted),
+            "compression_ratio": total["dense_bytes"] / (total["wire_bytes"] or math.nan),
+            "update_norm": math.sqrt(update),
             "residual_ratio": math.sqrt(residual / max(update, 1e-38)),
             "shift_ratio": math.sqrt(shift / max(update, 1e-38)),
             "compression_error": error / max(update, 1e-38),
-            "spread": math.sqrt(total["spread"] / accepted),
-            "lag": math.sqrt(total["lag"] / accepted),
+            "spread": math.sqrt(total["spread"] / readings),
+            "lag": math.sqrt(total["lag"] / readings),
             "skipped": total["exchanges"] - total["accepted"],
         } | {f"milliseconds/{phase}": 1e3 * seconds[phase] / exchanges for phase in (*TIMES, "hidden")}
 
@@ -522,8 +524,8 @@ class CompressedSteps:
         seconds = tf.cast(channel.seconds.local().read_value(), tf.float32)
         energies = tf.where(accepted, energies, tf.zeros_like(energies))
         counts = tf.stack([1.0, tf.cast(accepted, tf.float32)])
-        later = tf.zeros([len(_OF_RESIDUALS)])  # `with_residuals` has them
-        self._sums.local().assign_add(tf.concat([counts, bytes_, energies, seconds, later], 0))
+        no_reading = tf.zeros([len(_OF_RESIDUALS)])  # `with_residuals` adds it
+        self._sums.local().assign_add(tf.concat([counts, bytes_, energies, seconds, no_reading], 0))
 
     def _vectors(self, variables):
         names = [variable.path for variable in variables]

@@ -317,5 +317,5 @@ def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
     wire, dense = local_steps * volume["wire_bytes"], volume["dense_bytes"]
     return (
         f"{verb} {config.train.steps} steps in {config.model_dir} on {workers}: {config.compression.compressor} by "
-        f"{channel.topology}{reason}{every}, {wire:,} bytes per update instead of {dense:,}."
+        f"{channel.topology}{reason}{every}, {wire:,.0f} bytes per update instead of {dense:,}."
     )

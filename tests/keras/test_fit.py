@@ -438,6 +438,29 @@ def test_spread_and_lag_are_those_of_the_residuals(strategy, settings):
     assert history["compression/lag"] == pytest.approx([np.linalg.norm(residuals.mean(0))], rel=1e-4)
 
 
+def test_figures_of_a_call_without_an_exchange_are_not_numbers(strategy):
+    model = small_models.mlp(strategy, sgd(logs=True, where="update", local_steps=4))
+    seen = []
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(dict(logs)))
+    history = model.fit(data(), epochs=2, steps_per_epoch=3, verbose=0, shuffle=False, callbacks=[keep]).history
+    (channel,) = model.optimizer.compression.channels.values()
+    of_exchanges = ("wire_bytes", "sent_bytes", "update_norm", "compression_error", "milliseconds/encode")
+    for name in of_exchanges:
+        assert [bool(np.isnan(log[f"compression/{name}"])) for log in seen] == [True] * 3 + [False] + [True] * 2
+        assert np.isnan(history[f"compression/{name}"][0]) and history[f"compression/{name}"][1] > 0
+    assert history["compression/wire_bytes"][1] == channel.wire_bytes
+    spreads = [log["compression/spread"] for log in seen]  # residuals stay between exchanges
+    assert spreads[:3] == [0, 0, 0] and spreads[3] == pytest.approx(spreads[4]) == pytest.approx(spreads[5]) != 0
+
+
+def test_figures_of_refused_steps_are_not_numbers(strategy):
+    model = small_models.mlp(strategy, sgd(logs=True))
+    nan = data().map(lambda x, y: (x * np.nan, y))
+    history = model.fit(nan, verbose=0).history
+    assert history["compression/skipped"][0] > 0 and history["compression/wire_bytes"][0] > 0
+    assert np.isnan(history["compression/residual_ratio"][0]) and np.isnan(history["compression/update_norm"][0])
+
+
 def test_without_residuals_spread_and_lag_are_zero(strategy):
     model = small_models.mlp(strategy, sgd(logs=True, error_feedback=False))
     history = model.fit(data(), verbose=0).history
