@@ -217,7 +217,10 @@ class CompressionConfig(Settings):
         lower=1,
     )
     start_step: int = setting(
-        0, "First step that is compressed; earlier steps are not. 0 and 1 compress every step.", lower=0
+        0,
+        "First step that is compressed; earlier steps are not. 0 and 1 compress every step. With local_steps, the "
+        "round that it lies in is not compressed, unless it is the first of the round.",
+        lower=0,
     )
     error_feedback: bool = setting(
         True, "Error feedback: store what the compressor drops (the residual) and add it to the next update."
