@@ -52,7 +52,8 @@ def write(name: str, folder: str | os.PathLike) -> str:
         parts.append(table(suite, of_section, [] if shards in _EQUAL else _exact(equal)))
         scale = "log" if suite.figures[0].difference == "percent" else "linear"
         values = dict.fromkeys(change.partition("=")[2] for change in rates)
-        stem, title = "_".join([problem, str(workers), shards, *values]), suite.figures[0].title
+        stem = "_".join([problem, str(workers), shards.replace(":", "_"), *values])  # Windows allows no colon
+        title = suite.figures[0].title
         if suite.kind == cells.DATA:
             path = folder / f"{stem}_bytes.png"
             figures.end_against_bytes(_ends(suite, of_section), title, path, scale)
