@@ -23,7 +23,7 @@ from benchmarks.suite_parts import (
 )
 
 # Where gradients are taken: the direction that looks ahead, and what else is in the point. Workers have different data.
-_SPLIT = [
+_SPLIT_HALF_STEPS = [
     f"dqgan_adam_split{changes}"
     for changes in (
         "",
@@ -43,12 +43,12 @@ _COMMON = ",half_step=common,residual_in_half_step=false"
 # shorter: a larger rate. A central Adam of compressed gradients sees their mean alone; it needs a larger rate too, and
 # a shift unless packets are sparse: there a value waits for many steps, but moves once by about the rate.
 _FAST = rate(0.01)
-_SPLIT_BEST = [
+_SPLIT_CENTRAL = [
     ("cpoadam", NONE),
     (f"cpoadam_ef,shift=0.1{rate(0.008)}", SIGN),
     (f"cpoadam_ef{rate(0.02)}", TOP_1),
 ]
-_SPLIT_NEXT = [
+_SPLIT_THREE_SEEDS = [
     (f"dqgan_adam_split{_COMMON}", NONE),
     (f"dqgan_adam_split{_COMMON}", SIGN),
     ("dqgan_adam_split,half_step=corrected,shift=1", SIGN),
@@ -56,11 +56,11 @@ _SPLIT_NEXT = [
     (f"cpoadam_ef,beta_2=0.99{rate(0.012)}", TOP_1),
 ]
 # Twice the steps. A warm-up, since the first steps at these rates can throw the generator onto one mode.
-_SPLIT_LONG = [
+_SPLIT_LONG_CENTRAL = [
     (f"cpoadam_ef{LONG},shift=0.1,warmup_steps=300{rate(0.008)}", SIGN),
     (f"cpoadam_ef{LONG},warmup_steps=300{rate(0.02)}", TOP_1),
 ]
-_SPLIT_LONG_NEXT = [
+_SPLIT_LONG_ONE_SEED = [
     *rows([f"cpoadam{LONG}", f"dqgan_adam_split{LONG}"], (NONE,)),
     *rows([f"dqgan_adam_split{LONG}{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
 ]
@@ -69,16 +69,16 @@ _SPLIT_AVERAGED = rows([f"dqgan_adam_averaged_split,second_moment_period=1{_COMM
 _SPLIT_AVERAGED_LONG = rows(
     [f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}"], (NONE, SIGN, TOP_1)
 )
-# What the last rows need: no worker's own second moment in the place of the mean, and no older mean.
-_SPLIT_GUARDED = [
+# What `_SPLIT_AVERAGED_LONG` needs of its second moments: here they hold the worker's own, or an older mean.
+_SPLIT_OTHER_MOMENTS = [
     (f"dqgan_adam_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}", SIGN),
     (f"dqgan_adam_averaged_split{LONG},second_moment_period=16{_COMMON}{rate(0.008)}", SIGN),
     (f"dqgan_adam_averaged_split{LONG},second_moment_period=16{_COMMON},warmup_steps=300{rate(0.008)}", SIGN),
 ]
-_SPLIT_TWICE = [("dqgan_adam_split", NONE), (f"cpoadam_ef{rate(0.03)}", TOP_1)]
-_SPLIT_ROWS = [
+_SPLIT_TWO_SEEDS = [("dqgan_adam_split", NONE), (f"cpoadam_ef{rate(0.03)}", TOP_1)]
+_SPLIT_ONE_SEED = [
     *rows(["dqgan_adam"], (NONE, SIGN)),
-    *rows(_SPLIT, (NONE, SIGN, TOP_1)),
+    *rows(_SPLIT_HALF_STEPS, (NONE, SIGN, TOP_1)),
     *rows(["cpoadam_ef", "cpoadam_ef,shift=0.1"], (SIGN, TOP_1)),
     (f"cpoadam_ef,shift=0.1{rate(0.008)}", TOP_1),
     (f"cpoadam_ef,beta_2=0.99{rate(0.012)}", SIGN),
@@ -106,7 +106,7 @@ _LOCAL_SHIFT = rows(
 # A quarter of the share that top-k sends: `--shift` has the bound.
 _LOCAL_SMALL_SHIFT = rows(_local("dqgan", (1, 4, 16), ",shift=0.0125"), (TOP_5,))
 _LOCAL = [("dqgan_adam", NONE), *rows(_local("dqgan_adam", (8, 32)), (SIGN,))]
-_LOCAL_MORE = [
+_LOCAL_ABLATIONS = [
     ("dqgan_adam,local_steps=8", NONE),
     ("dqgan_adam,local_steps=8", TOP_1),
     ("dqgan_adam_residual_out,local_steps=8", SIGN),
@@ -141,7 +141,7 @@ _LOCAL_SPLIT = [
 _SPLIT_ROUNDS = "dqgan_adam_split,local_steps=8"
 # Classes split, an exchange every 8 steps: what drifts apart within a round decides, so it is taken out of each step.
 _CORRECTED = "dqgan_adam_averaged_split,local_steps=8,half_step=corrected,shift=1"
-_LOCAL_SPLIT_BEST = [
+_LOCAL_SPLIT_CORRECTED = [
     *rows([_CORRECTED], (NONE, FOUR_BIT)),
     (f"{_SPLIT_ROUNDS},half_step=corrected,shift=1", FOUR_BIT),
 ]
@@ -161,6 +161,7 @@ _LOCAL_SPLIT_ROUNDS = [
     *rows([f"{_SPLIT_ROUNDS},half_step=corrected,shift=0.3{FASTER}"], (NONE, FOUR_BIT)),
     (f"{_SPLIT_ROUNDS},half_step=corrected,shift=0.1", SIGN),
 ]
+
 SUITES = {
     "local/games": Suite(
         GAMES,
@@ -182,16 +183,16 @@ SUITES = {
         "Do local steps cost modes or quality on mixtures of Gaussians, and do modes split among workers?",
         [
             Group("mixture_ring", 4, "iid", _LOCAL, seeds=5),
-            Group("mixture_ring", 4, "iid", _LOCAL_MORE, seeds=2),
-            Group("mixture_ring", 4, "by_class", _SPLIT_LONG, seeds=5),
-            Group("mixture_ring", 4, "by_class", _SPLIT_LONG_NEXT, seeds=1),
-            Group("mixture_ring", 4, "by_class", _SPLIT_BEST, seeds=5),
-            Group("mixture_ring", 4, "by_class", _SPLIT_NEXT, seeds=3),
+            Group("mixture_ring", 4, "iid", _LOCAL_ABLATIONS, seeds=2),
+            Group("mixture_ring", 4, "by_class", _SPLIT_LONG_CENTRAL, seeds=5),
+            Group("mixture_ring", 4, "by_class", _SPLIT_LONG_ONE_SEED, seeds=1),
+            Group("mixture_ring", 4, "by_class", _SPLIT_CENTRAL, seeds=5),
+            Group("mixture_ring", 4, "by_class", _SPLIT_THREE_SEEDS, seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED_LONG, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED, seeds=5),
-            Group("mixture_ring", 4, "by_class", _SPLIT_GUARDED, seeds=2),
-            Group("mixture_ring", 4, "by_class", _SPLIT_TWICE, seeds=2),
-            Group("mixture_ring", 4, "by_class", _SPLIT_ROWS, seeds=1),
+            Group("mixture_ring", 4, "by_class", _SPLIT_OTHER_MOMENTS, seeds=2),
+            Group("mixture_ring", 4, "by_class", _SPLIT_TWO_SEEDS, seeds=2),
+            Group("mixture_ring", 4, "by_class", _SPLIT_ONE_SEED, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
             Group("mixture_ring", 4, "iid", _LOCAL_HALF_STEPS, seeds=3),
             Group("mixture_ring", 4, "iid", _LOCAL_TWO_STEP, seeds=1),
@@ -214,11 +215,11 @@ SUITES = {
         [
             Group("fashion_mnist", 4, "iid", _LOCAL + _LOCAL_RARE, seeds=3),
             Group("fashion_mnist", 4, "iid", with_setting(FALLING, _LOCAL), seeds=5),
-            Group("fashion_mnist", 4, "iid", _LOCAL_MORE, seeds=1),
+            Group("fashion_mnist", 4, "iid", _LOCAL_ABLATIONS, seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
             Group("fashion_mnist", 4, "by_class", [("cpoadam_ef", FOUR_BIT)], seeds=3),
             Group("fashion_mnist", 4, "by_class", rows(["cpoadam_ef,shift=0.1", _SPLIT_ROUNDS], (SIGN,)), seeds=1),
-            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_BEST, seeds=3),
+            Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_CORRECTED, seeds=3),
             Group("fashion_mnist", 4, "by_class", rows([f"{_CORRECTED}{FALLING}"], (FOUR_BIT,)), seeds=3),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_ROUNDS, seeds=1),
         ],
