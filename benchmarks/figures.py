@@ -310,7 +310,8 @@ def _panels(path, columns, rows=1, size=(4, 3.6), legend=True):
             for axes in panels:
                 axes.grid(True, which="both", linewidth=0.3)
             handles, labels = panels[0].get_legend_handles_labels()
-            # Room for the names, about .06 inches a letter, which would be taken from the panels.
+            # Room for the names, about .06 inches a letter and .16 a line; else the panels shrink or it is cut off.
+            figure.set_figheight(max(size[1] * rows, 0.4 + 0.16 * len(labels)))
             figure.set_figwidth(size[0] * columns + max(3, 0.5 + 0.06 * max(map(len, labels), default=0)))
             figure.legend(handles, labels, loc="outside right center", fontsize=7)
         figure.savefig(path, dpi=120, metadata={"Software": None})
