@@ -74,8 +74,9 @@ class NetworkConfig(Settings):
     )
     batch_norm: bool = setting(
         True,
-        "Batch normalisation in the generator of images, except mlp; the discriminator has none. Its statistics are "
-        "averaged over the replicas.",
+        "Batch normalisation in the generator of images; the discriminator has none. Its statistics are averaged over "
+        "the replicas.",
+        used_with=("network", ("dcgan", "resnet", "sn_resnet")),
     )
 
 
@@ -94,11 +95,20 @@ class LossConfig(Settings):
         "Weight gamma of the R1 penalty gamma/2 E||grad D||^2 of non_saturating and hinge; 0 turns it off "
         "(arXiv 1801.04406).",
         lower=0,
+        used_with=("loss", ("non_saturating", "hinge")),
     )
     gradient_penalty: float = setting(
-        10.0, "Weight of the penalty E(||grad D|| - 1)^2 of wgan_gp (10 in arXiv 1704.00028).", above=0
+        10.0,
+        "Weight of the penalty E(||grad D|| - 1)^2 of wgan_gp (10 in arXiv 1704.00028).",
+        above=0,
+        used_with=("loss", ("wgan_gp",)),
     )
-    clip_value: float = setting(0.01, "Bound on the absolute discriminator weights of wgan_clip.", above=0)
+    clip_value: float = setting(
+        0.01,
+        "Bound on the absolute discriminator weights of wgan_clip.",
+        above=0,
+        used_with=("loss", ("wgan_clip",)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +134,29 @@ class OptimizerConfig(Settings):
         choices=("constant", "linear", "cosine"),
     )
     warmup_steps: int = setting(0, "Steps over which the learning rates rise linearly from 0.", lower=0)
-    beta_1: float = setting(0.5, "Decay rate of the first moment of adam and of momentum.", lower=0, below=1)
-    beta_2: float = setting(0.9, "Decay rate of adam's second moment.", lower=0, below=1)
-    epsilon: float = setting(1e-8, "Term that adam adds to the square root of the second moment.", above=0)
+    beta_1: float = setting(
+        0.5, "Decay rate of the first moment.", lower=0, below=1, used_with=("direction", ("momentum", "adam"))
+    )
+    beta_2: float = setting(
+        0.9, "Decay rate of the second moment.", lower=0, below=1, used_with=("direction", ("adam",))
+    )
+    epsilon: float = setting(
+        1e-8, "Term added to the square root of the second moment.", above=0, used_with=("direction", ("adam",))
+    )
     second_moment: str = setting(
         "local",
         "Second moment of adam: the replica's own (local), an exact average over replicas, taken at t = 1, 2, 4, ..., "
         "64 and every second_moment_period steps (averaged), or the larger of both (guarded). Use guarded if replicas "
         "have different data.",
         choices=("local", "averaged", "guarded"),
+        used_with=("direction", ("adam",)),
     )
-    second_moment_period: int = setting(100, "Steps between two exact averages of the second moment.", lower=1)
+    second_moment_period: int = setting(
+        100,
+        "Steps between two exact averages of the second moment.",
+        lower=1,
+        used_with=("second_moment", ("averaged", "guarded")),
+    )
     global_clipnorm: float | None = setting(
         None,
         "Largest Euclidean norm of a player's whole gradient on a replica, before the direction; a longer gradient is "

@@ -4,11 +4,14 @@
 """
 
 import dataclasses
+import functools
 import numbers
 import os
 import sys
 import typing
 from typing import Any
+
+from absl import logging
 
 from dqgan_tf.errors import UsageError
 
@@ -26,6 +29,7 @@ def setting(
     is_path: bool = False,
     may_change: bool = False,
     is_local: bool = False,
+    used_with: tuple[str, tuple[str, ...]] | None = None,
 ) -> Any:
     """Returns a dataclass field with help text, bounds and choices in its metadata.
 
@@ -38,8 +42,17 @@ def setting(
       is_path: the text is a path.
       may_change: a resumed run may have another value.
       is_local: each worker may have its own value; implies `may_change`.
+      used_with: a setting of the same group, and those of its values with which this one has an effect; None: all.
     """
-    metadata = {"help": help_text, "choices": choices, "is_path": is_path, "is_local": is_local}
+    if used_with:
+        help_text += f" Used with {used_with[0]}={' or '.join(used_with[1])}."
+    metadata: dict[str, Any] = {
+        "used_with": used_with,
+        "help": help_text,
+        "choices": choices,
+        "is_path": is_path,
+        "is_local": is_local,
+    }
     metadata |= {"lower": lower, "above": above, "below": below, "upper": upper, "may_change": may_change or is_local}
     return dataclasses.field(default=default, metadata=metadata | {"example": default if example is None else example})
 
@@ -122,6 +135,8 @@ def group_class(field: dataclasses.Field) -> Any:
 class Settings:
     """Base class of the dataclasses of `config`. Construction checks every field; the help texts form the docstring.
 
+    A value that has no effect beside the others, and is not the default, is logged as a warning, once a process.
+
     Raises:
       UsageError: see `check`; or a field of `RunConfig` has another class than its annotation.
     """
@@ -139,3 +154,20 @@ class Settings:
             elif not isinstance(value, group_class(field)):
                 name = group_class(field).__name__
                 raise UsageError(f"`{field.name}` must be a dqgan_tf.config.{name}. Received: {field.name}={value!r}")
+        for field in dataclasses.fields(self):
+            value, used_with = getattr(self, field.name), field.metadata.get("used_with")
+            if used_with and value != field.default and getattr(self, used_with[0]) not in used_with[1]:
+                _warn_once(field.name, value, used_with[0], getattr(self, used_with[0]), used_with[1])
+
+
+@functools.cache
+def _warn_once(name: str, value: Any, other: str, received: str, works: tuple[str, ...]) -> None:
+    logging.warning(
+        "%s=%s has no effect with %s=%s: it is used with %s=%s.",
+        name,
+        value,
+        other,
+        received,
+        other,
+        " or ".join(works),
+    )

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from dqgan_tf import config, fields
-from dqgan_tf.config import CompressionConfig, DataConfig, OptimizerConfig, RunConfig, TrainConfig
+from dqgan_tf.config import (
+    CompressionConfig,
+    DataConfig,
+    LossConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+)
 from dqgan_tf.errors import UsageError
 
 # A default that changes changes every run whose command line does not name the flag.
@@ -306,6 +314,32 @@ def test_a_group_has_its_own_class():
 def test_replacing_a_value_checks_it():
     with pytest.raises(UsageError, match="`beta_1` must be a number of at least 0 and below 1. Received: beta_1=2.0"):
         dataclasses.replace(OptimizerConfig(), beta_1=2.0)
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "sentence"),
+    [
+        (OptimizerConfig, {"direction": "sgd", "beta_2": 0.75}, "beta_2=0.75 has no effect with direction=sgd: it is"),
+        (OptimizerConfig, {"second_moment_period": 7}, "used with second_moment=averaged or guarded."),
+        (LossConfig, {"loss": "hinge", "gradient_penalty": 3}, "gradient_penalty=3.0 has no effect with loss=hinge"),
+        (NetworkConfig, {"batch_norm": False}, "batch_norm=False has no effect with network=mlp"),
+    ],
+)
+def test_a_setting_without_effect_is_named_once(monkeypatch, group, values, sentence):
+    lines = []
+    monkeypatch.setattr(fields.logging, "warning", lambda text, *values: lines.append(text % values))
+    fields._warn_once.cache_clear()
+    group(**values)
+    dataclasses.replace(group(**values), **values)
+    assert len(lines) == 1 and sentence in lines[0]
+
+
+def test_settings_that_have_an_effect_are_not_named(monkeypatch):
+    monkeypatch.setattr(fields.logging, "warning", lambda *_: pytest.fail("a warning"))
+    OptimizerConfig(direction="momentum", beta_1=0.9)
+    OptimizerConfig(second_moment="guarded", second_moment_period=7, beta_2=0.75)
+    LossConfig("wgan_gp", gradient_penalty=3)
+    NetworkConfig("dcgan", batch_norm=False)
 
 
 def test_the_docstring_explains_every_setting():
