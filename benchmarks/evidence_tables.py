@@ -64,12 +64,12 @@ def _runs(suite, problem, method, compressor, workers, shards):
 
 
 def figure(rows: Rows, key: str, *, digits: int = 1, scale: float = 1.0) -> str:
-    """Returns mean ± standard deviation and the number of seeds; the seeds' own figures where they are few.
+    """Returns mean ± standard deviation and the number of seeds; the seeds' own figures where they are few or apart.
 
     A run that diverged has none: of one such run and more, the text has all seeds.
     """
     values = [row[key] for row in rows]
-    if len(values) < _FEW or None in values:
+    if _are_few_or_apart(values):
         return ", ".join("diverges" if value is None else _number(scale * value, digits) for value in values)
     scaled = [scale * value for value in values]
     spread = _number(statistics.stdev(scaled), digits)
@@ -78,17 +78,26 @@ def figure(rows: Rows, key: str, *, digits: int = 1, scale: float = 1.0) -> str:
 
 def difference(rows: Rows, reference: Rows, key: str, *, percent: bool = True, scale: float = 1.0) -> str:
     """Returns the paired difference to the runs of the same seeds, mean and 95 % interval, in percent of their mean or
-    in points; the seeds' own differences where they are few. What is all above `_TIMES` percent is a multiple."""
+    in points. Where the seeds are few or apart, it is that of each, in percent of the run of its own seed. What is all
+    above `_TIMES` percent is a multiple."""
     differences = paired_differences(rows, reference, key, None if percent else scale)
     if not differences:
         return ""
     unit = " %" if percent else ""
     if percent and min(differences) > _TIMES:
         return f"{1 + statistics.mean(differences) / 100:,.0f} times"
-    if len(differences) < _FEW:
-        return ", ".join(f"{value:+.1f}" for value in differences) + unit
+    if _are_few_or_apart([row[key] for row in rows]) or len(differences) < _FEW:
+        alone = [paired_differences([row], reference, key, None if percent else scale) for row in rows]
+        return ", ".join(f"{value:+.1f}" for values in alone for value in values) + unit
     mean, half = paired_interval(differences)
     return f"{mean:+.1f} ± {half:.1f}{unit}"
+
+
+def _are_few_or_apart(values):
+    """Whether a mean would say little of figures: fewer than three, a run that diverged, or a spread above the mean."""
+    if len(values) < _FEW or None in values:
+        return True
+    return statistics.stdev(values) > abs(statistics.mean(values))
 
 
 def _number(value, digits):
@@ -142,7 +151,7 @@ def images(suite: str, problem: str, workers: int, rates: str = "") -> str:
 
 def rates_of_images() -> str:
     """Frechet distances at the end by learning rate, DQGAN and CPOAdam."""
-    rates = {".0002": suite_parts.SLOWER, ".0004": suite_parts.SLOW, ".0008": ""}
+    rates = {".0002": suite_parts.SLOWER, ".0004": suite_parts.SLOW, ".0008": "", ".0016": suite_parts.FASTER}
     methods = [
         ("DQGAN with Adam, float32", "dqgan_adam", "float32"),
         ("DQGAN with Adam, 4 bits", "dqgan_adam", "4 bits"),
@@ -293,11 +302,16 @@ def local_mixture() -> str:
             changes = [difference(own, reference, name, percent=False, **percent) for name in (key, wide)]
         line = [problem.removeprefix("mixture_"), str(workers), _setting(method), _name(compressor)]
         line.append(_fewer(own, reference))
-        spread = "" if reference is own else figure(own, "spread", digits=2)
+        spread = "" if reference is own or _is_in_gradients(method) else figure(own, "spread", digits=2)
         lines.append([*line, figure(own, key, **percent), _modes(own), *changes, spread])
     header = ["problem", "workers", "method", "compressor", "times fewer bytes", "samples within 3 sd, %", "modes"]
     header += ["difference to float32 at every step, points", "the same, wide radius", "spread of the residuals"]
     return _table(header, lines)
+
+
+def _is_in_gradients(method):
+    """Whether the residuals of a method are gradients: their spread is no distance between points."""
+    return cells_lib.method(method).settings.get("optimizer.exchange") == "gradient"
 
 
 def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class")) -> str:
@@ -316,7 +330,7 @@ def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class")) -> str
         change = difference(own, reference, "frechet_distance") if own is not reference else ""
         dealt = "equal" if shards == "iid" else "split"
         line = [_setting(method.removesuffix(rates)), name, dealt, _fewer(own, reference), *means]
-        spread = "" if compressor == "none" else figure(own, "spread", digits=2)
+        spread = "" if compressor == "none" or _is_in_gradients(method) else figure(own, "spread", digits=2)
         lines.append([*line, figure(own, "frechet_distance"), change, spread])
     header = ["method", "compressor", "data", "times fewer bytes", *(f"at {mark}" for mark in marks[:-1])]
     header += [f"at {marks[-1]}", "difference to float32 with equal data", "spread of the residuals"]

@@ -25,6 +25,7 @@ _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "navy", "golde
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (1, 4)), (0, (6, 2, 1, 2, 1, 2)), (0, (3, 1)))
 _HALF = 50  # percent: a name is printed below a point above this value, and beside other points
 _BEYOND = 4.0  # loopback is drawn at this multiple of the highest rate
+_FEW = 3  # seeds: fewer make a hollow point
 
 
 def time_against_rate(entries: list[dict], path: pathlib.Path) -> None:
@@ -186,7 +187,8 @@ def end_against_bytes(
 
     Args:
       series: by method, (compressor, bytes, values of all seeds). A point is the mean; a bar goes from the smallest to
-        the largest value. The name of a compressor stands at its first point.
+        the largest value. A point of fewer than `_FEW` seeds is hollow. The name of a compressor stands at a point,
+        unless another point of about as many bytes has it.
       title: of the figure.
       path: name of the file.
       scale: of the figure, `linear` or `log`.
@@ -194,7 +196,7 @@ def end_against_bytes(
     Raises:
       UsageError: Matplotlib is not installed.
     """
-    named, size = set(), (6 + 0.07 * max(map(len, series), default=0), max(4, 1 + 0.17 * len(series)))  # inches
+    named, size = [], (6 + 0.07 * max(map(len, series), default=0), max(4, 1 + 0.17 * len(series)))  # inches
     with _figure(path, size=size, endings=(".png",)) as axes:  # the names stand beside the axes
         looks = itertools.cycle(itertools.product("os^D", _COLOURS))
         for (method, points), (marker, colour) in zip(series.items(), looks, strict=False):
@@ -204,11 +206,13 @@ def end_against_bytes(
             bars = list(zip(*ends, strict=True))
             look = {"fmt": f"{marker}-", "markersize": 4, "linewidth": 0.8, "color": colour}
             axes.errorbar(sent, means, yerr=bars, label=method, **look)
-            for mean, (compressor, x, _) in zip(means, points, strict=True):
-                if compressor not in named:
+            for mean, (compressor, x, values) in zip(means, points, strict=True):
+                if len(values) < _FEW:
+                    axes.plot([x], [mean], marker, markersize=4, color=colour, markerfacecolor="white", zorder=5)
+                if all(compressor != name or abs(math.log(x / at)) > 0.2 for name, at in named):
                     look = {"fontsize": 6, "rotation": 30, "textcoords": "offset points"}
                     axes.annotate(compressor, (x, mean), (2, 4), **look)
-                    named.add(compressor)
+                    named.append((compressor, x))
         axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=title)
         axes.margins(0.15)
         if scale == "log":
@@ -242,7 +246,8 @@ def error_against_workers(series: dict[str, dict[int, list[float]]], title: str,
     """Draws the mean error against the number of workers, both logarithmic, and the slope -1/2, as PNG.
 
     Args:
-      series: by label, the errors of all seeds by the number of workers.
+      series: by label, the errors of all seeds by the number of workers. A bar goes from the smallest to the largest; a
+        point of fewer than `_FEW` seeds is hollow. Labels stand side by side, so that equal means hide no bar.
       title: of the error.
       path: name of the file.
 
@@ -250,9 +255,17 @@ def error_against_workers(series: dict[str, dict[int, list[float]]], title: str,
       UsageError: Matplotlib is not installed.
     """
     with _panels(path, 1) as (axes,):
-        for label, by_workers in series.items():
+        for place, (label, by_workers) in enumerate(series.items()):
+            x = [workers * 1.04 ** (place - (len(series) - 1) / 2) for workers in by_workers]
             means = [sum(values) / len(values) for values in by_workers.values()]
-            axes.plot(list(by_workers), means, marker="o", markersize=3, label=label)
+            ends = zip(means, by_workers.values(), strict=True)
+            bars = list(zip(*([mean - min(values), max(values) - mean] for mean, values in ends), strict=True))
+            axes.errorbar(x, means, yerr=bars, fmt="o-", markersize=3, linewidth=0.8, color=f"C{place}", label=label)
+            few = [
+                (at, mean) for at, mean, values in zip(x, means, by_workers.values(), strict=True) if len(values) < _FEW
+            ]
+            look = {"markersize": 3, "color": f"C{place}", "markerfacecolor": "white", "zorder": 5}
+            axes.plot([at for at, _ in few], [mean for _, mean in few], "o", **look)
         first = next(iter(series.values()))
         base = sum(first[min(first)]) / len(first[min(first)]) * min(first) ** 0.5
         axes.plot(list(first), [base / workers**0.5 for workers in first], "k:", label="slope -1/2")

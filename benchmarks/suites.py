@@ -75,8 +75,8 @@ _ABLATIONS = [
 ]
 _SHORT = [*rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), *rows(["dqgan_adam_no_error_feedback"], (SIGN, TOP_1))]
 _OTHER_RATES = [
-    *rows([f"dqgan_adam{rate}" for rate in (SLOWER, SLOW)], (NONE, FOUR_BIT)),
-    *rows([f"cpoadam{rate}" for rate in (SLOWER, SLOW)], (NONE,)),
+    *rows([f"dqgan_adam{rate}" for rate in (SLOWER, SLOW, FASTER)], (NONE, FOUR_BIT)),
+    *rows([f"cpoadam{rate}" for rate in (SLOWER, SLOW, FASTER)], (NONE,)),
 ]
 # Images in colours take more steps than those of clothes.
 _SHORT_CIFAR = SHORT_IMAGES | {
@@ -140,7 +140,6 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", with_setting(FALLING, _HEADLINE), seeds=5),
             Group("fashion_mnist", 4, "iid", _ABLATIONS + _OTHER_BASELINES, seeds=2),
             Group("fashion_mnist", 4, "iid", _OTHER_RATES, seeds=3),
-            Group("fashion_mnist", 4, "iid", [(f"dqgan_adam{FASTER}", NONE)], seeds=1),
             Group("fashion_mnist", 2, "iid", _HEADLINE, seeds=3),
             Group("fashion_mnist", 4, "dirichlet:0.3", rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), seeds=1),
             Group("fashion_mnist", 2, "iid", with_setting(SLOWER, [*_SHORT, _ABLATIONS[1]]), seeds=3),

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from dqgan_tf.errors import UsageError
-from dqgan_tf.fields import Settings, check, group_class, setting
+from dqgan_tf.fields import Settings, check, group_class, setting, warn_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -546,6 +546,31 @@ def check_method(optimizer: OptimizerConfig, compression: CompressionConfig) -> 
     for is_refused, sentence in _method_rules(optimizer, compression):
         if is_refused:
             raise UsageError(f"{sentence}. Received: {received}")
+    optimizer.warn_of_unused()
+    for is_unused, sentence in _unused(optimizer, compression):
+        if is_unused:
+            warn_once(sentence)
+
+
+def _unused(optimizer: OptimizerConfig, compression: CompressionConfig) -> list[tuple[bool, str]]:
+    """Returns every rule about settings without an effect beside those of another group, as `_method_rules` does."""
+    is_exact = compression.compressor == "none" and not compression.compressor_rules
+    return [
+        (
+            not compression.residual_in_half_step and optimizer.half_step == "none",
+            "residual_in_half_step=False has no effect with half_step=none, which looks ahead from the weights",
+        ),
+        (
+            not compression.residual_in_half_step and not compression.error_feedback,
+            "residual_in_half_step=False has no effect with error_feedback=False: there is no residual",
+        ),
+        (
+            compression.shift > 0 and is_exact and optimizer.half_step != "corrected",
+            "shift has no effect with compressor=none, but for half_step=corrected",
+        ),
+        (compression.flush_residuals and is_exact, "flush_residuals has no effect with compressor=none"),
+        (compression.start_step > 1 and is_exact, "start_step has no effect with compressor=none"),
+    ]
 
 
 def _method_rules(optimizer: OptimizerConfig, compression: CompressionConfig) -> list[tuple[bool, str]]:
@@ -691,6 +716,8 @@ class RunConfig(Settings):
         super().__post_init__()
         optimizer, compression = algorithm(self.algorithm, self.optimizer, self.compression)
         check_method(optimizer, compression)
+        self.network.warn_of_unused()
+        self.loss.warn_of_unused()
         object.__setattr__(self, "optimizer", optimizer)
         object.__setattr__(self, "compression", compression)
 

@@ -135,8 +135,6 @@ def group_class(field: dataclasses.Field) -> Any:
 class Settings:
     """Base class of the dataclasses of `config`. Construction checks every field; the help texts form the docstring.
 
-    A value that has no effect beside the others, and is not the default, is logged as a warning, once a process.
-
     Raises:
       UsageError: see `check`; or a field of `RunConfig` has another class than its annotation.
     """
@@ -154,20 +152,23 @@ class Settings:
             elif not isinstance(value, group_class(field)):
                 name = group_class(field).__name__
                 raise UsageError(f"`{field.name}` must be a dqgan_tf.config.{name}. Received: {field.name}={value!r}")
+
+    def warn_of_unused(self) -> None:
+        """Logs a warning for each setting that is not the default and has no effect beside the others, once a process.
+
+        Not at construction: `RunConfig` may still replace what the others say, by its method.
+        """
         for field in dataclasses.fields(self):
             value, used_with = getattr(self, field.name), field.metadata.get("used_with")
             if used_with and value != field.default and getattr(self, used_with[0]) not in used_with[1]:
-                _warn_once(field.name, value, used_with[0], getattr(self, used_with[0]), used_with[1])
+                other, works = used_with
+                warn_once(
+                    f"{field.name}={value} has no effect with {other}={getattr(self, other)}: it is used with {other}="
+                    + " or ".join(works)
+                )
 
 
 @functools.cache
-def _warn_once(name: str, value: Any, other: str, received: str, works: tuple[str, ...]) -> None:
-    logging.warning(
-        "%s=%s has no effect with %s=%s: it is used with %s=%s.",
-        name,
-        value,
-        other,
-        received,
-        other,
-        " or ".join(works),
-    )
+def warn_once(sentence: str) -> None:
+    """Logs a warning, the first time that it is given in this process."""
+    logging.warning("%s", sentence)

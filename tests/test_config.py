@@ -316,30 +316,68 @@ def test_replacing_a_value_checks_it():
         dataclasses.replace(OptimizerConfig(), beta_1=2.0)
 
 
-@pytest.mark.parametrize(
-    ("group", "values", "sentence"),
-    [
-        (OptimizerConfig, {"direction": "sgd", "beta_2": 0.75}, "beta_2=0.75 has no effect with direction=sgd: it is"),
-        (OptimizerConfig, {"second_moment_period": 7}, "used with second_moment=averaged or guarded."),
-        (LossConfig, {"loss": "hinge", "gradient_penalty": 3}, "gradient_penalty=3.0 has no effect with loss=hinge"),
-        (NetworkConfig, {"batch_norm": False}, "batch_norm=False has no effect with network=mlp"),
-    ],
-)
-def test_a_setting_without_effect_is_named_once(monkeypatch, group, values, sentence):
+@pytest.fixture
+def warned(monkeypatch):
     lines = []
     monkeypatch.setattr(fields.logging, "warning", lambda text, *values: lines.append(text % values))
-    fields._warn_once.cache_clear()
-    group(**values)
-    dataclasses.replace(group(**values), **values)
-    assert len(lines) == 1 and sentence in lines[0]
+    fields.warn_once.cache_clear()
+    return lines
 
 
-def test_settings_that_have_an_effect_are_not_named(monkeypatch):
-    monkeypatch.setattr(fields.logging, "warning", lambda *_: pytest.fail("a warning"))
-    OptimizerConfig(direction="momentum", beta_1=0.9)
-    OptimizerConfig(second_moment="guarded", second_moment_period=7, beta_2=0.75)
-    LossConfig("wgan_gp", gradient_penalty=3)
-    NetworkConfig("dcgan", batch_norm=False)
+def optimizer(**values):
+    return {"optimizer": OptimizerConfig(**values)}
+
+
+def compression(**values):
+    return {"compression": CompressionConfig(**values)}
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        (optimizer(direction="sgd", beta_2=0.75), "beta_2=0.75 has no effect with direction=sgd: it is used with"),
+        (optimizer(second_moment_period=7), "it is used with second_moment=averaged or guarded"),
+        ({"loss": LossConfig("hinge", gradient_penalty=3)}, "gradient_penalty=3.0 has no effect with loss=hinge"),
+        ({"network": NetworkConfig(batch_norm=False)}, "batch_norm=False has no effect with network=mlp"),
+        (
+            optimizer(half_step="none") | compression(residual_in_half_step=False),
+            "residual_in_half_step=False has no effect with half_step=none",
+        ),
+        (
+            compression(residual_in_half_step=False, error_feedback=False),
+            "residual_in_half_step=False has no effect with error_feedback=False",
+        ),
+        (compression(compressor="none", shift=0.1), "shift has no effect with compressor=none"),
+        (compression(compressor="none", flush_residuals=True), "flush_residuals has no effect with compressor=none"),
+        (compression(compressor="none", start_step=5), "start_step has no effect with compressor=none"),
+    ],
+)
+def test_a_setting_without_effect_is_named_once(warned, groups, sentence):
+    RunConfig(**groups)
+    dataclasses.replace(RunConfig(**groups), model_dir="other")
+    assert len(warned) == 1 and sentence in warned[0]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        optimizer(direction="momentum", beta_1=0.9),
+        optimizer(second_moment="guarded", second_moment_period=7, beta_2=0.75),
+        optimizer(half_step="corrected") | compression(compressor="none", shift=0.1),
+        optimizer(second_moment_period=7) | {"algorithm": "dqgan_adam_averaged"},
+        compression(compressor="none", compressor_rules="kernel=sign:bucket=512", shift=0.1, start_step=5),
+        {"loss": LossConfig("wgan_gp", gradient_penalty=3), "network": NetworkConfig("dcgan", batch_norm=False)},
+    ],
+)
+def test_a_setting_that_has_an_effect_is_not_named(warned, groups):
+    RunConfig(**groups)
+    assert warned == []
+
+
+@pytest.mark.parametrize("name", config.ALGORITHMS)
+def test_a_method_names_no_setting(warned, name):
+    RunConfig(algorithm=name)
+    assert warned == []
 
 
 def test_the_docstring_explains_every_setting():

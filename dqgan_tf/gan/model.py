@@ -130,6 +130,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
                 "`loss` must be the name of a loss, such as 'hinge', a dqgan_tf.config.LossConfig or a "
                 f"dqgan_tf.gan.losses.Loss: losses of Keras are for one network. Received: loss={loss!r}"
             )
+        if isinstance(loss, LossConfig):
+            loss.warn_of_unused()
         self.loss_function = losses.get(loss) if isinstance(loss, LossConfig) else loss
         self._settings = {"latent_dim": latent_dim, "loss": loss, "seed": seed, "ema_decay": ema_decay}
         self._settings |= {"conditional": conditional}
