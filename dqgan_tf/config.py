@@ -240,8 +240,8 @@ class CompressionConfig(Settings):
     )
     start_step: int = setting(
         0,
-        "First step that is compressed; earlier steps are not. 0 and 1 compress every step. With local_steps, the "
-        "round that it lies in is not compressed, unless it is the first of the round.",
+        "First step that is compressed; earlier steps are not. 0 and 1 compress every step. With local_steps, a "
+        "round is compressed if its first step is.",
         lower=0,
     )
     error_feedback: bool = setting(

@@ -9,7 +9,7 @@ from dqgan_tf.distribute.replica_local import local_replica_index
 class LocalRounds:
     """Implements `local_steps` above 1 for `DQGAN`, the only subclass. One round of K steps on replica m:
 
-        x_0 = w - e^m
+        x_0 = w - e^m    (w, if the half step leaves the residual out)
         for k = 1..K:  g = F(x_{k-1} - eta u_{k-1}; xi_k);  u_k = direction(g);  x_k = x_{k-1} - eta u_k
         exchange of p^m = w - x_K = e^m + sum_k eta u_k, as in the step of `DQGAN`
 
