@@ -293,15 +293,15 @@ def value_against_time(panels: dict[str, dict[str, tuple]], title: str, path: pa
                 axes.plot(hours, values, marker=".", linewidth=1, color=colours[label], label=label)
             axes.set(title=rate, xlabel="hours", xscale="log", yscale="log")
             _plain_ticks(axes.xaxis)
-            _plain_ticks(axes.yaxis)
+            _plain_ticks(axes.yaxis, (1, 1.5, 2, 3, 5, 7))
         all_axes[0].set_ylabel(title)
 
 
-def _plain_ticks(axis):
+def _plain_ticks(axis, places=(1, 2, 5)):
     """Ticks of a logarithmic axis at 1, 2 and 5, written 0.02 and not 2 x 10^-2, which do not cover each other."""
     from matplotlib import ticker
 
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(ticker.LogLocator(subs=places))
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter("{x:g}")
 

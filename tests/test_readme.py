@@ -280,8 +280,8 @@ def recorded(folder, **wanted):
 
 def test_the_first_sentences_round_what_was_recorded():
     [claimed] = re.findall(
-        r"(\d+) times fewer\sbytes at 4 bits, (\d+) times fewer at 1 bit \(`sign`\), and (\d+) times fewer if it sends only the "
-        r"largest 1 %",
+        r"(\d+) times fewer\sbytes at 4 bits, (\d+) times fewer at 1 bit \(`sign`\), and (\d+) times fewer "
+        r"if it sends only the largest 1 %",
         README,
     )
     [dense] = recorded("ring", variant="float32, no compression")
