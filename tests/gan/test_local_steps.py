@@ -161,7 +161,7 @@ ROUNDS_OF_THREE = [
     (ADAM, {"compressor": SIGN}),
     (ADAM | {"learning_rate_d": 0.009}, {"compressor": SIGN, "topology": "two_step"}),
     (ADAM, {"compressor": SIGN, "shift": 0.1}),
-    (SGD | {"learning_rate_d": 0.09}, {"compressor": SIGN, "shift": 0.1}),
+    (SGD, {"compressor": SIGN, "shift": 0.1}),
     (SGD, {"compressor": SIGN, "topology": "two_step"}),
     (ADAM | {"learning_rate_d": 0.009}, {"compressor": SIGN, "mean_compressor": FOUR_BIT} | SHIFTED),
     (SGD, {"compressor": "none"}),
