@@ -298,7 +298,7 @@ def value_against_time(panels: dict[str, dict[str, tuple]], title: str, path: pa
 
 
 def _plain_ticks(axis, places=(1, 2, 5)):
-    """Ticks of a logarithmic axis at 1, 2 and 5, written 0.02 and not 2 x 10^-2, which do not cover each other."""
+    """Ticks of a logarithmic axis at these places of a decade, written 0.02 and not 2 x 10^-2: they do not overlap."""
     from matplotlib import ticker
 
     axis.set_major_locator(ticker.LogLocator(subs=places))

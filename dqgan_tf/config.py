@@ -558,7 +558,7 @@ def _unused(optimizer: OptimizerConfig, compression: CompressionConfig) -> list[
     return [
         (
             not compression.residual_in_half_step and optimizer.half_step == "none",
-            "residual_in_half_step=False has no effect with half_step=none, which looks ahead from the weights",
+            "residual_in_half_step=False has no effect with half_step=none, which takes gradients at the weights",
         ),
         (
             not compression.residual_in_half_step and not compression.error_feedback,
