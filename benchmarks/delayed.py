@@ -131,11 +131,12 @@ def rounds(
         starts = w - (share or 0.0) * own - residual
         count = min(local_steps, steps - start)
         moved = take_steps(starts, count)
-        update = residual + moved - learned
+        part = count / local_steps  # of the shift, in a last round that is shorter
+        update = residual + moved - part * learned
         decoded = quantize(update)
         residual = update - decoded
-        arrives = mean_learned + decoded.mean(axis=0)
-        own = mean_learned + decoded
+        arrives = part * mean_learned + decoded.mean(axis=0)
+        own = part * mean_learned + decoded
         learned = learned + shift * decoded
         mean_learned = mean_learned + shift * decoded.mean(axis=0)
         if share is None:

@@ -694,6 +694,20 @@ MUTANTS = (
         "gan/test_local_steps.py",
     ),
     _mutant(
+        "gan/rounds.py",
+        "missing = 1.0 - length / self.compression_config.local_steps",
+        "missing = 0.0 * length",
+        "a round that is cut short takes the shift of a whole one",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "gan/rounds.py",
+        "@tf.function(jit_compile=True, autograph=False)",
+        "@tf.function(autograph=False)",
+        "the graph optimiser orders a sum that all replicas share",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
         "distribute/residual_sample.py",
         "tf.nn.relu(mean_square - square)",
         "tf.nn.relu(mean_square)",

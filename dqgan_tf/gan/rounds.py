@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from dqgan_tf.distribute import loop, pipeline
+from dqgan_tf.distribute.replica_local import local_replica_index
 
 
 class LocalRounds:
@@ -11,6 +12,9 @@ class LocalRounds:
         x_0 = w - e^m    (w, if the half step leaves the residual out)
         for k = 1..K:  g = F(x_{k-1} - eta u_{k-1}; xi_k);  u_k = direction(g);  x_k = x_{k-1} - eta u_k
         exchange of p^m = w - x_K = e^m + sum_k eta u_k, as in the step of `DQGAN`
+
+    A last, shorter round of r steps sends p^m + (1 - r/K) s^m: the shift stands for the steps that are missing, and the
+    mean loses (1 - r/K) sbar again. So the exchange is always one of K steps.
 
     docs/algorithm.md derives it. A replica stores sum_k eta u_k and not x_k, because x_k is rounded to the precision of
     a weight, which is much larger than an update. If any value of any replica is not finite, all replicas refuse the
@@ -72,13 +76,13 @@ class LocalRounds:
         """Exchanges the updates of the last `count` steps, int32 scalar; all replicas accept or refuse them."""
         context, number = tf.distribute.get_replica_context(), tf.cast(count, tf.int64)
         t = tf.cast(self.step.value + number - self.skipped.value, tf.float32)
-        means, accepted = self._exchange([player.round_updates() for player in self._players], kind)
+        length = tf.cast(count, tf.float32)
+        means, accepted = self._exchange_round([player.round_updates() for player in self._players], length, kind)
         moments = [[] for _ in self._players]
         if kind.average:
             average = lambda value: context.all_reduce("mean", [value])[0]  # noqa: E731
             moments = [player.mean_moments(t, average) for player in self._players]
         non_trainable = [player.mean_non_trainable(player.round_non_trainable()) for player in self._players]
-        length = tf.cast(count, tf.float32)
 
         def accept():
             triples = zip(self._players, means, moments, strict=True)
@@ -96,3 +100,27 @@ class LocalRounds:
         tf.cond(accepted, accept, refuse)
         self._count_steps(number, accepted)
         return {}
+
+    def _exchange_round(self, updates, length, kind):
+        """Returns the results of `_exchange` for the updates of `length` steps, float32 scalar."""
+        if not self.compression_config.shift:
+            return self._exchange(updates, kind)
+        replica, channels = local_replica_index(), self._channels_of(kind)
+        shifts = self._by_player([shift for channel in channels for shift in channel.shifts(replica)])
+        mean_shifts = self._by_player([shift for channel in channels for shift in channel.mean_shifts(replica)])
+        missing = 1.0 - length / self.compression_config.local_steps
+        means, accepted = self._exchange(_plus(updates, missing, shifts), kind)
+        return _plus(means, -missing, mean_shifts), accepted
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _plus(values, factor, others):
+    """Returns values + factor * others, per player and weight; None stands for zeros.
+
+    XLA compiles it, as every sum of more than two values must be that is to be equal on all replicas: TensorFlow's
+    graph optimiser makes an AddN of such a sum, and AddN (2.21.0) begins with whichever input's memory is free first.
+    """
+    return [
+        [value if other is None else value + factor * other for value, other in zip(*pair, strict=True)]
+        for pair in zip(values, others, strict=True)
+    ]

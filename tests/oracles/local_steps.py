@@ -4,12 +4,13 @@ One round of K gradient steps between two exchanges, on every worker m (docs/alg
 
     x_0 = w - e^m
     for k = 1..K:  g = F(x_{k-1} - a_k);  u = direction(g);  x_k = x_{k-1} - eta u    (+ (s^m - sbar)/K if `corrected`)
-    p = e^m + sum_k eta u - s^m;   c = Q(p);   w <- w - (sbar + mean c)
+    p = e^m + sum_k eta u - (r/K) s^m;   c = Q(p);   w <- w - ((r/K) sbar + mean c)
     e^m <- p - c, and in the two-step exchange plus M times the second error at its owner
     s^m <- s^m + a (p - e^m_new);   sbar <- sbar + a mean c
 
-a_k is how far the worker looks ahead: eta u_{k-1} (`own`), the common update of the last round divided by its number of
-steps (`common`), the own one less the drift (s^m - sbar)/K (`corrected`), or nothing (`none`).
+r is the number of steps: K, or fewer in a last, shorter round. a_k is how far the worker looks ahead: eta u_{k-1}
+(`own`), the common update of the last round divided by its number of steps (`common`), the own one less the drift
+(s^m - sbar)/K (`corrected`), or nothing (`none`).
 
 Arrays of workers are [M, n]. Gradients, compressors and pieces are those of `dqgan_numpy`.
 """
@@ -108,7 +109,7 @@ def one_round(game: Gradient, state: State, settings: Settings, count: int) -> S
         x, moved = x - step + (drift if settings.half_step == "corrected" else 0.0), moved + step
     if settings.local_steps > 1 and settings.adam is not None:
         state = averaged_at_exchange(state, settings.adam, before.t)
-    update = moved + state.residual - state.shift
+    update = moved + state.residual - count / settings.local_steps * state.shift
     state = dataclasses.replace(state, points=np.array(points), moved=moved, update=update)
     return exchange(state, settings, count)
 
@@ -151,7 +152,7 @@ def exchange(state, settings, count):
     residual = state.update - decoded
     for piece in settings.pieces:  # nothing where mean == arrived, as it does without a second encoding
         residual[piece.owner, piece.slice] += workers * (mean - arrived)[piece.slice]
-    q = state.mean_shift + arrived
+    q = count / settings.local_steps * state.mean_shift + arrived
     return dataclasses.replace(
         state,
         w=state.w - q,
