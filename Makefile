@@ -81,7 +81,7 @@ format: .venv/.test-stamp ## Style, changing files
 	$(BIN)/ruff format .
 
 # Where runs are recorded; `make report` runs none.
-SUITES := games mixture fashion_mnist cifar10 speedup time local/games local/mixture local/fashion_mnist
+SUITES := games mixture fashion_mnist cifar10 speedup time local/games local/mixture local/fashion_mnist local/cifar10
 
 report: .venv/.test-stamp ## Tables and figures of results/, README and docs/evidence.md, from the recorded runs
 	$(BIN)/python -m pip install -q -e ".[benchmark]"

@@ -19,6 +19,7 @@ from benchmarks.suite_parts import (
     IMAGES,
     LONG,
     NONE,
+    SHORT_CIFAR,
     SHORT_IMAGES,
     SIGN,
     SLOW,
@@ -78,13 +79,6 @@ _OTHER_RATES = [
     *rows([f"dqgan_adam{rate}" for rate in (SLOWER, SLOW, FASTER)], (NONE, FOUR_BIT)),
     *rows([f"cpoadam{rate}" for rate in (SLOWER, SLOW, FASTER)], (NONE,)),
 ]
-# Images in colours take more steps than those of clothes.
-_SHORT_CIFAR = SHORT_IMAGES | {
-    "loss.r1_gamma": 0.1,
-    "optimizer.learning_rate_g": 4e-4,
-    "optimizer.learning_rate_d": 4e-4,
-    "train.steps": 6000,
-}
 # The networks and the batch of `benchmarks.links`, which measures the steps on links.
 _TIME = [*rows(["dqgan_adam"], (NONE, SIGN)), ("dqgan_adam,local_steps=8", SIGN)]
 _TIME_MORE = [
@@ -158,7 +152,7 @@ SUITES = {
             Group("cifar10", 2, "iid", _SHORT, seeds=1),
         ],
         distances(IMAGES),
-        _SHORT_CIFAR,
+        SHORT_CIFAR,
         worker_batch=16,
         marks=4,
     ),
@@ -202,7 +196,7 @@ def get(name: str, small: bool, published: bool = False) -> Suite:
     """
     suite = SUITES[name]
     if published:
-        small_networks = [key for key, other in SUITES.items() if other.settings in (SHORT_IMAGES, _SHORT_CIFAR)]
+        small_networks = [key for key, other in SUITES.items() if other.settings in (SHORT_IMAGES, SHORT_CIFAR)]
         if name not in small_networks:
             names = " or ".join(small_networks)
             raise UsageError(f"--published is for --suite={names}. Received: --suite={name}")

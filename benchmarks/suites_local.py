@@ -11,6 +11,7 @@ from benchmarks.suite_parts import (
     LARGE_SIGN,
     LONG,
     NONE,
+    SHORT_CIFAR,
     SHORT_IMAGES,
     SIGN,
     SPREAD,
@@ -226,6 +227,15 @@ SUITES = {
         (*distances(IMAGES), SPREAD),
         SHORT_IMAGES | {"train.steps": 2048, "train.steps_per_call": 64},
         worker_batch=32,
+        marks=4,
+    ),
+    "local/cifar10": Suite(
+        DATA,
+        "What do local steps cost on cifar10?",
+        [Group("cifar10", 4, "iid", _LOCAL, seeds=1)],
+        (*distances(IMAGES), SPREAD),
+        SHORT_CIFAR | {"train.steps": 6144, "train.steps_per_call": 64},
+        worker_batch=16,
         marks=4,
     ),
 }

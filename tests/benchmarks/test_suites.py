@@ -286,12 +286,13 @@ class TestSmall:
         assert rows[1]["sent_bytes_per_step"] < rows[0]["sent_bytes_per_step"] / 20
         self.check_page(name, tmp_path)
 
-    def test_cifar10(self, tmp_path, data_dir):
+    @pytest.mark.parametrize("name", ["cifar10", "local/cifar10"])
+    def test_cifar10(self, name, tmp_path, data_dir):
         network = data_dir / "cifar10_resnet" / "resnet20-12fca82f.npz"
-        rows = self.rows("cifar10", tmp_path, f"--data_dir={data_dir / 'tfds'}", f"--feature_network={network}")
+        rows = self.rows(name, tmp_path, f"--data_dir={data_dir / 'tfds'}", f"--feature_network={network}")
         assert rows[0]["feature_network"] == "resnet20" and rows[0]["num_samples"] == 200
         assert rows[0]["frechet_distance"] > 0 and 0 <= rows[0]["precision"] <= 1
-        self.check_page("cifar10", tmp_path)
+        self.check_page(name, tmp_path)
 
     def test_published_networks(self, tmp_path, data_dir):
         """Loss, width and rates are those of the preset; the rows of 64 channels send 16 times those of 16 and more."""

@@ -244,11 +244,12 @@ class TestRounds:
         assert [int(values[name][0]) for name in ("step", "skipped", "skipped_in_row")] == [9, 3, 0]
         assert all(third[name] != second[name] for name in third if name.startswith(("m/", "ema/")))
 
-    def test_sums_that_all_replicas_share_have_one_order(self, model, run):
+    def test_sums_that_all_replicas_share_have_one_order(self, strategy):
         """The graph optimiser makes one AddN of a sum of three. If a variable's value comes first in it, AddN begins
         with another input whenever that value is still in use, and the last bit depends on time."""
+        model = tiny_gan.build(strategy, self.OPTIMIZER, self.COMPRESSION)
         context.enable_graph_collection()
-        run(tiny_gan.real_batches(2), 2)
+        model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(2)), 2)
         graphs = [of_function.post_optimization_graph for of_function in context.export_run_metadata().function_graphs]
         context.disable_graph_collection()
         sums = [node for graph in graphs for node in graph.node if node.op == "AddN"]
