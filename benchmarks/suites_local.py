@@ -61,6 +61,12 @@ _SPLIT_LONG_CENTRAL = [
     (f"cpoadam_ef{LONG},shift=0.1,warmup_steps=300{rate(0.008)}", SIGN),
     (f"cpoadam_ef{LONG},warmup_steps=300{rate(0.02)}", TOP_1),
 ]
+# The bound of `--shift` for the largest 1 %: a quarter of the share.
+_SPLIT_SMALL_SHIFT = [
+    (f"cpoadam_ef{LONG},shift=0.0025,warmup_steps=300{rate(0.02)}", TOP_1),
+    ("dqgan_adam_split,half_step=corrected,shift=0.0025", TOP_1),
+    (f"dqgan_adam_split{_COMMON},shift=0.0025", TOP_1),
+]
 _SPLIT_LONG_ONE_SEED = [
     *rows([f"cpoadam{LONG}", f"dqgan_adam_split{LONG}"], (NONE,)),
     *rows([f"dqgan_adam_split{LONG}{_COMMON}{_FAST}"], (NONE, SIGN, TOP_1)),
@@ -194,6 +200,7 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_OTHER_MOMENTS, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_TWO_SEEDS, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ONE_SEED, seeds=1),
+            Group("mixture_ring", 4, "by_class", _SPLIT_SMALL_SHIFT, seeds=1),
             Group("mixture_ring", 4, "iid", _LOCAL_LONG_MIXTURE, seeds=5),
             Group("mixture_ring", 4, "iid", _LOCAL_HALF_STEPS, seeds=3),
             Group("mixture_ring", 4, "iid", _LOCAL_TWO_STEP, seeds=1),
@@ -219,7 +226,8 @@ SUITES = {
             Group("fashion_mnist", 4, "iid", _LOCAL_ABLATIONS, seeds=1),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT, seeds=3),
             Group("fashion_mnist", 4, "by_class", [("cpoadam_ef", FOUR_BIT)], seeds=3),
-            Group("fashion_mnist", 4, "by_class", rows(["cpoadam_ef,shift=0.1", _SPLIT_ROUNDS], (SIGN,)), seeds=1),
+            Group("fashion_mnist", 4, "by_class", [("cpoadam_ef,shift=0.1", SIGN), (_SPLIT_ROUNDS, NONE)], seeds=1),
+            Group("fashion_mnist", 4, "by_class", [(_SPLIT_ROUNDS, SIGN)], seeds=3),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_CORRECTED, seeds=3),
             Group("fashion_mnist", 4, "by_class", rows([f"{_CORRECTED}{FALLING}"], (FOUR_BIT,)), seeds=3),
             Group("fashion_mnist", 4, "by_class", _LOCAL_SPLIT_ROUNDS, seeds=1),
