@@ -30,6 +30,7 @@ from dqgan_tf.training import command
 
 Rows = list[dict[str, Any]]
 _TIMES = 900
+_LOST = 1e6  # residuals above this have diverged
 _FEW = 3  # fewer seeds than these have no mean
 _COMPRESSORS = {
     "float32": suite_parts.NONE,
@@ -218,11 +219,13 @@ def local_games(problem: str) -> str:
         for compressor in ("sign", "top 5 %"):
             own = runs(f"dqgan{steps}", compressor)
             seeds = ", ".join("diverges" if row["field"] is None else f"{row['field']:.4f}" for row in own)
-            line += [seeds, difference(own, exact, "field")]
+            line += [seeds, difference(own, exact, "field"), figure(own, "spread", digits=2)]
         line.append(figure(runs(f"dqgan_residual_out{steps}", "sign"), "field"))
         lines.append(line)
-    header = ["K", "times fewer bytes at sign", "float32", "sign, every seed", "difference", "top 5 %, every seed"]
-    return _table([*header, "difference", "sign, residual outside of the start"], lines)
+    header = ["K", "times fewer bytes at sign", "float32"]
+    for name in ("sign", "top 5 %"):
+        header += [f"{name}, every seed", "difference", "spread of the residuals"]
+    return _table([*header, "sign, residual outside of the start"], lines)
 
 
 def local_games_different() -> str:
@@ -251,8 +254,8 @@ def local_games_different() -> str:
 
 
 def split_modes() -> str:
-    """Samples within 3 standard deviations of a mode, their difference in points to float32 with equal data, and modes
-    of every run, with modes split among four workers."""
+    """Samples within 3 standard deviations of a mode, their difference in points to float32 with equal data, modes of
+    every run and spread of the residuals, with modes split among four workers."""
     runs = functools.partial(_runs, "local/mixture", "mixture_ring", workers=4, shards="by_class")
     methods = {}
     for problem, method, _, workers, shards in _recorded("local/mixture"):
@@ -266,9 +269,19 @@ def split_modes() -> str:
         for compressor in ("float32", "sign", "top 1 %"):
             own = runs(method, compressor)
             change = difference(own, reference, key, percent=False, **percent)
-            line.append(f"{figure(own, key, **percent)}; {change}; modes {_modes(own)}" if own else "")
+            spread = "" if compressor == "float32" else _spread(own, _is_in_gradients(method))
+            line.append(f"{figure(own, key, **percent)}; {change}; modes {_modes(own)}{spread}" if own else "")
         lines.append(line)
     return _table(["setting", "float32", "sign", "top 1 %"], lines)
+
+
+def _spread(rows, is_in_gradients):
+    """`; spread S` of residuals in weights, which are about 1; `; spread without bound` of what has diverged."""
+    lost = [row["spread"] is None or row["spread"] > _LOST for row in rows]
+    if any(lost):
+        pairs = zip(rows, lost, strict=True)
+        return "; spread " + ", ".join("without bound" if is_lost else f"{row['spread']:.2f}" for row, is_lost in pairs)
+    return "" if is_in_gradients else f"; spread {figure(rows, 'spread', digits=2)}"
 
 
 def _as_long(base, method):
@@ -314,13 +327,14 @@ def _is_in_gradients(method):
     return cells_lib.method(method).settings.get("optimizer.exchange") == "gradient"
 
 
-def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class")) -> str:
-    """Frechet distances over training, every variant of `local/fashion_mnist` at these rates that has runs."""
-    lines, marks = [], (512, 1024, 1536, 2048)
-    variants = dict.fromkeys(cell[:-1] for cell in suites.SUITES["local/fashion_mnist"].cells())
-    reference = _runs("local/fashion_mnist", "fashion_mnist", f"dqgan_adam{rates}", "float32", 4, "iid")
+def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class"), images: str = "fashion_mnist") -> str:
+    """Frechet distances over training, every variant of `local/IMAGES` at these rates that has runs."""
+    lines, suite = [], f"local/{images}"
+    variants = dict.fromkeys(cell[:-1] for cell in suites.SUITES[suite].cells())
+    reference = _runs(suite, images, f"dqgan_adam{rates}", "float32", 4, "iid")
+    marks = reference[0]["curve"]["step"]
     for problem, method, compressor, workers, shards in variants:
-        own = _runs("local/fashion_mnist", problem, method, compressor, workers, shards)
+        own = _runs(suite, problem, method, compressor, workers, shards)
         at_rates = method.endswith(rates) if rates else suite_parts.FALLING not in method
         if not own or shards not in data or not at_rates:
             continue
@@ -399,6 +413,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "local_images": functools.partial(local_images, "", ("iid",)),
     "local_images_split": functools.partial(local_images, "", ("by_class",)),
     "local_images_falling": functools.partial(local_images, suite_parts.FALLING),
+    "local_cifar10": functools.partial(local_images, "", images="cifar10"),
 }
 
 

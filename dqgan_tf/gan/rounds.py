@@ -13,8 +13,9 @@ class LocalRounds:
         for k = 1..K:  g = F(x_{k-1} - eta u_{k-1}; xi_k);  u_k = direction(g);  x_k = x_{k-1} - eta u_k
         exchange of p^m = w - x_K = e^m + sum_k eta u_k, as in the step of `DQGAN`
 
-    A last, shorter round of r steps sends p^m + (1 - r/K) s^m: the shift stands for the steps that are missing, and the
-    mean loses (1 - r/K) sbar again. So the exchange is always one of K steps.
+    With a shift, `Channel` subtracts s^m, the mean of whole rounds, and adds sbar to the mean. A round of r < K steps
+    takes its part of both, (r/K) s^m and (r/K) sbar: (1 - r/K) s^m is added to what the channel gets, and the same part
+    of sbar is subtracted from what it returns.
 
     docs/algorithm.md derives it. A replica stores sum_k eta u_k and not x_k, because x_k is rounded to the precision of
     a weight, which is much larger than an update. If any value of any replica is not finite, all replicas refuse the

@@ -42,7 +42,7 @@ _FIGURES = {
     "fake_logit": Figure("4 training/", "", "mean output of the discriminator on generated samples"),
     "gradient_norm/{p}": Figure("4 training/", "", "root of the mean squared norm of one replica's gradient"),
     "update_norm/{p}": Figure(
-        "4 training/", "parameters", "root of the mean of \\|p\\|^2, where p = eta u + e is what is encoded"
+        "4 training/", "parameters", "root of the mean of \\|p\\|^2, where p = e + sum of eta u - s is what is encoded"
     ),
     "learning_rate/{p}": Figure("4 training/", "", "learning rate eta of the last step"),
     "skipped": Figure(
