@@ -417,6 +417,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "local_images": functools.partial(local_images, "", ("iid",)),
     "local_images_split": functools.partial(local_images, "", ("by_class",)),
     "local_images_falling": functools.partial(local_images, suite_parts.FALLING),
+    "local_cifar10": functools.partial(local_images, "", images="cifar10"),
 }
 
 

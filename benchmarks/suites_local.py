@@ -240,7 +240,7 @@ SUITES = {
     "local/cifar10": Suite(
         DATA,
         "What do local steps cost on cifar10?",
-        [Group("cifar10", 4, "iid", _LOCAL, seeds=1)],
+        [Group("cifar10", 4, "iid", _LOCAL[:2], seeds=1)],
         (*distances(IMAGES), SPREAD),
         SHORT_CIFAR | {"train.steps": 6144, "train.steps_per_call": 64},
         worker_batch=16,
