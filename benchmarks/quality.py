@@ -1,8 +1,8 @@
-"""Draws README's figure of quality against bytes from the tables of results.
+"""Draws the figure of quality against bytes from the tables of results.
 
     python -m benchmarks.quality [--figure=docs/images/quality_against_bytes.png]
 
-It prints the caption, which stands in README under the figure, and the sources, which stand in docs/images/README.md.
+It prints the caption and the sources, which stand in docs/images/README.md.
 """
 
 import json

@@ -11,7 +11,7 @@ command continues a suite that was stopped. --report renders the tables and figu
 results/SUITE/README.md and runs nothing.
 `python -m benchmarks.evidence_tables DOCUMENT` fills the tables of suites in README.md and docs/evidence.md.
 
-    python -m trainers.compare --results=results/ring --document=README.md
+    python -m trainers.compare --results=results/ring --document=docs/images/README.md
 
 Without --suite, the runs are those of variants.json in the folder, each by `trainers.launch`, and the table goes into
 the document.

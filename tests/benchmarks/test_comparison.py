@@ -73,9 +73,9 @@ def test_a_document_without_the_place_is_refused(folder, tmp_path):
         comparison.render(path, folder)
 
 
-def test_readme_holds_what_its_records_say(monkeypatch):
+def test_the_page_of_pictures_holds_what_its_records_say(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert comparison.table("results/ring") in pathlib.Path("README.md").read_text()
+    assert comparison.table("results/ring") in pathlib.Path("docs/images/README.md").read_text()
 
 
 @pytest.mark.slow
