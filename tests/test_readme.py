@@ -290,9 +290,10 @@ def test_the_first_sentences_round_what_was_recorded():
         assert int(times) == round(dense["sent_bytes_per_step"] / run["sent_bytes_per_step"])
 
 
-def test_the_table_of_fashion_mnist_is_that_of_the_recorded_runs():
-    shown = README.split("<!-- results:fashion_mnist -->")[1].split("<!-- /results:fashion_mnist -->")[0].strip()
-    assert shown == evidence_tables.TABLES["fashion_mnist"]()
+@pytest.mark.parametrize("table", ["fashion_mnist", "mixture_ring"])
+def test_the_tables_of_quality_are_those_of_the_recorded_runs(table):
+    shown = README.split(f"<!-- results:{table} -->")[1].split(f"<!-- /results:{table} -->")[0].strip()
+    assert shown == evidence_tables.TABLES[table]()
     for name in re.findall(r"!\[[^]]*\]\((results/[^)]+)\)", README):
         assert (ROOT / name).exists(), name
 
