@@ -332,6 +332,8 @@ def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class"), images
     lines, suite = [], f"local/{images}"
     variants = dict.fromkeys(cell[:-1] for cell in suites.SUITES[suite].cells())
     reference = _runs(suite, images, f"dqgan_adam{rates}", "float32", 4, "iid")
+    if not reference:
+        return _table([], [])
     marks = reference[0]["curve"]["step"]
     for problem, method, compressor, workers, shards in variants:
         own = _runs(suite, problem, method, compressor, workers, shards)
