@@ -76,6 +76,25 @@ _SPLIT_AVERAGED = rows([f"dqgan_adam_averaged_split,second_moment_period=1{_COMM
 _SPLIT_AVERAGED_LONG = rows(
     [f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}"], (NONE, SIGN, TOP_1)
 )
+# Every half step, with and without the residual in it, with and without a shift, around `_SPLIT_AVERAGED`. Without a
+# shift a corrected step is DQGAN's own. In float32 there is no residual, and a shift changes corrected steps alone.
+_SPLIT_GRID_SHIFT = ",shift=0.1"
+_SPLIT_GRID = rows(
+    [
+        f"dqgan_adam_averaged_split,second_moment_period=1{half_step}{residual}{shift}"
+        for half_step in ("", ",half_step=common", ",half_step=none", ",half_step=corrected")
+        for residual in ("", ",residual_in_half_step=false")
+        for shift in ("", _SPLIT_GRID_SHIFT)
+        if shift or "corrected" not in half_step
+    ],
+    (SIGN, TOP_1),
+) + rows(
+    [
+        f"dqgan_adam_averaged_split,second_moment_period=1{half_step}"
+        for half_step in ("", ",half_step=none", f",half_step=corrected{_SPLIT_GRID_SHIFT}")
+    ],
+    (NONE,),
+)
 # What `_SPLIT_AVERAGED_LONG` needs of its second moments: here they hold the worker's own, or an older mean.
 _SPLIT_OTHER_MOMENTS = [
     (f"dqgan_adam_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}", SIGN),
@@ -197,6 +216,7 @@ SUITES = {
             Group("mixture_ring", 4, "by_class", _SPLIT_THREE_SEEDS, seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED_LONG, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_AVERAGED, seeds=5),
+            Group("mixture_ring", 4, "by_class", _SPLIT_GRID, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_OTHER_MOMENTS, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_TWO_SEEDS, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_ONE_SEED, seeds=1),
