@@ -18,7 +18,7 @@ from dqgan_tf.gan.model import DQGAN
 from tests.gan import model_state, tiny_gan
 from tests.gan.local_strategy import local_strategy
 from tests.oracles import baselines_numpy as baselines
-from tests.oracles import dqgan_numpy, methods_numpy, quantizers_numpy
+from tests.oracles import dqgan_numpy, local_steps, methods_numpy, quantizers_numpy
 
 M, STEPS, BATCH, SEED = 3, 20, 4, 5
 # x is the generator; y and b are the discriminator, and a rule sends b exactly.
@@ -186,6 +186,48 @@ def test_a_method_follows_its_oracle(strategy, game, batches, name, tmp_path):
     if name == "extra_adam":
         check_look_ahead(model, strategy, batches)
         check_start_from_other_weights(model, strategy, batches, tmp_path)
+
+
+def owned_pieces():
+    """x and y cut into the shards of the two-step exchange, 32 values and the rest; b travels exactly."""
+    cut = [dqgan_numpy.Piece(p.player, p.start, p.start + 32, 0) for p in (GENERATOR, DISCRIMINATOR)]
+    rest = [dqgan_numpy.Piece(p.player, p.start + 32, p.stop, 1) for p in (GENERATOR, DISCRIMINATOR)]
+    return (cut[0], rest[0], cut[1], rest[1], EXACT)
+
+
+def quantize_padded(vector, player):
+    """A shard is padded with zeros to its bucket, and sign's scale is the mean of the bucket."""
+    if player == "b":
+        return np.array(vector, np.float64)
+    return QUANTIZERS[SIGN](np.pad(vector, (0, -len(vector) % 32)))[: len(vector)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["all_gather", "two_step"])
+def test_local_steps_and_a_shift_follow_the_oracle_beside_a_rule(strategy, game, batches, topology):
+    """Rounds of three steps, the last one of two. What a rule sends exactly has no residual and the same mean."""
+    local = {"compressor": SIGN, "compressor_rules": "bias=none", "local_steps": 3, "shift": 0.1}
+    model = build(strategy, OptimizerConfig(**RATES, direction="sgd"), CompressionConfig(topology=topology, **local))
+    two_step = topology == "two_step"
+    settings = local_steps.Settings(
+        owned_pieces() if two_step else pieces,
+        ETA,
+        quantize_padded if two_step else lambda x, player: quantize_player(x, player, SIGN),
+        local_steps=3,
+        shift=0.1,
+        two_step=two_step,
+    )
+    iterator, done = tiny_gan.distributed_iterator(strategy, batches[:STEPS]), 0
+    for state in local_steps.run(game, tiny_gan.weights(model)[0], M, settings, STEPS):
+        assert model.train_steps(iterator, state.t - done) == state.t - done
+        weights, done = tiny_gan.weights(model), state.t
+        assert np.all(weights == weights[0]), f"replicas differ after step {done}"
+        np.testing.assert_allclose(weights[0], state.w, atol=TOLERANCE * np.max(np.abs(state.w)), err_msg=f"{done}")
+        residual = np.concatenate([state.residual[:, p.slice] for p in pieces if p is not EXACT], axis=1)
+        found, scale = tiny_gan.replica_state(model, "residual"), np.max(np.abs(state.update))
+        np.testing.assert_allclose(found, residual, atol=TOLERANCE * scale, err_msg=f"{done}")
+    assert done == STEPS and np.max(np.abs(residual)) > 1e-2
+    assert not np.any(state.residual[:, EXACT.slice])
 
 
 def check_look_ahead(model, strategy, batches):
