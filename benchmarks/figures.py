@@ -150,9 +150,9 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
     """Draws a figure of the runs against steps, bytes and seconds, side by side, as PNG.
 
     Args:
-      lines: by (method, compressor) the lists `step`, `bytes`, `seconds` and `value`. A compressor has a colour, a
-        method a dash and, where there are many, a marker. `raw`, where it is there, is drawn against steps as a thin
-        line in the same colour and dash.
+      lines: by (method, compressor) the lists `step`, `bytes`, `seconds` and `value`. Of methods and compressors the
+        more numerous have a colour each and, after the last colour, a marker; the others a dash. `raw`, where it is
+        there, is drawn against steps as a thin line in the same colour and dash.
       title: of the figure.
       path: name of the file.
       scale: of the figure, `linear`, or `log` for values above 0 if they span more than a factor of 20.
@@ -160,9 +160,11 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
     Raises:
       UsageError: Matplotlib is not installed.
     """
-    colours = dict(zip(dict.fromkeys(compressor for _, compressor in lines), _COLOURS, strict=False))
-    looks = itertools.cycle(itertools.product(("", "o", "s", "^"), _DASHES))
-    looks = dict(zip(dict.fromkeys(method for method, _ in lines), looks, strict=False))
+    methods, compressors = (list(dict.fromkeys(names)) for names in zip(*lines, strict=True))
+    by_method = len(methods) > len(compressors)
+    many, few = (methods, compressors) if by_method else (compressors, methods)
+    colours = dict(zip(many, itertools.cycle(itertools.product(("", "o", "s", "^"), _COLOURS)), strict=False))
+    dashes = dict(zip(few, itertools.cycle(_DASHES), strict=False))
     values = [value for line in lines.values() for value in line["value"] if value > 0]
     labels = {"step": "steps", "bytes": "MB that a worker has sent", "seconds": "seconds, all replicas in one process"}
     if not values or max(values) <= 20 * min(values):
@@ -171,8 +173,9 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
         for axes, (key, label) in zip(panels, labels.items(), strict=True):
             for (method, compressor), line in lines.items():
                 x = [value / 1e6 for value in line["bytes"]] if key == "bytes" else line[key]
-                marker, dash = looks[method]
-                look = {"color": colours[compressor], "linestyle": dash, "linewidth": 1}
+                of_colour, of_dash = (method, compressor) if by_method else (compressor, method)
+                marker, colour = colours[of_colour]
+                look = {"color": colour, "linestyle": dashes[of_dash], "linewidth": 1}
                 axes.plot(x, line["value"], label=f"{method}, {compressor}", marker=marker, markersize=3, **look)
                 if key == "step" and "raw" in line:
                     axes.plot(x, line["raw"], **look | {"linewidth": 0.4})

@@ -116,8 +116,10 @@ SUITES = {
             Group("mixture_ring", 4, "iid", with_setting(LONG, _BASELINES), seeds=1),
             Group("mixture_grid", 4, "iid", with_setting(LONG, _HEADLINE), seeds=5),
             Group("mixture_grid", 4, "iid", with_setting(LONG, _SHORT[3:]), seeds=1),
-            Group("mixture_ring", 8, "iid", with_setting(LONG, [*_HEADLINE[:-1], _SHORT[3]]), seeds=3),
-            Group("mixture_ring", 8, "iid", with_setting(LONG, [_HEADLINE[-1], _SHORT[4]]), seeds=1),  # 15 minutes each
+            Group("mixture_ring", 8, "iid", with_setting(LONG, _HEADLINE), seeds=5),
+            Group("mixture_ring", 8, "iid", with_setting(LONG, _SHORT[3:4]), seeds=3),
+            Group("mixture_ring", 8, "iid", with_setting(LONG, _SHORT[4:]), seeds=1),
+            Group("mixture_grid", 8, "iid", with_setting(LONG, _HEADLINE), seeds=5),
             Group("mixture_ring", 4, "iid", _HEADLINE, seeds=4),
             Group("mixture_ring", 4, "iid", _ABLATIONS, seeds=2),
         ],
@@ -148,7 +150,7 @@ SUITES = {
         "What does compression cost on cifar10?",
         [
             Group("cifar10", 4, "iid", [*_HEADLINE, ("cpoadam", NONE)], seeds=3),
-            Group("cifar10", 4, "iid", [*_ABLATIONS[1:], *_OTHER_BASELINES[2:]], seeds=1),
+            Group("cifar10", 4, "iid", _ABLATIONS[1:] + _OTHER_BASELINES, seeds=1),
             Group("cifar10", 2, "iid", _SHORT, seeds=1),
         ],
         distances(IMAGES),

@@ -76,22 +76,29 @@ _SPLIT_AVERAGED = rows([f"dqgan_adam_averaged_split,second_moment_period=1{_COMM
 _SPLIT_AVERAGED_LONG = rows(
     [f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}"], (NONE, SIGN, TOP_1)
 )
-# Every half step, with and without the residual in it, with and without a shift, around `_SPLIT_AVERAGED`. Without a
-# shift a corrected step is DQGAN's own. In float32 there is no residual, and a shift changes corrected steps alone.
-_SPLIT_GRID_SHIFT = ",shift=0.1"
+# Every half step, with and without the residual in it, with and without a shift, around `_SPLIT_AVERAGED`. A corrected
+# step needs a shift; without a half step the residual is in no point. In float32 there is no residual, and a shift
+# changes corrected steps alone.
 _SPLIT_GRID = rows(
     [
-        f"dqgan_adam_averaged_split,second_moment_period=1{half_step}{residual}{shift}"
-        for half_step in ("", ",half_step=common", ",half_step=none", ",half_step=corrected")
-        for residual in ("", ",residual_in_half_step=false")
-        for shift in ("", _SPLIT_GRID_SHIFT)
-        if shift or "corrected" not in half_step
+        f"dqgan_adam_averaged_split,second_moment_period=1{change}{shift}"
+        for change in (
+            "",
+            ",residual_in_half_step=false",
+            ",half_step=common",
+            _COMMON,
+            ",half_step=none",
+            ",half_step=corrected",
+            ",half_step=corrected,residual_in_half_step=false",
+        )
+        for shift in ("", ",shift=0.1")
+        if shift or "corrected" not in change
     ],
     (SIGN, TOP_1),
 ) + rows(
     [
-        f"dqgan_adam_averaged_split,second_moment_period=1{half_step}"
-        for half_step in ("", ",half_step=none", f",half_step=corrected{_SPLIT_GRID_SHIFT}")
+        f"dqgan_adam_averaged_split,second_moment_period=1{change}"
+        for change in ("", ",half_step=none", ",half_step=corrected,shift=0.1")
     ],
     (NONE,),
 )

@@ -25,6 +25,8 @@ _EQUAL = ("iid", "homogeneous")  # shards of workers with equal data
 LINKS = tuple(ROOT / "results" / folder / "links.jsonl" for folder in ("local", "speedup"))
 """What `benchmarks.links` has measured: steps of the networks and the batch of the suite `time`. A rate that several
 files have is taken from the first of them."""
+_MOST_CURVES = 12
+"""A figure of more is not readable."""
 _KNOWN = "feature_network_accuracy"
 _NEAR = 1.05
 """A distance of at most so many times that of float32 at the end counts as its quality."""
@@ -58,14 +60,13 @@ def write(name: str, folder: str | os.PathLike) -> str:
             path = folder / f"{stem}_bytes.png"
             figures.end_against_bytes(_ends(suite, of_section), title, path, scale)
             parts.append(f"![{title} against bytes]({path.name})")
-        for reference in dict.fromkeys(_page_of(row) for row in of_section):
-            lines = [row for row in of_section if _page_of(row) == reference]
-            name_of_figure = f"{stem}_{reference.replace(',', '_')}"
+        for page, lines in _pages(of_section).items():
+            name_of_figure = f"{stem}_{page.replace(',', '_')}"
             parts += _pictures(lines, folder, f"{name_of_figure}_samples.png")
             path = folder / f"{name_of_figure}.png"
             if name != "speedup" and len(_by_variant(lines)) > 1:
                 figures.curves(_curves(suite, lines), title, path, scale)
-                parts.append(f"![{title} of {reference}]({path.name})")
+                parts.append(f"![{title} of {page}]({path.name})")
     parts.append(_source(rows))
     text = "\n\n".join(parts) + "\n"
     json_lines.write_atomically(folder / "README.md", text)
@@ -374,9 +375,32 @@ def reference_of(row):
     return cells.method(row["method"], ("steps", *_steps_kept(row), *rates)).reference
 
 
-def _page_of(row):
-    """Returns the method in whose figure the curve of a run is drawn: its reference at any rate."""
-    return cells.method(row["method"], ("steps", *_steps_kept(row))).reference
+def _pages(rows):
+    """Returns {name: rows}: the runs that one figure shows.
+
+    They are those that are compared with one method, at any rate. Of more than `_MOST_CURVES` variants, each method has
+    a figure for each kind of compressor, which shows the float32 runs of that one method too.
+    """
+    by_reference = collections.defaultdict(list)
+    for row in rows:
+        by_reference[cells.method(row["method"], ("steps", *_steps_kept(row))).reference].append(row)
+    pages = {}
+    for reference, lines in by_reference.items():
+        if len(_by_variant(lines)) <= _MOST_CURVES:
+            pages[reference] = lines
+            continue
+        exact = [row for row in lines if (row["method"], row["compressor"]) == (reference, suite_parts.NONE)]
+        parts = collections.defaultdict(list)
+        for row in lines:
+            parts[_without_changes(row), row["compressor"].partition(":")[0]].append(row)
+        for (method, kind), part in parts.items():
+            pages[f"{method},{kind}"] = part if kind == suite_parts.NONE else exact + part
+    return pages
+
+
+def _without_changes(row):
+    """The method of a run with no other change than that of its length."""
+    return _at(row["method"].partition(",")[0], _length(row["method"]))
 
 
 def _steps_kept(row):

@@ -333,6 +333,19 @@ class TestTables:
             "| dqgan_no_error_feedback | sign | 1,400 | 2 | diverges (1 of 2) |  |",
         ]
 
+    def test_many_variants_have_a_figure_for_each_method_and_kind_of_compressor(self):
+        """Twelve variants share a figure. Of more, each method and kind has one, with float32 of the reference."""
+        rates = [f",learning_rate_g={number}" for number in range(1, 10)]
+        rows = [row(f"dqgan{rate}", "sign:bucket=512", 0, 0.1) for rate in rates]
+        rows += [row("dqgan", "none", seed, 0.1) for seed in (0, 1)]
+        rows += [row("dqgan", "topk:fraction=0.1", 0, 0.1), row("dqgan", "topk:fraction=0.2", 0, 0.1)]
+        assert suites_report._pages(rows) == {"dqgan": rows}
+        rows.append(row("dqgan_residual_out", "sign:bucket=64", 0, 0.1))
+        pages = suites_report._pages(rows)
+        sizes = {name: len(page) for name, page in pages.items()}
+        assert sizes == {"dqgan,sign": 11, "dqgan,none": 2, "dqgan,topk": 4, "dqgan_residual_out,sign": 3}
+        assert all(rows[9] in page and rows[10] in page for page in pages.values())
+
     def test_seeds_are_paired(self):
         """Rows of other seeds than the reference's do not count."""
         rows = [row("dqgan", "none", 1, 0.2), row("dqgan", "sign", 0, 9.0), row("dqgan", "sign", 1, 0.3)]
