@@ -308,9 +308,15 @@ class CompressionConfig(Settings):
         from dqgan_tf import compressors  # here, so that `--help` loads no numpy
         from dqgan_tf.compressors import rules
 
-        compressors.get(self.compressor)
-        rules.parse(self.compressor_rules)
+        chosen = [compressors.get(self.compressor), *(rule.compressor for rule in rules.parse(self.compressor_rules))]
         check_shift(self.shift, self.error_feedback)
+        for compressor in chosen:
+            share = getattr(compressor, "fraction", 1.0)
+            if self.shift > share / 4 and share < 1.0:  # delta is at most the share: see docs/algorithm.md, Why a shift
+                warn_once(
+                    f"shift={self.shift} is above {share / 4:g}, a quarter of the share of values that "
+                    f"{compressor.spec} sends: the residuals can grow without bound"
+                )
         if self.mean_compressor:
             _check_mean_compressor(self)
 

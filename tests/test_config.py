@@ -350,9 +350,11 @@ def compression(**values):
         (compression(compressor="none", shift=0.1), "shift has no effect with compressor=none"),
         (compression(compressor="none", flush_residuals=True), "flush_residuals has no effect with compressor=none"),
         (compression(compressor="none", start_step=5), "start_step has no effect with compressor=none"),
+        (compression(compressor="topk:fraction=0.05", shift=0.1), "shift=0.1 is above 0.0125, a quarter of the share"),
+        (compression(compressor_rules="kernel=randomk:fraction=0.01", shift=0.003), "above 0.0025, a quarter"),
     ],
 )
-def test_a_setting_without_effect_is_named_once(warned, groups, sentence):
+def test_a_setting_without_effect_or_beyond_its_bound_is_named_once(warned, groups, sentence):
     RunConfig(**groups)
     dataclasses.replace(RunConfig(**groups), model_dir="other")
     assert len(warned) == 1 and sentence in warned[0]
@@ -366,10 +368,11 @@ def test_a_setting_without_effect_is_named_once(warned, groups, sentence):
         optimizer(half_step="corrected") | compression(compressor="none", shift=0.1),
         optimizer(second_moment_period=7) | {"algorithm": "dqgan_adam_averaged"},
         compression(compressor="none", compressor_rules="kernel=sign:bucket=512", shift=0.1, start_step=5),
+        compression(compressor="topk:fraction=0.05", shift=0.0125),
         {"loss": LossConfig("wgan_gp", gradient_penalty=3), "network": NetworkConfig("dcgan", batch_norm=False)},
     ],
 )
-def test_a_setting_that_has_an_effect_is_not_named(warned, groups):
+def test_a_setting_that_has_an_effect_and_keeps_its_bound_is_not_named(warned, groups):
     RunConfig(**groups)
     assert warned == []
 
