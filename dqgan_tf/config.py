@@ -315,7 +315,7 @@ class CompressionConfig(Settings):
             if self.shift > share / 4 and share < 1.0:  # delta is at most the share: see docs/algorithm.md, Why a shift
                 warn_once(
                     f"shift={self.shift} is above {share / 4:g}, a quarter of the share of values that "
-                    f"{compressor.spec} sends: the residuals can grow without bound"
+                    f"{compressor.spec} sends: beyond it the residuals can grow without bound"
                 )
         if self.mean_compressor:
             _check_mean_compressor(self)
