@@ -193,6 +193,6 @@ def train(
         "norm": float(np.linalg.norm(w)),
         "steps": done,
         "spread": spread,
-        "sent_bytes_per_step": model.bytes_per_step()["sent_bytes"],
+        "sent_bytes_per_step": model.bytes_per_step(range(1, done + 1))["sent_bytes"],
         "curve": curve,
     }

@@ -98,7 +98,7 @@ def _training(suite, cell):
         _tell(done, steps)
     if _PICTURE.value and judges:
         _draw(spec, model)
-    volume, flushed = model.bytes_per_step(), 0.0
+    volume, flushed = model.bytes_per_step(range(1, steps + 1)), 0.0
     if config.compression.flush_residuals:  # float32 of both players, and of the averages of the generator's residuals
         sizes = [
             sum(math.prod(weight.shape) for weight in player.trainable_variables)

@@ -391,7 +391,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
 
     def figures(self, sums: np.ndarray) -> dict[str, float]:
         """Returns the means over the steps of `sums`, one or several results of `StepMetrics.drain` added up."""
-        volume = self.bytes_per_step(self._kind(int(self.step.numpy()) + 1).exact)
+        following = int(self.step.numpy()) + 1
+        volume = self.bytes_per_step(range(following, following + 1))
         sizes = volume["wire_bytes"], volume["dense_bytes"]
         return self._step_metrics.figures(sums, *sizes) | self._learning_rates_now()
 
@@ -410,7 +411,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self.check_compiled()
         return self._channels_of(self._kind(int(self.step.numpy()) + 1))[-1]
 
-    def bytes_per_step(self, exact: bool = False) -> dict[str, float]:
+    def bytes_per_step(self, steps: range | None = None) -> dict[str, float]:
         """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), means over
         the steps.
 
@@ -420,10 +421,20 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         round. The few of the first 64 are left out.
 
         Args:
-          exact: before compression starts.
+          steps: numbers of steps, from 1, of which some may be before compression starts; None: compressed ones.
         """
         self.check_compiled()
-        channels, volume = self._exact_channels if exact else self._channels, {}
+        volume = self._volume(self._channels)
+        if not (steps and self._exact_channels):
+            return volume
+        local_steps = self.compression_config.local_steps
+        last_exact = -(-(self.compression_config.start_step - 1) // local_steps) * local_steps  # of a round
+        share = max(0, min(steps[-1], last_exact) - steps[0] + 1) / len(steps)
+        exact = self._volume(self._exact_channels)
+        return {name: share * exact[name] + (1 - share) * value for name, value in volume.items()}
+
+    def _volume(self, channels):
+        volume = {}
         for name in _VOLUMES:
             *generator, always = [getattr(channel, name) for channel in channels]
             volume[name] = always + sum(generator) / self.optimizer_config.discriminator_steps if generator else always

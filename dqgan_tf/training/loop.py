@@ -94,7 +94,7 @@ class Loop:
         self._reporter = reporter
         self._stop = stop
         self._evaluator = evaluator
-        self._step = self._saved = start_step
+        self._step = self._saved = self._logged = start_step
         self._clock = StepClock()
 
     def run(self, iterator) -> int | None:
@@ -157,7 +157,11 @@ class Loop:
         if due(before, step, config.log_every) or last:
             figures = self._model.drain_metrics()
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
-            figures["sent_bytes_per_step"] = float(self._model.bytes_per_step()["sent_bytes"])
+            volume = self._model.bytes_per_step(range(self._logged + 1, step + 1))
+            figures["sent_bytes_per_step"] = float(volume["sent_bytes"])
+            figures["wire_bytes"] = float(volume["wire_bytes"])
+            figures["compression_ratio"] = volume["dense_bytes"] / volume["wire_bytes"]
+            self._logged = step
             self._reporter.log(step, self._clock.end_interval(figures))
         if last and self._job.config.compression.flush_residuals:
             self._model.flush_residuals()
@@ -222,7 +226,7 @@ class Loop:
         return next((number for _, number in answers if number), None)
 
     def _summary(self):
-        config, volume = self._job.config, self._model.bytes_per_step()
+        config, volume = self._job.config, self._model.bytes_per_step(range(1, self._step + 1))
         figures = summary.quality(self._job.data_spec, self._model) | self._clock.figures()
         return figures | {
             "steps": self._step,
@@ -315,7 +319,8 @@ def describe_start(config: RunConfig, start_step: int, job: Job) -> str:
     local_steps = config.compression.local_steps
     every = f" every {local_steps} steps" if local_steps > 1 else ""
     wire, dense = local_steps * volume["wire_bytes"], volume["dense_bytes"]
+    start = f", from step {config.compression.start_step} on" if config.compression.start_step > 1 else ""
     return (
         f"{verb} {config.train.steps} steps in {config.model_dir} on {workers}: {config.compression.compressor} by "
-        f"{channel.topology}{reason}{every}, {wire:,.0f} bytes per update instead of {dense:,}."
+        f"{channel.topology}{reason}{every}, {wire:,.0f} bytes per update instead of {dense:,}{start}."
     )

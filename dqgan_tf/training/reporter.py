@@ -73,12 +73,13 @@ class Reporter:
         """Reports the figures of the steps since the last call, with throughput and break-even rate added."""
         if not self._active:
             return
-        config, volume = self._job.config.train, self._job.model.bytes_per_step()
+        config, dense = self._job.config.train, self._job.model.bytes_per_step()["dense_sent_bytes"]
         rate = self._throughput.mark(step)
         codec_seconds = 1e-3 * (figures["milliseconds/encode"] + figures["milliseconds/decode"])
         known = not math.isnan(codec_seconds)  # a step was accepted
-        sent = volume["dense_sent_bytes"], volume["sent_bytes"]
-        break_even = break_even_bandwidth(*sent, codec_seconds) if known else math.nan
+        break_even = math.nan
+        if known:
+            break_even = break_even_bandwidth(dense, figures["sent_bytes_per_step"], codec_seconds)
         figures = figures | {
             "steps_per_second": rate,
             "samples_per_second": rate * config.batch_size,
@@ -192,7 +193,7 @@ class Reporter:
 def constants(job) -> list[str]:
     """Returns the names of the training figures that do not change during a run with these settings."""
     config, loss = job.config, job.config.loss
-    names = ["wire_bytes", "compression_ratio", "sent_bytes_per_step"]
+    names = [] if config.compression.start_step > 1 else ["wire_bytes", "compression_ratio", "sent_bytes_per_step"]
     if loss.loss == "wgan_clip" or (loss.loss in ("non_saturating", "hinge") and not loss.r1_gamma):
         names.append("penalty")
     per_player = {

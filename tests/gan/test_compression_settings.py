@@ -90,3 +90,21 @@ def test_steps_before_the_first_compressed_one_are_exact():
     # Two exact steps of the same game from the same start, one step at a time and in the same order.
     *_, exact = trained(strategy, steps=2, compressor="none")
     np.testing.assert_array_equal(late[1], tiny_gan.weights(exact))
+
+
+def test_bytes_of_steps_before_compression_starts_are_those_of_float32(strategy):
+    """By hand: 2 of 3 steps are exact with start_step=3. Rounds of 4 whose first step is below 6 end with step 8."""
+    dense = 4 * sum(size for _, size in tiny_gan.SIZES)
+    compression = CompressionConfig(compressor="sign:bucket=32", start_step=3)
+    model = tiny_gan.build(strategy, OPTIMIZER, compression)
+    few = model.channel.wire_bytes
+    wire = lambda *steps: model.bytes_per_step(*steps)["wire_bytes"]  # noqa: E731
+    assert wire(range(1, 4)) == pytest.approx((2 * dense + few) / 3)
+    assert [wire(range(1, 3)), wire(range(2, 4)), wire(range(3, 9)), wire()] == [dense, (dense + few) / 2, few, few]
+    volume = model.bytes_per_step(range(1, 3))
+    assert volume["sent_bytes"] == volume["dense_sent_bytes"] > model.bytes_per_step()["sent_bytes"]
+    compression = CompressionConfig(compressor="sign:bucket=32", start_step=6, local_steps=4)
+    model = tiny_gan.build(strategy, OPTIMIZER, compression)
+    assert [wire(range(5, 9)), wire(range(9, 13)), wire(range(5, 13))] == [dense / 4, few / 4, (dense + few) / 8]
+    exact = tiny_gan.build(strategy, OPTIMIZER, CompressionConfig(compressor="sign:bucket=32"))
+    assert exact.bytes_per_step(range(1, 4)) == exact.bytes_per_step()

@@ -21,7 +21,11 @@ class Model:
     def __init__(self, skips_from=None, diverges_at=None):
         self.calls, self.step, self.drained = [], 0, 0
         self.skips_from, self.diverges_at = skips_from, diverges_at
-        self.bytes_per_step = lambda: {"sent_bytes": 10}
+
+    def bytes_per_step(self, steps=None):
+        """A step up to 12 sends 80 bytes, a later one 10."""
+        sent = 10 if steps is None else sum(80 if step <= 12 else 10 for step in steps) / len(steps)
+        return {"sent_bytes": sent, "wire_bytes": sent / 2, "dense_bytes": 40}
 
     def train_steps(self, iterator, count):
         self.calls.append(count)
@@ -124,7 +128,16 @@ class TestSchedule:
         assert seen.pictured == [25]
         step_milliseconds = seen.logged[0][1].pop("milliseconds/step")
         assert step_milliseconds > 0
-        assert seen.logged[0][1] == PHASES | {"skipped": 0, "sent_bytes_per_step": 10.0}
+        bytes_ = {"sent_bytes_per_step": 80.0, "wire_bytes": 40.0, "compression_ratio": 1.0}
+        assert seen.logged[0][1] == PHASES | {"skipped": 0} | bytes_
+
+    def test_bytes_are_those_of_the_steps_since_the_last_line(self):
+        """10 exact steps; 2 exact and 8 compressed ones; 5 compressed ones. After a resume at 11: 1 and 8."""
+        _, seen = run(Model(), steps=25, steps_per_call=7, log_every=10)
+        assert [figures["sent_bytes_per_step"] for _, figures in seen.logged] == [80, (2 * 80 + 8 * 10) / 10, 10]
+        assert [figures["compression_ratio"] for _, figures in seen.logged] == [1, 40 / 12, 8]
+        _, seen = run(Model(), start_step=11, steps=25, steps_per_call=7, log_every=10)
+        assert seen.logged[0][1]["sent_bytes_per_step"] == (80 + 8 * 10) / 9
 
     def test_resumes_in_the_middle_of_a_period(self):
         model = Model()
