@@ -63,17 +63,15 @@ _SPLIT_LONG_CENTRAL = [
 ]
 # Runs lost modes within their first thousand steps, where the residuals are largest: a warm-up through all of these, or
 # float32 until float32 has found all modes.
-_SPLIT_LONG_WARM_UP = [
-    *rows([f"cpoadam_ef{LONG},warmup_steps=1000{rate(0.02)}"], (SIGN, TOP_1)),
-    (f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON},warmup_steps=1000{rate(0.008)}", TOP_1),
-]
-_SPLIT_LATE, _SPLIT_LATE_FEW_AVERAGES = (
-    rows(
-        [f"dqgan_adam_averaged_split{LONG},second_moment_period={period}{_COMMON},start_step=1537{rate(0.008)}"],
-        (SIGN, TOP_1),
-    )
-    for period in (1, 16)
+_SPLIT_WARM_UP = (f"cpoadam_ef{LONG},warmup_steps=1000{rate(0.02)}", TOP_1)
+_SPLIT_LATE = rows(
+    [f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON},start_step=1537{rate(0.008)}"], (SIGN, TOP_1)
 )
+_SPLIT_WARM_UP_MORE = [
+    (f"cpoadam_ef{LONG},warmup_steps=1000{rate(0.02)}", SIGN),
+    (f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON},warmup_steps=1000{rate(0.008)}", TOP_1),
+    (f"dqgan_adam_averaged_split{LONG},second_moment_period=16{_COMMON},start_step=1537{rate(0.008)}", TOP_1),
+]
 # The bound of `--shift` for the largest 1 %: a quarter of the share.
 _SPLIT_SMALL_SHIFT = [
     (f"cpoadam_ef{LONG},shift=0.0025,warmup_steps=300{rate(0.02)}", TOP_1),
@@ -231,9 +229,9 @@ SUITES = {
             Group("mixture_ring", 4, "iid", _LOCAL, seeds=5),
             Group("mixture_ring", 4, "iid", _LOCAL_ABLATIONS, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_LONG_CENTRAL, seeds=5),
-            Group("mixture_ring", 4, "by_class", _SPLIT_LONG_WARM_UP, seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_LATE, seeds=5),
-            Group("mixture_ring", 4, "by_class", _SPLIT_LATE_FEW_AVERAGES, seeds=2),
+            Group("mixture_ring", 4, "by_class", [_SPLIT_WARM_UP], seeds=3),
+            Group("mixture_ring", 4, "by_class", _SPLIT_WARM_UP_MORE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_LONG_ONE_SEED, seeds=1),
             Group("mixture_ring", 4, "by_class", _SPLIT_CENTRAL, seeds=5),
             Group("mixture_ring", 4, "by_class", _SPLIT_THREE_SEEDS, seeds=3),
