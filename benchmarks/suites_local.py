@@ -67,6 +67,7 @@ _SPLIT_WARM_UP = (f"cpoadam_ef{LONG},warmup_steps=1000{rate(0.02)}", TOP_1)
 _SPLIT_LATE = rows(
     [f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON},start_step=1537{rate(0.008)}"], (SIGN, TOP_1)
 )
+_SPLIT_CENTRAL_LATE = rows([f"cpoadam_ef{LONG},start_step=1537,warmup_steps=300{rate(0.008)}"], (SIGN, TOP_1))
 _SPLIT_WARM_UP_MORE = [
     (f"cpoadam_ef{LONG},warmup_steps=1000{rate(0.02)}", SIGN),
     (f"dqgan_adam_averaged_split{LONG},second_moment_period=1{_COMMON},warmup_steps=1000{rate(0.008)}", TOP_1),
@@ -229,7 +230,7 @@ SUITES = {
             Group("mixture_ring", 4, "iid", _LOCAL, seeds=5),
             Group("mixture_ring", 4, "iid", _LOCAL_ABLATIONS, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_LONG_CENTRAL, seeds=5),
-            Group("mixture_ring", 4, "by_class", _SPLIT_LATE, seeds=5),
+            Group("mixture_ring", 4, "by_class", _SPLIT_LATE + _SPLIT_CENTRAL_LATE, seeds=5),
             Group("mixture_ring", 4, "by_class", [_SPLIT_WARM_UP], seeds=3),
             Group("mixture_ring", 4, "by_class", _SPLIT_WARM_UP_MORE, seeds=2),
             Group("mixture_ring", 4, "by_class", _SPLIT_LONG_ONE_SEED, seeds=1),
