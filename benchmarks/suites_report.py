@@ -378,24 +378,30 @@ def reference_of(row):
 def _pages(rows):
     """Returns {name: rows}: the runs that one figure shows.
 
-    They are those that are compared with one method, at any rate. Of more than `_MOST_CURVES` variants, each method has
-    a figure for each kind of compressor, which shows the float32 runs of that one method too.
+    They are those that are compared with one method, at any rate. More than `_MOST_CURVES` variants have a figure for
+    each kind of compressor, with the float32 runs of that one method; a kind of more variants has one for each method.
     """
-    by_reference = collections.defaultdict(list)
-    for row in rows:
-        by_reference[cells.method(row["method"], ("steps", *_steps_kept(row))).reference].append(row)
+    by_reference = _grouped(rows, lambda row: cells.method(row["method"], ("steps", *_steps_kept(row))).reference)
     pages = {}
     for reference, lines in by_reference.items():
         if len(_by_variant(lines)) <= _MOST_CURVES:
             pages[reference] = lines
             continue
         exact = [row for row in lines if (row["method"], row["compressor"]) == (reference, suite_parts.NONE)]
-        parts = collections.defaultdict(list)
-        for row in lines:
-            parts[_without_changes(row), row["compressor"].partition(":")[0]].append(row)
-        for (method, kind), part in parts.items():
-            pages[f"{method},{kind}"] = part if kind == suite_parts.NONE else exact + part
+        for kind, of_kind in _grouped(lines, lambda row: row["compressor"].partition(":")[0]).items():
+            parts = {reference: of_kind}
+            if len(_by_variant(of_kind)) > _MOST_CURVES:
+                parts = _grouped(of_kind, _without_changes)
+            for method, part in parts.items():
+                pages[f"{method},{kind}"] = part if kind == suite_parts.NONE else exact + part
     return pages
+
+
+def _grouped(rows, key):
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return groups
 
 
 def _without_changes(row):
