@@ -89,7 +89,12 @@ def difference(rows: Rows, reference: Rows, key: str, *, percent: bool = True, s
         return f"{1 + statistics.mean(differences) / 100:,.0f} times"
     if _are_few_or_apart([row[key] for row in rows]) or len(differences) < _FEW:
         alone = [paired_differences([row], reference, key, None if percent else scale) for row in rows]
-        return ", ".join(f"{value:+.1f}" for values in alone for value in values) + unit
+        values = [value for of_run in alone for value in of_run]
+        if percent and max(values) > _TIMES:
+            return ", ".join(
+                f"{1 + value / 100:,.0f} times" if value > _TIMES else f"{value:+.1f}{unit}" for value in values
+            )
+        return ", ".join(f"{value:+.1f}" for value in values) + unit
     mean, half = paired_interval(differences)
     return f"{mean:+.1f} ± {half:.1f}{unit}"
 

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import math
 import pathlib
+import re
 from collections.abc import Sequence
 
 from benchmarks.crew import LOOPBACK, bits_per_second
@@ -176,7 +177,9 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
                 of_colour, of_dash = (method, compressor) if by_method else (compressor, method)
                 marker, colour = colours[of_colour]
                 look = {"color": colour, "linestyle": dashes[of_dash], "linewidth": 1}
-                axes.plot(x, line["value"], label=f"{method}, {compressor}", marker=marker, markersize=3, **look)
+                axes.plot(
+                    x, line["value"], label=f"{_short(method)}, {compressor}", marker=marker, markersize=3, **look
+                )
                 if key == "step" and "raw" in line:
                     axes.plot(x, line["raw"], **look | {"linewidth": 0.4})
             axes.set(xlabel=label, yscale=scale, xscale="log" if key == "bytes" else "linear")
@@ -208,7 +211,7 @@ def end_against_bytes(
             ends = [[mean - min(point[2]), max(point[2]) - mean] for mean, point in zip(means, points, strict=True)]
             bars = list(zip(*ends, strict=True))
             look = {"fmt": f"{marker}-", "markersize": 4, "linewidth": 0.8, "color": colour}
-            axes.errorbar(sent, means, yerr=bars, label=method, **look)
+            axes.errorbar(sent, means, yerr=bars, label=_short(method), **look)
             for mean, (compressor, x, values) in zip(means, points, strict=True):
                 if len(values) < _FEW:
                     axes.plot([x], [mean], marker, markersize=4, color=colour, markerfacecolor="white", zorder=5)
@@ -220,6 +223,11 @@ def end_against_bytes(
         axes.margins(0.15)
         if scale == "log":
             _plain_ticks(axes.yaxis)
+
+
+def _short(method):
+    """The name of a method whose two players have one rate, with `rate=`."""
+    return re.sub(r"learning_rate_g=([^,]+),learning_rate_d=\1(?=,|$)", r"rate=\1", method)
 
 
 def pictures(files: dict[str, pathlib.Path], path: pathlib.Path, columns: int = 4) -> None:

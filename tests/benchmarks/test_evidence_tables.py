@@ -34,6 +34,8 @@ def test_a_difference_is_that_of_equal_seeds():
     points = evidence_tables.difference(rows(0.5, 0.75), rows(0.25, 0.25), "distance", percent=False, scale=100.0)
     assert points == "+25.0, +50.0"
     assert evidence_tables.difference(rows(110.0, 130.0), reference, "distance") == "13 times"
+    apart = evidence_tables.difference(rows(18.0, 300.0), reference, "distance")
+    assert apart == "+100.0 %, 30 times"
     assert evidence_tables.difference(rows(None, 10.0), reference, "distance") == ""
     assert evidence_tables.difference([{"seed": 3, "distance": 1.0}], reference, "distance") == ""
 
