@@ -198,7 +198,8 @@ class TestRefusals:
         named = (*addresses[:2], addresses[1])  # two names of one address; `tf_config` refuses equal texts
         chief, first = (workers.start(named, index) for index in (0, 1))
         report = {"worker": 2, "token": "of another process", "cluster": list(named)}
-        refused = answer_to(named[0], report)["refused"]
+        with greeted(named[1]):  # before it listens, its address leads nowhere
+            refused = answer_to(named[0], report)["refused"]
         assert "leads to another process" in refused
         assert same_mistake(chief, first) == refused
 
@@ -364,9 +365,18 @@ class TestRefusals:
         for call in [workers.start(addresses, worker) for worker in (0, 1, 2)]:
             call.result(10)
 
-    def test_two_processes_of_one_index(self, addresses, workers):
+    def test_two_processes_of_one_index(self, addresses, workers, monkeypatch):
+        admitted, admit = threading.Event(), rendezvous._Meeting._admit
+
+        def admit_and_tell(*arguments):
+            stays = admit(*arguments)
+            if stays:
+                admitted.set()
+            return stays
+
+        monkeypatch.setattr(rendezvous._Meeting, "_admit", admit_and_tell)
         chief, first = (workers.start(addresses, index) for index in (0, 1))
-        time.sleep(0.3)
+        assert admitted.wait(10)
         refused = answer_to(addresses[0], {"worker": 1, "token": "t", "cluster": list(addresses)})["refused"]
         assert refused == "Worker 0 refuses worker 1: another process is worker 1 already."
         assert same_mistake(chief, first) == refused
@@ -375,7 +385,9 @@ class TestRefusals:
     def test_two_processes_of_one_index_on_one_machine(self, addresses, workers, index):
         """The second one cannot listen, and tells the first one and worker 0, if it is there."""
         first = [workers.start(addresses, worker) for worker in range(index, 2)]
-        time.sleep(0.3)
+        for address in addresses[index:2]:
+            with greeted(address):  # it listens
+                pass
         sentence = same_mistake(workers.start(addresses, index), *first)
         assert sentence.startswith(f"Port {addresses[index].rpartition(':')[2]}, the port of worker {index} in TF_CON")
 
