@@ -634,6 +634,20 @@ MUTANTS = (
         "gan/test_compression_settings.py",
         "gan/test_model.py",
     ),
+    _mutant(
+        "gan/model.py",
+        "min(steps[-1], last_exact) - steps[0] + 1",
+        "min(steps[-1], last_exact) - steps[0]",
+        "the bytes before compression starts lack a step",
+        "gan/test_compression_settings.py",
+    ),
+    _mutant(
+        "training/loop.py",
+        "range(self._logged + 1, step + 1)",
+        "range(1, step + 1)",
+        "the bytes of a log line are those of the whole run",
+        "training/test_loop.py",
+    ),
     # Compressors.
     _mutant(
         "compressors/sign.py",
