@@ -643,8 +643,8 @@ MUTANTS = (
     ),
     _mutant(
         "training/loop.py",
-        "range(self._logged + 1, step + 1)",
-        "range(1, step + 1)",
+        "range(self._logged + 1, step + 1), step",
+        "range(1, step + 1), step",
         "the bytes of a log line are those of the whole run",
         "training/test_loop.py",
     ),

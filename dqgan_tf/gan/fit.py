@@ -51,13 +51,16 @@ class KerasFit(LoopModel):
         return super().evaluate(x, y, batch_size, verbose, **arguments)
 
     def train_on(self, iterator):
-        skipped = int(self.skipped.numpy())
+        skipped, before = int(self.skipped.numpy()), int(self.step.numpy())
         if not self.train_steps(iterator, self.steps_per_execution):
             raise StopIteration
         self._check_skipped_in_row()
+        if self._first_trained is None:
+            self._first_trained = before + 1
         self._trained = self._trained + self._drained()
         self._skipped_in_epoch += int(self.skipped.numpy()) - skipped
-        return _with_sum(self.figures(self._trained) | {"skipped": self._skipped_in_epoch})
+        steps = range(self._first_trained, int(self.step.numpy()) + 1)
+        return _with_sum(self.figures(self._trained, steps) | {"skipped": self._skipped_in_epoch})
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Takes a step on this worker's batch; `y` are labels of a conditional GAN.
@@ -149,7 +152,7 @@ class KerasFit(LoopModel):
     def reset_metrics(self):
         super().reset_metrics()
         self._evaluated = np.zeros(3)
-        self._trained, self._skipped_in_epoch = 0.0, 0
+        self._trained, self._first_trained, self._skipped_in_epoch = 0.0, None, 0
 
     @tf.function(autograph=False)
     def _sum_losses(self, iterator, num_steps):

@@ -384,15 +384,18 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         for channel in self._channels:
             channel.clear_residuals(replica)
 
-    def drain_metrics(self) -> dict[str, float]:
-        """Returns the means over accepted steps since the last call and over replicas. Every worker must call it."""
-        self.check_compiled()
-        return self.figures(self._drained())
+    def drain_metrics(self, steps: range | None = None) -> dict[str, float]:
+        """Returns the means over accepted steps since the last call and over replicas. Every worker must call it.
 
-    def figures(self, sums: np.ndarray) -> dict[str, float]:
+        Args:
+          steps: numbers of these steps, for their bytes; None: those of compressed steps.
+        """
+        self.check_compiled()
+        return self.figures(self._drained(), steps)
+
+    def figures(self, sums: np.ndarray, steps: range | None) -> dict[str, float]:
         """Returns the means over the steps of `sums`, one or several results of `StepMetrics.drain` added up."""
-        following = int(self.step.numpy()) + 1
-        volume = self.bytes_per_step(range(following, following + 1))
+        volume = self.bytes_per_step(steps)
         sizes = volume["wire_bytes"], volume["dense_bytes"]
         return self._step_metrics.figures(sums, *sizes) | self._learning_rates_now()
 

@@ -155,13 +155,10 @@ class Loop:
                 "--max_skipped_in_row."
             )
         if due(before, step, config.log_every) or last:
-            figures = self._model.drain_metrics()
+            steps, self._logged = range(self._logged + 1, step + 1), step
+            figures = self._model.drain_metrics(steps)
             figures["skipped"] = int(self._model.local_value(self._model.skipped))
-            volume = self._model.bytes_per_step(range(self._logged + 1, step + 1))
-            figures["sent_bytes_per_step"] = float(volume["sent_bytes"])
-            figures["wire_bytes"] = float(volume["wire_bytes"])
-            figures["compression_ratio"] = volume["dense_bytes"] / volume["wire_bytes"]
-            self._logged = step
+            figures["sent_bytes_per_step"] = float(self._model.bytes_per_step(steps)["sent_bytes"])
             self._reporter.log(step, self._clock.end_interval(figures))
         if last and self._job.config.compression.flush_residuals:
             self._model.flush_residuals()

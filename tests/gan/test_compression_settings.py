@@ -101,6 +101,11 @@ def test_bytes_of_steps_before_compression_starts_are_those_of_float32(strategy)
     wire = lambda *steps: model.bytes_per_step(*steps)["wire_bytes"]  # noqa: E731
     assert wire(range(1, 4)) == pytest.approx((2 * dense + few) / 3)
     assert [wire(range(1, 3)), wire(range(2, 4)), wire(range(3, 9)), wire()] == [dense, (dense + few) / 2, few, few]
+    data = tf.data.Dataset.from_tensor_slices(tiny_gan.real_batches(4).reshape(-1, tiny_gan.BATCH, 2))
+    history = model.fit(data, epochs=2, steps_per_epoch=2, verbose=0).history
+    assert history["wire_bytes"] == pytest.approx([dense, few])
+    assert history["compression_ratio"] == pytest.approx([1, dense / few])
+    assert model.fit(data, epochs=1, steps_per_epoch=2, verbose=0).history["wire_bytes"] == pytest.approx([few])
     volume = model.bytes_per_step(range(1, 3))
     assert volume["sent_bytes"] == volume["dense_sent_bytes"] > model.bytes_per_step()["sent_bytes"]
     compression = CompressionConfig(compressor="sign:bucket=32", start_step=6, local_steps=4)

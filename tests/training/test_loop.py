@@ -25,7 +25,7 @@ class Model:
     def bytes_per_step(self, steps=None):
         """A step up to 12 sends 80 bytes, a later one 10."""
         sent = 10 if steps is None else sum(80 if step <= 12 else 10 for step in steps) / len(steps)
-        return {"sent_bytes": sent, "wire_bytes": sent / 2, "dense_bytes": 40}
+        return {"sent_bytes": sent, "wire_bytes": sent / 2}
 
     def train_steps(self, iterator, count):
         self.calls.append(count)
@@ -45,9 +45,9 @@ class Model:
         other = self.diverges_at is not None and self.step >= self.diverges_at
         return np.array([[1, 2], [1, 3 if other else 2]])
 
-    def drain_metrics(self):
+    def drain_metrics(self, steps):
         self.drained += 1
-        return dict(PHASES)
+        return PHASES | {"wire_bytes": self.bytes_per_step(steps)["wire_bytes"]}
 
 
 class Recorder:
@@ -128,14 +128,14 @@ class TestSchedule:
         assert seen.pictured == [25]
         step_milliseconds = seen.logged[0][1].pop("milliseconds/step")
         assert step_milliseconds > 0
-        bytes_ = {"sent_bytes_per_step": 80.0, "wire_bytes": 40.0, "compression_ratio": 1.0}
+        bytes_ = {"sent_bytes_per_step": 80.0, "wire_bytes": 40.0}
         assert seen.logged[0][1] == PHASES | {"skipped": 0} | bytes_
 
     def test_bytes_are_those_of_the_steps_since_the_last_line(self):
         """10 exact steps; 2 exact and 8 compressed ones; 5 compressed ones. After a resume at 11: 1 and 8."""
         _, seen = run(Model(), steps=25, steps_per_call=7, log_every=10)
         assert [figures["sent_bytes_per_step"] for _, figures in seen.logged] == [80, (2 * 80 + 8 * 10) / 10, 10]
-        assert [figures["compression_ratio"] for _, figures in seen.logged] == [1, 40 / 12, 8]
+        assert [figures["wire_bytes"] for _, figures in seen.logged] == [40, 12, 5]
         _, seen = run(Model(), start_step=11, steps=25, steps_per_call=7, log_every=10)
         assert seen.logged[0][1]["sent_bytes_per_step"] == (80 + 8 * 10) / 9
 
