@@ -25,8 +25,8 @@ _EQUAL = ("iid", "homogeneous")  # shards of workers with equal data
 LINKS = tuple(ROOT / "results" / folder / "links.jsonl" for folder in ("local", "speedup"))
 """What `benchmarks.links` has measured: steps of the networks and the batch of the suite `time`. A rate that several
 files have is taken from the first of them."""
-_MOST_CURVES = 12
-"""A figure of more is not readable."""
+_MOST_CURVES, _MOST_METHODS = 12, 20
+"""A figure of more curves, and one against bytes of more methods, is not readable."""
 _KNOWN = "feature_network_accuracy"
 _NEAR = 1.05
 """A distance of at most so many times that of float32 at the end counts as its quality."""
@@ -57,9 +57,10 @@ def write(name: str, folder: str | os.PathLike) -> str:
         stem = "_".join([problem, str(workers), shards.replace(":", "_"), *values])  # Windows allows no colon
         title = suite.figures[0].title
         if suite.kind == cells.DATA:
-            path = folder / f"{stem}_bytes.png"
-            figures.end_against_bytes(_ends(suite, of_section), title, path, scale)
-            parts.append(f"![{title} against bytes]({path.name})")
+            for family, lines in _families(of_section).items():
+                path = folder / f"{'_'.join([stem, 'bytes', *family])}.png"
+                figures.end_against_bytes(_ends(suite, lines), title, path, scale)
+                parts.append(f"![{' '.join([title, 'against bytes', *family])}]({path.name})")
         for page, lines in _pages(of_section).items():
             name_of_figure = f"{stem}_{page.replace(',', '_')}"
             parts += _pictures(lines, folder, f"{name_of_figure}_samples.png")
@@ -381,7 +382,7 @@ def _pages(rows):
     They are those that are compared with one method, at any rate. More than `_MOST_CURVES` variants have a figure for
     each kind of compressor, with the float32 runs of that one method; a kind of more variants has one for each method.
     """
-    by_reference = _grouped(rows, lambda row: cells.method(row["method"], ("steps", *_steps_kept(row))).reference)
+    by_reference = _grouped(rows, _page_reference)
     pages = {}
     for reference, lines in by_reference.items():
         if len(_by_variant(lines)) <= _MOST_CURVES:
@@ -395,6 +396,27 @@ def _pages(rows):
             for method, part in parts.items():
                 pages[f"{method},{kind}"] = part if kind == suite_parts.NONE else exact + part
     return pages
+
+
+def _families(rows):
+    """Returns {names: rows}: the runs that one figure against bytes shows; `names` is empty for all of them.
+
+    More than `_MOST_METHODS` methods have a figure for each method without changes, with its float32 reference; a mere
+    reference has none of its own.
+    """
+    if len({row["method"] for row in rows}) <= _MOST_METHODS:
+        return {(): rows}
+    families = {}
+    for name, lines in _grouped(rows, _without_changes).items():
+        own, references = ({key(row) for row in lines} for key in (lambda row: row["method"], _page_reference))
+        exact = [row for row in rows if row["method"] in references - own and row["compressor"] == suite_parts.NONE]
+        if exact or len(_by_variant(lines)) > 1:
+            families[tuple(name.split(","))] = exact + lines
+    return families
+
+
+def _page_reference(row):
+    return cells.method(row["method"], ("steps", *_steps_kept(row))).reference
 
 
 def _grouped(rows, key):

@@ -350,6 +350,22 @@ class TestTables:
         assert sizes == {"dqgan,sign": 2 + 9, "dqgan_residual_out,sign": 2 + 4, "dqgan,none": 2, "dqgan,topk": 2 + 2}
         assert all(rows[9] in page and rows[10] in page for page in pages.values())
 
+    def test_many_methods_have_a_figure_against_bytes_for_each_family(self):
+        """Twenty methods share a figure. Of more, each has one with all its changes and the float32 reference; the
+        reference of another length, alone, has none.
+        """
+        rows = [row("dqgan", "none", seed, 0.1) for seed in (0, 1)]
+        rows += [row(f"dqgan,learning_rate_g={number}", "sign:bucket=512", 0, 0.1) for number in range(1, 19)]
+        rows += [row("dqgan_residual_out", name, 0, 0.1) for name in ("none", "sign:bucket=512")]
+        assert suites_report._families(rows) == {(): rows}
+        rows.append(row("dqgan_residual_out,steps=2000", "sign:bucket=512", 0, 0.1))
+        rows.append(row("dqgan,steps=2000", "none", 0, 0.1))
+        assert suites_report._families(rows) == {
+            ("dqgan",): rows[:20],
+            ("dqgan_residual_out",): rows[:2] + rows[20:22],
+            ("dqgan_residual_out", "steps=2000"): [rows[23], rows[22]],
+        }
+
     def test_seeds_are_paired(self):
         """Rows of other seeds than the reference's do not count."""
         rows = [row("dqgan", "none", 1, 0.2), row("dqgan", "sign", 0, 9.0), row("dqgan", "sign", 1, 0.3)]
