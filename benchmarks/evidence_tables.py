@@ -283,6 +283,8 @@ def split_modes() -> str:
 def _spread(rows, is_in_gradients):
     """`; spread S` of residuals in weights, which are about 1; `; spread without bound` of what has diverged."""
     lost = [row["spread"] is None or row["spread"] > _LOST for row in rows]
+    if all(lost):
+        return "; spread without bound"
     if any(lost):
         pairs = zip(rows, lost, strict=True)
         return "; spread " + ", ".join("without bound" if is_lost else f"{row['spread']:.2f}" for row, is_lost in pairs)

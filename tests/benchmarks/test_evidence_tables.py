@@ -52,3 +52,12 @@ def test_a_document_without_the_places_is_refused(tmp_path):
         evidence_tables.fill(document)
     with pytest.raises(UsageError, match="must be a Markdown file, .* Received: .*nowhere.md"):
         evidence_tables.fill(tmp_path / "nowhere.md")
+
+
+def test_the_spread_of_diverged_runs_is_said_once():
+    """Where some runs hold, each has its own."""
+    spreads = lambda *values: [{"seed": seed, "spread": value} for seed, value in enumerate(values)]  # noqa: E731
+    assert evidence_tables._spread(spreads(None, 1e7), False) == "; spread without bound"
+    assert evidence_tables._spread(spreads(0.25, None), False) == "; spread 0.25, without bound"
+    assert evidence_tables._spread(spreads(1.0, 2.0, 3.0), False) == "; spread 2.00 ± 1.00 (3)"
+    assert evidence_tables._spread(spreads(1.0, 2.0, 3.0), True) == ""
