@@ -401,15 +401,15 @@ def _pages(rows):
 def _families(rows):
     """Returns {names: rows}: the runs that one figure against bytes shows; `names` is empty for all of them.
 
-    More than `_MOST_METHODS` methods have a figure for each method without changes, with its float32 reference; a mere
-    reference has none of its own.
+    More than `_MOST_METHODS` methods have a figure for each method without changes, with its float32 reference; one
+    variant alone has none.
     """
     if len({row["method"] for row in rows}) <= _MOST_METHODS:
         return {(): rows}
     families = {}
     for name, lines in _grouped(rows, _without_changes).items():
-        own, references = ({key(row) for row in lines} for key in (lambda row: row["method"], _page_reference))
-        exact = [row for row in rows if row["method"] in references - own and row["compressor"] == suite_parts.NONE]
+        others = {_page_reference(row) for row in lines} - {row["method"] for row in lines}
+        exact = [row for row in rows if row["method"] in others and row["compressor"] == suite_parts.NONE]
         if exact or len(_by_variant(lines)) > 1:
             families[tuple(name.split(","))] = exact + lines
     return families

@@ -175,7 +175,8 @@ class OptimizerConfig(Settings):
         "Point at which a replica takes its gradient. own: w minus its residual and its own last step (DQGAN). common: "
         "w minus its residual and the last mean update. corrected: as own, but its drift (its shift minus the mean "
         "shift) is subtracted from its last step; its local steps are corrected too. none: w itself (simultaneous "
-        "gradient descent). Try common or corrected if replicas have different data.",
+        "gradient descent). If replicas have different data, try common or corrected, with Adam and "
+        "local_steps=1 also residual_in_half_step=False (docs/operations.md).",
         choices=("own", "common", "corrected", "none"),
     )
     exchange: str = setting(
@@ -254,7 +255,11 @@ class CompressionConfig(Settings):
         "with direction=momentum 2305.15155).",
         choices=("ef14", "ef21"),
     )
-    residual_in_half_step: bool = setting(True, "Include the residual in the half-step point. False is an ablation.")
+    residual_in_half_step: bool = setting(
+        True,
+        "Include the residual in the half-step point. False is an ablation. It helped where the modes of a mixture "
+        "were split among workers, and failed with SGD on games of workers with different data (docs/evidence.md).",
+    )
     flush_residuals: bool = setting(
         False,
         "At the end of a run, subtract the mean residual of all replicas from the weights, and the mean of its average "
