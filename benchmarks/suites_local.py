@@ -90,30 +90,28 @@ _SPLIT_AVERAGED_LONG = rows(
 )
 # Every half step, with and without the residual in it, with and without a shift, around `_SPLIT_AVERAGED`. A corrected
 # step needs a shift; without a half step the residual is in no point. In float32 there is no residual, and a shift
-# changes corrected steps alone.
-_SPLIT_GRID = rows(
-    [
-        f"dqgan_adam_averaged_split,second_moment_period=1{change}{shift}"
-        for change in (
-            "",
-            ",residual_in_half_step=false",
-            ",half_step=common",
-            _COMMON,
-            ",half_step=none",
-            ",half_step=corrected",
-            ",half_step=corrected,residual_in_half_step=false",
-        )
-        for shift in ("", ",shift=0.1")
-        if shift or "corrected" not in change
-    ],
-    (SIGN, TOP_1),
-) + rows(
-    [
-        f"dqgan_adam_averaged_split,second_moment_period=1{change}"
-        for change in ("", ",half_step=none", ",half_step=corrected,shift=0.1")
-    ],
-    (NONE,),
+# changes corrected steps alone. A shift of .1 is forty times the bound of the largest 1 %: there also the bound itself.
+_SPLIT_CHANGES = (
+    "",
+    ",residual_in_half_step=false",
+    ",half_step=common",
+    _COMMON,
+    ",half_step=none",
+    ",half_step=corrected",
+    ",half_step=corrected,residual_in_half_step=false",
 )
+
+
+def _split_grid(changes, shift):
+    return [f"dqgan_adam_averaged_split,second_moment_period=1{change}{shift}" for change in changes]
+
+
+_SPLIT_GRID = [
+    *rows(_split_grid(_SPLIT_CHANGES[:5], ""), (SIGN, TOP_1)),
+    *rows(_split_grid(_SPLIT_CHANGES, ",shift=0.1"), (SIGN, TOP_1)),
+    *rows(_split_grid(_SPLIT_CHANGES, ",shift=0.0025"), (TOP_1,)),
+    *rows(_split_grid(("", ",half_step=none", ",half_step=corrected,shift=0.1"), ""), (NONE,)),
+]
 # What `_SPLIT_AVERAGED_LONG` needs of its second moments: here they hold the worker's own, or an older mean.
 _SPLIT_OTHER_MOMENTS = [
     (f"dqgan_adam_split{LONG},second_moment_period=1{_COMMON}{rate(0.008)}", SIGN),
