@@ -701,6 +701,21 @@ MUTANTS = (
         "gan/test_local_steps.py",
     ),
     _mutant(
+        "gan/player.py",
+        "total.local().assign_add(proposal.updates[index])",
+        "total.local().assign_add(1.000001 * proposal.updates[index])",
+        "a round of one step is not the step",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
+        "gan/player.py",
+        "for index, total in enumerate(self._round_updates):\n",
+        "for index, total in enumerate(self._round_updates):\n"
+        "            self.weights[index].assign(self.weight_values()[index] - proposal.updates[index])\n",
+        "local steps move the mirrored weights",
+        "gan/test_local_steps.py",
+    ),
+    _mutant(
         "gan/rounds.py",
         "tf.cond(accepted, accept, refuse)",
         "tf.cond(accepted, accept, lambda: accepted)",

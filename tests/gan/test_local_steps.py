@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from dqgan_tf.config import CompressionConfig, OptimizerConfig
+from dqgan_tf.distribute import loop
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan.model import DQGAN
 from tests.gan import model_state, tiny_gan
@@ -191,6 +192,71 @@ def test_schedules_count_gradient_steps(strategy):
     optimizer = SGD | {"learning_rate_schedule": "linear", "warmup_steps": 5}
     schedule = lambda t: min(1, t / 5) * (1 - (t - 1) / 60)  # noqa: E731
     assert_follows_oracle(strategy, optimizer, {"compressor": SIGN, "local_steps": 3}, schedule, total_steps=60)
+
+
+def bits_after(strategy, optimizer, compression, *lengths):
+    """Bits of all state after calls of these lengths."""
+    model = tiny_gan.build(strategy, OptimizerConfig(**optimizer), CompressionConfig(**compression))
+    iterator = tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(sum(lengths)))
+    for length in lengths:
+        model.train_steps(iterator, length)
+    return model_state.bits(model)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "compression"),
+    [
+        (ADAM, {"compressor": SIGN}),
+        pytest.param(SGD, {"compressor": SIGN, "topology": "two_step"}, marks=pytest.mark.slow),
+        pytest.param(ADAM, {"compressor": TOPK, "topology": "two_step"}, marks=pytest.mark.slow),
+    ],
+)
+def test_rounds_of_one_step_have_the_bits_of_steps(strategy, optimizer, compression):
+    """A call of one step is a round of one step, whatever `local_steps` is. Rounds have code of their own."""
+    steps = bits_after(strategy, optimizer, compression, 1, 1, 1, 1, 1)
+    rounds = bits_after(strategy, optimizer, compression | {"local_steps": 3}, 1, 1, 1, 1, 1)
+    assert set(steps) <= set(rounds)
+    assert not [name for name in steps if rounds[name] != steps[name]]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "compression"),
+    [
+        (ADAM, {"compressor": SIGN}),
+        pytest.param(SGD, {"compressor": SIGN, "topology": "two_step"}, marks=pytest.mark.slow),
+        pytest.param(ADAM, {"compressor": SIGN, "local_steps": 3}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_shift_below_rounding_changes_no_bit(strategy, optimizer, compression):
+    """The recurrence with a shift tends to DQGAN as a goes to 0. Here s is about 1e-32, below the rounding of every
+    value that it is added to or subtracted from."""
+    without = bits_after(strategy, optimizer, compression, 3, 3)
+    shifted = bits_after(strategy, optimizer, compression | {"shift": 1e-30}, 3, 3)
+    assert {name.split("/")[0] for name in set(shifted) - set(without)} == {"shift", "mean_shift"}
+    assert not [name for name in without if shifted[name] != without[name]]
+
+
+def test_mirrored_weights_move_once_a_round(strategy, monkeypatch):
+    """Reads replica 0's after each local step."""
+    seen = []
+
+    def fold_rounds(begin, step, end, *arguments):
+        def step_and_look(batch, k):
+            step(batch, k)
+            values = [tf.reshape(v.value.values[0], [-1]) for v in variables]
+            tf.numpy_function(lambda k, now: seen.append((k, now)), [k, tf.concat(values, 0)], [])
+
+        return folded(begin, step_and_look, end, *arguments)
+
+    folded = loop.fold_rounds
+    monkeypatch.setattr(loop, "fold_rounds", fold_rounds)
+    model = tiny_gan.build(strategy, OptimizerConfig(**ADAM), CompressionConfig(SIGN, local_steps=3))
+    variables = model.generator.trainable_variables + model.discriminator.trainable_variables
+    model.train_steps(tiny_gan.distributed_iterator(strategy, tiny_gan.real_batches(6)), 6)
+    assert [k for k, _ in seen] == [1, 2, 3, 1, 2, 3]
+    first, second = (np.array([values for _, values in seen[start : start + 3]]) for start in (0, 3))
+    assert np.all(first == first[0]) and np.all(second == second[0])
+    assert np.all(first[0] != second[0])
 
 
 class TestRounds:
