@@ -203,7 +203,8 @@ def _source(rows, width, batch_size):
         f"workers of one thread; repeats: {len({row['repeat'] for row in rows})}, each of {rows[0]['step']} rounds"
     )
     sources = [sorted({row[name] for row in rows}) for name in ("hardware", "commit")]
-    return f"{words}; {'; '.join(sources[0])}; commit {', '.join(sources[1])}: `{rows[0]['command']}`"
+    command = max(rows, key=lambda row: row["repeat"])["command"]  # a run adds the repeats that the file lacks
+    return f"{words}; {'; '.join(sources[0])}; commit {', '.join(sources[1])}: `{command}`"
 
 
 def _counts(text):

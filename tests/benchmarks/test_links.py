@@ -42,7 +42,7 @@ def test_the_table_by_hand():
         row("alone", [100.0, 200.0], [100.0, 200.0]),
         # Ratios 1.1, 1.2 and in the second repeat 1.3: median 1.2, quartiles 1.15 and 1.25; median time 130.
         row(sign, [110.0, 240.0], [100.0, 200.0], declared_bytes=5000.0, interface_bytes=5300),
-        row(sign, [130.0], [100.0], declared_bytes=5000.0, interface_bytes=5500, repeat=1),
+        row(sign, [130.0], [100.0], declared_bytes=5000.0, interface_bytes=5500, repeat=1, command="links --repeats=2"),
     ]
     text = links.table(rows)
     lines = text[text.index("| link |") :].splitlines()
@@ -52,6 +52,7 @@ def test_the_table_by_hand():
     four = links.table([*rows, row(sign, [250.0], [100.0], workers=4, declared_bytes=5000.0)]).splitlines()
     assert "4 workers" in four[-1] and "| 2.50 (2.50 to 2.50) | 1.60 |" in four[-3]
     assert "width 4" in lines[-1] and "1,000 values" in lines[-1] and "repeats: 2, each of 2 rounds" in lines[-1]
+    assert lines[-1].endswith("`links --repeats=2`"), "the run that the file lacked the second repeat for"
 
 
 @pytest.mark.parametrize(
