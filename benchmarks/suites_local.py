@@ -138,6 +138,10 @@ def _local(name, steps, extra=""):
 _LOCAL_GAME = rows(_local("dqgan", (1, 4, 16, 64)), (NONE, SIGN, TOP_5))
 _LOCAL_GAME_ABLATIONS = rows(_local("dqgan_residual_out", (1, 4, 16, 64)), (SIGN, TOP_5))
 _LOCAL_GAME_ADAM = rows(_local("dqgan_adam", (1, 4, 16, 64)), (NONE, SIGN, TOP_5))
+_LOCAL_GAME_ADAM_ABLATIONS = rows(
+    [*_local("dqgan_adam_residual_out", (1, 4, 16, 64)), *_local("dqgan_adam_no_error_feedback", (1, 4, 16, 64))],
+    (SIGN, TOP_5),
+)
 _LOCAL_SHIFT = rows(
     [
         *_local("dqgan", (1, 4, 16)),
@@ -213,6 +217,7 @@ SUITES = {
             Group("nonlinear", 8, "homogeneous", _LOCAL_GAME, seeds=3),
             Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ABLATIONS, seeds=2),
             Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ADAM, seeds=1),
+            Group("nonlinear", 8, "homogeneous", _LOCAL_GAME_ADAM_ABLATIONS, seeds=1),
             Group("nonlinear", 8, "heterogeneous", _LOCAL_SHIFT, seeds=2),
             Group("nonlinear", 8, "heterogeneous", _LOCAL_SMALL_SHIFT, seeds=2),
             Group("nonlinear_long", 8, "homogeneous", _LOCAL_GAME, seeds=3),
