@@ -79,24 +79,26 @@ def figure(rows: Rows, key: str, *, digits: int = 1, scale: float = 1.0) -> str:
 
 def difference(rows: Rows, reference: Rows, key: str, *, percent: bool = True, scale: float = 1.0) -> str:
     """Returns the paired difference to the runs of the same seeds, mean and 95 % interval, in percent of their mean or
-    in points. Where the seeds are few or apart, it is that of each, in percent of the run of its own seed. What is all
-    above `_TIMES` percent is a multiple."""
+    in points. Where the seeds are few or apart, it is that of each, in percent of the run of its own seed. Percentages
+    above `_TIMES` are multiples."""
     differences = paired_differences(rows, reference, key, None if percent else scale)
     if not differences:
         return ""
     unit = " %" if percent else ""
-    if percent and min(differences) > _TIMES:
-        return f"{1 + statistics.mean(differences) / 100:,.0f} times"
     if _are_few_or_apart([row[key] for row in rows]) or len(differences) < _FEW:
         alone = [paired_differences([row], reference, key, None if percent else scale) for row in rows]
         values = [value for of_run in alone for value in of_run]
         if percent and max(values) > _TIMES:
-            return ", ".join(
-                f"{1 + value / 100:,.0f} times" if value > _TIMES else f"{value:+.1f}{unit}" for value in values
-            )
+            return ", ".join(_times(value) if value > _TIMES else f"{value:+.1f}{unit}" for value in values)
         return ", ".join(f"{value:+.1f}" for value in values) + unit
+    if percent and min(differences) > _TIMES:
+        return _times(statistics.mean(differences))
     mean, half = paired_interval(differences)
     return f"{mean:+.1f} ± {half:.1f}{unit}"
+
+
+def _times(percent):
+    return f"{1 + percent / 100:,.0f} times"
 
 
 def _are_few_or_apart(values):

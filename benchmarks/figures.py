@@ -6,6 +6,7 @@ import itertools
 import math
 import pathlib
 import re
+import textwrap
 from collections.abc import Sequence
 
 from benchmarks.crew import LOOPBACK, bits_per_second
@@ -183,7 +184,7 @@ def curves(lines: dict[tuple[str, str], dict], title: str, path: pathlib.Path, s
                 if key == "step" and "raw" in line:
                     axes.plot(x, line["raw"], **look | {"linewidth": 0.4})
             axes.set(xlabel=label, yscale=scale, xscale="log" if key == "bytes" else "linear")
-        panels[0].set_ylabel(title)
+        panels[0].set_ylabel(_wrapped(title))
 
 
 def end_against_bytes(
@@ -219,7 +220,7 @@ def end_against_bytes(
                     look = {"fontsize": 6, "rotation": 30, "textcoords": "offset points"}
                     axes.annotate(compressor, (x, mean), (2, 4), **look)
                     named.append((compressor, x))
-        axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=title)
+        axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=_wrapped(title))
         axes.margins(0.15)
         if scale == "log":
             _plain_ticks(axes.yaxis)
@@ -305,7 +306,12 @@ def value_against_time(panels: dict[str, dict[str, tuple]], title: str, path: pa
             axes.set(title=rate, xlabel="hours", xscale="log", yscale="log")
             _plain_ticks(axes.xaxis)
             _plain_ticks(axes.yaxis, (1, 1.5, 2, 3, 5, 7))
-        all_axes[0].set_ylabel(title)
+        all_axes[0].set_ylabel(_wrapped(title))
+
+
+def _wrapped(title):
+    """The title of an axis whose panel is as high as about 45 letters are long."""
+    return "\n".join(textwrap.wrap(title, 45))
 
 
 def _plain_ticks(axis, places=(1, 2, 5)):

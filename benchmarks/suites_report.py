@@ -55,7 +55,7 @@ def write(name: str, folder: str | os.PathLike) -> str:
         scale = "log" if suite.figures[0].difference == "percent" else "linear"
         values = dict.fromkeys(change.partition("=")[2] for change in rates)
         stem = "_".join([problem, str(workers), shards.replace(":", "_"), *values])  # Windows allows no colon
-        title = suite.figures[0].title
+        title = _title(suite, of_section)
         if suite.kind == cells.DATA:
             for family, lines in _families(of_section).items():
                 path = folder / f"{'_'.join([stem, 'bytes', *family])}.png"
@@ -263,7 +263,7 @@ def _time(suite, rows, folder):
             reached = _first_hours(curve, seconds[label], _NEAR * exact)
             times = ["not reached", ""] if reached is None else [f"{reached:.3f}", f"{base / reached:.1f}"]
             lines.append([rate, label, f"{1e3 * seconds[label]:.1f}", f"{hours[-1]:.3f}", *times])
-    title = suite.figures[0].title
+    title = _title(suite, rows)
     figures.value_against_time(panels, title, folder / "quality_against_time.png")
     header = ["link", "compressor", "ms per step", "hours of the run", "hours to float32's quality", "times faster"]
     words = (
@@ -477,6 +477,12 @@ def _source(rows):
         f"run: {texts['threads']}; commit {texts['commit']}. Every row of `runs.jsonl` has its own command."
         f"{older * renamed}{network}"
     )
+
+
+def _title(suite, rows):
+    """What the figures of a suite show, with the networks that judge its images."""
+    networks = sorted({row["feature_network"] for row in rows if "feature_network" in row})
+    return ", ".join([suite.figures[0].title, *networks])
 
 
 def _judge(name, rows):

@@ -28,12 +28,13 @@ def test_a_figure_has_the_mean_of_three_seeds_and_all_of_fewer():
 
 
 def test_a_difference_is_that_of_equal_seeds():
-    """Differences 1, 2, 3 of a mean of 10: 20 % +- 4.303 * 10 % / sqrt(3). 101 and 120 of 9.5: 12.6 times."""
+    """Differences 1, 2, 3 of a mean of 10: 20 % +- 4.303 * 10 % / sqrt(3). 101, 120, 139 of 10: 13 times."""
     reference = rows(9.0, 10.0, 11.0, None)
     assert evidence_tables.difference(rows(10.0, 12.0, 14.0), reference, "distance") == "+20.0 ± 24.8 %"
     points = evidence_tables.difference(rows(0.5, 0.75), rows(0.25, 0.25), "distance", percent=False, scale=100.0)
     assert points == "+25.0, +50.0"
-    assert evidence_tables.difference(rows(110.0, 130.0), reference, "distance") == "13 times"
+    assert evidence_tables.difference(rows(110.0, 130.0, 150.0), reference, "distance") == "13 times"
+    assert evidence_tables.difference(rows(108.0, 130.0), reference, "distance") == "12 times, 13 times"
     apart = evidence_tables.difference(rows(18.0, 300.0), reference, "distance")
     assert apart == "+100.0 %, 30 times"
     assert evidence_tables.difference(rows(None, 10.0), reference, "distance") == ""

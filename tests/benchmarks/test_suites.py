@@ -322,6 +322,13 @@ def row(method, compressor, seed, field, workers=8):
 
 
 class TestTables:
+    def test_figures_of_images_name_the_network_that_judges(self):
+        """Two networks in one figure are both named: their distances are not comparable."""
+        rows = [row("dqgan", "none", seed, 0.1) for seed in (0, 1, 2)]
+        assert suites_report._title(SUITE, rows) == "norm of the field"
+        judged = [one | {"feature_network": name} for one, name in zip(rows, ("b", "a", "b"), strict=True)]
+        assert suites_report._title(SUITE, judged) == "norm of the field, a, b"
+
     def test_means_spreads_and_paired_differences(self):
         """By hand: differences -.01, +.01, +.03 of a mean .2: -5, +5, +15 %; mean 5, sd 10, t_.975,2 = 4.30265."""
         rows = [row("dqgan", "none", seed, value) for seed, value in enumerate([0.1, 0.2, 0.3])]
