@@ -65,7 +65,7 @@ _FEW = rows(["dqgan"], (NONE, SIGN, TOP_5))
 _SPEEDUP = rows(["dqgan"], (NONE, SIGN))
 _OTHER_BASELINES = [
     *rows(["sim_adam", "extra_adam"], (NONE,)),
-    *rows(["cpoadam_gq"], (FOUR_BIT, SIGN, TOP_1)),
+    *rows(["cpoadam_gq"], (FOUR_BIT, TERNARY, SIGN, TOP_1)),
     *rows(["cpoadam_ef"], (SIGN, TOP_1)),
 ]
 _BASELINES = [("cpoadam", NONE), *_OTHER_BASELINES]
