@@ -310,7 +310,7 @@ def value_against_time(panels: dict[str, dict[str, tuple]], title: str, path: pa
 
 
 def _wrapped(title):
-    """The title of an axis whose panel is as high as about 45 letters are long."""
+    """The title in lines of at most 45 letters, which fit beside a panel."""
     return "\n".join(textwrap.wrap(title, 45))
 
 

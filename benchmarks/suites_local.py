@@ -113,7 +113,7 @@ _SPLIT_GRID = [
     *rows(_split_grid(("", ",half_step=none", ",half_step=corrected,shift=0.1"), ""), (NONE,)),
 ]
 # In the grid corrected steps with the residual outside, with a shift within its bound, have all modes within the wide
-# radius at both compressors: with twice the steps.
+# radius at both compressors. Here the steps and the rate are twice as large.
 _SPLIT_CORRECTED_LONG = [
     (
         f"dqgan_adam_averaged_split{LONG},second_moment_period=1,half_step=corrected,residual_in_half_step=false,"

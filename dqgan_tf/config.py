@@ -176,7 +176,8 @@ class OptimizerConfig(Settings):
         "w minus its residual and the last mean update. corrected: as own, but its drift (its shift minus the mean "
         "shift) is subtracted from its last step; its local steps are corrected too. none: w itself (simultaneous "
         "gradient descent). If replicas have different data, try common or corrected, with Adam and "
-        "local_steps=1 also residual_in_half_step=False and second_moment=averaged (docs/operations.md).",
+        "local_steps=1 also residual_in_half_step=False, second_moment=averaged and second_moment_period=1 "
+        "(docs/operations.md).",
         choices=("own", "common", "corrected", "none"),
     )
     exchange: str = setting(
