@@ -30,7 +30,7 @@ _REFERENCES = {"cpoadam_gq": "cpoadam", "cpoadam_ef": "cpoadam"} | {
     for method in ("dqgan", "dqgan_adam")
     for ablation in ("residual_out", "no_error_feedback", "no_half_step")
 }
-# For workers with different data: a second moment of more steps, never below the worker's own, or the same for all.
+# Variants for workers with different data: beta_2 = .999, with the guarded or the averaged second moment.
 METHODS: dict[str, Method] = {
     name: Method(settings, _REFERENCES.get(name, name)) for name, settings in config_lib.ALGORITHMS.items()
 } | {

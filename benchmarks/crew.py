@@ -163,7 +163,7 @@ class Crew:
     """One process of `python -P FILE ARGUMENTS` at every place. A context manager: the processes end with it.
 
     The processes also end when this process does. Their one argument is a JSON object: `arguments`, and `index`,
-    `threads`, `addresses`, `interface`, `answers`; see `worker`.
+    `threads`, `device`, `addresses`, `interface`, `answers`; see `worker`.
 
     Args:
       file: the program, which answers requests by `worker.serve`.

@@ -1,6 +1,6 @@
 """Where to compress, `where="gradient"` or `"update"`: validation loss of two Keras models at equal steps.
 
-    python -m benchmarks.keras_quality --task=fashion_mnist --data=../shared/data [--results=results/keras]
+    python -m benchmarks.keras_quality --task=fashion_mnist --data=DIR [--results=results/keras]
     python -m benchmarks.keras_quality --report [--results=results/keras]
 
 The first command trains every combination of optimizer, compressor and place that RESULTS/TASK.jsonl does not hold, and
@@ -34,6 +34,7 @@ import numpy as np
 from benchmarks import figures
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.report import markdown
+from benchmarks.suites_report import paired_interval
 from dqgan_tf.errors import UsageError
 from dqgan_tf.telemetry import json_lines
 from dqgan_tf.training import command
@@ -46,8 +47,6 @@ PLACES = ("gradient", "update")
 NO_FEEDBACK = "sign:bucket=512"  # also measured without error feedback
 FEW_BITS = ("sign:bucket=512", "topk:fraction=0.01")  # also measured with other topologies
 TOPOLOGIES = ("auto", "all_gather", "two_step@linear:bits=4,bucket=512")  # behind @: the compressor of the mean
-
-_T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # by n: 97.5 % quantile of Student's t, n - 1 degrees
 
 
 class Run(NamedTuple):
@@ -222,7 +221,7 @@ def train(strategy, task: Task, arrays: Sequence[np.ndarray], run: Run) -> dict[
     """Trains and evaluates; returns the fields of `Run` and the figures of a row.
 
     The figures: validation_loss, validation_accuracy, training_losses (means over tenths of the steps), and of the last
-    tenth those of docs/keras.md: wire_bytes, sent_bytes, compression_error, residual_ratio. skipped: all refused steps.
+    tenth those of docs/keras.md: wire_bytes, sent_bytes, compression_error, residual_ratio. skipped: all skipped steps.
     """
     import keras
     import tensorflow as tf
@@ -333,8 +332,7 @@ def difference(runs: dict[int, dict], base: dict[int, dict], field: str) -> Diff
     if not pairs or None in itertools.chain(*pairs):
         return None
     values = [value - reference for value, reference in pairs]
-    spread = statistics.stdev(values) if len(values) > 1 else math.inf
-    return Difference(statistics.mean(values), _T_95.get(len(values), math.inf) * spread / math.sqrt(len(values)))
+    return Difference(*(paired_interval(values) if len(values) > 1 else (values[0], math.inf)))
 
 
 def tables(results: str | os.PathLike) -> str:
@@ -428,7 +426,7 @@ def make_parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", choices=list(TASKS), help="task to train")
     what.add_argument("--report", action="store_true", help="write the report of the recorded rows; trains nothing")
-    parser.add_argument("--data", default="../shared/data", help="folder with fashion_mnist/ (idx files) and tfds/")
+    parser.add_argument("--data", help="folder with fashion_mnist/ (idx files) and tfds/; --task needs it")
     parser.add_argument("--results", default=ROOT / "results/keras", type=pathlib.Path, help="folder of the rows")
     return parser
 
@@ -438,6 +436,8 @@ def main(arguments: argparse.Namespace) -> None:
         text = f"# Where to compress: all rows\n\n{tables(arguments.results)}"
         json_lines.write_atomically(arguments.results / "tables.md", text)
         figures.loss_by_place(points(arguments.results), arguments.results / "loss_against_float32.png")
+    elif not arguments.data:
+        raise UsageError(f"--task={arguments.task} needs the folder of the data sets: --data=DIR. Received: no --data")
     else:
         for line in train_all(arguments.task, arguments.data, arguments.results):
             print(line, flush=True)

@@ -87,7 +87,7 @@ def exchange(plan: Plan, values: int, say: Callable[[str], None] = print) -> lis
 
     An entry holds median and minimum milliseconds of the exchange, as the slowest worker of each round took them, and
     of its phases; the declared bytes and the bytes at the interface, per worker; and `provenance`. With
-    `plan.against`, the entries of this checkout hold `against_ratio`; see `_quartiles`.
+    `plan.against`, the entries of this checkout hold `against_ratio`; see `quartiles`.
 
     Raises:
       UsageError: unknown variant, rate or revision.

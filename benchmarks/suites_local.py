@@ -304,4 +304,4 @@ SUITES = {
         marks=4,
     ),
 }
-"""Every suite is a whole number of rounds of local steps between two marks."""
+"""In every suite, two marks are a whole number of rounds of local steps apart."""

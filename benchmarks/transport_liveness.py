@@ -27,6 +27,7 @@ from dqgan_tf.training import command
 _BYTES = 25_000_000
 _BYTES_PER_SECOND = 1_000_000  # 8 Mbit/s: the message takes longer than the limit of silence
 _STOPPED_SECONDS = 20
+_SILENCE_SECONDS = 15.0
 _DEADLINE_SECONDS = 90.0
 
 
@@ -58,9 +59,9 @@ def _connections(transport: str, slow: bool):
     if transport == "sockets":
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        return (_slow_link(port) if slow else port), lambda: Connection(listener.accept()[0], 1)
+        return (_slow_link(port) if slow else port), lambda: Connection(listener.accept()[0], 1, _SILENCE_SECONDS)
     context = zmq.Context()
-    outgoing, incoming = pair_socket(context), pair_socket(context)
+    outgoing, incoming = pair_socket(context, _SILENCE_SECONDS), pair_socket(context, _SILENCE_SECONDS)
     ports = [one.bind_to_random_port("tcp://127.0.0.1") for one in (outgoing, incoming)]
     return [_slow_link(port) if slow else port for port in ports], lambda: ZmqConnection(outgoing, incoming, 1)
 
@@ -68,10 +69,10 @@ def _connections(transport: str, slow: bool):
 def _other(transport: str, place):
     """The other worker: receives one message and answers with its length."""
     if transport == "sockets":
-        connection = Connection(socket.create_connection(("127.0.0.1", place)), 0)
+        connection = Connection(socket.create_connection(("127.0.0.1", place)), 0, _SILENCE_SECONDS)
     else:
         context = zmq.Context()
-        incoming, outgoing = pair_socket(context), pair_socket(context)
+        incoming, outgoing = pair_socket(context, _SILENCE_SECONDS), pair_socket(context, _SILENCE_SECONDS)
         for one, port in zip((incoming, outgoing), place, strict=True):
             one.connect(f"tcp://127.0.0.1:{port}")
         connection = ZmqConnection(outgoing, incoming, 0)

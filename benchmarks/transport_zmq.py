@@ -106,21 +106,21 @@ class ZmqConnection:
         self._incoming.close(linger=0)
 
 
-def connect(board, addresses, worker_index, timeout_seconds=60.0, *, curve=False):
+def connect(board, addresses, worker_index, timeout_seconds=60.0, silence_seconds=30.0, *, curve=False):
     """As `dqgan_tf.distribute.transport.connection.connect`."""
     del timeout_seconds
     context = zmq.Context()
     public_key, secret_key = zmq.curve_keypair() if curve else (b"", b"")
     peers = [worker for worker in range(len(addresses)) if worker != worker_index]
     host = socket.gethostbyname(addresses[worker_index].rpartition(":")[0])
-    incoming = {peer: pair_socket(context) for peer in peers}
+    incoming = {peer: pair_socket(context, silence_seconds) for peer in peers}
     if curve:
         for one in incoming.values():
             one.curve_server, one.curve_publickey, one.curve_secretkey = True, public_key, secret_key
     ports = {str(peer): one.bind_to_random_port(f"tcp://{host}") for peer, one in incoming.items()}
     place = {"host": host, "ports": ports, "key": public_key.decode()}
     places = [json.loads(text) for text in board.exchange("address", json.dumps(place))]
-    outgoing = {peer: pair_socket(context) for peer in peers}
+    outgoing = {peer: pair_socket(context, silence_seconds) for peer in peers}
     for peer, one in outgoing.items():
         if curve:
             one.curve_serverkey = places[peer]["key"].encode()
@@ -130,11 +130,11 @@ def connect(board, addresses, worker_index, timeout_seconds=60.0, *, curve=False
     return {peer: ZmqConnection(outgoing[peer], incoming[peer], peer) for peer in peers}
 
 
-def pair_socket(context: zmq.Context) -> zmq.Socket:
-    """Returns a socket without a limit of queued messages, with a heartbeat a second and a limit of 15 s of silence."""
+def pair_socket(context: zmq.Context, silence_seconds: float) -> zmq.Socket:
+    """Returns a socket without a limit of queued messages, with a heartbeat a second and a limit of silence."""
     made = context.socket(zmq.PAIR)
     made.sndhwm = made.rcvhwm = 0  # no limit, as of the library's connections
-    made.heartbeat_ivl, made.heartbeat_timeout = _TICK_MS, 15 * _TICK_MS
+    made.heartbeat_ivl, made.heartbeat_timeout = _TICK_MS, int(1e3 * silence_seconds)
     made.reconnect_ivl = -1
     return made
 
@@ -153,7 +153,9 @@ def write_tree(folder: pathlib.Path, curve: bool) -> None:
     shutil.copy(__file__, folder / "dqgan_tf" / "distribute" / "transport" / "transport_zmq.py")
     with open(folder / "dqgan_tf" / "distribute" / "transport" / "connection.py", "a", encoding="utf-8") as file:
         file.write(f"\n\nfrom dqgan_tf.distribute.transport import transport_zmq\n\nCURVE = {curve}\n")
-        file.write("\n\ndef connect(*args):\n    return transport_zmq.connect(*args, curve=CURVE)\n")
+        file.write(
+            "\n\ndef connect(*args, **options):\n    return transport_zmq.connect(*args, curve=CURVE, **options)\n"
+        )
 
 
 def make_parser() -> argparse.ArgumentParser:

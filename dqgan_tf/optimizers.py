@@ -128,7 +128,8 @@ class Adam(Direction):
       averaged: V_t = mean over replicas of v_s / (1 - beta_2^s), s the latest averaging step; removes the bias that
         heterogeneous shards of the data give `local`.
       guarded: the elementwise maximum of `averaged` and `local`, since an old average can be far too small.
-    Averaging steps are t = 1, 2, 4, ..., 64 and every multiple of `second_moment_period`. Where the average is 0 (e.g.
+    The average is taken at the player's steps number 1, 2, 4, ..., 64 and at every multiple of `second_moment_period`;
+    unlike t, these numbers count skipped steps. Where the average is 0 (e.g.
     before the first accepted averaging step), V is this replica's own. Otherwise the update would be divided by epsilon
     alone and destroy the weight.
 

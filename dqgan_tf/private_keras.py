@@ -1,7 +1,7 @@
 """All undocumented methods and attributes of Keras that this project calls, overrides or sets.
 
 They were read in Keras 3.15.1. `make test-next` prints which of them a newer Keras has moved. tests/test_layers.py
-forbids imports of `keras.src` everywhere.
+forbids imports of `keras.src` outside of this file and `private_tensorflow.py`.
 """
 
 import functools
@@ -69,6 +69,7 @@ class Repairs(NamedTuple):
 
     check: raises for settings of `compile` that a model cannot have.
     train_loop, test_loop: model -> function of an iterator that returns logs.
+    is_outdated: whether a model needs a new `train_loop`.
     predict_step: (Keras' own `predict_step`, batch) -> outputs.
     epoch_logs: (model, logs of the last call) -> (logs without this library's figures, figures of the epoch).
     check_scaled: raises for an inner optimizer that a loss-scale optimizer cannot have.
@@ -78,6 +79,7 @@ class Repairs(NamedTuple):
     check: Callable
     train_loop: Callable
     test_loop: Callable
+    is_outdated: Callable
     predict_step: Callable
     epoch_logs: Callable
     check_scaled: Callable
@@ -130,7 +132,7 @@ def _methods(repairs):
         return own(*args, **kwargs)
 
     def make_train_function(own, model, force=False):
-        if model.train_function is None or force:
+        if model.train_function is None or force or repairs.is_outdated(model):
             model.train_function = repairs.train_loop(model)
 
     def make_test_function(own, model, force=False):
@@ -274,7 +276,7 @@ class OptimizerSteps:
     """The parts of a Keras optimizer's `apply`, one after another, with the reduction taken out of them.
 
     `apply` scales and clips gradients, decays weights, adds the gradients of all replicas and updates weights, their
-    moving average and the counter. A step that all replicas may refuse together must add first and change variables
+    moving average and the counter. A step that all replicas may skip together must add first and change variables
     afterwards. Replacement: public methods of `keras.optimizers.Optimizer` for these parts, and one that reduces.
 
     Args:
@@ -349,7 +351,7 @@ class OptimizerSteps:
                 variable.assign(variable.constraint(variable))
 
     def count(self, calls: int = 1) -> None:
-        """Counts calls of `apply`."""
+        """Adds `calls`, which may be negative, to the number of calls of `apply`."""
         self._optimizer._iterations.assign_add(calls)
 
 

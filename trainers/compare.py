@@ -41,7 +41,9 @@ _NETWORK = command.define_path(
 )
 _CACHE_DIR = command.define_path("cache_dir", "Folder of the small classifier. Default: ~/.cache/dqgan_tf.")
 _RESULTS = command.define_path(
-    "results", "Folder of the runs. Default with --suite: results/SUITE, runs/small_SUITE, or those of SUITE_published."
+    "results",
+    "Folder of the runs. Default: results/SUITE, or runs/small_SUITE with --small; with --published SUITE_published "
+    "takes the place of SUITE.",
 )
 _DOCUMENT = command.define_path("document", "Markdown file with a marked place for the table of variants.json.")
 

@@ -17,7 +17,7 @@ _OUTPUT = command.define_path(
     "output", "X.keras or X.onnx for a file; any other path for the folder of a SavedModel.", required=True
 )
 _DATA_DIR = command.define_path(
-    "data_dir", "Prepared TensorFlow Datasets directory, for a run of version 0.2, which saved no data.json."
+    "data_dir", "Prepared TensorFlow Datasets directory, for a run whose data.json is missing."
 )
 flags.register_validator("output", lambda path: path != "", "must be a path such as generator.keras")
 

@@ -33,7 +33,7 @@ _LABEL = flags.DEFINE_integer(
     "label", None, "Class of every sample of a conditional run. Default: the classes in turn.", lower_bound=0
 )
 _DATA_DIR = command.define_path(
-    "data_dir", "Prepared TensorFlow Datasets directory, for a run of version 0.2, which saved no data.json."
+    "data_dir", "Prepared TensorFlow Datasets directory, for a run whose data.json is missing."
 )
 flags.register_validator("output", lambda path: not path or path.endswith((".npz", ".png")), "must end in .npz or .png")
 

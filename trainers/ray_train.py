@@ -74,7 +74,7 @@ def main(arguments):
             "arguments": arguments[1:],
             "folder": os.getcwd(),
             "cpus": _CPUS.value,
-            "secret": os.environ.get(tf_config.SECRET) or secrets.token_hex(32),
+            "secret": tf_config.secret(os.environ) or secrets.token_hex(32),
         },
         scaling_config=train.ScalingConfig(
             num_workers=_NUM_WORKERS.value, use_gpu=bool(_GPUS.value), resources_per_worker=resources

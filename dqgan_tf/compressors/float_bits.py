@@ -24,7 +24,7 @@ TINY = 2.0**-100
 """A bucket with a smaller maximum decodes to zeros, because its squares and steps would be subnormal."""
 
 LARGEST_SCALE = 1e30
-"""Scales from here on are refused like infinity: a sum over replicas must not overflow."""
+"""Scales from here on make all replicas skip the step, like infinity: a sum over replicas must not overflow."""
 
 _COUNT_WIDTH = 512
 
@@ -101,7 +101,7 @@ def row_norm(rows: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
 
 
 def sum_of_squares(vector: tf.Tensor) -> tf.Tensor:
-    """Returns ||vector||^2, a float32 scalar, of float32 [n]; partial sums of 64 squares are added in float64."""
+    """Returns ||vector||^2, a float32 scalar, of float32 [n]; partial sums of 32 squares are added in float64."""
     width = LANE * 16
     whole = vector.shape[0] // width * width
     rows = tf.reshape(tf.square(vector[:whole]), [whole // width, width])

@@ -14,9 +14,10 @@ from dqgan_tf.errors import UsageError
 from dqgan_tf.lazy_tensorflow import tf
 
 BUCKET_MAX = 1 << 24
-"""An arbitrary limit: no layer of a GAN has more values."""
+"""An arbitrary limit."""
 WELL_BOUNDED_BUCKET = 512
-"""Largest bucket of a `contractive_variant`. Stochastic rounding of few bits and `terngrad` have none even there."""
+"""Largest bucket of a `contractive_variant`. Stochastic rounding of few bits and `terngrad` are not contractive even in
+such buckets; their variants round to the nearest level or take more bits."""
 
 
 def check_bucket(bucket) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from dqgan_tf.config import DataConfig
 from dqgan_tf.data import images, mixtures
 from dqgan_tf.data.spec import DatasetError, DataSpec
+from dqgan_tf.fields import warn_once
 
 __all__ = ["DataSpec", "DatasetError", "build", "describe"]
 
@@ -25,6 +26,7 @@ def describe(config: DataConfig) -> DataSpec:
     """
     _check_shards(config)
     if config.dataset in mixtures.MIXTURES:
+        _check_no_image_settings(config)
         spec = mixtures.describe(config.dataset)
         classes = len(mixtures.MIXTURES[config.dataset]["modes"])
         return dataclasses.replace(spec, num_classes=classes) if config.conditional else spec
@@ -39,6 +41,7 @@ def build(
     replica_ids: Sequence[int],
     seed: int,
     start_step: int = 0,
+    spec: DataSpec | None = None,
 ) -> tf.data.Dataset:
     """Returns an endless dataset of float32 batches [per_replica_batch_size, *shape], one per local replica and step.
 
@@ -64,9 +67,11 @@ def build(
       replica_ids: global ids of this worker's replicas, in the order of its devices.
       seed: seed of the permutations or of the draws.
       start_step: the first step.
+      spec: what `describe` returned before. None: no comparison.
 
     Raises:
-      DatasetError: see `describe`; or the images need more memory than `images.MEMORY_LIMIT_BYTES`.
+      DatasetError: see `describe`; or the images need more memory than `images.MEMORY_LIMIT_BYTES`, or are not those of
+        `spec`.
       ValueError: a batch size, replica id or step is out of range.
     """
     for name, value, least in (
@@ -87,7 +92,7 @@ def build(
         mixture = (config.dataset, per_replica_batch_size, num_replicas, seed, config.shards)
         batch_at = mixtures.batches(*mixture, with_labels=config.conditional)
     else:
-        batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed)
+        batch_at = images.batches(config, per_replica_batch_size, num_replicas, seed, spec)
     replicas = tf.constant(ids, tf.int64)
 
     def element(position: tf.Tensor) -> Any:
@@ -96,6 +101,19 @@ def build(
     positions = tf.data.Dataset.counter(start=start_step * len(ids))
     batches = positions.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _check_no_image_settings(config: DataConfig) -> None:
+    """Raises DatasetError for a setting of images beside a mixture; warns of a data_dir, which many runs may share."""
+    for name in ("image_size", "split"):
+        value = getattr(config, name)
+        if value != getattr(DataConfig(), name):
+            raise DatasetError(
+                f"{config.dataset!r} has points, and --{name} is for images: leave it out, or name a set of images, "
+                f"such as --dataset=cifar10. Received: {name}={value}"
+            )
+    if config.data_dir:
+        warn_once(f"data_dir={config.data_dir} has no effect with dataset={config.dataset}, whose points are drawn")
 
 
 def _check_shards(config: DataConfig) -> None:

@@ -188,15 +188,19 @@ def frame(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -> Callable[[tf.Tensor, tf.Tensor], Any]:
+def batches(
+    config: DataConfig, batch_size: int, num_replicas: int, seed: int, spec: DataSpec | None = None
+) -> Callable[[tf.Tensor, tf.Tensor], Any]:
     """Returns a function (step i64 [], replica id i64 []) -> images f32 [batch_size, height, width, channels].
 
     With `config.conditional`, it returns (images, labels i32 [batch_size]).
 
     Raises:
-      DatasetError: the images cannot be loaded, or not dealt to this number of replicas.
+      DatasetError: the images cannot be loaded, or not dealt to this number of replicas, or are not those of `spec`.
     """
     parts, user_set = None, _find(config)
+    if spec is not None:
+        _check_unchanged(spec, _describe(config, user_set))
     if config.shards != "iid":
         labels = _load_labels(config, user_set)
         if labels is None:
@@ -218,6 +222,16 @@ def batches(config: DataConfig, batch_size: int, num_replicas: int, seed: int) -
         return batch if classes is None else (batch, tf.gather(classes, indices))
 
     return batch_at
+
+
+def _check_unchanged(before, now):
+    """Raises DatasetError if a set was changed since the start, for example by a copy that is not yet complete."""
+    for name in ("num_examples", "shape", "num_classes"):
+        if getattr(before, name) != getattr(now, name):
+            raise DatasetError(
+                f"{before.name!r} changed while the run started: {name} was {getattr(before, name)}, and is "
+                f"{getattr(now, name)} now. Start again when the set is complete"
+            )
 
 
 def _no_labels(config, user_set):
@@ -261,7 +275,7 @@ def deal(labels: np.ndarray, shards: str, num_replicas: int, seed: int) -> list[
             f"Received: {len(labels)} images"
         )
     # The numbers of RandomState do not change with the version of numpy (NEP 19), so a resumed run has the same parts.
-    # `multinomial` does all the same, between numpy 2.4 and 2.5; see `_draw_counts`.
+    # Its `multinomial` is the exception: its numbers changed between numpy 2.4 and 2.5. `_draw_classes` does without.
     generator = np.random.RandomState(seed % 2**32)
     order = generator.permutation(len(labels))
     by_class = [order[labels[order] == label] for label in np.unique(labels)]

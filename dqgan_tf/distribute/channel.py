@@ -21,7 +21,7 @@ from dqgan_tf.errors import UsageError
 # Primes, so that no two small pairs (seed, stream) make the same seed.
 _SEED_FACTOR, _STREAM_FACTOR = 1000003, 7919
 ENERGIES = ("update_energy", "residual_energy", "error_energy", "shift_energy")
-"""Squared norms of p, of e and s before the step, and of p - decode(encode(p))."""
+"""Squared norms, in this order: of p; of e before the step; of p - decode(encode(p)); of s before the step."""
 
 
 class CompressionOptions(private_tensorflow.CommunicationOptions):
@@ -66,7 +66,8 @@ class Channel:
     With a shift, for replicas whose values have different means (in the manner of EC-SGD-DIANA, Gorbunov et al. 2020,
     arXiv 2010.12292; docs/algorithm.md), each replica has learned s^m, and all know its mean sbar without sending it:
 
-        p^m = x^m + e^m - s^m;   q = sbar + 1/M sum_m decode(c^m);   s^m <- s^m + a (p^m - e^m);   sbar <- mean of s^m
+        p^m = x^m + e^m - s^m;   c^m = encode(p^m);   r^m = p^m - decode(c^m);   q = sbar + 1/M sum_m decode(c^m)
+        s^m <- s^m + a (p^m - r^m);   sbar <- mean of s^m;   e^m <- r^m
 
     `topologies` computes q, with the same bits on all replicas. If `p` of any replica is not finite or a scale reaches
     `float_bits.LARGEST_SCALE`, `accepted` is False on all replicas after the call and no residual changes: the callers
@@ -287,7 +288,7 @@ class Channel:
         return state | {"shift": self.shifts(replica), "mean_shift": self.mean_shifts(replica)} if self.shift else state
 
     def set_state(self, replica: int, state: Mapping[str, Sequence]) -> None:
-        """Inverse of `state`. None stands for zeros: before 0.2.0, uncompressed weights had no shift. Eager only."""
+        """Inverse of `state`. None stands for zeros. Eager only."""
         state = {
             kind: [
                 tf.zeros(shape) if value is None else value for shape, value in zip(self._shapes, values, strict=True)

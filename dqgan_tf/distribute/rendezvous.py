@@ -97,7 +97,8 @@ def limit(timeout_seconds: float):
 
     For TensorFlow's own connecting, which no exception can interrupt: if a worker dies or freezes right after the
     meeting, the others would wait for an hour. TensorFlow's notifier of preemptions, which starts then, would also take
-    SIGTERM, and it would have no effect. Here it ends the process at once; a handler of Python's runs after the body.
+    a SIGTERM, which would be lost. With the default handler it ends the process at once here; a handler of Python's
+    runs after the body.
     Only in the main thread, whose handlers and mask count, and where Python has `sigtimedwait`.
     """
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "sigtimedwait"):

@@ -44,10 +44,16 @@ def read(environment: Mapping[str, str]) -> TfConfig | None:
     """Returns the place that TF_CONFIG describes; None if it is unset, or names neither a cluster nor a task.
 
     Raises:
-      UsageError: TF_CONFIG is not JSON, its cluster and task do not fit together, or it holds what would be ignored.
+      UsageError: TF_CONFIG is not JSON, its cluster and task do not fit together, or it holds what would be ignored; or
+        there are several workers, and the secret is set and empty.
     """
     config = _parse(environment)
-    return None if config is None else _place(config)
+    if config is None:
+        return None
+    place = _place(config)
+    if place.num_workers > 1:
+        secret(environment)
+    return place
 
 
 def is_evaluator(environment: Mapping[str, str]) -> bool:
@@ -218,12 +224,29 @@ def _place(config):
     return TfConfig(addresses, chiefs + index if kind == "worker" else index)
 
 
+def secret(environment: Mapping[str, str]) -> str | None:
+    """Returns the secret in DQGAN_SECRET, or None if the variable is unset.
+
+    Raises:
+      UsageError: it is set and empty, as by a command that failed: the workers would trust everybody.
+    """
+    if SECRET not in environment:
+        return None
+    text = environment[SECRET].strip()
+    if not text:
+        raise UsageError(
+            f"{SECRET} is set and empty. Set it to a random text, the same for all workers, such as that of "
+            f"`openssl rand -hex 32`, or unset it. Received: {SECRET}={environment[SECRET]!r}"
+        )
+    return text
+
+
 def proof(environment: Mapping[str, str], *parts: str | bytes) -> str:
     """Returns HMAC-SHA256 of `parts` under the secret in DQGAN_SECRET, in hex: what only a worker of the cluster knows.
 
     Without the variable the secret is empty, and everybody can compute it.
     """
-    digest = hmac.new(environment.get(SECRET, "").strip().encode(), digestmod=hashlib.sha256)
+    digest = hmac.new((secret(environment) or "").encode(), digestmod=hashlib.sha256)
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
         digest.update(len(part).to_bytes(8, "little") + part)

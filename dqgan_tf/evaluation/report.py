@@ -32,15 +32,15 @@ def extract_features(network: FeatureNetwork, images) -> Features:
     return Features(np.concatenate(pools), None if logits[0] is None else np.concatenate(logits))
 
 
-def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int = 0) -> Figures:
-    """Compares generated images with real ones.
+def compare_features(network: FeatureNetwork, real: Features, fake: Features, seed: int = 0) -> Figures:
+    """Compares generated images with real ones by the features that a network has computed of them.
 
     KID uses subsets of 1,000 images by convention. With fewer images the subsets are smaller; see `kernel_subset_size`
     in the result. Precision and recall take the 3 nearest neighbours.
 
     Args:
-      network: the network that features are computed with.
-      real_images, fake_images: uint8 [n, h, w, c]. Either n must exceed `network.feature_size`.
+      network: the network that the features are computed with.
+      real, fake: what `extract_features` returns. The number of images of either must exceed `network.feature_size`.
       seed: seed of the kernel distance's subsets.
 
     Returns:
@@ -49,16 +49,6 @@ def evaluate_images(network: FeatureNetwork, real_images, fake_images, seed: int
       each network `precision` and `recall`; each with network and number of images as above. Scores are those of the
       generated images and need a classifier. Further entries are `feature_network`, `feature_network_sha256`,
       `num_real`, `num_fake`, `kernel_subset_size`, and `feature_network_accuracy` if it is known.
-
-    Raises:
-      UsageError: the images do not fit the network, or there are too few.
-    """
-    real, fake = extract_features(network, real_images), extract_features(network, fake_images)
-    return compare_features(network, real, fake, seed)
-
-
-def compare_features(network: FeatureNetwork, real: Features, fake: Features, seed: int = 0) -> Figures:
-    """As `evaluate_images`, of features that the network has computed.
 
     Raises:
       UsageError: there are too few images.

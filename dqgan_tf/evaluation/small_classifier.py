@@ -7,6 +7,7 @@ FID, KID or IS and cannot be compared with published figures.
 import hashlib
 import os
 import re
+import uuid
 
 import numpy as np
 import tensorflow as tf
@@ -214,7 +215,7 @@ def _read(path, shapes):
 def _write(path, weights):
     """Writes the file under another name, then renames it, so that no process reads a part of it."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    partial = f"{path}.{os.getpid()}.partial"
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         with open(partial, "wb") as file:
             np.savez(file, **weights)

@@ -46,7 +46,7 @@ class KerasFit(LoopModel):
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **arguments)
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **arguments):
-        """As `keras.Model.evaluate`; `y` are labels of a conditional GAN."""
+        """As `keras.Model.evaluate`: layers do not train. `y` are labels of a conditional GAN."""
         self._refuse(y=y, sample_weight=sample_weight)
         return super().evaluate(x, y, batch_size, verbose, **arguments)
 
@@ -120,10 +120,14 @@ class KerasFit(LoopModel):
         check_steps_per_execution(self.steps_per_execution, self.compression_config.local_steps)
 
     def _iterator_of(self, x, y):
-        dataset = tf.data.Dataset.from_tensors(x if y is None else (x, y))
-        if len(self._strategy.local_devices) > 1 or self._strategy.num_workers > 1:
-            parts = len(self._strategy.local_devices)
-            dataset = dataset.unbatch().batch(-(-len(tf.nest.flatten(x)[0]) // parts))
+        batch = tf.nest.map_structure(tf.convert_to_tensor, x if y is None else (x, y))
+        parts, size = len(self._strategy.local_devices), len(tf.nest.flatten(batch)[0])
+
+        def part(index):
+            first, last = size * index // parts, size * (index + 1) // parts
+            return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
+
+        dataset = tf.data.Dataset.from_tensors(batch) if parts == 1 else tf.data.Dataset.range(parts).map(part)
         return iter(self._strategy.distribute_datasets_from_function(lambda _: dataset))
 
     def _check_skipped_in_row(self):
@@ -138,7 +142,9 @@ class KerasFit(LoopModel):
             )
 
     def test_on(self, iterator):
-        done, total = self._sum_losses(iterator, tf.constant(self.steps_per_execution))
+        for player in self._players:
+            player.check_trainable()
+        done, total = self._sum_losses_compiled(iterator, tf.constant(self.steps_per_execution))
         if not int(done):
             raise StopIteration
         self._evaluated += total.numpy()
@@ -154,7 +160,6 @@ class KerasFit(LoopModel):
         self._evaluated = np.zeros(3)
         self._trained, self._first_trained, self._skipped_in_epoch = 0.0, None, 0
 
-    @tf.function(autograph=False)
     def _sum_losses(self, iterator, num_steps):
         def step(batch, total):
             return total + self._first_local(self._strategy.run(self._replica_losses, args=(batch,)))
@@ -165,7 +170,7 @@ class KerasFit(LoopModel):
         samples = tf.cast(tf.shape(inputs.real_samples(data))[0], tf.float32)
         real, labels = self._samples_and_labels(data)
         weights = tuple([v.value for v in p.network.trainable_variables] for p in self._players)
-        at_point = self._gradients_at(weights, real, self.step.value, labels)
+        at_point = self._gradients_at(weights, real, self.step.value, labels, training=False)
         sums = tf.stack([at_point.generator_loss, at_point.discriminator_loss, 1.0]) * samples
         sums = tf.where(samples > 0, sums, tf.zeros_like(sums))
         return tf.distribute.get_replica_context().all_reduce("sum", sums)

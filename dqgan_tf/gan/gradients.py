@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from dqgan_tf.gan.inputs import network_inputs
@@ -39,6 +40,7 @@ def simultaneous_gradients(
     *,
     labels: tf.Tensor | None = None,
     in_turn: bool = False,
+    training: bool = True,
 ) -> PointGradients:
     """Returns the gradients of both players' losses at the SAME point, each with respect to its own weights.
 
@@ -61,18 +63,23 @@ def simultaneous_gradients(
         networks that take x alone.
       in_turn: compute the generator's gradients first, so that its update is sent while the discriminator's gradients
         are computed. Otherwise TensorFlow computes both at the same time if it has enough threads.
+      training: whether the layers train, as for `keras.Model.__call__`.
     """
     weights_g, weights_d = weights
+
+    def evaluate(network, values, non_trainable, samples):
+        return call(network, values, non_trainable, network_inputs(samples, labels), training=training)
+
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(weights_g)
         tape.watch(weights_d)
-        fake, values_g, losses_g = _call(generator, weights_g, non_trainable[0], latent, labels)
+        fake, values_g, losses_g = evaluate(generator, weights_g, non_trainable[0], latent)
         # Two tapes, so that one evaluation of D(real) suffices: R1 differentiates it with respect to the samples (inner
         # tape), then with respect to the weights (outer tape).
         with tf.GradientTape(watch_accessed_variables=False) as input_tape:
             input_tape.watch(real)
-            real_logits, values_d, losses_real = _call(discriminator, weights_d, non_trainable[1], real, labels)
-        fake_logits, values_d, losses_fake = _call(discriminator, weights_d, values_d, fake, labels)
+            real_logits, values_d, losses_real = evaluate(discriminator, weights_d, non_trainable[1], real)
+        fake_logits, values_d, losses_fake = evaluate(discriminator, weights_d, values_d, fake)
 
         # `loss.penalty` calls one of these two: R1 (losses.r1_penalty) the first, the gradient penalty
         # (losses.gradient_penalty) the second.
@@ -80,7 +87,7 @@ def simultaneous_gradients(
             return input_tape.gradient(real_logits, real, unconnected_gradients="zero")
 
         def discriminate(images):
-            return _call(discriminator, weights_d, values_d, images, labels)[0]
+            return evaluate(discriminator, weights_d, values_d, images)[0]
 
         generator_loss = loss.generator(fake_logits)
         if losses_g:
@@ -159,8 +166,24 @@ def _dense(gradients, weights):
     return dense
 
 
-def _call(network, weights, non_trainable, samples, labels):
-    """Returns (outputs, float32; non-trainable values; the network's own losses, float32 scalars)."""
-    inputs = network_inputs(samples, labels)
-    outputs, values, losses = network.stateless_call(weights, non_trainable, inputs, return_losses=True, training=True)
+def call(
+    network: keras.Model, weights, non_trainable, inputs, *, training: bool
+) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    """Returns (outputs, float32; non-trainable values after the call; the network's own losses, float32 scalars).
+
+    `network.stateless_call` calls `network.call`, which gives `training` to layers inside only if a subclass hands it
+    on (Keras 3.15.1). This is `network(inputs, training=training)`, of values in the place of its variables.
+
+    Args:
+      network: built.
+      weights, non_trainable: values of its trainable and of its other variables, in their order.
+      inputs: tensor, or the list of the samples and their labels.
+      training: whether the layers train.
+    """
+    variables = [*network.trainable_variables, *network.non_trainable_variables]
+    mapping = list(zip(variables, [*weights, *non_trainable], strict=True))
+    with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+        outputs = network(inputs, training=training)
+        losses = network.losses
+    values = [scope.get_current_value(variable) for variable in network.non_trainable_variables]
     return tf.cast(outputs, tf.float32), values, [tf.cast(loss, tf.float32) for loss in losses]

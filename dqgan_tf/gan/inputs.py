@@ -118,7 +118,7 @@ def drawn_shape(network: keras.Model, weights, non_trainable, inputs) -> tf.Tens
     """
     variables = [*network.trainable_variables, *network.non_trainable_variables]
     with keras.StatelessScope(state_mapping=list(zip(variables, [*weights, *non_trainable], strict=True))) as scope:
-        drawn = network.call(inputs, training=True)
+        drawn = network(inputs, training=True)
         for variable, value in zip(network.trainable_variables, weights, strict=True):
             if scope.get_current_value(variable) is not value:
                 raise UsageError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import numbers
 from typing import Any
 
@@ -21,7 +22,7 @@ from dqgan_tf.distribute.strategy import CompressedStrategy
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan import inputs, losses, steps
 from dqgan_tf.gan.fit import KerasFit, Optimizers, check_steps_per_execution
-from dqgan_tf.gan.gradients import in_micro_batches, simultaneous_gradients
+from dqgan_tf.gan.gradients import call, in_micro_batches, simultaneous_gradients
 from dqgan_tf.gan.player import PLAYERS, AveragedWeights, Player
 from dqgan_tf.gan.rounds import LocalRounds
 from dqgan_tf.gan.state import SavedState
@@ -218,6 +219,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         self._step_metrics = StepMetrics(self._strategy.local_devices, [vector.name for vector in vectors])
         self._batch_checks = inputs.BatchChecks(self._strategy, self.generator, self._num_labels)
         self._take_steps_compiled = tf.function(self._take_steps, autograph=False)
+        self._sum_losses_compiled = tf.function(self._sum_losses, autograph=False)
         self._digests = tf.function(lambda: self._strategy.run(self._replica_digest), autograph=False)
         self._flush_compiled = tf.function(lambda: self._strategy.run(self._flush), autograph=False)
         self._drain_compiled = tf.function(
@@ -408,12 +410,6 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         steps than the generator. None before `compile`."""
         return self._channels[-1] if self._channels else None
 
-    @property
-    def channel_now(self) -> Channel:
-        """As `channel`, for the next step: an uncompressed one before compression starts."""
-        self.check_compiled()
-        return self._channels_of(self._kind(int(self.step.numpy()) + 1))[-1]
-
     def bytes_per_step(self, steps: range | None = None) -> dict[str, float]:
         """Returns wire_bytes, dense_bytes, sent_bytes and dense_sent_bytes of one replica (see `Channel`), means over
         the steps.
@@ -484,7 +480,8 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             [averages[id(v)] if id(v) in averages else first_local_value(v) for v in variables]
             for variables in (self.generator.trainable_variables, self.generator.non_trainable_variables)
         )
-        return self._generate(weights, state, inputs.network_inputs(latent, labels))
+        trainable = tuple(variable.trainable for variable in self.generator.variables)
+        return self._generate(weights, state, inputs.network_inputs(latent, labels), trainable)
 
     def averaged_generator(self) -> keras.Model:
         """Returns a copy of the generator with the averaged weights, to be saved or exported without this library.
@@ -644,7 +641,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         channels, context = self._channels_of(kind), tf.distribute.get_replica_context()
         shared = len(channels) < len(updates)
         values = [[update for of_player in updates for update in of_player]] if shared else updates
-        if len(values) > 1:  # two channels: a NaN of one player must make both refuse the step
+        if len(values) > 1:  # two channels: a NaN of one player must make both skip the step
             bounded = float_bits.are_bounded([update for of_player in updates for update in of_player])
             values = [[tf.where(bounded, update, float("nan")) for update in of_player] for of_player in updates]
         means = []
@@ -686,7 +683,15 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return self._batch_checks.known_labels(real, labels)
 
     def _gradients_at(
-        self, weights, real, step, labels=None, micro_batches=1, generator_moves=True, non_trainable=None
+        self,
+        weights,
+        real,
+        step,
+        labels=None,
+        micro_batches=1,
+        generator_moves=True,
+        non_trainable=None,
+        training=True,
     ):
         """Returns the `PointGradients` of this replica's batch. Replica context.
 
@@ -697,6 +702,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
           micro_batches: number of parts of the batch.
           generator_moves: whether the generator moves; with several replicas its gradients are then computed first.
           non_trainable: non-trainable values of both networks; None: those of the variables.
+          training: whether the layers train.
         """
         replica = global_replica_id(self._strategy)
         replicas = self._strategy.num_replicas_in_sync
@@ -711,7 +717,7 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         def gradients_of(values, batch, seed):
             real, latent, labels = batch
             game = (self.generator, self.discriminator, self.loss_function)
-            options = {"in_turn": replicas > 1 and generator_moves}
+            options = {"in_turn": replicas > 1 and generator_moves, "training": training}
             return simultaneous_gradients(*game, weights, values, real, latent, seed, labels=labels, **options)
 
         batch = [real, latent, labels]
@@ -749,8 +755,10 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return self._strategy.experimental_local_results(value)[0]
 
     @tf.function(autograph=False)
-    def _generate(self, weights, state, inputs):
-        return tf.cast(self.generator.stateless_call(weights, state, inputs, training=False)[0], tf.float32)
+    def _generate(self, weights, state, inputs, trainable):
+        """Returns samples. A trace is of the generator's frozen layers: `trainable` has a new one made for others."""
+        del trainable
+        return call(self.generator, weights, state, inputs, training=False)[0]
 
 
 def _check_compile(optimizer: Any, compression: Any, total_steps: Any, max_skipped_in_row: Any, others: Any) -> None:
@@ -767,8 +775,8 @@ def _check_compile(optimizer: Any, compression: Any, total_steps: Any, max_skipp
             "`compression` must be a dqgan_tf.CompressionConfig, such as "
             f"CompressionConfig(compressor='sign:bucket=512'). Received: {compression!r}"
         )
-    received: Any = total_steps
-    if isinstance(received, bool) or not isinstance(received, numbers.Real) or received < 0:
+    is_number = isinstance(total_steps, numbers.Real) and not isinstance(total_steps, bool)
+    if not is_number or not 0 <= float(total_steps) < math.inf:
         raise UsageError(
             "`total_steps` must be a number of steps, such as 10000, or 0 if no schedule needs it. Received: "
             f"total_steps={total_steps!r}"

@@ -31,9 +31,9 @@ _EF21_SLOTS = ("previous_value", "estimate")
 class Proposal(NamedTuple):
     """What a replica sends, and its new state if the step is accepted. Lists hold one item per weight.
 
-    updates: x_t, shaped like the weight, which is compressed and sent: eta u_t in units of parameters, or g_t if
-      gradients are exchanged; with EF21, x_t - x_{t-1}. A value is NaN where a slot is not finite. All values are NaN
-      if a statistic of the network is not finite.
+    updates: x_t, shaped like the weight, which is compressed and sent: eta u_t in units of parameters, or
+      eta (2 u_t - u_{t-1}) with step_rule=optimistic, or g_t if gradients are exchanged; with EF21, x_t - x_{t-1}. A
+      value is NaN where a slot is not finite. All values are NaN if a statistic of the network is not finite.
     directions: u_t; None if gradients are exchanged, until `conclude`.
     slots: state of the direction after this gradient, and of EF21, a dict of tensors.
     gradient_energy: ||g_t||^2 of this replica's gradient, float32 scalar.
@@ -134,7 +134,7 @@ class Player:
         has_rounds = compression.local_steps > 1
         # With local steps, per weight: the sum of the updates since the last exchange.
         self._round_updates = self._per_weight("moved") if has_rounds else []
-        # Pairs (variable, its value before the round), for a round that is refused.
+        # Pairs (variable, its value before the round), for a round that is skipped.
         changing = [self._previous, *self._slots.values()] if has_rounds else []
         self._before_round = [
             pair for per_weight in changing for pair in zip(per_weight, self._per_weight("kept"), strict=True)
@@ -319,7 +319,7 @@ class Player:
         """Takes a local step: stores the proposal's state and adds its updates to those of the round. Replica context.
 
         Args:
-          proposal: result of `propose` on this replica; a NaN in it makes all replicas refuse the round.
+          proposal: result of `propose` on this replica; a NaN in it makes all replicas skip the round.
           non_trainable: new non-trainable values of the network.
         """
         for index, total in enumerate(self._round_updates):
@@ -366,7 +366,7 @@ class Player:
                 averaged[index].local().assign(moments[index])
         return weights
 
-    def refuse_round(self) -> None:
+    def skip_round(self) -> None:
         """Restores the state before the round. Replica context."""
         for variable, before in self._before_round:
             variable.local().assign(before.local().read_value())

@@ -18,7 +18,7 @@ class LocalRounds:
     of sbar is subtracted from what it returns.
 
     docs/algorithm.md derives it. A replica stores sum_k eta u_k and not x_k, because x_k is rounded to the precision of
-    a weight, which is much larger than an update. If any value of any replica is not finite, all replicas refuse the
+    a weight, which is much larger than an update. If any value of any replica is not finite, all replicas skip the
     round and restore their state before it.
     """
 
@@ -74,7 +74,7 @@ class LocalRounds:
         return {}
 
     def _end_round(self, count, kind):
-        """Exchanges the updates of the last `count` steps, int32 scalar; all replicas accept or refuse them."""
+        """Exchanges the updates of the last `count` steps, int32 scalar; all replicas accept or skip them."""
         context, number = tf.distribute.get_replica_context(), tf.cast(count, tf.int64)
         t = tf.cast(self.step.value + number - self.skipped.value, tf.float32)
         length = tf.cast(count, tf.float32)
@@ -93,12 +93,12 @@ class LocalRounds:
             self._step_metrics.add_round(self._channels_of(kind))
             return accepted
 
-        def refuse():
+        def skip():
             for player in self._players:
-                player.refuse_round()
+                player.skip_round()
             return accepted
 
-        tf.cond(accepted, accept, refuse)
+        tf.cond(accepted, accept, skip)
         self._count_steps(number, accepted)
         return {}
 

@@ -11,6 +11,7 @@ private_keras.repair(
         fit.check,
         fit.train_loop,
         fit.test_loop,
+        fit.is_outdated,
         fit.predict_step,
         fit.epoch_logs,
         nested.check_scaled,

@@ -1,5 +1,6 @@
 """The loops of `fit` and `evaluate` for any Keras model that was created in the scope of a `CompressedStrategy`."""
 
+import contextlib
 import itertools
 import math
 import numbers
@@ -13,9 +14,10 @@ from absl import logging
 from dqgan_tf import compressors, private_keras
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.loop import fold
-from dqgan_tf.distribute.replica_local import ReplicaLocal
+from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
 from dqgan_tf.errors import UsageError
-from dqgan_tf.keras.nested import compressed_leaves, optimizers_of
+from dqgan_tf.keras.nested import compressed_leaves, leaves_of, optimizers_of
+from dqgan_tf.keras.optimizer import of_samples
 
 PREFIX = "compression/"
 _serial = itertools.count()  # of channels
@@ -45,10 +47,13 @@ class Loop:
 
     def __init__(self, model: keras.Model, replica_step, *, trains: bool):
         self._model, self._replica_step, self._strategy = model, replica_step, model.distribute_strategy
-        leaves = compressed_leaves(optimizers_of(model)) if trains else []
+        optimizers = leaves_of(optimizers_of(model)) if trains else []
+        leaves = compressed_leaves(optimizers)
         self._compressed = [optimizer.compression for optimizer in leaves]
+        self._plain = [optimizer for optimizer in optimizers if optimizer not in leaves]
         if any(steps.has_point for steps in self._compressed):
             _check_layers(model)
+            _check_variables_of_points(optimizers)
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
         self._strategy.check_scope(_metrics_variables(model), "all metrics, also those that model.compile makes,")
@@ -56,6 +61,7 @@ class Loop:
             self._strategy.check_scope([*model.trainable_variables, *self._statistics])
             _warn_without_compression(model, leaves)
             _check_state(model)
+        self._has_samples = [None] * len(self._strategy.local_devices)  # of each replica in the step that is traced
         self._logs = self._latest = self._mean = None
         self._iterator: weakref.ref | None = None  # of the last call
         self._epoch = [0.0] * len(self._logging)
@@ -76,20 +82,24 @@ class Loop:
         self._epoch = [total + part.numpy() for total, part in zip(self._epoch, sums, strict=True)]
         return logs | self._figures([part.numpy() for part in sums])
 
+    def is_current(self) -> bool:
+        """Returns whether the model's compressed optimizers are still those for which this loop was made."""
+        return self._compressed == [leaf.compression for leaf in compressed_leaves(optimizers_of(self._model))]
+
     def epoch_figures(self) -> dict[str, float]:
         """Returns the figures since the last call of this method."""
         sums, self._epoch = self._epoch, [0.0] * len(self._logging)
         return self._figures(sums)
 
-    def warn_of_refused_epoch(self) -> None:
-        """Logs a warning for each optimizer that has refused all of its steps, one or more, since the last call."""
+    def warn_of_skipped_epoch(self) -> None:
+        """Logs a warning for each optimizer that has skipped all of its steps, one or more, since the last call."""
         before, self._counts = self._counts, self._count()
-        for steps, (taken, refused) in zip(self._compressed, np.subtract(self._counts, before), strict=True):
-            if refused and not taken:
+        for steps, (taken, skipped) in zip(self._compressed, np.subtract(self._counts, before), strict=True):
+            if skipped and not taken:
                 logging.warning(
-                    "All %d %s of %r in this epoch were refused, because a gradient or an update was not finite on "
+                    "All %d %s of %r in this epoch were skipped, because a gradient or an update was not finite on "
                     "some replica: no weight has changed. Lower the learning rate, or look for NaN in the data.",
-                    refused,
+                    skipped,
                     "steps" if steps.config.local_steps == 1 else "exchanges",
                     steps.name,
                 )
@@ -111,13 +121,36 @@ class Loop:
             return state
 
         before = self._strategy.run(self._read_statistics)
-        done, _ = fold(step, iterator, num_steps, ())
+        with self._zero_gradients_without_samples():
+            done, _ = fold(step, iterator, num_steps, ())
         return done, *self._first(self._strategy.run(self._settle, args=(before,)))
 
     def _take_one(self, batch):
         before = self._strategy.run(self._read_statistics)
-        self._strategy.run(self._step, args=(batch,))
+        with self._zero_gradients_without_samples():
+            self._strategy.run(self._step, args=(batch,))
         return self._first(self._strategy.run(self._settle, args=(before,)))
+
+    @contextlib.contextmanager
+    def _zero_gradients_without_samples(self):
+        """In the body, uncompressed optimizers, too, take gradients of zero on a replica that has no sample."""
+
+        def without_samples(apply):
+            def masked(gradients, *others, **named):
+                return apply(of_samples(gradients, self._has_samples[local_replica_index()]), *others, **named)
+
+            return masked
+
+        own = [vars(optimizer).get("apply") for optimizer in self._plain]  # None: that of its class
+        for optimizer in self._plain:
+            optimizer.apply = without_samples(optimizer.apply)
+        try:
+            yield
+        finally:
+            for optimizer, apply in zip(self._plain, own, strict=True):
+                optimizer.apply = apply
+                if apply is None:
+                    del optimizer.apply
 
     def _first(self, results):
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
@@ -130,6 +163,7 @@ class Loop:
             steps.look_ahead()
         kept = [] if has_samples is None else [*self._model.metrics_variables, *self._statistics]
         before = [tf.convert_to_tensor(variable.value) for variable in kept]
+        self._has_samples[local_replica_index()] = has_samples
         logs = _as_tensors(self._replica_step(batch))
         for steps in self._compressed:
             steps.set_samples(None)  # the optimizer may take steps outside of this loop, too
@@ -195,6 +229,11 @@ def train_loop(model: keras.Model) -> Loop:
     return Loop(model, model.train_step, trains=True)
 
 
+def is_outdated(model: keras.Model) -> bool:
+    """Returns whether an optimizer was compressed after the `train_function` of a model was made."""
+    return isinstance(model.train_function, Loop) and not model.train_function.is_current()
+
+
 def test_loop(model: keras.Model) -> Loop:
     """Returns the `test_function` of a model."""
     return Loop(model, model.test_step, trains=False)
@@ -215,7 +254,7 @@ def epoch_logs(model: keras.Model, logs) -> tuple[dict, dict]:
     Keras calls it at the end of an epoch, and at the end of an evaluation.
     """
     if isinstance(model.train_function, Loop):
-        model.train_function.warn_of_refused_epoch()
+        model.train_function.warn_of_skipped_epoch()
     if not (isinstance(logs, dict) and any(name.startswith(PREFIX) for name in logs)):
         return logs, {}
     others = {name: value for name, value in logs.items() if not name.startswith(PREFIX)}
@@ -295,6 +334,25 @@ def check(model: keras.Model) -> None:
             f"run_eagerly=True needs one replica per process, since replicas then run one after another and the first "
             f"would wait for the others for ever. This process has {replicas}."
         )
+
+
+def _check_variables_of_points(optimizers):
+    """Refuses a variable of two optimizers of which one takes gradients at a point of each replica.
+
+    Each of them moves the variable to its own point and back: the second would undo the step of the first.
+    """
+    owners: dict[int, list] = {}
+    for optimizer in optimizers:
+        for variable in private_keras.built_for(optimizer) if optimizer.built else ():
+            owners.setdefault(id(variable), []).append((optimizer, variable))
+    for of_variable in owners.values():
+        points = [one for one, _ in of_variable if hasattr(one, "compression") and one.compression.has_point]
+        if points and len(of_variable) > 1:
+            names = " and ".join(repr(one.name) for one, _ in of_variable)
+            raise UsageError(
+                "With optimistic=True or local_steps, a variable needs an optimizer of its own: build each for "
+                f"variables that no other one has. Received: {of_variable[0][1].path} of {names}"
+            )
 
 
 def _check_state(model):

@@ -42,7 +42,7 @@ class LocalPoint:
         rounds = local_steps > 1
         self._lead = per_weight("lead") if optimistic else []  # l_k
         self._moved = per_weight("moved") if rounds else []  # u_1 + ... + u_k
-        # What a refused round restores.
+        # What a skipped round restores.
         self._slots_before = [
             ReplicaLocal(devices, slot.shape, "kept", tf.as_dtype(slot.dtype))
             for slot in (self._slots if rounds else [])
@@ -86,7 +86,7 @@ class LocalPoint:
         return self._count.variables[0].read_value()
 
     def finite(self, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        """Returns gradients, or zeros if one is not finite: the exchange is refused then, and losses and moments stay
+        """Returns gradients, or zeros if one is not finite: the exchange is skipped then, and losses and moments stay
         finite until it comes. Replica context."""
         if not self._moved:
             return gradients

@@ -25,16 +25,21 @@ def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
 
 
 def compressed_leaves(optimizers: Sequence[keras.optimizers.Optimizer]) -> list[keras.optimizers.Optimizer]:
-    """Returns the compressed ones of some optimizers and of those inside a `LossScaleOptimizer` or `MultiOptimizer`."""
-    leaves = []
+    """Returns the compressed ones of `leaves_of` some optimizers."""
+    return [optimizer for optimizer in leaves_of(optimizers) if hasattr(optimizer, "compression")]
+
+
+def leaves_of(optimizers: Sequence[keras.optimizers.Optimizer]) -> list[keras.optimizers.Optimizer]:
+    """Returns optimizers, and in the place of a `LossScaleOptimizer` or `MultiOptimizer` those inside it."""
+    leaves: dict[int, keras.optimizers.Optimizer] = {}
     for optimizer in optimizers:
+        inside = [optimizer]
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            leaves += compressed_leaves([optimizer.inner_optimizer])
+            inside = leaves_of([optimizer.inner_optimizer])
         elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
-            leaves += compressed_leaves(optimizer.optimizers)
-        elif hasattr(optimizer, "compression"):
-            leaves.append(optimizer)
-    return leaves
+            inside = leaves_of(optimizer.optimizers)
+        leaves |= {id(leaf): leaf for leaf in inside}
+    return list(leaves.values())
 
 
 def check_scaled(inner: keras.optimizers.Optimizer) -> None:
@@ -42,7 +47,7 @@ def check_scaled(inner: keras.optimizers.Optimizer) -> None:
     is_multiple = isinstance(inner, keras.optimizers.MultiOptimizer)
     if is_multiple and isinstance(OptimizerSteps.strategy_of(inner), CompressedStrategy):
         raise UsageError(
-            "A LossScaleOptimizer in a CompressedStrategy cannot hold a MultiOptimizer: its optimizers would refuse a "
+            "A LossScaleOptimizer in a CompressedStrategy cannot hold a MultiOptimizer: its optimizers would skip a "
             "step that overflows one by one. Take the policy mixed_bfloat16, which needs no loss scale, or one "
             f"optimizer for all weights. Received: inner_optimizer={inner.name!r}"
         )

@@ -1,4 +1,4 @@
-"""Compressed exchange for Keras optimizers: what is sent, and how all replicas take or refuse a step together."""
+"""Compressed exchange for Keras optimizers: what is sent, and how all replicas take or skip a step together."""
 
 import itertools
 import math
@@ -57,7 +57,7 @@ def compressed(
 
     With "gradient", residuals have the unit of gradients and all state is equal on all replicas. With "update", they
     have the unit of weights and each replica has its own slots s^m (moments); Adam needs this at few bits
-    (docs/keras.md). If any replica's gradient or update is not finite, all replicas refuse the step: no variable
+    (docs/keras.md). If any replica's gradient or update is not finite, all replicas skip the step: no variable
     changes, and `iterations` does not count it. A `LossScaleOptimizer` then halves its scale on all replicas.
 
     With "update", a replica may take its gradients at a point of its own (`keras.local_point`): at w - u^m - e^m with
@@ -108,9 +108,10 @@ def compressed(
     where = _place(inner, config, optimistic) if where is None else where
     _check(inner, config, where, optimistic, seed, logs)
     steps = CompressedSteps(inner, config, where, optimistic, int(seed), logs)
-    inner.apply, inner.build, inner.compression = steps.apply, steps.build, steps
     if inner.built:
         steps.check_variables(steps.variables)
+    inner.apply, inner.build, inner.compression = steps.apply, steps.build, steps
+    if inner.built:
         steps.make_point()
     return optimizer
 
@@ -126,8 +127,8 @@ class CompressedSteps:
       point: where this replica takes its gradients, a `LocalPoint`; None: at w, or not built yet.
       channels: maps the positions of variables, among those that the optimizer was built for, to their `Channel`.
         Each set of variables that receive gradients together has one; usually there is one set.
-      skipped: number of refused exchanges, equal on all replicas.
-      counts: numbers of taken and of refused exchanges of this process, int64 [2], equal on all replicas.
+      skipped: number of skipped exchanges, equal on all replicas.
+      counts: numbers of taken and of skipped exchanges of this process, int64 [2], equal on all replicas.
     """
 
     def __init__(self, optimizer, config: CompressionConfig, where: str, optimistic: bool, seed: int, logs: bool):
@@ -161,12 +162,14 @@ class CompressedSteps:
         return (self._steps.slots() if self.where == "update" else []) + self._steps.accumulators()
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Builds the optimizer for `variables`.
+        """Builds the optimizer for `variables`; without effect, as in Keras, if it is built.
 
         Raises:
           UsageError: a variable that cannot be compressed or was created outside of the scope, a rule that names none,
             or error feedback with a compressor that proves no contraction.
         """
+        if self._optimizer.built:
+            return
         self.check_variables(variables)
         type(self._optimizer).build(self._optimizer, variables)
         self.make_point()
@@ -277,17 +280,7 @@ class CompressedSteps:
 
     def of_samples(self, gradients: Sequence) -> list:
         """Returns gradients as dense tensors, zero where this replica has no sample; None stays None."""
-        has_samples = self._has_samples[local_replica_index()]
-
-        def dense(gradient):
-            if gradient is None:
-                return None
-            gradient = tf.convert_to_tensor(gradient)  # embeddings have tf.IndexedSlices
-            if has_samples is None:
-                return gradient
-            return tf.cond(has_samples, lambda: gradient, lambda: tf.zeros_like(gradient))
-
-        return [dense(gradient) for gradient in gradients]
+        return of_samples(gradients, self._has_samples[local_replica_index()])
 
     def apply(self, gradients: Sequence, trainable_variables: Sequence | None = None) -> tf.Tensor:
         """Takes a step with this replica's gradients, or refuses it together with all other replicas.
@@ -344,7 +337,7 @@ class CompressedSteps:
 
     @staticmethod
     def figures(sums: Sequence[float]) -> dict[str, float]:
-        """Returns figures per exchange by name: bytes of a replica, norms over accepted steps, times, refused steps.
+        """Returns figures per exchange by name: bytes of a replica, norms over accepted steps, times, skipped steps.
 
         Figures of exchanges are NaN if there was none, norms and ratios if none was accepted.
 
@@ -411,7 +404,7 @@ class CompressedSteps:
             if self.point:
                 self.point.arrive(positions, updates, channel.residuals(local_replica_index()))
 
-        def refuse(slots):
+        def skip(slots):
             if self.config.local_steps > 1:
                 self.point.restore()
                 self._steps.count(1 - self.config.local_steps)
@@ -427,7 +420,7 @@ class CompressedSteps:
                 return True
 
             first = strategy.experimental_local_results(accepted)[0]
-            tf.cond(first, lambda: each(take, means, weights, updates), lambda: each(refuse, slots))
+            tf.cond(first, lambda: each(take, means, weights, updates), lambda: each(skip, slots))
 
         context.merge_call(commit, args=(accepted, means, weights, slots, updates if self.point else []))
         self._record(channel, accepted)
@@ -551,6 +544,25 @@ class CompressedSteps:
                 )
             self._names.append(name)
         return self.channels[positions]
+
+
+def of_samples(gradients: Sequence, has_samples: tf.Tensor | None) -> list:
+    """Returns gradients as dense tensors, zero if this replica has no sample; None stays None.
+
+    Args:
+      gradients: of a replica.
+      has_samples: bool scalar; None: it has samples.
+    """
+
+    def dense(gradient):
+        if gradient is None:
+            return None
+        gradient = tf.convert_to_tensor(gradient)  # embeddings have tf.IndexedSlices
+        if has_samples is None:
+            return gradient
+        return tf.cond(has_samples, lambda: gradient, lambda: tf.zeros_like(gradient))
+
+    return [dense(gradient) for gradient in gradients]
 
 
 def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> None:

@@ -19,12 +19,14 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 import dqgan_tf
 from dqgan_tf.config import FREE_FIELDS, RunConfig, flatten
@@ -149,8 +151,19 @@ class CheckpointFolder:
             unchanged.
         """
         self._lock()
-        folder = newest(self._folder)
-        seen = self._board.exchange("resume from", folder.name if folder else "nothing")
+        folder, problem = None, ""
+        try:
+            folder = newest(self._folder)
+        except OSError as error:
+            problem = f"Worker {self._strategy.worker_index} cannot read {self._folder}: {first_line(error)}"
+        answers = [
+            json.loads(text)
+            for text in self._board.exchange("resume from", json.dumps([folder.name if folder else "nothing", problem]))
+        ]
+        for _, other in answers:
+            if other:
+                raise CheckpointError(other)
+        seen = [name for name, _ in answers]
         if len(set(seen)) > 1:
             raise CheckpointError(
                 f"The workers see different checkpoints in {self._folder}: {seen}. It must be shared."
@@ -231,19 +244,27 @@ class CheckpointFolder:
         }
         json_lines.write_atomically(folder / "COMMIT", json.dumps(commit, indent=2, sort_keys=True))
         for old in committed(self._folder)[: -self._keep]:
-            _remove(old)
+            _remove_old(old)
 
     def _read_replicas(self, folder, commit):
-        """Returns every replica's state at saving, by name and global replica id."""
-        saved = {}
-        for worker in range(commit["num_workers"]):
-            saved |= read_tensors(folder / f"worker_{worker}")
+        """Returns the state at saving of the replicas that this worker needs, by name and global replica id.
+
+        Another number of replicas needs all. All files are checked, one after the other: they may need much memory.
+        """
+        count = commit["num_replicas"]
+        is_same = count == self._strategy.num_replicas_in_sync
+        needed = set(self._strategy.local_replica_ids if is_same else range(count))
         expected = {
             f"{name}/{replica}": tuple(value.shape)
             for name, value in self._model.replica_values(0).items()
-            for replica in range(commit["num_replicas"])
+            for replica in range(count)
         }
-        check_tensors(folder, expected, saved)
+        saved = {}
+        for worker in range(commit["num_workers"]):
+            of_worker = read_tensors(folder / f"worker_{worker}")
+            check_tensors(folder, {name: expected.pop(name) for name in of_worker if name in expected}, of_worker)
+            saved |= {name: value for name, value in of_worker.items() if int(name.rpartition("/")[2]) in needed}
+        check_tensors(folder, expected, {})  # what no file has
         return saved
 
     def _restore_replicas(self, saved, commit):
@@ -345,7 +366,7 @@ def keep_best(folder: pathlib.Path, source: pathlib.Path, figure: str, value: fl
     Raises:
       OSError: `source` was removed, or `folder` cannot be written.
     """
-    place, staging = folder / _BEST, folder / _BEST / f".{os.getpid()}"
+    place, staging = folder / _BEST, folder / _BEST / f".{socket.gethostname()}_{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     link(source, staging / source.name)
     json_lines.write_atomically(staging / source.name / _FIGURE, json.dumps({"figure": figure, "value": value}))
@@ -355,7 +376,15 @@ def keep_best(folder: pathlib.Path, source: pathlib.Path, figure: str, value: fl
     shutil.rmtree(staging)
     for old in committed(place):
         if old.name != source.name:
-            _remove(old)
+            _remove_old(old)
+
+
+def _remove_old(folder):
+    """Removes a checkpoint that is no longer needed. A warning if that fails: the newer one is complete."""
+    try:
+        _remove(folder)
+    except OSError as error:
+        logging.warning("%s is not needed any more and cannot be removed: %s", folder, first_line(error))
 
 
 def _remove(folder):

@@ -44,8 +44,8 @@ def run_parsed(
 ) -> NoReturn:
     """As `run` for a program that reads its options by argparse; `main` takes them.
 
-    absl's flags are global: of two modules that define a flag of the same name, a process can import one. So benchmarks
-    that tests import use argparse. It ends with one line and exit code 2 too.
+    absl's flags are global: of two modules that define a flag of the same name, a process can import one. argparse has
+    no such limit. A bad option ends with one line and exit code 2 too.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     raise SystemExit(_run_and_end(main, exits_at_once, parser.parse_args()))

@@ -29,8 +29,8 @@ class Evaluator:
       spec: description of the run's data.
 
     Raises:
-      UsageError: weights are given for points, given twice or unreadable; there are neither weights nor labels; or
-        the data set cannot be read.
+      UsageError: weights are given for points, given twice or unreadable; there are neither weights nor labels;
+        the data set cannot be read; or there are no more images than features.
     """
 
     def __init__(self, config: RunConfig, spec: DataSpec):
@@ -44,6 +44,13 @@ class Evaluator:
         self._network = _load_network(config, spec, real, labels)
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
+        size = self._network.feature_size
+        if min(count, len(real)) <= size:
+            raise UsageError(
+                f"{self._network.name} has {size} features: an evaluation needs more images than that, real ones and "
+                f"generated ones, such as --eval_samples={max(1000, 2 * size)}. Received: eval_samples={count}, "
+                f"{len(real)} real images"
+            )
         self._real = report.extract_features(self._network, real[rows])
         self._labels = None
         if spec.num_classes is not None and labels is not None:

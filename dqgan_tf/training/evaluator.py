@@ -83,6 +83,7 @@ class _Task:
             pending = [folder for folder in folders if self._is_pending(folder)]
             if pending:
                 self._take(pending[-1])
+                clock.restart()
             elif self._is_finished(folders):
                 _say(f"The run is finished. {len(self._entries)} evaluations are in {self._output}.")
                 return
@@ -194,6 +195,10 @@ class _JobClock:
         self._folder = pathlib.Path(config.model_dir) / "checkpoints"
         self._last_seen = time.monotonic()
         self._said, self._said_at = "", 0.0
+
+    def restart(self):
+        """Begins to wait anew."""
+        self._last_seen = time.monotonic()
 
     def check(self, what):
         """Raises PeerLostError if no job has held the lock of the checkpoints for too long."""

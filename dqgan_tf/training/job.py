@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from typing import NamedTuple
 
 import keras
@@ -35,7 +36,11 @@ class Job(NamedTuple):
     model: DQGAN
 
     def dataset(self, start_step: int) -> tf.data.Dataset:
-        """Returns the batches of the local replicas from `start_step` on; see `data.build`."""
+        """Returns the batches of the local replicas from `start_step` on; see `data.build`.
+
+        Raises:
+          DatasetError: see `data.build`; also if the data are no longer as `data_spec` says.
+        """
         replicas = self.strategy.num_replicas_in_sync
         return data.build(
             self.config.data,
@@ -44,6 +49,7 @@ class Job(NamedTuple):
             replica_ids=self.strategy.local_replica_ids,
             seed=self.config.train.seed,
             start_step=start_step,
+            spec=self.data_spec,
         )
 
     def iterator(self, dataset: tf.data.Dataset):
@@ -61,10 +67,8 @@ def check(config: RunConfig) -> None:
         raise UsageError("--model_dir must name a folder, such as --model_dir=runs/ring")
     try:
         os.makedirs(config.model_dir, exist_ok=True)
-        probe = os.path.join(config.model_dir, f".writable_{os.getpid()}")
-        with open(probe, "w"):
+        with tempfile.TemporaryFile(dir=config.model_dir):  # its name is no other worker's
             pass
-        os.unlink(probe)
     except OSError as error:
         raise UsageError(f"--model_dir={config.model_dir} cannot be written: {error.strerror}.") from None
 

@@ -270,8 +270,8 @@ def worker_environment(ports: Sequence[int], index: int, secret: str = "") -> di
     environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one can wait in a collective while the other computes
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONUNBUFFERED", "1")
-    if ports:
-        environment.setdefault(tf_config.SECRET, secret)
+    if secret and tf_config.secret(os.environ) is None:
+        environment[tf_config.SECRET] = secret
     return environment
 
 

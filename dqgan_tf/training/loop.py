@@ -94,7 +94,8 @@ class Loop:
         self._reporter = reporter
         self._stop = stop
         self._evaluator = evaluator
-        self._step = self._saved = self._logged = start_step
+        self._step = self._logged = start_step
+        self._saved: int | None = start_step  # step of the last checkpoint, if it holds the state of now
         self._clock = StepClock()
 
     def run(self, iterator) -> int | None:
@@ -109,6 +110,11 @@ class Loop:
         """
         config = self._job.config.train
         local_steps = self._job.config.compression.local_steps
+        if self._step:
+            self._catch_up(config)
+            signal_number = self._exchange_reasons_to_stop()
+            if signal_number:
+                return signal_number
         while self._step < config.steps:
             before = self._step
             count = next_stop(before, config, local_steps) - before
@@ -171,11 +177,33 @@ class Loop:
         if due(before, step, config.eval_every) or (last and config.eval_every):
             self._evaluate()
 
-    def _evaluate(self):
-        """The chief evaluates the averaged generator. The others wait for it as long as it gives signs of life."""
+    def _catch_up(self, config):
+        """Does the work of the step from which a run goes on, as far as its end at that step has prevented it.
+
+        A checkpoint is saved before the pictures and the evaluation of its step. And a run may go on with fewer --steps
+        than before, so that this step is the last one.
+        """
+        step, last = self._step, self._step >= config.steps
+        if last and self._job.config.compression.flush_residuals:
+            self._model.flush_residuals()  # changes nothing if the checkpoint was saved behind it
+            self._saved = None
+        if last:
+            self._check_weights()
+            self._save()
+        if (due(step - 1, step, config.sample_every) or last) and not self._reporter.has_pictures(step):
+            self._reporter.sample(step)
+        if due(step - 1, step, config.eval_every) or (last and config.eval_every):
+            self._evaluate(self._reporter.recorded_evaluation(step))
+
+    def _evaluate(self, figures=None):
+        """The chief evaluates the averaged generator. The others wait for it as long as it gives signs of life.
+
+        Args:
+          figures: those of this step, if they are recorded.
+        """
         best = None
         if self._evaluator is not None:
-            figures = self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
+            figures = figures or self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
             best = self._find_best(figures)
         best = json.loads(self._job.board.exchange("evaluation", json.dumps(best), _EVALUATION_SECONDS)[0])
         if best:  # of the chief, which is worker 0
@@ -245,7 +273,7 @@ class StepClock:
     def __init__(self) -> None:
         self._calls: list[float] = []
         self._phases: list[dict[str, float]] = []
-        self._interval: list[tuple[float, int]] = []  # seconds and steps of the calls since `take_interval`
+        self._interval: list[tuple[float, int]] = []  # seconds and steps of the calls since `end_interval`
         self._is_first = True  # no interval has ended yet
 
     @contextlib.contextmanager
@@ -279,10 +307,11 @@ class StepClock:
         return figures
 
     def figures(self) -> dict[str, float]:
-        """Returns medians: milliseconds per step and steps per second over calls, each phase over log intervals."""
+        """Returns medians: milliseconds per step and steps per second over calls, each phase over log intervals; {} if
+        no step was taken."""
         calls, phases = self._calls[1:] or self._calls, self._phases[1:] or self._phases
         if not calls:
-            return {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
+            return {}
         seconds = float(np.median(calls))
         figures = {"milliseconds_per_step": 1e3 * seconds, "steps_per_second": 1 / seconds}
         for name in phases[0] if phases else ():

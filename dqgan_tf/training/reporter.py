@@ -14,7 +14,7 @@ from dqgan_tf.config import FREE_FIELDS
 from dqgan_tf.distribute.pipeline import SPANS
 from dqgan_tf.evaluation import report
 from dqgan_tf.telemetry import pictures, tensorboard
-from dqgan_tf.telemetry.json_lines import JsonLinesWriter, write_atomically
+from dqgan_tf.telemetry.json_lines import JsonLinesWriter, read, write_atomically
 from dqgan_tf.telemetry.tensorboard import PLAYERS
 from dqgan_tf.telemetry.throughput import Throughput, break_even_bandwidth, format_duration, peak_memory_mib
 from dqgan_tf.tensorflow_texts import first_line, is_full_disk
@@ -111,6 +111,16 @@ class Reporter:
             samples.write_pictures(folder, step, self._job.data_spec, self._job.model, self._tensorboard, real)
             if step > self._start_step:
                 self._write_timeline(step)
+
+    def has_pictures(self, step: int) -> bool:
+        """Returns whether the pictures of a step are written."""
+        return (self._folder / "samples" / f"ema_{step:08d}.png").exists()
+
+    def recorded_evaluation(self, step: int) -> report.Figures:
+        """Returns the figures of the averaged generator at a step that `evaluate` has written before, else {}."""
+        entries = read(self._folder / "metrics.jsonl") if self._active else []
+        of_step = (entry for entry in entries if entry["step"] == step and entry.get("generator") == "averaged")
+        return next(of_step, {})
 
     def evaluate(self, step: int, evaluator: Evaluator, interrupting=contextlib.nullcontext) -> report.Figures:
         """Evaluates the averaged generator and writes the figures. Returns them, or {} after a failure.

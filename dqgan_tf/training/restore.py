@@ -120,7 +120,7 @@ def check_data(config: config_lib.RunConfig, spec: data.DataSpec) -> None:
       CheckpointError: the data differ, or an older version dealt them in another way.
     """
     before = _saved_spec(pathlib.Path(config.model_dir) / "data.json")
-    if before is None:  # another machine's folder, or an older version
+    if before is None:  # the file is missing, as in a folder of checkpoints alone
         return
     if not _is_like(before, spec):
         raise CheckpointError(
@@ -154,7 +154,7 @@ def _size(spec):
 
 
 def _saved_spec(path):
-    """Returns the description of the data in data.json; None for a run of version 0.2 or older, which has none."""
+    """Returns the description of the data in data.json; None if the file is missing."""
     if not path.exists():
         return None
     try:

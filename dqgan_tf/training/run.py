@@ -35,6 +35,7 @@ from dqgan_tf.training.reporter import Reporter
 # A file of the model_dir that cannot be read or written, as Python and as TensorFlow's file system report it.
 _FILE_ERRORS = (OSError, tf.errors.PermissionDeniedError)
 
+_READY_SECONDS = 600.0  # how long a worker that is ready waits for the others
 _EVALUATOR_SECONDS = 7200.0  # limit for the chief to train the small classifier of an evaluation
 
 _AGAIN = "Start all workers again: the run resumes from its last complete checkpoint."
@@ -80,7 +81,7 @@ def run(config: RunConfig) -> int:
 
 def _run(config, strategy, board, stop):
     check_agreement(board, config)
-    spec = run_on_all_workers(board, lambda: _describe(config, strategy))
+    spec = run_on_all_workers(board, lambda: _describe(config, strategy), _reading_seconds(config))
     _check_equal_data(board, spec)
     job = job_lib.build(config, spec, strategy, board)
     with contextlib.closing(Checkpoints(job)) as checkpoints:
@@ -100,9 +101,10 @@ def _train(job, checkpoints, stop):
         run_on_all_workers(board, lambda: restore.check_data(config, job.data_spec))
     if config.train.warm_start and not restored.step:
         run_on_all_workers(board, lambda: restore.warm_start(job.model, config.train.warm_start))
-    if restored.step >= config.train.steps and summary.steps_of(config.model_dir) == restored.step:
+    if restored.step >= config.train.steps and _is_finished(board, config.model_dir, restored.step):
         return _nothing_to_do(config, strategy, board, restored.step)
-    dataset = run_on_all_workers(board, lambda: job.dataset(restored.step))  # faulty data leave no files
+    # Faulty data leave no files.
+    dataset = run_on_all_workers(board, lambda: job.dataset(restored.step), _reading_seconds(config))
     evaluator = None
     if config.train.eval_every:  # before the first step: it may be refused, and may train a classifier
         evaluator = run_on_all_workers(board, lambda: _evaluator(job), _EVALUATOR_SECONDS)
@@ -129,11 +131,21 @@ def _train(job, checkpoints, stop):
     return 128 + received
 
 
+def _reading_seconds(config):
+    """Returns how long a worker that has read its data waits for the others."""
+    return max(_READY_SECONDS, config.train.start_timeout)
+
+
+def _is_finished(board, model_dir, step):
+    """Whether summary.json says that the run ended at `step`: the chief's answer, because others may see it later."""
+    return json.loads(board.exchange("finished", json.dumps(summary.steps_of(model_dir) == step))[0])
+
+
 def _evaluator(job):
     return Evaluator(job.config, job.data_spec) if job.strategy.is_chief else None
 
 
-def run_on_all_workers(board: MessageBoard, action, timeout_seconds: float = 600.0):
+def run_on_all_workers(board: MessageBoard, action, timeout_seconds: float = _READY_SECONDS):
     """Runs `action` on every worker and returns its result; if it fails on one worker, all workers raise.
 
     `action` must not use collectives: if it fails on one worker, the others would wait in the collective forever.

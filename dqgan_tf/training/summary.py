@@ -66,10 +66,11 @@ def table(figures: dict, folder) -> str:
     if not dense:  # A single replica sends nothing. The table shows the size of its payload.
         sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]
     rows["bytes per step and worker"] = f"{sent:,.0f} sent, {dense:,.0f} in float32 ({dense / max(sent, 1):.1f} x less)"
-    parts = _parts(figures, ("compute", "reduction", "rest"))
-    rows["milliseconds per step"] = f"{figures['milliseconds_per_step']:.2f}:  {parts}"
-    rows["phases of the reduction"] = _parts(figures, (*PHASES, "hidden"))
-    rows["steps per second"] = f"{figures['steps_per_second']:.1f}"
+    if "milliseconds_per_step" in figures:  # not where a run went on at its last step
+        parts = _parts(figures, ("compute", "reduction", "rest"))
+        rows["milliseconds per step"] = f"{figures['milliseconds_per_step']:.2f}:  {parts}"
+        rows["phases of the reduction"] = _parts(figures, (*PHASES, "hidden"))
+        rows["steps per second"] = f"{figures['steps_per_second']:.1f}"
     rows["peak memory"] = f"{figures['peak_memory_mib']:.0f} MiB of worker 0"
     rows["skipped steps"] = str(figures["skipped"])
     rows["pictures"] = f"{folder}/samples/"

@@ -73,7 +73,7 @@ def test_the_interval_is_that_of_student(folder):
 def test_the_tables(folder):
     lines = keras_quality.tables(folder).splitlines()
     assert "300 steps of 4 replicas x 16 samples; runs: 12 of seed 0, 12 of seed 1, 12 of seed 2;" in lines[2]
-    loss, accuracy = "+0.5000 ± 0.6211", "-50.00 ± 62.11"  # 4.303 * .25 / sqrt(3)
+    loss, accuracy = "+0.5000 ± 0.6210", "-50.00 ± 62.10"  # 4.30265 * .25 / sqrt(3)
     assert lines.count(f"| sign:bucket=512 | {loss} | {accuracy} |") == len(GRID)
     assert lines.count("| topk:fraction=0.01 | diverged | -65.00 ± 0.00 |") == len(GRID)
     update = "| sign:bucket=512 | update | 1,234 | 0.6250 (0.3750 to 0.8750) | 37.50 (12.50 to 62.50) "

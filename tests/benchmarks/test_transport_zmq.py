@@ -1,12 +1,16 @@
 """The transport that the library's is measured against keeps the same contract, so that the figures compare equals."""
 
 import contextlib
+import inspect
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from dqgan_tf.distribute.transport import connection
 from dqgan_tf.distribute.transport.collectives import SocketCollectives
 from dqgan_tf.distribute.transport.connection import close_all
 from tests.contracts.collectives_contract import CollectivesContract
@@ -65,9 +69,26 @@ class TestEncrypted(Zmq):
 
 def test_the_tree_connects_by_zmq(tmp_path):
     transport_zmq.write_tree(tmp_path, curve=True)
-    text = (tmp_path / "dqgan_tf" / "distribute" / "transport" / "connection.py").read_text()
-    assert text.rstrip().endswith("return transport_zmq.connect(*args, curve=CURVE)") and "CURVE = True" in text
+    program = (
+        "from dqgan_tf.distribute.transport import connection, transport_zmq, transports\n"
+        "calls = []\n"
+        "transport_zmq.connect = lambda *args, **options: calls.append((args, options))\n"
+        "connection.connect('board', ['a:1', 'b:1'], 1, silence_seconds=7.0)\n"
+        "print(connection.__file__, *calls)\n"
+    )
+    call = subprocess.run(
+        [sys.executable, "-P", "-c", program], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert call.returncode == 0, call.stderr
+    assert call.stdout.startswith(str(tmp_path))
+    assert "(('board', ['a:1', 'b:1'], 1), {'curve': True, 'silence_seconds': 7.0})" in call.stdout
     assert (tmp_path / "zmq" / "__init__.py").exists()
+
+
+def test_it_takes_the_arguments_of_the_librarys():
+    assert list(inspect.signature(transport_zmq.connect).parameters)[:5] == list(
+        inspect.signature(connection.connect).parameters
+    )
 
 
 def test_what_is_handed_over_arrives_before_the_end():

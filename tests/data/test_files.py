@@ -433,6 +433,22 @@ def test_the_batch_of_a_replica_depends_on_seed_step_and_replica_alone(kind, tmp
     assert len({batch.tobytes() for batch in whole.reshape(16, -1)}) == 16
 
 
+@pytest.mark.parametrize("change, name", [({}, "num_examples"), ({"conditional": True}, "num_classes")])
+def test_a_folder_that_changes_while_a_run_starts_is_refused(tmp_path, change, name):
+    """A copy that is not complete: after `describe` an image of a new class arrives, and one of an old class goes."""
+    for i, image in enumerate(BYTES[:6]):
+        save(tmp_path / "set" / str(i % 2) / f"{i}.png", image)
+    chosen = config(tmp_path / "set", **change)
+    spec = data.describe(chosen)
+    how = {"per_replica_batch_size": 2, "num_replicas": 1, "replica_ids": [0], "seed": 0}
+    data.build(chosen, **how, spec=spec)
+    save(tmp_path / "set" / "2" / "new.png", BYTES[6])
+    if change:
+        (tmp_path / "set" / "0" / "0.png").unlink()
+    with pytest.raises(data.DatasetError, match=f"changed while the run started: {name} was"):
+        data.build(chosen, **how, spec=spec)
+
+
 def test_limits_are_one():
     assert images.MEMORY_LIMIT_BYTES == files.MEMORY_LIMIT_BYTES == 6 * 10**9
 

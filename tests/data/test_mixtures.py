@@ -43,6 +43,20 @@ def test_grid_as_in_srivastava_et_al():
     assert spec.high_quality_radius == pytest.approx(3 * 0.05)
 
 
+@pytest.mark.parametrize("option, value", [("image_size", 32), ("split", "test[:50%]")])
+def test_settings_of_images_are_refused(option, value):
+    """As where --dataset was forgotten."""
+    with pytest.raises(
+        data.DatasetError, match=f"--{option} is for images: leave it out, or name .*Received: {option}"
+    ):
+        data.describe(DataConfig(**{option: value}))
+
+
+def test_a_data_dir_has_no_effect(caplog):
+    data.describe(DataConfig(data_dir="/nonexistent"))
+    assert "data_dir=/nonexistent has no effect with dataset=gaussian_ring" in caplog.text
+
+
 @pytest.mark.parametrize("name", NAMES)
 class TestDraws:
     def test_spec(self, name):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dqgan_tf.distribute import tf_config
+from dqgan_tf.errors import UsageError
 
 
 def read(cluster=None, task=None, **more):
@@ -43,6 +44,23 @@ class TestPlaces:
 
     def test_other_keys_are_let_through(self):
         assert read(TWO, worker(0), rpc_layer="grpc").num_workers == 2
+
+
+class TestSecret:
+    def test_its_text(self):
+        assert tf_config.secret({}) is None and tf_config.secret({"DQGAN_SECRET": " ab\n"}) == "ab"
+
+    @pytest.mark.parametrize("text", ["", " ", "\n"])
+    def test_one_that_is_empty_is_refused(self, text):
+        """As `export DQGAN_SECRET=$(openssl rand -hex 32)` sets it where there is no openssl."""
+        two = json.dumps({"cluster": TWO, "task": worker(0)})
+        with pytest.raises(UsageError, match="DQGAN_SECRET is set and empty. .*openssl rand.* or unset it"):
+            tf_config.read({"TF_CONFIG": two, "DQGAN_SECRET": text})
+        assert tf_config.read({"TF_CONFIG": two, "DQGAN_SECRET": "ab"}).num_workers == 2
+
+    def test_one_worker_needs_none(self):
+        one = json.dumps({"cluster": {"worker": ["a:1"]}, "task": worker(0)})
+        assert tf_config.read({"TF_CONFIG": one, "DQGAN_SECRET": ""}).num_workers == 1
 
 
 def is_evaluator(cluster, task):

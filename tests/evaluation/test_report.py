@@ -26,9 +26,14 @@ def images(count, seed):
     return np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 1), np.uint8)
 
 
+def evaluate(network, real, fake, **options):
+    features = (report.extract_features(network, batch) for batch in (real, fake))
+    return report.compare_features(network, *features, **options)
+
+
 def test_only_inception_gives_fid_is_and_kid():
     inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
-    figures = report.evaluate_images(inception, images(20, 0), images(20, 1))
+    figures = evaluate(inception, images(20, 0), images(20, 1))
     assert {"FID(n=20)", "KID(n=20)", "KID_std(n=20)", "IS(n=20)", "IS_std(n=20)"} <= set(figures)
     assert {"precision(inception-2015-12-05,n=20)", "recall(inception-2015-12-05,n=20)"} <= set(figures)
     assert not [name for name in figures if "distance" in name or "score" in name]
@@ -39,14 +44,14 @@ def test_fid_alone_means_the_number_of_the_literature(monkeypatch):
     assert report.CONVENTIONAL_NUMBER == 50_000
     monkeypatch.setattr(report, "CONVENTIONAL_NUMBER", 20)
     inception = dataclasses.replace(NETWORK, name="inception-2015-12-05", is_inception=True)
-    equal = report.evaluate_images(inception, images(20, 0), images(20, 1))
+    equal = evaluate(inception, images(20, 0), images(20, 1))
     assert {"FID", "KID", "KID_std", "IS", "IS_std"} <= set(equal)
-    fewer = report.evaluate_images(inception, images(10, 0), images(20, 1))
+    fewer = evaluate(inception, images(10, 0), images(20, 1))
     assert {"FID(real=10,fake=20)", "KID(real=10,fake=20)", "IS"} <= set(fewer) and "FID" not in fewer
 
 
 def test_any_other_network_is_named_in_the_figure():
-    figures = report.evaluate_images(NETWORK, images(20, 0), images(20, 1))
+    figures = evaluate(NETWORK, images(20, 0), images(20, 1))
     assert set(figures) == {
         "frechet_distance(linear,n=20)",
         "kernel_distance(linear,n=20)",
@@ -62,14 +67,14 @@ def test_any_other_network_is_named_in_the_figure():
         "kernel_subset_size",
     }
     assert (figures["feature_network"], figures["feature_network_sha256"]) == ("linear", "f" * 64)
-    known = report.evaluate_images(dataclasses.replace(NETWORK, accuracy=0.75), images(20, 0), images(20, 1))
+    known = evaluate(dataclasses.replace(NETWORK, accuracy=0.75), images(20, 0), images(20, 1))
     assert known == figures | {"feature_network_accuracy": 0.75}
 
 
 def test_figures_are_those_of_the_images(monkeypatch):
     monkeypatch.setattr(report, "BATCH_SIZE", 7)
     real, fake = images(30, 2), images(24, 3)
-    figures = report.evaluate_images(NETWORK, real, fake, seed=5)
+    figures = evaluate(NETWORK, real, fake, seed=5)
     pool_real, pool_fake = linear(real).pool, linear(fake).pool
     distance = distances.frechet_distance(
         *(pool_real.mean(0), np.cov(pool_real, rowvar=False)), *(pool_fake.mean(0), np.cov(pool_fake, rowvar=False))
@@ -89,13 +94,13 @@ def test_figures_are_those_of_the_images(monkeypatch):
 
 @pytest.mark.slow
 def test_kernel_subsets_are_no_larger_than_the_convention():
-    figures = report.evaluate_images(NETWORK, images(1100, 4), images(1200, 5))
+    figures = evaluate(NETWORK, images(1100, 4), images(1200, 5))
     assert figures["kernel_subset_size"] == 1000
 
 
 def test_a_network_without_logits_gives_no_score():
     silent = dataclasses.replace(NETWORK, function=lambda batch: Features(linear(batch).pool, None))
-    figures = report.evaluate_images(silent, images(20, 0), images(20, 1))
+    figures = evaluate(silent, images(20, 0), images(20, 1))
     assert not [name for name in figures if "score" in name]
     assert "frechet_distance(linear,n=20)" in figures
 
@@ -103,7 +108,7 @@ def test_a_network_without_logits_gives_no_score():
 @pytest.mark.parametrize("real, fake", [(images(1, 0), images(20, 0)), (images(20, 0), images(2, 1))])
 def test_too_few_images_are_refused(real, fake):
     with pytest.raises(UsageError, match="must exceed the feature size"):
-        report.evaluate_images(NETWORK, real, fake)
+        evaluate(NETWORK, real, fake)
 
 
 @pytest.mark.parametrize(

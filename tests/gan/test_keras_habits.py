@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dqgan_tf.config import CompressionConfig, NetworkConfig, OptimizerConfig
+from dqgan_tf.config import CompressionConfig, LossConfig, NetworkConfig, OptimizerConfig
 from dqgan_tf.distribute.replica_local import first_local_value
 from dqgan_tf.errors import TrainingError, UsageError
 from dqgan_tf.gan import inputs, losses, networks, steps
@@ -357,6 +357,22 @@ class TestAverage:
         )
 
 
+@pytest.mark.parametrize("rows, replicas", [(3, 3), (4, 3), (5, 4), (9, 4)])
+def test_a_batch_gives_every_replica_a_sample_if_it_has_enough(rows, replicas):
+    model = build(local_strategy(replicas))
+    assert np.all(np.isfinite(model.train_on_batch(REAL[:rows])))
+    assert int(model.skipped.numpy()) == 0
+
+
+@pytest.mark.parametrize("total_steps", [float("inf"), float("nan"), -1, True, "100"])
+def test_a_length_that_is_no_number_of_steps(strategy, total_steps):
+    model = build(strategy, compiled=False)
+    with pytest.raises(
+        UsageError, match="`total_steps` must be a number of steps, such as 10000, .*Received: total_steps="
+    ):
+        model.compile(OptimizerConfig(learning_rate_schedule="linear"), CompressionConfig(), total_steps=total_steps)
+
+
 class TestLayers:
     @pytest.mark.slow
     def test_constraints_and_spectral_normalization(self, strategy):
@@ -442,7 +458,112 @@ class TestLayers:
         assert "ends in a sigmoid" in caplog.text
 
 
+class Hands(keras.Model):
+    """A subclass whose `call` hands `training` on, or leaves that to Keras; the same network as `Sequential`."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.parts = layers
+
+
+class HandsOn(Hands):
+    def call(self, inputs, training=None):
+        for part in self.parts:
+            inputs = part(inputs, training=training) if isinstance(part, L.Dropout) else part(inputs)
+        return inputs
+
+
+class LeavesItToKeras(Hands):
+    def call(self, inputs, training=False):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs
+
+
+class DoesNotAsk(Hands):
+    def call(self, inputs):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs
+
+
+class TestSubclasses:
+    @staticmethod
+    def build(strategy, kind):
+        with strategy.scope():
+            keras.utils.set_random_seed(3)
+            parts = [[L.Dense(6, "tanh"), L.BatchNormalization(), L.Dropout(0.5, seed=5), L.Dense(2)] for _ in "gd"]
+            parts[1][-1] = L.Dense(1)
+            sizes = 3, 2
+            if kind is keras.Sequential:
+                networks_ = [
+                    keras.Sequential([keras.Input([n]), *layers]) for n, layers in zip(sizes, parts, strict=True)
+                ]
+            else:
+                networks_ = [kind(layers) for layers in parts]
+                for network, size in zip(networks_, sizes, strict=True):
+                    network(np.zeros([1, size], np.float32))
+            model = DQGAN(*networks_, loss="non_saturating", latent_dim=3, seed=4)
+        rates = OptimizerConfig(learning_rate_g=1e-2, learning_rate_d=1e-2)
+        model.compile(rates, CompressionConfig(compressor="none"))
+        return model
+
+    @pytest.mark.parametrize("kind", [HandsOn, LeavesItToKeras, DoesNotAsk])
+    def test_train_as_the_same_sequential_network(self, strategy, kind):
+        """Dropout draws, and batch norm takes the batch's statistics, however `call` is written."""
+        model, same = self.build(strategy, kind), self.build(strategy, keras.Sequential)
+        for one in (model, same):
+            one.train_on_batch(REAL[:16])
+        for mine, others in zip(model.generator.get_weights(), same.generator.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, others)
+        moved = [np.any(v) for v in model.generator.non_trainable_variables if "moving_mean" in v.path]
+        assert moved == [True]
+        np.testing.assert_array_equal(model.generate(LATENT), same.generate(LATENT))
+
+
+class TestEvaluation:
+    def test_layers_do_not_train_in_it(self, strategy):
+        """Its losses are those of the networks called with training=False."""
+        layers = {"generator": [L.BatchNormalization()], "discriminator": [L.BatchNormalization(), L.Dropout(0.5)]}
+        model = build(strategy, loss=LossConfig(r1_gamma=0.0), **layers)
+        train(model, epochs=1)
+        before = weights(model)
+        figures = model.evaluate(batches(REAL[:16]), return_dict=True, verbose=0)
+        np.testing.assert_array_equal(weights(model), before)
+        fake = [
+            model.generator(
+                tf.random.stateless_normal([8, 3], steps.stream_seed(4, steps.LATENT, model.step.value, replica, 2))
+            )
+            for replica in range(2)
+        ]
+        fake_logits = model.discriminator(tf.concat(fake, 0)).numpy()
+        real_logits = model.discriminator(REAL[:16]).numpy()
+        expected = np.mean(np.logaddexp(0, -real_logits)) + np.mean(np.logaddexp(0, fake_logits))
+        np.testing.assert_allclose(figures["generator_loss"], np.mean(np.logaddexp(0, -fake_logits)), rtol=1e-5)
+        np.testing.assert_allclose(figures["discriminator_loss"], expected, rtol=1e-5)
+
+    def test_after_another_compile_it_is_of_the_layers_of_now(self, strategy):
+        model = build(strategy, generator=[L.BatchNormalization()])
+        model.evaluate(batches(), verbose=0)
+        model.generator.layers[1].trainable = False
+        with pytest.raises(UsageError, match="has changed since compile"):
+            model.evaluate(batches(), verbose=0)
+        model.compile(model.optimizer_config, model.compression_config)
+        first = model.evaluate(batches(), verbose=0)
+        train(model, epochs=1)
+        assert model.evaluate(batches(), verbose=0) != first
+
+
 class TestFreezing:
+    def test_samples_are_of_the_layers_of_now(self, strategy):
+        """Two layers of one shape, frozen in turn: an old trace would exchange their values."""
+        model = build(strategy, generator=[L.Dense(6, "tanh"), L.Dense(6, "tanh")])
+        for frozen in ([], [1], [2], [1, 2], []):
+            for index in (1, 2):
+                model.generator.layers[index].trainable = index not in frozen
+            expected = model.generator(LATENT).numpy()
+            np.testing.assert_allclose(model.generate(LATENT, use_ema=False), expected, rtol=1e-5, atol=1e-6)
+
     @pytest.mark.slow
     def test_takes_effect_at_compile(self, strategy, tmp_path):
         """Three replicas: the mean of three equal values is not always that value."""

@@ -453,7 +453,7 @@ def test_figures_of_a_call_without_an_exchange_are_not_numbers(strategy):
     assert spreads[:3] == [0, 0, 0] and spreads[3] == pytest.approx(spreads[4]) == pytest.approx(spreads[5]) != 0
 
 
-def test_figures_of_refused_steps_are_not_numbers(strategy):
+def test_figures_of_skipped_steps_are_not_numbers(strategy):
     model = small_models.mlp(strategy, sgd(logs=True))
     nan = data().map(lambda x, y: (x * np.nan, y))
     history = model.fit(nan, verbose=0).history
@@ -522,14 +522,58 @@ def test_no_batch_of_a_generator_of_texts_is_lost(strategy):
     assert seen == list(range(8))
 
 
+def test_an_optimizer_that_is_compressed_after_a_fit_is_compressed_in_the_next(strategy):
+    """With the same model and without another `compile`: the step was traced before."""
+    model = small_models.mlp(strategy, lambda: keras.optimizers.SGD(0.1))
+    model.fit(data(), verbose=0)
+    with strategy.scope():
+        dqgan_tf.compressed(model.optimizer, "sign:bucket=32", logs=True)
+    history = model.fit(data(), verbose=0).history
+    assert np.isfinite(history["compression/wire_bytes"][-1])
+    assert model.optimizer.compression.counts.variables[0].numpy().tolist() == [6, 0]
+    weights(strategy, model)
+
+
+def test_what_was_refused_is_not_in_force(strategy):
+    with strategy.scope():
+        model = small_models.mlp(strategy, lambda: keras.optimizers.SGD(0.1))
+        model.optimizer.build(model.trainable_variables)
+        with pytest.raises(UsageError, match="typo"):
+            dqgan_tf.compressed(model.optimizer, "sign:bucket=32", compressor_rules="typo=none")
+        assert not hasattr(model.optimizer, "compression")
+        dqgan_tf.compressed(model.optimizer, "sign:bucket=32")
+    model.fit(data(), verbose=0)
+    assert model.optimizer.compression.counts.variables[0].numpy().tolist() == [6, 0]
+
+
+@pytest.mark.parametrize("multiple", [False, True])
+def test_an_uncompressed_optimizer_takes_no_step_by_a_sample_that_is_none(multiple):
+    """One row for three replicas, which the model fits exactly: its gradient is 0, and so is that of no sample."""
+    strategy = local_strategy(3)
+    with strategy.scope():
+        layer = keras.layers.Dense(1, kernel_initializer="ones", bias_initializer="ones")
+        model = keras.Sequential([keras.Input((1,)), layer])
+        optimizer = keras.optimizers.SGD(0.1)
+        model.compile(optimizer, loss="mse")
+        if multiple:
+            model.compile(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(optimizer)), loss="mse")
+    x, y = np.array([[2.0]], np.float32), np.array([[3.0]], np.float32)
+    model.fit(x, y, verbose=0)
+    np.testing.assert_array_equal([np.ravel(value)[0] for value in model.get_weights()], [1.0, 1.0])
+    assert "apply" not in vars(optimizer)
+    model.fit(x, y + 1.0, verbose=0)  # d loss / d b = -2; the mean of replicas of which two have no row
+    np.testing.assert_allclose(model.get_weights()[1], [1.0 + 0.1 * 2.0 / 3.0], rtol=1e-6)
+
+
 def test_dense_layers_on_sequences(strategy):
     """TensorFlow does not know the shape of the gradient of their kernel."""
     with strategy.scope():
         model = keras.Sequential([keras.Input((3, small_models.INPUTS)), keras.layers.Dense(2)])
         model.compile(sgd()(), loss="mse")
     x, y = (np.stack([part[0]] * 3, axis=1) for part in small_models.batches(1, 2))
+    before = weights(strategy, model)
     model.fit(x, y, verbose=0)
-    weights(strategy, model)
+    assert not np.array_equal(weights(strategy, model), before)
 
 
 def test_a_stateful_recurrent_layer_is_refused(strategy):

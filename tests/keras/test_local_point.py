@@ -53,6 +53,30 @@ def test_what_has_no_point_is_refused_when_it_is_made(strategy, make, match):
         make()
 
 
+def test_a_variable_of_two_optimizers_is_refused(strategy):
+    """Each would move it to its own point and back, over the step of the other."""
+    with strategy.scope():
+        model = small_models.mlp(strategy, adam())
+        model.optimizer.build(model.trainable_variables)
+        model.other = opt.SGD(0.1)
+        model.other.build(model.trainable_variables[2:])
+    with pytest.raises(
+        UsageError, match="a variable needs an optimizer of its own: .*Received: .*kernel of 'adam.*' and"
+    ):
+        model.fit(data(), verbose=0)
+
+
+@pytest.mark.parametrize("again", [{"local_steps": 2}, {}])
+def test_building_again_changes_nothing(strategy, again):
+    """As in a model whose own `compile` builds the optimizer: a round would lose its steps, and the next half step."""
+    with strategy.scope():
+        model = small_models.mlp(strategy, adam(**again))
+        model.optimizer.build(model.trainable_variables)
+    point = model.optimizer.compression.point
+    model.optimizer.build(model.trainable_variables)
+    assert model.optimizer.compression.point is point
+
+
 def test_layers_that_assign_weights_are_refused(strategy):
     """SpectralNormalization assigns its kernel, which would be set back."""
     with strategy.scope():

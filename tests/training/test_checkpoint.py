@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -92,6 +93,35 @@ class TestPrune:
             checkpoints(tmp_path, two, keep=1).save(2)
         assert steps(tmp_path) == [2]
         assert checkpoints(tmp_path, two).restore().step == 2
+
+    def test_one_that_cannot_be_removed_is_no_failure(self, two, tmp_path, monkeypatch, caplog):
+        """As while another program has a file open on NFS: the new one is complete, the old one does not count."""
+
+        def busy(folder):
+            raise OSError(39, "Directory not empty")
+
+        run = checkpoints(tmp_path, two, keep=1)
+        run.save(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.shutil, "rmtree", busy)
+            run.save(2)
+        assert steps(tmp_path) == [2] and "step_00000001 is not needed any more and cannot be removed" in caplog.text
+        run.save(3)
+        assert steps(tmp_path) == [3] and caplog.text.count("cannot be removed") == 1
+
+
+class TestMemory:
+    def test_a_worker_keeps_the_state_of_its_own_replicas(self, two, tmp_path):
+        run = checkpoints(tmp_path, two)
+        run.save(7)
+        folder = checkpoint.newest(tmp_path / "checkpoints")
+        commit = checkpoint.read_commit(folder)
+        kept = {name.rpartition("/")[2] for name in run._read_replicas(folder, commit)}
+        assert kept == {"0", "1"}
+        run._strategy = types.SimpleNamespace(local_replica_ids=[1], num_replicas_in_sync=2)
+        assert {name.rpartition("/")[2] for name in run._read_replicas(folder, commit)} == {"1"}
+        run._strategy = types.SimpleNamespace(local_replica_ids=[0], num_replicas_in_sync=3)
+        assert {name.rpartition("/")[2] for name in run._read_replicas(folder, commit)} == {"0", "1"}
 
 
 class TestBest:
@@ -239,11 +269,31 @@ class TestOtherRuns:
     def test_workers_that_see_other_folders(self, two, tmp_path):
         class Board(MessageBoard):
             def exchange(self, topic, text, timeout_seconds=0.0):
-                return [text, "nothing"]
+                return [text, '["nothing", ""]' if topic == "resume from" else text]
 
         checkpoints(tmp_path, two).save(7)
         with pytest.raises(CheckpointError, match=r"\['step_00000007', 'nothing'\]. It must be shared"):
             checkpoints(tmp_path, two, board=Board(0, 2)).restore()
+
+    def test_a_folder_that_one_worker_cannot_read(self, two, tmp_path, monkeypatch):
+        """All workers hear of it at once, which otherwise would wait for this one in other exchanges."""
+
+        class Board(MessageBoard):
+            def exchange(self, topic, text, timeout_seconds=0.0):
+                topics.append(topic)
+                return [text, other if topic == "resume from" else text]
+
+        def fail(folder):
+            raise PermissionError(13, "Permission denied")
+
+        topics, other = [], '["nothing", "Worker 1 cannot read there: stale"]'
+        with pytest.raises(CheckpointError, match="^Worker 1 cannot read there: stale$"):
+            checkpoints(tmp_path, two, board=Board(0, 2)).restore()
+        other = '["nothing", ""]'
+        monkeypatch.setattr(checkpoint, "newest", fail)
+        with pytest.raises(CheckpointError, match="Worker 0 cannot read .*checkpoints: .*Permission denied"):
+            checkpoints(tmp_path, two, board=Board(0, 2)).restore()
+        assert topics == ["lock", "resume from"] * 2
 
 
 class TestOtherNumberOfReplicas:

@@ -79,6 +79,11 @@ def test_refusals(run, tmp_path):
         evaluation.evaluate(points, settings(tmp_path, feature_network="b.npz"))
     with pytest.raises(UsageError, match="`best_figure` of points must be none or one of modes_found, .*'recall' with"):
         evaluation.evaluate(points, settings(tmp_path, best_figure="recall"))
+    few = EvaluationConfig(eval_samples=64, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(
+        UsageError, match="has 64 features: .* such as --eval_samples=1000. Received: eval_samples=64, 80"
+    ):
+        evaluation.Evaluator(dataclasses.replace(run().config, evaluation=few), run().data_spec)
     with pytest.raises(UsageError, match="`best_figure` of images must be none or one of frechet_distance, "):
         evaluation.evaluate(run(), settings(tmp_path, best_figure="modes_found"))
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -184,6 +185,27 @@ def test_waits_for_a_job_that_is_alive(job, monkeypatch, capsys):
     monkeypatch.setattr(evaluator.folder_lock, "is_held", is_held)
     assert run(start_timeout=1.0) == 0
     assert capsys.readouterr().err.count("The evaluator waits for its first checkpoint in") == 1
+
+
+def test_waits_anew_behind_an_evaluation(job, tmp_path, monkeypatch):
+    """An evaluation that takes longer than the limit; the job stands still between two starts when it ends."""
+    save, run = job
+    ticks, take = [0.0], evaluator._Task._take
+
+    def slow(task, folder):
+        take(task, folder)
+        ticks[0] += 100.0
+
+    def sleep(seconds):
+        ticks[0] += seconds
+        if len(entries(tmp_path)) == 1 and ticks[0] > 100.5:
+            save(9)
+
+    save(3)
+    monkeypatch.setattr(evaluator._Task, "_take", slow)
+    monkeypatch.setattr(evaluator, "time", types.SimpleNamespace(monotonic=lambda: ticks[0], sleep=sleep))
+    assert run(start_timeout=2.0) == 0
+    assert entries(tmp_path) == [(3, 3), (9, 9)]
 
 
 def test_an_older_summary_does_not_end_it(job, tmp_path):

@@ -1,8 +1,28 @@
 """What a job makes of settings."""
 
+import concurrent.futures
+
+import pytest
+
 from dqgan_tf import config as config_lib
 from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.errors import UsageError
 from dqgan_tf.training import job as job_lib
+
+
+def test_workers_with_one_process_number_check_a_folder_at_once(tmp_path):
+    """As in containers, where each worker is process 1: none takes the other's file for its own."""
+    config = config_lib.from_flat({"model_dir": str(tmp_path / "run")})
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(job_lib.check, [config] * 2000))
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for model_dir in ("", str(tmp_path / "file"), str(tmp_path / "file" / "run")):
+        with pytest.raises(UsageError, match="model_dir"):
+            job_lib.check(config_lib.from_flat({"model_dir": model_dir}))
 
 
 def test_local_steps_work_with_the_default_steps_per_call():

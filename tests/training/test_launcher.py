@@ -218,6 +218,16 @@ def test_processors_are_shared_and_a_users_choice_stays(monkeypatch):
     assert launcher.worker_environment(range(1, 17), 0)["TF_NUM_INTRAOP_THREADS"] == "1"
 
 
+def test_workers_have_the_secret_of_this_process_or_that_of_the_launcher(monkeypatch):
+    monkeypatch.delenv("DQGAN_SECRET", raising=False)
+    assert launcher.worker_environment([1, 2], 0, "random")["DQGAN_SECRET"] == "random"
+    monkeypatch.setenv("DQGAN_SECRET", "own")
+    assert launcher.worker_environment([1, 2], 0, "random")["DQGAN_SECRET"] == "own"
+    monkeypatch.setenv("DQGAN_SECRET", " ")
+    with pytest.raises(UsageError, match="DQGAN_SECRET is set and empty"):
+        launcher.worker_environment([1, 2], 0, "random")
+
+
 def test_free_ports_differ():
     assert len(set(launcher.free_ports(50))) == 50
 

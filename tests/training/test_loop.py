@@ -45,6 +45,9 @@ class Model:
         other = self.diverges_at is not None and self.step >= self.diverges_at
         return np.array([[1, 2], [1, 3 if other else 2]])
 
+    def flush_residuals(self):
+        self.calls.append("flush")
+
     def drain_metrics(self, steps):
         self.drained += 1
         return PHASES | {"wire_bytes": self.bytes_per_step(steps)["wire_bytes"]}
@@ -56,6 +59,7 @@ class Recorder:
     def __init__(self, fails_after=None):
         self.saved, self.logged, self.pictured, self.evaluated, self.kept = [], [], [], [], []
         self.fails_after, self.failure, self.closed = fails_after, "", False
+        self.recorded = {}  # figures by step
 
     def save(self, step):
         self.saved.append(step)
@@ -67,6 +71,12 @@ class Recorder:
 
     def sample(self, step):
         self.pictured.append(step)
+
+    def has_pictures(self, step):
+        return step in self.pictured
+
+    def recorded_evaluation(self, step):
+        return self.recorded.get(step, {})
 
     def evaluate(self, step, evaluator, interrupting):
         with interrupting():
@@ -275,6 +285,57 @@ class TestEvaluations:
         assert seen.evaluated == [10] and seen.saved == [10]
 
 
+class TestCatchUp:
+    """A run that goes on does what its end at that step has prevented."""
+
+    how = {"steps": 20, "steps_per_call": 10, "eval_every": 10, "sample_every": 10, "checkpoint_every": 10}
+
+    @pytest.mark.parametrize("end", [10, 20])
+    def test_an_evaluation_that_a_signal_ended(self, end):
+        def endless():
+            signal.raise_signal(signal.SIGTERM)
+
+        recorder = Recorder()
+        loop_, _ = make(Model(), end - 10, recorder=recorder, evaluator=endless, **self.how)
+        recorder.recorded = {end - 10: {"recall": 0.5}}
+        with loop_._stop:
+            assert loop_.run(iter(())) == signal.SIGTERM
+        assert recorder.saved == recorder.pictured[-1:] == recorder.evaluated == [end]
+        again = Recorder()
+        again.pictured = list(recorder.pictured)
+        loop_, _ = make(Model(), end, recorder=again, evaluator=lambda: {"recall": 0.7}, **self.how)
+        assert loop_.run(iter(())) is None
+        assert again.evaluated == list(range(end, 21, 10)) and again.pictured[-1] == 20
+        assert len(set(again.pictured)) == len(again.pictured)
+
+    def test_nothing_that_is_recorded(self):
+        recorder = Recorder()
+        recorder.pictured, recorder.recorded = [10], {10: {"recall(x,n=7)": 0.5}}
+        evaluation = EvaluationConfig(best_figure="recall")
+        loop_, seen = make(
+            Model(), 10, recorder=recorder, evaluator=lambda: {}, evaluation=evaluation, **self.how | {"steps": 11}
+        )
+        loop_.run(iter(()))
+        assert (seen.pictured, seen.evaluated) == ([10, 11], [11])
+        assert seen.kept == [(10, "recall(x,n=7)", 0.5)]  # its end may have come before this
+
+    def test_a_run_that_ends_at_its_checkpoint(self):
+        """By fewer steps than before: residuals are flushed, and the weights that this makes are checked and saved."""
+        model = Model()
+        loop_, seen = make(model, 10, steps=10, eval_every=0)
+        config = loop_._job.config
+        compression = dataclasses.replace(config.compression, flush_residuals=True)
+        loop_._job.config = dataclasses.replace(config, compression=compression)
+        assert loop_.run(iter(())) is None
+        assert model.calls == ["flush"] and (seen.saved, seen.pictured, seen.logged) == ([10], [10], [])
+        assert loop_._clock.figures() == {}
+
+    def test_a_signal_in_it(self):
+        model = Model()
+        assert run(model, start_step=10, received=15, steps=20)[0] == 15
+        assert model.calls == []
+
+
 class TestNextStop:
     def test_ends_at_every_multiple_and_never_beyond(self):
         """For any periods: forward, at most `steps_per_call`, and no multiple of a period is jumped over."""
@@ -392,7 +453,7 @@ class TestStepClock:
         assert clock.figures()["milliseconds_rest"] == pytest.approx((212.5 + 25.0) / 2)
 
     def test_nothing_measured(self, clock):
-        assert clock[0].figures() == {"milliseconds_per_step": 0.0, "steps_per_second": 0.0}
+        assert clock[0].figures() == {}
 
     @pytest.mark.parametrize(("values", "expected"), [((1000.0, 1.0, 2.0, 9.0), 2.0), ((4.0,), 4.0)])
     def test_phases_are_medians_without_the_first_interval(self, clock, values, expected):

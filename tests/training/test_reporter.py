@@ -156,6 +156,22 @@ def test_all_is_well(tmp_path, capsys):
     assert "8 of 8" in capsys.readouterr().out
 
 
+def test_what_a_step_has_already(tmp_path):
+    reporter = make_reporter(tmp_path)
+    assert not reporter.has_pictures(10) and reporter.recorded_evaluation(10) == {}
+    reporter.sample(10)
+    reporter.evaluate(10, Evaluator(0))
+    reporter.close()
+    again = Reporter(make_job(tmp_path), 10)
+    assert again.has_pictures(10) and not again.has_pictures(20)
+    assert again.recorded_evaluation(10) == {"step": 10} | Evaluator().evaluate(None)
+    assert again.recorded_evaluation(20) == {}
+    again.close()
+    before = Reporter(make_job(tmp_path), 9)  # a run that was resumed before it
+    assert before.recorded_evaluation(10) == {}
+    before.close()
+
+
 class Evaluator:
     """Returns the same figures, or fails `failures` times."""
 

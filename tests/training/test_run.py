@@ -72,6 +72,20 @@ def test_code_and_versions_are_compared(key):
         run.check_agreement(other_worker(**{key: "other"}), CONFIG)
 
 
+@pytest.mark.parametrize("chief, own", [(True, False), (False, True)])
+def test_the_chief_says_whether_the_run_is_finished(tmp_path, chief, own):
+    """A worker may see summary.json later than the chief, or another one; all must go the same way."""
+
+    class Chiefs(Board):
+        def exchange(self, topic, text, timeout_seconds=0.0):
+            assert (topic, text) == ("finished", json.dumps(own))
+            return [json.dumps(chief), text]
+
+    if own:
+        (tmp_path / "summary.json").write_text('{"steps": 6}')
+    assert run._is_finished(Chiefs(""), str(tmp_path), 6) is chief
+
+
 class TestFindDifferences:
     def test_every_key_of_any_worker(self):
         assert run.find_differences([{"a": 1}, {"a": 1, "group.b": 2}]) == ["--b is None on worker 0 and 2 on worker 1"]

@@ -21,12 +21,12 @@ class TwoStep(Packet):
         b[k] = encode'(q[k]);   all-gather of b;   qhat = decode'(b)
         e^k[k] <- M (q[k] - qhat[k])
 
-    encode' is that of `EncodingKey.mean_compressor`, encode without one. The owner's part of its own shard travels
-    nowhere, so nothing of it is dropped before the mean is encoded: decode(c^k[k]) + e^k[k] = p^k[k]. Its residual is
-    then the error of the second encoding alone. mean_m e^m contains both errors, so the identities of docs/algorithm.md
-    hold for w - mean_m e^m, and no second residual is needed. The factor M takes the owner's point away from the
-    others; a `mean_compressor` of more bits brings it back. Without error feedback there is no e: the owner's part is
-    decode(c^k[k]) like the others.
+    encode' is that of `EncodingKey.mean_compressor`, or encode if that is None. The owner's part of its own shard
+    travels nowhere, so nothing of it is dropped before the mean is encoded: decode(c^k[k]) + e^k[k] = p^k[k]. Its
+    residual is then the error of the second encoding alone. mean_m e^m contains both errors, so the identities of
+    docs/algorithm.md hold for w - mean_m e^m, and no second residual is needed. The factor M takes the owner's point
+    away from the others; a `mean_compressor` of more bits brings it back. Without error feedback there is no e: the
+    owner's part is decode(c^k[k]) like the others.
 
     Every replica sends (M-1)/M of a payload, and (M-1)/M of a mean: less than two payloads if they are of one size.
     The vector is padded by at most M buckets; this matters if n / M is only a few buckets.

@@ -49,7 +49,7 @@ def connect(
     """Connects all workers with each other. All workers must call it at the same time.
 
     Each worker listens on a port that the system chooses and posts it together with a random token. A worker calls the
-    workers with a lower index and sends each an HMAC of the token that it has posted, under the secret of
+    workers with a lower index and sends each an HMAC of the token which that worker has posted, under the secret of
     `tf_config.proof`. Returns the connections by worker index.
 
     Args:
@@ -214,7 +214,8 @@ class Connection:
         self._socket = connected
         self._peer = peer
         self._silence_seconds = silence_seconds
-        self._arrived = threading.Condition()  # guards the next three attributes
+        # Guards `_inbox` and every change of `_lost`. Only the reading thread changes `_signs_of_life`.
+        self._arrived = threading.Condition()
         self._inbox: dict[int, collections.deque] = collections.defaultdict(collections.deque)  # tag -> messages
         self._signs_of_life = 0
         self._lost = ""  # the reason, once the connection is lost

@@ -1,4 +1,4 @@
-"""A gradient that is not finite on one replica: all replicas refuse the step together, and nothing has changed."""
+"""A gradient that is not finite on one replica: all replicas skip the step together, and nothing has changed."""
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def state(strategy, model):
     "options", [{}, {"where": "update", "optimistic": True}, pytest.param({"where": "update"}, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("make", [lambda: keras.optimizers.Adam(0.01, use_ema=True, weight_decay=0.1)])
-def test_a_refused_step_changes_nothing(strategy, make, options):
+def test_a_skipped_step_changes_nothing(strategy, make, options):
     model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(make(), SPEC, **options))
     recorder = small_models.Recorder(lambda: state(strategy, model))
     model.fit(poisoned(np.nan), shuffle=False, callbacks=[recorder], verbose=0)
@@ -54,7 +54,7 @@ def test_a_refused_step_changes_nothing(strategy, make, options):
 
 
 @pytest.mark.slow
-def test_a_refused_round_restores_the_state_before_it(strategy):
+def test_a_skipped_round_restores_the_state_before_it(strategy):
     """Rounds of 3 steps: the bad step 4 is the first of the second round, which ends with step 6."""
     options = {"where": "update", "optimistic": True, "local_steps": 3}
     model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(keras.optimizers.Adam(0.01), SPEC, **options))
@@ -115,7 +115,7 @@ def test_all_replicas_halve_the_loss_scale_when_one_overflows(strategy, where, o
 
 
 @pytest.mark.slow
-def test_statistics_of_a_refused_step_are_not_kept(strategy):
+def test_statistics_of_a_skipped_step_are_not_kept(strategy):
     layers = lambda: [keras.layers.BatchNormalization()]  # noqa: E731
     with strategy.scope():
         normalisation = layers()
@@ -144,14 +144,14 @@ def test_an_accumulation_with_an_overflow_is_dropped_whole(strategy):
 
 @pytest.mark.slow
 def test_an_epoch_without_a_step_is_said(strategy, caplog):
-    """Epochs of 2 steps of which 2, 1 and 0 are refused: one warning, without `logs`, and none for the evaluation."""
+    """Epochs of 2 steps of which 2, 1 and 0 are skipped: one warning, without `logs`, and none for the evaluation."""
     model = small_models.mlp(strategy, lambda: dqgan_tf.compressed(keras.optimizers.SGD(0.01), SPEC))
     x, y = small_models.batches(STEPS, 2)
     y[[0, 1, 2]] = np.nan
     data = small_models.dataset(x, y)
     with caplog.at_level("WARNING"):
         model.fit(data, validation_data=data, shuffle=False, epochs=3, steps_per_epoch=2, verbose=0)
-    said = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "were skipped" in record.getMessage()]
     assert len(said) == 1 and said[0].startswith("All 2 steps of 'sgd")
 
 
