@@ -414,6 +414,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mixture_ring_short": functools.partial(mixture, "mixture_ring", 4, ""),
     "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8, suite_parts.LONG),
     "mixture_grid": functools.partial(mixture, "mixture_grid", 4, suite_parts.LONG),
+    "mixture_grid_of_eight": functools.partial(mixture, "mixture_grid", 8, suite_parts.LONG),
     "fashion_mnist": functools.partial(images, "fashion_mnist", "fashion_mnist", 4),
     "fashion_mnist_falling": functools.partial(images, "fashion_mnist", "fashion_mnist", 4, suite_parts.FALLING),
     "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2),
