@@ -282,7 +282,7 @@ MUTANTS = (
     ),
     _mutant(
         "training/loop.py",
-        "self._evaluate(self._reporter.recorded_evaluation(step))",
+        "self._evaluate({} if is_flushed else self._reporter.recorded_evaluation(step))",
         "pass",
         "an evaluation that a signal ended is never made",
         "training/test_loop.py",

@@ -120,7 +120,7 @@ class KerasFit(LoopModel):
         check_steps_per_execution(self.steps_per_execution, self.compression_config.local_steps)
 
     def _iterator_of(self, x, y):
-        batch = tf.nest.map_structure(tf.convert_to_tensor, x if y is None else (x, y))
+        batch = tf.data.Dataset.from_tensors(x if y is None else (x, y)).get_single_element()
         parts, size = len(self._strategy.local_devices), len(tf.nest.flatten(batch)[0])
 
         def part(index):

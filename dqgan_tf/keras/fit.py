@@ -17,7 +17,6 @@ from dqgan_tf.distribute.loop import fold
 from dqgan_tf.distribute.replica_local import ReplicaLocal, local_replica_index
 from dqgan_tf.errors import UsageError
 from dqgan_tf.keras.nested import compressed_leaves, leaves_of, optimizers_of
-from dqgan_tf.keras.optimizer import of_samples
 
 PREFIX = "compression/"
 _serial = itertools.count()  # of channels
@@ -53,7 +52,7 @@ class Loop:
         self._plain = [optimizer for optimizer in optimizers if optimizer not in leaves]
         if any(steps.has_point for steps in self._compressed):
             _check_layers(model)
-            _check_variables_of_points(optimizers)
+            _check_variables_of_points(leaves)
         self._logging = [steps for steps in self._compressed if steps.logs]
         self._statistics = private_keras.running_statistics(model) if trains else []
         self._strategy.check_scope(_metrics_variables(model), "all metrics, also those that model.compile makes,")
@@ -137,7 +136,8 @@ class Loop:
 
         def without_samples(apply):
             def masked(gradients, *others, **named):
-                return apply(of_samples(gradients, self._has_samples[local_replica_index()]), *others, **named)
+                has_samples = self._has_samples[local_replica_index()]
+                return apply([_of_samples(gradient, has_samples) for gradient in gradients], *others, **named)
 
             return masked
 
@@ -285,6 +285,16 @@ def _one_sample_at_least(batch):
     return tf.nest.map_structure(padded, batch), has_samples
 
 
+def _of_samples(gradient, has_samples):
+    """Returns a gradient, zero where a replica has no sample; the kind of tensor stays. has_samples: None means yes."""
+    if gradient is None or has_samples is None:
+        return gradient
+    if isinstance(gradient, tf.IndexedSlices):
+        values = _of_samples(gradient.values, has_samples)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return tf.where(has_samples, gradient, tf.zeros_like(gradient))
+
+
 def _as_tensors(logs):
     """Returns what `train_step` or `test_step` returned, as tensors that have a mean."""
     if not isinstance(logs, dict):
@@ -337,17 +347,17 @@ def check(model: keras.Model) -> None:
 
 
 def _check_variables_of_points(optimizers):
-    """Refuses a variable of two optimizers of which one takes gradients at a point of each replica.
+    """Refuses a variable of two compressed optimizers of which one takes gradients at a point of each replica.
 
-    Each of them moves the variable to its own point and back: the second would undo the step of the first.
+    Each of them moves the variable to its own point and back: the second would undo the step of the first. An
+    uncompressed optimizer may be the one that `compile` makes and nobody uses.
     """
     owners: dict[int, list] = {}
     for optimizer in optimizers:
         for variable in private_keras.built_for(optimizer) if optimizer.built else ():
             owners.setdefault(id(variable), []).append((optimizer, variable))
     for of_variable in owners.values():
-        points = [one for one, _ in of_variable if hasattr(one, "compression") and one.compression.has_point]
-        if points and len(of_variable) > 1:
+        if len(of_variable) > 1 and any(one.compression.has_point for one, _ in of_variable):
             names = " and ".join(repr(one.name) for one, _ in of_variable)
             raise UsageError(
                 "With optimistic=True or local_steps, a variable needs an optimizer of its own: build each for "

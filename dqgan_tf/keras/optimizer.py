@@ -280,7 +280,17 @@ class CompressedSteps:
 
     def of_samples(self, gradients: Sequence) -> list:
         """Returns gradients as dense tensors, zero where this replica has no sample; None stays None."""
-        return of_samples(gradients, self._has_samples[local_replica_index()])
+        has_samples = self._has_samples[local_replica_index()]
+
+        def dense(gradient):
+            if gradient is None:
+                return None
+            gradient = tf.convert_to_tensor(gradient)  # embeddings have tf.IndexedSlices
+            if has_samples is None:
+                return gradient
+            return tf.cond(has_samples, lambda: gradient, lambda: tf.zeros_like(gradient))
+
+        return [dense(gradient) for gradient in gradients]
 
     def apply(self, gradients: Sequence, trainable_variables: Sequence | None = None) -> tf.Tensor:
         """Takes a step with this replica's gradients, or refuses it together with all other replicas.
@@ -544,25 +554,6 @@ class CompressedSteps:
                 )
             self._names.append(name)
         return self.channels[positions]
-
-
-def of_samples(gradients: Sequence, has_samples: tf.Tensor | None) -> list:
-    """Returns gradients as dense tensors, zero if this replica has no sample; None stays None.
-
-    Args:
-      gradients: of a replica.
-      has_samples: bool scalar; None: it has samples.
-    """
-
-    def dense(gradient):
-        if gradient is None:
-            return None
-        gradient = tf.convert_to_tensor(gradient)  # embeddings have tf.IndexedSlices
-        if has_samples is None:
-            return gradient
-        return tf.cond(has_samples, lambda: gradient, lambda: tf.zeros_like(gradient))
-
-    return [dense(gradient) for gradient in gradients]
 
 
 def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> None:

@@ -183,17 +183,21 @@ class Loop:
         A checkpoint is saved before the pictures and the evaluation of its step. And a run may go on with fewer --steps
         than before, so that this step is the last one.
         """
-        step, last = self._step, self._step >= config.steps
+        step, last, is_flushed = self._step, self._step >= config.steps, False
         if last and self._job.config.compression.flush_residuals:
-            self._model.flush_residuals()  # changes nothing if the checkpoint was saved behind it
+            before = self._model.weight_digests()
+            self._model.flush_residuals()
+            is_flushed = not np.array_equal(self._model.weight_digests(), before)
+        if is_flushed:  # the checkpoint is from before, and so are the pictures and the figures of its step
             self._saved = None
         if last:
             self._check_weights()
             self._save()
-        if (due(step - 1, step, config.sample_every) or last) and not self._reporter.has_pictures(step):
-            self._reporter.sample(step)
+        if due(step - 1, step, config.sample_every) or last:
+            if is_flushed or not self._reporter.has_pictures(step):
+                self._reporter.sample(step)
         if due(step - 1, step, config.eval_every) or (last and config.eval_every):
-            self._evaluate(self._reporter.recorded_evaluation(step))
+            self._evaluate({} if is_flushed else self._reporter.recorded_evaluation(step))
 
     def _evaluate(self, figures=None):
         """The chief evaluates the averaged generator. The others wait for it as long as it gives signs of life.

@@ -119,7 +119,9 @@ class Reporter:
     def recorded_evaluation(self, step: int) -> report.Figures:
         """Returns the figures of the averaged generator at a step that `evaluate` has written before, else {}."""
         entries = read(self._folder / "metrics.jsonl") if self._active else []
-        of_step = (entry for entry in entries if entry["step"] == step and entry.get("generator") == "averaged")
+        of_step = (
+            entry for entry in reversed(entries) if entry["step"] == step and entry.get("generator") == "averaged"
+        )
         return next(of_step, {})
 
     def evaluate(self, step: int, evaluator: Evaluator, interrupting=contextlib.nullcontext) -> report.Figures:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.errors import UsageError
+from dqgan_tf.keras import fit
 from dqgan_tf.keras.nested import optimizers_of
 from tests.gan.local_strategy import local_strategy
 from tests.keras import small_models
@@ -563,6 +564,17 @@ def test_an_uncompressed_optimizer_takes_no_step_by_a_sample_that_is_none(multip
     assert "apply" not in vars(optimizer)
     model.fit(x, y + 1.0, verbose=0)  # d loss / d b = -2; the mean of replicas of which two have no row
     np.testing.assert_allclose(model.get_weights()[1], [1.0 + 0.1 * 2.0 / 3.0], rtol=1e-6)
+
+
+def test_gradients_of_no_samples_keep_their_kind():
+    """Keras' optimizers update the rows of an embedding by tf.IndexedSlices in another way than dense gradients."""
+    slices = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 3]), tf.constant([4, 1]))
+    for has_samples, factor in ((tf.constant(True), 1.0), (tf.constant(False), 0.0), (None, 1.0)):
+        masked = fit._of_samples(slices, has_samples)
+        assert isinstance(masked, tf.IndexedSlices) and masked.dense_shape is slices.dense_shape
+        np.testing.assert_array_equal(tf.convert_to_tensor(masked)[:, 0], [factor, 0.0, 0.0, 2.0 * factor])
+        np.testing.assert_array_equal(fit._of_samples(tf.constant([3.0, np.inf]), tf.constant(False)), [0.0, 0.0])
+    assert fit._of_samples(None, tf.constant(False)) is None
 
 
 def test_dense_layers_on_sequences(strategy):

@@ -58,7 +58,12 @@ def test_a_variable_of_two_optimizers_is_refused(strategy):
     with strategy.scope():
         model = small_models.mlp(strategy, adam())
         model.optimizer.build(model.trainable_variables)
-        model.other = opt.SGD(0.1)
+        model.other = opt.SGD(0.1)  # as the one that `compile` makes without an argument
+        model.other.build(model.trainable_variables)
+    model.fit(data(), verbose=0)
+    model.train_function = None
+    with strategy.scope():
+        model.other = dqgan_tf.compressed(opt.SGD(0.1), SIGN)
         model.other.build(model.trainable_variables[2:])
     with pytest.raises(
         UsageError, match="a variable needs an optimizer of its own: .*Received: .*kernel of 'adam.*' and"

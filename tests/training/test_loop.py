@@ -21,6 +21,7 @@ class Model:
     def __init__(self, skips_from=None, diverges_at=None):
         self.calls, self.step, self.drained = [], 0, 0
         self.skips_from, self.diverges_at = skips_from, diverges_at
+        self.held = 0  # in residuals
 
     def bytes_per_step(self, steps=None):
         """A step up to 12 sends 80 bytes, a later one 10."""
@@ -43,10 +44,11 @@ class Model:
 
     def weight_digests(self):
         other = self.diverges_at is not None and self.step >= self.diverges_at
-        return np.array([[1, 2], [1, 3 if other else 2]])
+        return np.array([[1, 2], [1, 3 if other else 2]]) + self.held
 
     def flush_residuals(self):
         self.calls.append("flush")
+        self.held = 0
 
     def drain_metrics(self, steps):
         self.drained += 1
@@ -319,15 +321,23 @@ class TestCatchUp:
         assert (seen.pictured, seen.evaluated) == ([10, 11], [11])
         assert seen.kept == [(10, "recall(x,n=7)", 0.5)]  # its end may have come before this
 
-    def test_a_run_that_ends_at_its_checkpoint(self):
-        """By fewer steps than before: residuals are flushed, and the weights that this makes are checked and saved."""
+    @pytest.mark.parametrize("held", [5, 0])
+    def test_a_run_that_ends_at_its_checkpoint(self, held):
+        """By fewer steps than before: residuals are flushed, and the weights that this makes are checked and saved.
+
+        A checkpoint from behind a flush is not written again: a kill would leave none.
+        """
         model = Model()
-        loop_, seen = make(model, 10, steps=10, eval_every=0)
+        model.held = held
+        loop_, seen = make(model, 10, evaluator=lambda: {"recall": 0.7}, steps=10, eval_every=5)
+        seen.pictured, seen.recorded = [10], {10: {"recall": 0.5}}  # of the weights before the flush
         config = loop_._job.config
         compression = dataclasses.replace(config.compression, flush_residuals=True)
         loop_._job.config = dataclasses.replace(config, compression=compression)
         assert loop_.run(iter(())) is None
-        assert model.calls == ["flush"] and (seen.saved, seen.pictured, seen.logged) == ([10], [10], [])
+        assert model.calls == ["flush"] and seen.logged == []
+        again = [10] if held else []
+        assert (seen.saved, seen.pictured, seen.evaluated) == (again, [10, *again], again)
         assert loop_._clock.figures() == {}
 
     def test_a_signal_in_it(self):
