@@ -127,7 +127,11 @@ class KerasFit(LoopModel):
             first, last = size * index // parts, size * (index + 1) // parts
             return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
 
-        dataset = tf.data.Dataset.from_tensors(batch) if parts == 1 else tf.data.Dataset.range(parts).map(part)
+        if parts > 1 or self._strategy.num_workers > 1:
+            # Of unknown length: a batch of another length would make one worker trace anew, and its collectives alone.
+            dataset = tf.data.Dataset.range(parts).map(part)
+        else:
+            dataset = tf.data.Dataset.from_tensors(batch)
         return iter(self._strategy.distribute_datasets_from_function(lambda _: dataset))
 
     def _check_skipped_in_row(self):

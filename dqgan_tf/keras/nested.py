@@ -56,7 +56,7 @@ def check_scaled(inner: keras.optimizers.Optimizer) -> None:
 def apply_scaled(optimizer: keras.optimizers.LossScaleOptimizer, gradients, variables=None) -> None:
     """`LossScaleOptimizer.apply` around a compressed optimizer: all replicas halve the scale when one overflows.
 
-    The inner optimizer refuses a step that is not finite anywhere. Clipping by value would make an infinite gradient
+    The inner optimizer skips a step that is not finite anywhere. Clipping by value would make an infinite gradient
     finite again, so an overflow makes one of the gradients NaN.
 
     Raises:

@@ -293,7 +293,7 @@ class CompressedSteps:
         return [dense(gradient) for gradient in gradients]
 
     def apply(self, gradients: Sequence, trainable_variables: Sequence | None = None) -> tf.Tensor:
-        """Takes a step with this replica's gradients, or refuses it together with all other replicas.
+        """Takes a step with this replica's gradients, or skips it together with all other replicas.
 
         Gradients are of a loss that was divided by the number of replicas, as Keras does it. Replica context.
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import types
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from dqgan_tf.config import CompressionConfig, LossConfig, NetworkConfig, Optimi
 from dqgan_tf.distribute.replica_local import first_local_value
 from dqgan_tf.errors import TrainingError, UsageError
 from dqgan_tf.gan import inputs, losses, networks, steps
-from dqgan_tf.gan.fit import Optimizers
+from dqgan_tf.gan.fit import KerasFit, Optimizers
 from dqgan_tf.gan.model import DQGAN
 from tests.gan.local_strategy import local_strategy
 
@@ -362,6 +363,19 @@ def test_a_batch_gives_every_replica_a_sample_if_it_has_enough(rows, replicas):
     model = build(local_strategy(replicas))
     assert np.all(np.isfinite(model.train_on_batch(REAL[:rows])))
     assert int(model.skipped.numpy()) == 0
+
+
+@pytest.mark.parametrize("devices, workers", [(1, 2), (2, 1), (1, 1)])
+def test_the_length_of_a_batch_is_unknown_to_the_step_of_several_replicas(devices, workers):
+    """Workers whose batches differ in length must not trace anew one by one: the new collectives would not meet."""
+    strategy = types.SimpleNamespace(
+        local_devices=["CPU:0"] * devices,
+        num_workers=workers,
+        distribute_datasets_from_function=lambda make: make(None),
+    )
+    parts = KerasFit._iterator_of(types.SimpleNamespace(_strategy=strategy), REAL[:5], None)
+    assert parts.element_spec.shape.as_list() == [5 if devices == workers == 1 else None, 2]
+    np.testing.assert_array_equal(np.concatenate(list(parts)), REAL[:5])
 
 
 @pytest.mark.parametrize("total_steps", [float("inf"), float("nan"), -1, True, "100"])
