@@ -116,11 +116,16 @@ class Sparse(Compressor):
 
     def mean_of_payloads(self, payloads, n):
         """Adds the values to zeros. A sum of zeros is +0; the sum of the decoded vectors could be -0."""
-        total = tf.zeros([self.extent(n)])
-        for payload in payloads:
-            values, indices = self.decode_sparse(payload, n)
-            total = tf.tensor_scatter_nd_add(total, indices[:, None], values)
-        return total[:n] * (1.0 / len(payloads))
+        stacked = tf.nest.map_structure(lambda *fields: tf.stack(fields), *payloads)
+
+        def add(m, total):
+            values, indices = self.decode_sparse(tf.nest.map_structure(lambda field: field[m], stacked), n)
+            return m + 1, tf.tensor_scatter_nd_add(total, indices[:, None], values)
+
+        # A loop and not M copies of the same operations, whose time to trace and to compile would grow with M.
+        count, start = len(payloads), (tf.constant(0), tf.zeros([self.extent(n)]))
+        total = tf.while_loop(lambda m, _: m < count, add, start, maximum_iterations=count)[1]
+        return total[:n] * (1.0 / count)
 
     def scales(self, payload, n):
         spec = self.values.payload_spec(self.k(n))

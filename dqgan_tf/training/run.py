@@ -116,7 +116,9 @@ def _train(job, checkpoints, stop):
             "replica starts from the mean of the old residuals, directions and moments; see docs/operations.md."
         )
     if restored.step == 0:
-        reporter.say("The first call traces and compiles the step, which takes about half a minute.")
+        several = strategy.num_replicas_in_sync > strategy.num_workers
+        longer = ", with several replicas on one worker longer" if several else ""
+        reporter.say(f"The first call traces and compiles the step, which takes about half a minute{longer}.")
     if config.evaluation.best_figure != "none" and not config.train.eval_every:
         reporter.say("--best_figure: an evaluator chooses the best checkpoint, because this run has --eval_every=0.")
     loop = Loop(job, checkpoints, reporter, stop, restored.step, evaluator)

@@ -194,3 +194,34 @@ def learn(packet, learned, outcomes):
                 variable.assign(outcomes[replica].learned[place])
             else:
                 variable.assign(packet.vectors[place].compressor.next_state(variable, tf.add_n(histograms)))
+
+
+@pytest.mark.parametrize("spec", ["topk:fraction=0.01", "randomk:fraction=0.01"])
+def test_two_steps_of_more_replicas_trace_about_as_many_operations(spec):
+    """1.2 times as many for eight as for two, the parts of the packets; copies for every shard were three times."""
+    of_two, of_eight = (_operations(_exchange_of_zeros(spec, replicas)) for replicas in (2, 8))
+    assert of_two > 1000
+    assert of_eight < 1.5 * of_two
+
+
+def _exchange_of_zeros(spec, replicas, size=40_001):
+    """Returns a function of no arguments that runs one exchange of zeros."""
+    vectors = [Vector("v", compressors.get(spec), ((size,),), (0,))]
+    settings = lockstep.settings(replicas, block=blocks.CPU_BLOCK)
+    (packet,), _ = lockstep.build("two_step", vectors, settings)
+    streams = tf.constant(exchange_cases.stream(0, 0)), tf.constant(exchange_cases.common_stream(0))
+    generator = packet.reduce([tf.zeros([size])], 0, 0, Seeds(*streams))
+
+    def exchange():
+        rows = next(generator).value
+        words = generator.send([rows[0]] * replicas).value
+        with pytest.raises(StopIteration):
+            generator.send([words] * replicas)
+
+    return exchange
+
+
+def _operations(function):
+    """Returns the number of operations that a function of tensors traces, those of its functions included."""
+    graph = tf.function(function, autograph=False).get_concrete_function().graph.as_graph_def()
+    return len(graph.node) + sum(len(inner.node_def) for inner in graph.library.function)

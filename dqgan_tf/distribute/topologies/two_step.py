@@ -162,16 +162,26 @@ def _encode_shards(update, residual, binding, seed, *, key, block, group_size):
         encoded = error_feedback.encode(compressor, x, e, seed, block=block)
         rows = tf.concat([shards.payload_rows(field) for field in encoded.payload], 1)
         error, energies = encoded.residual, encoded.energies
-    else:  # one encoding per shard
-        residuals = [None] * group_size if e is None else tf.split(e, group_size)
-        encoded = [
-            error_feedback.encode(compressor, shard, residual_k, seed + [k * _SHARD_STREAM % 2**31, 0], block=block)
-            for k, (shard, residual_k) in enumerate(zip(tf.split(x, group_size), residuals, strict=True))
-        ]
-        rows = tf.stack([to_wire(of_shard.payload) for of_shard in encoded])
-        error = None if e is None else tf.concat([of_shard.residual for of_shard in encoded], 0)
-        energies = tf.add_n([of_shard.energies for of_shard in encoded])
+    else:
+        rows, error, energies = _encode_each(compressor, x, e, seed, shards, block)
     return rows, None if error is None else error[: key.size], energies, histogram(key, update, residual)
+
+
+def _encode_each(compressor, x, e, seed, shards, block):
+    """Returns (words, residual, energies) of one encoding per shard.
+
+    A loop of XLA: the time to trace and to compile it does not grow with M.
+    """
+    x, e = (None if vector is None else tf.reshape(vector, [shards.count, shards.size]) for vector in (x, e))
+
+    def encode_shard(k):
+        stream = tf.bitwise.bitwise_and(k * _SHARD_STREAM, 2**31 - 1)
+        residual = None if e is None else e[k]
+        encoded = error_feedback.encode(compressor, x[k], residual, seed + tf.stack([stream, 0]), block=block)
+        return to_wire(encoded.payload), tf.zeros([0]) if e is None else encoded.residual, encoded.energies
+
+    rows, errors, energies = tf.map_fn(encode_shard, tf.range(shards.count), fn_output_signature=(tf.float32,) * 3)
+    return rows, None if e is None else tf.reshape(errors, [-1]), tf.add_n(tf.unstack(energies))
 
 
 @compiled
@@ -211,6 +221,16 @@ def _encode_averages(averages, own, bindings, seeds, *, keys, block, group_size)
     return tf.concat(words, 0), errors
 
 
+def _decode_each(compressor, payloads, size):
+    """Returns float32 [size] of each payload, by a loop as in `_encode_each` unless XLA fuses decoding with its use."""
+    if compressor.block_multiple:
+        return [compressor.decode(payload, size) for payload in payloads]
+    stacked = tf.nest.map_structure(lambda *fields: tf.stack(fields), *payloads)
+    return tf.unstack(
+        tf.map_fn(lambda payload: compressor.decode(payload, size), stacked, fn_output_signature=tf.float32)
+    )
+
+
 @compiled
 def _decode_averages(rows, bindings, residuals, errors, rank, *, keys):
     """Returns (means, whether all shards are bounded, residuals with the errors of this replica's shards)."""
@@ -220,7 +240,7 @@ def _decode_averages(rows, bindings, residuals, errors, rank, *, keys):
         layout, bindings, _payloads(rows, layout), residuals, errors, strict=True
     ):
         compressor = _of_mean(key, binding)
-        means.append(shards.join([compressor.decode(payload, shards.size) for payload in payloads])[: key.size])
+        means.append(shards.join(_decode_each(compressor, payloads, shards.size))[: key.size])
         scales += [scale for payload in payloads for scale in compressor.scales(payload, shards.size)]
         if residual is not None:
             residual = shards.with_shard(shards.pad(residual), error, rank)[: key.size]
