@@ -70,8 +70,8 @@ class Channel:
         s^m <- s^m + a (p^m - r^m);   sbar <- mean of s^m;   e^m <- r^m
 
     `topologies` computes q, with the same bits on all replicas. If `p` of any replica is not finite or a scale reaches
-    `float_bits.LARGEST_SCALE`, `accepted` is False on all replicas after the call and no residual changes: the callers
-    must skip the step together.
+    `float_bits.LARGEST_SCALE` (in the two-step exchange a scale of the mean), `accepted` is False on all replicas after
+    the call and no residual changes: the callers must skip the step together.
 
     If `Collectives.is_hierarchical`, m is the index of a host, and x^m is the exact mean over the replicas of host m.
     These replicas have equal residuals.
@@ -88,6 +88,7 @@ class Channel:
       streams: per local replica, the number of its stream of random numbers.
       seed: seed of stochastic rounding; random numbers are a function of (seed, stream, number of calls).
       topology, packet_mb, allow_non_contractive: see `CompressionConfig`.
+      threads: into how many slices a large packet is cut; the same on all workers, which decode slice by slice.
       options: communication options of the strategy.
 
     Attributes:
@@ -117,6 +118,7 @@ class Channel:
         topology: str,
         packet_mb: float,
         allow_non_contractive: bool,
+        threads: int,
         options: CompressionOptions,
     ):
         _check_vectors(name, vectors)
@@ -139,7 +141,6 @@ class Channel:
         on_cpu = "CPU" in devices[0]
         settings = PacketSettings(size, error_feedback, blocks.CPU_BLOCK if on_cpu else None, tuple(devices), shift)
         packet_values = max(1, int(packet_mb * 2**18)) if packet_mb else self.dense_bytes // 4  # 2**18 values are 1 MiB
-        threads = max(1, _intra_op_threads() // len(devices)) if on_cpu else 1
         self.packets = choice.build(topology_of_vectors, vectors, self._learned, settings, packet_values, threads)
         self._mean_shifts = [ReplicaLocal(devices, shape, "mean_shift") if shift else None for shape in self._shapes]
         self.calls = ReplicaLocal(devices, [], "calls", tf.int64)
@@ -415,10 +416,16 @@ def _initial_state(vector, devices):
     return state
 
 
-def _intra_op_threads():
-    """Returns the number of threads of TensorFlow's kernels: as set in Python or in the environment, else all CPUs."""
+def encoding_threads(devices: Sequence[str]) -> int:
+    """Returns how many threads of this process encode for one of the local replicas on these devices.
+
+    On CPUs they are those of TensorFlow's kernels: as set in Python or in the environment, else all CPUs.
+    """
+    if "CPU" not in devices[0]:
+        return 1
     configured = tf.config.threading.get_intra_op_parallelism_threads()
-    return configured or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or len(os.sched_getaffinity(0))
+    configured = configured or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or len(os.sched_getaffinity(0))
+    return max(1, configured // len(devices))
 
 
 def _check_vectors(name, vectors):

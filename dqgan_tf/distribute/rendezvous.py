@@ -194,7 +194,7 @@ class _Meeting:
                 return
             answer = ""
             with contextlib.suppress(OSError, ValueError):
-                answer = self._call(self._me)["token"]
+                answer = self._call(self._me).get("token")
             if answer == self._token:
                 return
             if not _is_name(address) or time.monotonic() - start > _NAME_SECONDS:
@@ -263,6 +263,8 @@ class _Meeting:
                 raise _RefusedError(answer["refused"])
             if "later" in answer:
                 raise ConnectionError(answer["later"])
+            if not isinstance(answer.get("missing"), list):
+                raise ValueError(f"not an answer of worker 0: {answer!r}")
             self._wait(notice, self._names([worker for worker in answer["missing"] if worker != self._me] or [0]))
 
     def _accept(self):
@@ -329,7 +331,7 @@ class _Meeting:
             return f"its TF_CONFIG holds the cluster {cluster}, that of worker 0 holds {self._addresses}."
         named = f"{self._addresses[worker]}, its address in TF_CONFIG"
         try:
-            answer = self._call(worker)["token"]
+            answer = self._call(worker).get("token")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             return self._unless_stale(worker, f"worker 0 cannot reach it at {named}: {reason}.", error)

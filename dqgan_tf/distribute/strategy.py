@@ -1,6 +1,8 @@
 """A MultiWorkerMirroredStrategy with compressed channels."""
 
 import contextlib
+import itertools
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +12,11 @@ import tensorflow as tf
 from dqgan_tf import config
 from dqgan_tf.config import CompressionConfig
 from dqgan_tf.distribute import rendezvous, tf_config
-from dqgan_tf.distribute.channel import Channel, plain_options
+from dqgan_tf.distribute.channel import Channel, encoding_threads, plain_options
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.distribute.transport.transports import Transports
-from dqgan_tf.errors import UsageError
+from dqgan_tf.errors import LostConnectionError, PeerLostError, UsageError
 from dqgan_tf.private_tensorflow import (
     ClusterPlace,
     WorkerStrategy,
@@ -23,9 +25,16 @@ from dqgan_tf.private_tensorflow import (
     joined_silence_seconds,
     other_threads_run,
 )
+from dqgan_tf.tensorflow_texts import first_line
 
 # Types that CollectiveGatherV2 does not take (TensorFlow 2.21.0) -> a type that it takes and that holds their values.
 _GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16), tf.int32)
+# Number of strategies that this process has built, part of the name of a message board: all workers build them in the
+# same order.
+_strategies = itertools.count()
+_BOARD_SECONDS = (
+    600.0  # how long a worker that opens a channel waits for the others, or --start_timeout if that is longer
+)
 
 
 class CompressedStrategy(WorkerStrategy):
@@ -98,6 +107,9 @@ class CompressedStrategy(WorkerStrategy):
         self._channels: dict[str, Channel] = {}
         self._options = options
         self._silence_seconds = silence_timeout
+        self._board = self.message_board(f"strategy/{next(_strategies)}")
+        self._board_seconds = max(_BOARD_SECONDS, start_timeout)
+        self._threads = self._agree_on_threads(start_timeout)
         self._transports = Transports(
             self._place, self.local_devices, self.launchers(), self.new_launcher, options, silence_timeout
         )
@@ -122,13 +134,29 @@ class CompressedStrategy(WorkerStrategy):
         compressed: these are added up over all replicas.
 
         Raises:
-          UsageError: the name is taken, a value is out of bounds, a transport does not fit; or see `Channel`.
+          UsageError: the name is taken, a value is out of bounds, a transport does not fit, another worker has other
+            arguments; or see `Channel`.
+          LostConnectionError, tf.errors.OpError: another worker is lost, or does not open the channel.
         """
         for setting, value in (("packet_mb", packet_mb), ("shift", shift)):
             config.check_setting(f"compression.{setting}", value)
         config.check_shift(shift, error_feedback)
         if name in self._channels:
             raise UsageError(f"Channel {name!r} is open already.")
+        self._check_agreement(
+            name,
+            {
+                "compressors": [f"{v.compressor.spec} of {v.size} values" for v in vectors],
+                "mean_compressors": [v.mean_compressor and v.mean_compressor.spec for v in vectors],
+                "weights": [[v.weights, v.shapes, v.order] for v in vectors],
+                "error_feedback": error_feedback,
+                "shift": shift,
+                "seed": seed,
+                "topology": topology,
+                "packet_mb": packet_mb,
+                "transport": transport,
+            },
+        )
         replicas = len(self.local_devices)
         compressed = not all(vector.is_exact for vector in vectors)
         by_host = topology == "auto" and self.num_workers > 1 and replicas > 1 and compressed
@@ -143,6 +171,7 @@ class CompressedStrategy(WorkerStrategy):
             packet_mb=packet_mb,
             allow_non_contractive=allow_non_contractive,
             devices=self.local_devices,
+            threads=self._threads,
             collectives=self._transports.collectives(transport, hierarchical),
             streams=[self.worker_index] * replicas if hierarchical else self.local_replica_ids,
             options=self._options,
@@ -156,9 +185,7 @@ class CompressedStrategy(WorkerStrategy):
     def transport_of(self, transport: str) -> str:
         """Returns what carries packets between workers under this value of `CompressionConfig.transport`, as a value
         other than `auto`."""
-        if self._transports.uses_sockets(transport):
-            return "sockets"
-        return "ring" if transport == "auto" else transport
+        return self._transports.name_of(transport)
 
     def close_channel(self, name: str) -> None:
         """Forgets a channel and its residuals."""
@@ -183,7 +210,7 @@ class CompressedStrategy(WorkerStrategy):
                 )
 
     def close(self) -> None:
-        """Closes the connections to other workers, after everything that was handed over is sent."""
+        """Sends what was handed over to the other workers, for up to 3 s, and closes the connections."""
         self._transports.close()
 
     def reduce_in_channel(
@@ -203,6 +230,39 @@ class CompressedStrategy(WorkerStrategy):
             return super().gather(value, axis)
         carried = tf.nest.map_structure(lambda v: tf.cast(v, _GATHERED_AS[dtype]), value, expand_composites=True)
         return tf.cast(super().gather(carried, axis), dtype)
+
+    def _agree_on_threads(self, timeout_seconds: float) -> int:
+        """Returns the smallest number of encoding threads of a worker.
+
+        It decides how packets are cut into slices, so a worker with another number would misread what it receives.
+        """
+        own = [tf.DeviceSpec.from_string(self.local_devices[0]).device_type, encoding_threads(self.local_devices)]
+        try:
+            texts = self._board.exchange("threads", json.dumps(own), timeout_seconds)
+        except (tf.errors.OpError, LostConnectionError) as error:
+            raise PeerLostError(
+                f"Worker {self.worker_index} lost another worker at the start ({first_line(error)})."
+            ) from None
+        kinds, threads = zip(*map(json.loads, texts), strict=True)
+        if other := next((index for index, kind in enumerate(kinds) if kind != kinds[0]), None):
+            raise UsageError(
+                "The replicas of all workers must run on one kind of device; CUDA_VISIBLE_DEVICES=-1 hides GPUs. "
+                f"Received: {kinds[0]} on worker 0, {kinds[other]} on worker {other}"
+            )
+        return min(threads)
+
+    def _check_agreement(self, name: str, arguments: dict[str, Any]) -> None:
+        """Refuses arguments that another worker does not have: it would misread what it receives, or wait."""
+        own = {key: repr(value) for key, value in arguments.items()}
+        texts = self._board.exchange("channel", json.dumps(own), self._board_seconds)
+        first, *others = map(json.loads, texts)
+        for index, other in enumerate(others, 1):
+            for key in first:
+                if other[key] != first[key]:
+                    raise UsageError(
+                        f"All workers must open channel {name!r} with the same arguments. Received: "
+                        f"{key}={_shortened(first[key])} on worker 0, {key}={_shortened(other[key])} on worker {index}"
+                    )
 
     @property
     def is_chief(self) -> bool:
@@ -233,6 +293,10 @@ class CompressedStrategy(WorkerStrategy):
     @property
     def _place(self) -> ClusterPlace:
         return cluster_place(self)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:

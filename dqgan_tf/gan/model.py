@@ -445,9 +445,10 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return volume
 
     def weight_digests(self) -> np.ndarray:
-        """Returns `_digest` of the weights of every replica, int32 [M, 2], on every worker."""
+        """Returns `_digest` of the weights of every replica, int32 [M, 2], by its number, on every worker."""
         self.check_compiled()
-        return self._first_local(self._digests()).numpy()
+        rows = self._first_local(self._digests()).numpy()
+        return rows[np.argsort(rows[:, 0]), 1:]
 
     def generate(self, latent: tf.Tensor, labels: Any = None, *, use_ema: bool = True) -> tf.Tensor:
         """Returns G(latent) or G(latent, labels), float32 [batch, *shape], by the averaged or the raw generator.
@@ -748,8 +749,11 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         return {"learning_rate/generator": float(rates[0]), "learning_rate/discriminator": float(rates[1])}
 
     def _replica_digest(self):
+        """Returns int32 [M, 3], number and digest of every replica, in TensorFlow's order: 10 comes before 2."""
         weights = [v.value for p in self._players for v in p.network.trainable_variables]
-        return tf.distribute.get_replica_context().all_gather(_digest(weights)[tf.newaxis], axis=0)
+        context = tf.distribute.get_replica_context()
+        row = tf.concat([[tf.cast(context.replica_id_in_sync_group, tf.int32)], _digest(weights)], 0)
+        return context.all_gather(row[tf.newaxis], axis=0)
 
     def _first_local(self, value):
         return self._strategy.experimental_local_results(value)[0]

@@ -179,7 +179,7 @@ def test_no_bit_depends_on_the_number_of_threads(strategy, topology, monkeypatch
     slices = []
     received = []
     for threads in (1, 5):  # a fifth would be shorter than a granule, and is joined to the fourth
-        monkeypatch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda threads=threads: threads * REPLICAS)
+        monkeypatch.setattr(strategy, "_threads", threads)
         digests, (packet,), _ = exchanged(strategy, LINEAR, topology, 0.0)
         received.append(digests)
         slices.append(len(packet.slices))

@@ -16,7 +16,7 @@ N = 4096
 DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"
 
 
-def graph_of(topology, packet_mb=4 * N / 2**20):
+def graph_of(topology, packet_mb=4 * N / 2**20, threads=1):
     """The graph of a mean of two vectors, a packet each, of which the second exists late, with a clock before it."""
     compressor = compressors.get("linear:bits=4,bucket=512")
     channel = Channel(
@@ -30,6 +30,7 @@ def graph_of(topology, packet_mb=4 * N / 2**20):
         seed=0,
         packet_mb=packet_mb,
         allow_non_contractive=False,
+        threads=threads,
         options=CompressionOptions(),
     )
     assert len(channel.packets) == (2 if packet_mb else 1)
@@ -95,8 +96,7 @@ def test_slices_of_one_packet_are_encoded_at_once(monkeypatch):
     """On as many threads as there are: a slice that waited for another one would leave a thread idle."""
     monkeypatch.setattr(choice, "_SMALLEST_SLICE", 512)
     monkeypatch.setattr(choice.blocks, "CPU_BLOCK", 512)
-    monkeypatch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda: 4)
-    graph = graph_of("all_gather", packet_mb=0)
+    graph = graph_of("all_gather", packet_mb=0, threads=4)
     encodings = kernels_before(graph, sockets_of(graph)[0])
     assert len(encodings) == 4
     for op in encodings:

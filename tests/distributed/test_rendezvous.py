@@ -146,13 +146,16 @@ class TestNotices:
         with pytest.raises(PeerLostError, match="worker 0 at chief.invalid:2222: .*(not known|resolution)"):
             workers.start(("chief.invalid:2222", *addresses[1:]), 1, seconds=0.3).result(30)
 
-    def test_another_program_at_the_address_of_worker_0(self, addresses, workers):
+    @pytest.mark.parametrize(
+        "lines", [b"\x00\x00\x06\x04\n", b'{"worker": 0}\n{}\n', b'{"worker": 0}\n{"missing": 1}\n']
+    )
+    def test_another_program_at_the_address_of_worker_0(self, addresses, workers, lines):
         host, _, port = addresses[0].rpartition(":")
 
         def answer(other):
             with contextlib.suppress(OSError):
                 while True:
-                    other.accept()[0].sendall(b"\x00\x00\x06\x04\n")
+                    other.accept()[0].sendall(lines)
 
         with socket.create_server((host, int(port))) as other:
             threading.Thread(target=answer, args=[other], daemon=True).start()

@@ -35,14 +35,14 @@ CUTS = {"whole": (0, 1, 10**6), "cut": (256, 4, 1)}
 
 
 @contextlib.contextmanager
-def cut(name):
+def cut(strategy, name):
     """While a model is compiled: the constants by which it is cut."""
     _, threads, run_values = CUTS[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CPU_BLOCK", BLOCK)
         patch.setattr(adaptive, "_SAMPLE", 200)  # the histogram counts every second bucket
         patch.setattr(choice, "_SMALLEST_SLICE", 1)
-        patch.setattr("dqgan_tf.distribute.channel._intra_op_threads", lambda: threads)
+        patch.setattr(strategy, "_threads", max(1, threads // len(strategy.local_devices)))
         patch.setattr(player, "_CHUNK_VALUES", run_values)
         yield
 
@@ -78,7 +78,7 @@ class Run:
             discriminator += [dense(1, name="d3")]
             self.model = DQGAN(keras.Sequential(generator), keras.Sequential(discriminator), seed=5)
         optimizer = OptimizerConfig(direction="adam", learning_rate_g=0.02, learning_rate_d=0.01)
-        with cut(name):
+        with cut(strategy, name):
             self.model.compile(optimizer, self.config.compression)
         self.train(0, SAVED)
         self.checkpoints(self.folder).save(SAVED)

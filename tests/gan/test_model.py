@@ -142,6 +142,12 @@ class TestEqualReplicas:
         assert np.all(tampered[1] != digests[1])  # an odd factor keeps any difference
         assert np.array_equal(model.weight_digests(), digests)
 
+    def test_digests_are_in_the_order_of_the_replicas(self, model, monkeypatch):
+        """TensorFlow gathers rows in the order of the texts of device names: replica 10 comes before replica 2."""
+        rows = [[number, number + 100, number + 200] for number in (0, 1, 10, 2)]
+        monkeypatch.setattr(model, "_digests", lambda: tf.constant(rows))
+        assert model.weight_digests()[:, 0].tolist() == [100, 101, 102, 110]
+
     def test_batch_norm_statistics_are_the_mean_over_replicas(self, strategy, model):
         """Moving moments are linear in the batch's: with momentum .99 over replicas, s <- .99 s + .01 mean_m(b_m)."""
         iterator = served(strategy, images(2))

@@ -41,6 +41,7 @@ class Outcome(NamedTuple):
 
     means: q as pairs (range of a vector, float32 [size]); the ranges cover the packet's slices. Equal on all replicas.
     bounded: bool scalar, equal on all replicas: every update is finite, every scale below `float_bits.LARGEST_SCALE`.
+      In the two-step exchange the scales are those of the mean.
     energies: float32 [3] per slice; see `error_feedback.Encoded`.
     residuals: new residual per slice, float32 [size]; None if there is none, or if `_encode_slice` has written it into
       the spare variable, from which `Packet.commit` takes it.

@@ -150,7 +150,7 @@ class SocketCollectives(Collectives):
     `begin` takes the next tag while the graph is built: all processes must build the same calls in the same order.
 
     The connections are closed by `close`, when nothing refers to this object any more, or when the interpreter ends:
-    always after everything that was handed over is sent.
+    what was handed over is sent before, for up to 3 s.
 
     Args:
       connections: `Connection`, or any object with its methods, by worker index.

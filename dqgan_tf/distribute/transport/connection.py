@@ -92,7 +92,7 @@ def connect(
 
 
 def close_all(connections: Iterable[Connection]) -> None:
-    """Sends what was handed over, closes, and waits up to 3 s until the other workers have closed, too."""
+    """Sends what was handed over and closes, and waits for that and for the other workers to close, up to 3 s."""
     deadline = time.monotonic() + _CLOSING_SECONDS
     for connection in connections:
         connection.close()
@@ -291,7 +291,7 @@ class Connection:
         return message
 
     def close(self) -> None:
-        """Starts to close. What was handed over is still sent; `join` waits for it."""
+        """Starts to close. What was handed over is still sent until the deadline of `join`."""
         with self._handed_over:
             self._closing = True
             self._handed_over.notify()

@@ -119,8 +119,18 @@ class Transports:
             return True
         return single and not on_gpu and not self._options_name_an_implementation()
 
+    def name_of(self, transport: str) -> str:
+        """Returns what carries packets between workers under this setting, as a value other than `auto`."""
+        if self.uses_sockets(transport):
+            return "sockets"
+        on_gpu = "GPU" in self._devices[0]
+        name = implementation_of(transport, on_gpu and not self._options_name_an_implementation())
+        if name == "AUTO" and self._options_name_an_implementation():
+            name = self._options.implementation.value
+        return "ring" if name == "AUTO" else name.lower()  # TensorFlow's AUTO is a ring
+
     def close(self) -> None:
-        """Closes the connections after everything that was handed over is sent. Their collectives fail afterwards."""
+        """Sends what was handed over, for up to 3 s, and closes the connections. Their collectives fail afterwards."""
         if self._socket_collectives is not None:
             self._socket_collectives.close()
 

@@ -60,6 +60,23 @@ def opened(monkeypatch):
     return made
 
 
+@pytest.mark.parametrize(
+    ("arguments", "transport", "name"),
+    [
+        ((CPUS[:1],), "auto", "sockets"),
+        ((CPUS[:2],), "auto", "ring"),
+        ((GPUS[:1],), "auto", "nccl"),
+        ((GPUS[:2],), "ring", "ring"),
+        ((CPUS[:1], None, "RING"), "auto", "ring"),
+        ((GPUS[:1], None, "RING"), "auto", "ring"),
+        ((GPUS[:1], None, "NCCL"), "auto", "nccl"),
+        ((GPUS[:1], None, "RING"), "nccl", "nccl"),
+    ],
+)
+def test_the_name_of_what_is_used(arguments, transport, name):
+    assert made(*arguments).name_of(transport) == name
+
+
 class TestChoice:
     @pytest.mark.parametrize(
         ("arguments", "transport", "expected"),

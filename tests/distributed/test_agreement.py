@@ -1,0 +1,60 @@
+"""Workers that open a channel with different arguments: both refuse it, and go on with the next one."""
+
+import json
+
+from tests.distributed import cluster
+
+PROGRAM = """
+import json
+
+import tensorflow as tf
+
+import dqgan_tf
+from dqgan_tf.distribute import layout
+
+strategy = dqgan_tf.CompressedStrategy()
+mine = strategy.worker_index
+
+
+def opened(name, spec="randomk:fraction=0.1", shape=(64,), **options):
+    vectors = layout.vectors("w", names=["w"], shapes=[shape], compressor=dqgan_tf.compressors.get(spec))
+    try:
+        return strategy.open_channel(name, vectors, **options)
+    except dqgan_tf.errors.UsageError as error:
+        return str(error)
+
+
+found = [
+    opened("a", seed=mine),
+    opened("b", spec=("sign:bucket=32", "sign:bucket=64")[mine]),
+    opened("c", shape=((64,), (8, 8))[mine]),
+    opened("d", transport=("ring", "sockets")[mine]),
+]
+channel = opened("e")
+
+
+@tf.function
+def mean(values):
+    return strategy.run(
+        lambda: tf.distribute.get_replica_context().all_reduce("mean", [values], options=channel.options)
+    )
+
+
+sums = [float(tf.reduce_sum(tf.abs(mean(tf.ones([64]))[0])))]
+strategy.close()
+print(json.dumps(found + sums))
+"""
+
+
+def test_both_refuse_it(tmp_path):
+    workers = cluster.run(["-c", PROGRAM], tmp_path)
+    first, second = (json.loads(log.read_text().splitlines()[-1]) for log in workers.logs)
+    assert first == second
+    seeds, specs, shapes, transports, total = first
+    assert seeds == (
+        "All workers must open channel 'a' with the same arguments. Received: seed=0 on worker 0, seed=1 on worker 1"
+    )
+    assert "compressors=['sign:bucket=32 of 64 values'] on worker 0" in specs
+    assert "weights=[[(0,), ((64,),), 0]] on worker 0, weights=[[(0,), ((8, 8),), 0]] on worker 1" in shapes
+    assert "transport='ring' on worker 0, transport='sockets' on worker 1" in transports
+    assert total > 0
