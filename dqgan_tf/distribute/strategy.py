@@ -29,8 +29,8 @@ from dqgan_tf.tensorflow_texts import first_line
 
 # Types that CollectiveGatherV2 does not take (TensorFlow 2.21.0) -> a type that it takes and that holds their values.
 _GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16), tf.int32)
-# Number of strategies that this process has built, part of the name of a message board: all workers build them in the
-# same order.
+# Number of strategies of several workers that this process has built, part of the name of a message board: all workers
+# build them in the same order.
 _strategies = itertools.count()
 _BOARD_SECONDS = (
     600.0  # how long a worker that opens a channel waits for the others, or --start_timeout if that is longer
@@ -72,8 +72,9 @@ class CompressedStrategy(WorkerStrategy):
         strategies of a process must have the same: TensorFlow sends a heartbeat every half of the sender's limit.
 
     Raises:
-      UsageError: fewer logical CPUs than replicas; another silence_timeout than that of the first strategy; TF_CONFIG,
-        or the cluster of `cluster_resolver`, cannot be used: see `tf_config.read`, `rendezvous.meet`.
+      UsageError: other devices, replicas or communication options on another worker; fewer logical CPUs than replicas;
+        another silence_timeout than that of the first strategy; TF_CONFIG, or the cluster of `cluster_resolver`, cannot
+        be used: see `tf_config.read`, `rendezvous.meet`.
       PeerLostError: a worker did not come in time.
     """
 
@@ -107,7 +108,7 @@ class CompressedStrategy(WorkerStrategy):
         self._channels: dict[str, Channel] = {}
         self._options = options
         self._silence_seconds = silence_timeout
-        self._board = self.message_board(f"strategy/{next(_strategies)}")
+        self._board = self.message_board(f"strategy/{next(_strategies) if self.num_workers > 1 else 0}")
         self._board_seconds = max(_BOARD_SECONDS, start_timeout)
         self._threads = self._agree_on_threads(start_timeout)
         self._transports = Transports(
@@ -155,6 +156,7 @@ class CompressedStrategy(WorkerStrategy):
                 "topology": topology,
                 "packet_mb": packet_mb,
                 "transport": transport,
+                "allow_non_contractive": allow_non_contractive,
             },
         )
         replicas = len(self.local_devices)
@@ -232,23 +234,32 @@ class CompressedStrategy(WorkerStrategy):
         return tf.cast(super().gather(carried, axis), dtype)
 
     def _agree_on_threads(self, timeout_seconds: float) -> int:
-        """Returns the smallest number of encoding threads of a worker.
+        """Compares what must be alike, and returns the smallest number of encoding threads of a worker.
 
         It decides how packets are cut into slices, so a worker with another number would misread what it receives.
         """
-        own = [tf.DeviceSpec.from_string(self.local_devices[0]).device_type, encoding_threads(self.local_devices)]
+        own = {
+            "replicas on": tf.DeviceSpec.from_string(self.local_devices[0]).device_type,
+            "replicas per worker": len(self.local_devices),
+            "communication implementation": self._options.implementation.value,
+        }
         try:
-            texts = self._board.exchange("threads", json.dumps(own), timeout_seconds)
+            texts = self._board.exchange(
+                "start", json.dumps([own, encoding_threads(self.local_devices)]), timeout_seconds
+            )
         except (tf.errors.OpError, LostConnectionError) as error:
             raise PeerLostError(
                 f"Worker {self.worker_index} lost another worker at the start ({first_line(error)})."
             ) from None
-        kinds, threads = zip(*map(json.loads, texts), strict=True)
-        if other := next((index for index, kind in enumerate(kinds) if kind != kinds[0]), None):
-            raise UsageError(
-                "The replicas of all workers must run on one kind of device; CUDA_VISIBLE_DEVICES=-1 hides GPUs. "
-                f"Received: {kinds[0]} on worker 0, {kinds[other]} on worker {other}"
-            )
+        (first, *others), threads = zip(*map(json.loads, texts), strict=True)
+        for index, other in enumerate(others, 1):
+            for key in first:
+                if other[key] != first[key]:
+                    self._board.leave()
+                    raise UsageError(
+                        "The strategies of all workers must be alike; CUDA_VISIBLE_DEVICES=-1 hides GPUs. Received: "
+                        f"{key} {first[key]} on worker 0, {other[key]} on worker {index}"
+                    )
         return min(threads)
 
     def _check_agreement(self, name: str, arguments: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Workers that open a channel with different arguments: both refuse it, and go on with the next one."""
+"""Workers whose strategies or channels differ: both refuse them. After a channel they go on with the next one."""
 
 import json
 
@@ -58,3 +58,26 @@ def test_both_refuse_it(tmp_path):
     assert "weights=[[(0,), ((64,),), 0]] on worker 0, weights=[[(0,), ((8, 8),), 0]] on worker 1" in shapes
     assert "transport='ring' on worker 0, transport='sockets' on worker 1" in transports
     assert total > 0
+
+
+DEVICES = """
+import sys
+
+import tensorflow as tf
+
+replicas = int(sys.argv[1])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+import dqgan_tf
+
+try:
+    dqgan_tf.CompressedStrategy(replicas_per_worker=replicas)
+except dqgan_tf.errors.UsageError as error:
+    print(error, flush=True)
+"""
+
+
+def test_strategies_with_different_numbers_of_replicas(tmp_path):
+    workers = cluster.run(["-c", DEVICES], tmp_path, extra=[["1"], ["2"]])
+    for log in workers.logs:
+        assert "replicas per worker 1 on worker 0, 2 on worker 1" in log.read_text().splitlines()[-1]
