@@ -32,9 +32,8 @@ _GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.u
 # Number of strategies of several workers that this process has built, part of the name of a message board: all workers
 # build them in the same order.
 _strategies = itertools.count()
-_BOARD_SECONDS = (
-    600.0  # how long a worker that opens a channel waits for the others, or --start_timeout if that is longer
-)
+# How long a worker that opens a channel waits for one that is alive and has not come yet: it may still read its data.
+_OPEN_SECONDS = 7200.0
 
 
 class CompressedStrategy(WorkerStrategy):
@@ -109,7 +108,6 @@ class CompressedStrategy(WorkerStrategy):
         self._options = options
         self._silence_seconds = silence_timeout
         self._board = self.message_board(f"strategy/{next(_strategies) if self.num_workers > 1 else 0}")
-        self._board_seconds = max(_BOARD_SECONDS, start_timeout)
         self._threads = self._agree_on_threads(start_timeout)
         self._transports = Transports(
             self._place, self.local_devices, self.launchers(), self.new_launcher, options, silence_timeout
@@ -251,29 +249,21 @@ class CompressedStrategy(WorkerStrategy):
             raise PeerLostError(
                 f"Worker {self.worker_index} lost another worker at the start ({first_line(error)})."
             ) from None
-        (first, *others), threads = zip(*map(json.loads, texts), strict=True)
-        for index, other in enumerate(others, 1):
-            for key in first:
-                if other[key] != first[key]:
-                    self._board.leave()
-                    raise UsageError(
-                        "The strategies of all workers must be alike; CUDA_VISIBLE_DEVICES=-1 hides GPUs. Received: "
-                        f"{key} {first[key]} on worker 0, {other[key]} on worker {index}"
-                    )
+        strategies, threads = zip(*map(json.loads, texts), strict=True)
+        if difference := _first_difference(strategies):
+            self._board.leave()
+            raise UsageError(
+                "The strategies of all workers must be alike; CUDA_VISIBLE_DEVICES=-1 hides GPUs. Received: "
+                + difference
+            )
         return min(threads)
 
     def _check_agreement(self, name: str, arguments: dict[str, Any]) -> None:
         """Refuses arguments that another worker does not have: it would misread what it receives, or wait."""
         own = {key: repr(value) for key, value in arguments.items()}
-        texts = self._board.exchange("channel", json.dumps(own), self._board_seconds)
-        first, *others = map(json.loads, texts)
-        for index, other in enumerate(others, 1):
-            for key in first:
-                if other[key] != first[key]:
-                    raise UsageError(
-                        f"All workers must open channel {name!r} with the same arguments. Received: "
-                        f"{key}={_shortened(first[key])} on worker 0, {key}={_shortened(other[key])} on worker {index}"
-                    )
+        texts = self._board.exchange("channel", json.dumps(own), _OPEN_SECONDS)
+        if difference := _first_difference([json.loads(text) for text in texts]):
+            raise UsageError(f"All workers must open channel {name!r} with the same arguments. Received: {difference}")
 
     @property
     def is_chief(self) -> bool:
@@ -306,8 +296,16 @@ class CompressedStrategy(WorkerStrategy):
         return cluster_place(self)
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else text[:200] + "..."
+def _first_difference(answers: Sequence[dict[str, Any]]) -> str:
+    """Returns the first value in which a worker differs from worker 0, and worker 0's; empty if there is none."""
+    for index, answer in enumerate(answers):
+        for key, value in answers[0].items():
+            if answer[key] != value:
+                own, other = (
+                    text if len(text) <= 200 else text[:200] + "..." for text in (str(value), str(answer[key]))
+                )
+                return f"{key}={own} on worker 0, {key}={other} on worker {index}"
+    return ""
 
 
 def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:

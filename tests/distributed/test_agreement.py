@@ -80,4 +80,6 @@ except dqgan_tf.errors.UsageError as error:
 def test_strategies_with_different_numbers_of_replicas(tmp_path):
     workers = cluster.run(["-c", DEVICES], tmp_path, extra=[["1"], ["2"]])
     for log in workers.logs:
-        assert "replicas per worker 1 on worker 0, 2 on worker 1" in log.read_text().splitlines()[-1]
+        assert (
+            "replicas per worker=1 on worker 0, replicas per worker=2 on worker 1" in log.read_text().splitlines()[-1]
+        )
