@@ -194,8 +194,7 @@ def end_against_bytes(
 
     Args:
       series: by method, (compressor, bytes, values of all seeds). A point is the mean; a bar goes from the smallest to
-        the largest value. A point of fewer than `_FEW` seeds is hollow. The name of a compressor stands at a point,
-        unless another point of about as many bytes has it.
+        the largest value. A point of fewer than `_FEW` seeds is hollow. A compressor's name stands above its bytes.
       title: of the figure.
       path: name of the file.
       scale: of the figure, `linear` or `log`.
@@ -217,8 +216,8 @@ def end_against_bytes(
                 if len(values) < _FEW:
                     axes.plot([x], [mean], marker, markersize=4, color=colour, markerfacecolor="white", zorder=5)
                 if all(compressor != name or abs(math.log(x / at)) > 0.2 for name, at in named):
-                    look = {"fontsize": 6, "rotation": 30, "textcoords": "offset points"}
-                    axes.annotate(compressor, (x, mean), (2, 4), **look)
+                    look = {"fontsize": 7, "rotation": 40, "ha": "left", "va": "bottom"}
+                    axes.text(x, 1.01, compressor, transform=axes.get_xaxis_transform(), **look)
                     named.append((compressor, x))
         axes.set(xscale="log", yscale=scale, xlabel="bytes that a worker sends per step", ylabel=_wrapped(title))
         axes.margins(0.15)

@@ -95,6 +95,7 @@ SUITES = {
             Group("nonlinear", 8, "homogeneous", _NONLINEAR_BASELINES, seeds=3),
             Group("nonlinear", 8, "homogeneous", _NONLINEAR_ABLATIONS, seeds=2),
             Group("nonlinear", 8, "heterogeneous", rows(["dqgan_adam_averaged"], (NONE, *_SHARP)), seeds=5),
+            Group("nonlinear", 8, "heterogeneous", rows(["dqgan_adam_averaged,shift=0.1"], (NONE, *_SHARP)), seeds=3),
             Group("nonlinear", 8, "heterogeneous", rows(["dqgan", "dqgan,shift=0.1"], (NONE, *_SHARP)), seeds=3),
             Group("nonlinear", 8, "heterogeneous", _DIFFERENT, seeds=1),
             Group("affine", 8, "homogeneous", _AFFINE, seeds=2),
@@ -134,7 +135,8 @@ SUITES = {
         [
             Group("fashion_mnist", 4, "iid", [*_HEADLINE, ("cpoadam", NONE)], seeds=3),
             Group("fashion_mnist", 4, "iid", with_setting(FALLING, _HEADLINE), seeds=5),
-            Group("fashion_mnist", 4, "iid", _ABLATIONS + _OTHER_BASELINES, seeds=2),
+            Group("fashion_mnist", 4, "iid", _ABLATIONS[:2], seeds=3),
+            Group("fashion_mnist", 4, "iid", _ABLATIONS[2:] + _OTHER_BASELINES, seeds=2),
             Group("fashion_mnist", 4, "iid", _OTHER_RATES, seeds=3),
             Group("fashion_mnist", 2, "iid", _HEADLINE, seeds=3),
             Group("fashion_mnist", 4, "dirichlet:0.3", rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), seeds=1),
@@ -151,7 +153,8 @@ SUITES = {
         [
             Group("cifar10", 4, "iid", [*_HEADLINE, ("cpoadam", NONE)], seeds=3),
             Group("cifar10", 4, "iid", _ABLATIONS[1:] + _OTHER_BASELINES, seeds=1),
-            Group("cifar10", 2, "iid", _SHORT, seeds=1),
+            Group("cifar10", 2, "iid", _HEADLINE, seeds=3),
+            Group("cifar10", 2, "iid", _SHORT[3:], seeds=1),
         ],
         distances(IMAGES),
         SHORT_CIFAR,

@@ -69,7 +69,7 @@ class TopK(Sparse):
 # 3. The k-th largest candidate is found by bisection of its 31 bits, ties by bisection of the index.
 #
 # If there are fewer than k candidates, or too many (many equal values), step 3 runs over all values: the same result,
-# ten times slower.
+# ten times slower. A vector that is no longer than the sample needs no threshold: step 3 runs over all its values.
 
 _SAMPLE = 65536
 _DEVIATIONS = 5.0
@@ -100,7 +100,7 @@ def largest(vector: tf.Tensor, k: int) -> tf.Tensor:
     rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected)) + 1  # of the threshold in the sample
     capacity = math.ceil((rank + _DEVIATIONS * math.sqrt(rank) + 1) * n / _SAMPLE)  # for candidates
     capacity += -capacity % _WORD
-    if capacity >= n:
+    if n <= _SAMPLE or capacity >= n:
         return _largest_of_all(vector, k)
     threshold = _kth_largest(_keys(tf.gather(vector, sample_positions(n))), rank)
     marks = _mark(_keys(vector) >= threshold)

@@ -173,7 +173,8 @@ class Channel:
     def sent_bytes(self) -> int:
         """Bytes that one replica sends in one reduction: all phases, and the histograms that compressors learn from.
 
-        For a hierarchical topology: only bytes between hosts.
+        For a hierarchical topology: only bytes between hosts. An all-reduce counts as a ring, 2(M-1)/M S for S bytes;
+        sockets send up to 4 KiB in one trip instead, (M-1) S, if M > 2.
         """
         size = self._collectives[0].size
         learning = [v.compressor for v in self.vectors if isinstance(v.compressor, Compressor)]

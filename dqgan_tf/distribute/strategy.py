@@ -301,11 +301,15 @@ def _first_difference(answers: Sequence[dict[str, Any]]) -> str:
     for index, answer in enumerate(answers):
         for key, value in answers[0].items():
             if answer[key] != value:
-                own, other = (
-                    text if len(text) <= 200 else text[:200] + "..." for text in (str(value), str(answer[key]))
-                )
+                own, other = str(value), str(answer[key])
+                start = max(0, len(os.path.commonprefix([own, other])) - 60)
+                own, other = _excerpt(own, start), _excerpt(other, start)
                 return f"{key}={own} on worker 0, {key}={other} on worker {index}"
     return ""
+
+
+def _excerpt(text, start, length=200):
+    return "..." * (start > 0) + text[start : start + length] + "..." * (start + length < len(text))
 
 
 def no_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:

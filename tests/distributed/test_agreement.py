@@ -2,6 +2,7 @@
 
 import json
 
+from dqgan_tf.distribute import strategy
 from tests.distributed import cluster
 
 PROGRAM = """
@@ -83,3 +84,13 @@ def test_strategies_with_different_numbers_of_replicas(tmp_path):
         assert (
             "replicas per worker=1 on worker 0, replicas per worker=2 on worker 1" in log.read_text().splitlines()[-1]
         )
+
+
+def test_a_long_value_is_shown_where_it_differs():
+    many = [f"sign:bucket=512 of {n} values" for n in range(100)]
+    texts = [str(many), str([*many[:99], "fp16 of 99 values"])]
+    found = strategy._first_difference([{"compressors": text} for text in texts])
+    assert "sign:bucket=512 of 99 values'] on worker 0" in found
+    assert "fp16 of 99 values'] on worker 1" in found
+    assert len(found) < 500
+    assert strategy._first_difference([{"a": "1"}, {"a": "1"}]) == ""
