@@ -89,6 +89,9 @@ report: .venv/.test-stamp ## Tables and figures of results/, README and docs/evi
 	set -e; for page in README.md docs/evidence.md; do $(BIN)/python -m benchmarks.evidence_tables $$page; done
 	set -e; for folder in local speedup; do \
 	  $(BIN)/python -m benchmarks.links --report=results/$$folder/links.jsonl > results/$$folder/links.md; done
+	$(BIN)/python -m benchmarks.delayed --report=results/local/delayed.jsonl > results/local/delayed.md
+	$(BIN)/python -m trainers.benchmark --report=results/exchange/runs.jsonl --figures=results/exchange
+	$(BIN)/python -m trainers.compare --results=results/ring --document=docs/images/README.md
 
 tensorboard: .venv/.train-stamp ## Curves of MODEL_DIR at http://localhost:6006
 	$(BIN)/tensorboard --logdir=$(MODEL_DIR)

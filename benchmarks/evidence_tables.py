@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cells as cells_lib
-from benchmarks import comparison, suite_parts, suites
+from benchmarks import comparison, report, run, suite_parts, suites
 from benchmarks.crew import bits_per_second
 from benchmarks.provenance import ROOT
 from benchmarks.report import markdown
@@ -393,6 +393,51 @@ def links() -> str:
     return _table(["link", "workers", *names], lines)
 
 
+def exchange() -> str:
+    """Median milliseconds of one exchange between two workers of one thread, by link."""
+    names = {
+        "float32": "float32",
+        "float16": "float16",
+        "8 bit": suite_parts.EIGHT_BIT,
+        "4 bit": suite_parts.FOUR_BIT,
+        "sign": suite_parts.SIGN,
+        "top 1 %, values of 8 bits": f"{suite_parts.TOP_1}+{suite_parts.EIGHT_BIT}",
+        "gloo float32": "torch_float32",
+    }
+    places = {"loopback": "loopback", "10gbit": "10 Gbit/s", "1gbit": "1 Gbit/s", "100mbit": "100 Mbit/s"}
+    medians = {
+        (row["rate"], row["variant"]): f"{row['milliseconds_median']:.0f}"
+        for row in report.read(ROOT / "results" / "exchange" / "runs.jsonl")
+        if (row["kind"], row["workers"], row["threads"], row["tree"]) == (run.EXCHANGE, 2, 1, "")
+    }
+    lines = [[place, *(medians[rate, name] for name in names.values())] for rate, place in places.items()]
+    return _table(["link", *names], lines)
+
+
+def slow_links() -> str:
+    """Gradient steps per second of two workers that train over a slow link, medians over rounds."""
+    names = {
+        "float32 (TensorFlow)": "float32",
+        "float32": "none@auto@4",
+        "float16": "fp16@auto@4",
+        "8 bit": f"{suite_parts.EIGHT_BIT}@auto@4",
+        "4 bit": f"{suite_parts.FOUR_BIT}@auto@4",
+        "sign": f"{suite_parts.SIGN}@auto@4",
+        "sign, K = 8": f"{suite_parts.SIGN}@auto@4/K=8",
+        "sign, K = 32": f"{suite_parts.SIGN}@auto@4/K=32",
+        "no exchange, K = 8": "alone/K=8",
+    }
+    milliseconds = collections.defaultdict(list)
+    for row in json_lines.read(ROOT / "results" / "local" / "links.jsonl"):
+        milliseconds[row["rate"], row["variant"]] += row["samples"]
+    places = {"100mbit": "100 Mbit/s", "20mbit": "20 Mbit/s"}
+    lines = [
+        [place, *(f"{1e3 / np.median(milliseconds[rate, name]):.1f}" for name in names.values())]
+        for rate, place in places.items()
+    ]
+    return _table(["link", *names], lines)
+
+
 def _table(header, lines):
     """A Markdown table without the columns that no line fills."""
     if not lines:
@@ -409,7 +454,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "games_noise_free": functools.partial(games, "nonlinear_noise_free", 8, "heterogeneous"),
     "games_of_32": functools.partial(games, "nonlinear", 32, "homogeneous"),
     "games_of_two": functools.partial(games, "nonlinear", 2, "homogeneous"),
+    "exchange": exchange,
     "links": links,
+    "slow_links": slow_links,
     "mixture_ring": functools.partial(mixture, "mixture_ring", 4, suite_parts.LONG),
     "mixture_ring_short": functools.partial(mixture, "mixture_ring", 4, ""),
     "mixture_ring_of_eight": functools.partial(mixture, "mixture_ring", 8, suite_parts.LONG),

@@ -37,10 +37,12 @@ VARIANTS = (
 _EXPLAINED = """\
 Medians over rounds; quartiles of the ratio in brackets. `alone`: the same number of processes with as many local
 steps (K), which compute at the same time and exchange nothing. `plain`: a plain Keras step, alone. `float32`:
-TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. speed-up: workers divided
-by the ratio to `alone`, which is samples a second against one worker where each worker has a core of its own. Measured
-bytes contain headers, heartbeats and, once a call, the mean of the metrics. wire: what the declared bytes alone take at
-the rate. `python -m benchmarks.links --report=FILE` makes this page from the file of the measurements, links.jsonl."""
+TensorFlow's all-reduce; `none` and `fp16` are float32 and float16 over the library's sockets. speed-up: workers
+divided by the ratio to `alone`, which is samples a second against one worker where each worker has a core of its own.
+Where workers share cores, they compute for longer and the link does not, so it is too high, at most by the number of
+workers on a core. Measured bytes contain headers, heartbeats and, once a call, the mean of the metrics. wire: what
+the declared bytes alone take at the rate. `python -m benchmarks.links --report=FILE` makes this page from the file of
+the measurements, links.jsonl."""
 
 
 class Setup(NamedTuple):

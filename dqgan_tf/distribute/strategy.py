@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -33,7 +33,7 @@ _GATHERED_AS = {tf.bfloat16: tf.float32} | dict.fromkeys((tf.bool, tf.int8, tf.u
 # build them in the same order.
 _strategies = itertools.count()
 # How long a worker that opens a channel waits for one that is alive and has not come yet: it may still read its data.
-_OPEN_SECONDS = 7200.0
+OPEN_SECONDS = 7200.0
 
 
 class CompressedStrategy(WorkerStrategy):
@@ -125,12 +125,16 @@ class CompressedStrategy(WorkerStrategy):
         packet_mb: float = CompressionConfig.packet_mb,
         allow_non_contractive: bool = False,
         transport: str = CompressionConfig.transport,
+        agreed: Mapping[str, Any] | None = None,
     ) -> Channel:
         """Opens a compressed all-reduce; see `Channel` for the mathematics and `CompressionConfig` for the settings.
 
         Must be called eagerly, before the function that uses it is traced, on every worker in the same order. With
         several replicas on each of several hosts, topology `auto` is `hierarchical`, except for values that are not
         compressed: these are added up over all replicas.
+
+        Args:
+          agreed: further values that all workers must have alike, such as a learning rate, by name.
 
         Raises:
           UsageError: the name is taken, a value is out of bounds, a transport does not fit, another worker has other
@@ -142,21 +146,15 @@ class CompressedStrategy(WorkerStrategy):
         config.check_shift(shift, error_feedback)
         if name in self._channels:
             raise UsageError(f"Channel {name!r} is open already.")
-        self._check_agreement(
-            name,
-            {
-                "compressors": [f"{v.compressor.spec} of {v.size} values" for v in vectors],
-                "mean_compressors": [v.mean_compressor and v.mean_compressor.spec for v in vectors],
-                "weights": [[v.weights, v.shapes, v.order] for v in vectors],
-                "error_feedback": error_feedback,
-                "shift": shift,
-                "seed": seed,
-                "topology": topology,
-                "packet_mb": packet_mb,
-                "transport": transport,
-                "allow_non_contractive": allow_non_contractive,
-            },
-        )
+        options: dict[str, Any] = {
+            "error_feedback": error_feedback,
+            "shift": shift,
+            "seed": seed,
+            "topology": topology,
+            "packet_mb": packet_mb,
+            "allow_non_contractive": allow_non_contractive,
+        }
+        self._check_agreement(name, _described(vectors) | options | {"transport": transport} | dict(agreed or {}))
         replicas = len(self.local_devices)
         compressed = not all(vector.is_exact for vector in vectors)
         by_host = topology == "auto" and self.num_workers > 1 and replicas > 1 and compressed
@@ -164,12 +162,7 @@ class CompressedStrategy(WorkerStrategy):
         self._channels[name] = Channel(
             name,
             vectors,
-            error_feedback=error_feedback,
-            shift=shift,
-            seed=seed,
-            topology=topology,
-            packet_mb=packet_mb,
-            allow_non_contractive=allow_non_contractive,
+            **options,
             devices=self.local_devices,
             threads=self._threads,
             collectives=self._transports.collectives(transport, hierarchical),
@@ -259,9 +252,9 @@ class CompressedStrategy(WorkerStrategy):
         return min(threads)
 
     def _check_agreement(self, name: str, arguments: dict[str, Any]) -> None:
-        """Refuses arguments that another worker does not have: it would misread what it receives, or wait."""
+        """Refuses what another worker does not have alike: it would misread what it receives, wait, or drift away."""
         own = {key: repr(value) for key, value in arguments.items()}
-        texts = self._board.exchange("channel", json.dumps(own), _OPEN_SECONDS)
+        texts = self._board.exchange("channel", json.dumps(own), OPEN_SECONDS)
         if difference := _first_difference([json.loads(text) for text in texts]):
             raise UsageError(f"All workers must open channel {name!r} with the same arguments. Received: {difference}")
 
@@ -296,6 +289,15 @@ class CompressedStrategy(WorkerStrategy):
         return cluster_place(self)
 
 
+def _described(vectors: Sequence[Vector]) -> dict[str, Any]:
+    """Returns what decides how vectors are encoded."""
+    return {
+        "compressors": [f"{v.compressor.spec} of {v.size} values" for v in vectors],
+        "mean_compressors": [v.mean_compressor and v.mean_compressor.spec for v in vectors],
+        "weights": [[v.weights, v.shapes, v.order] for v in vectors],
+    }
+
+
 def _first_difference(answers: Sequence[dict[str, Any]]) -> str:
     """Returns the first value in which a worker differs from worker 0, and worker 0's; empty if there is none."""
     for index, answer in enumerate(answers):
@@ -308,7 +310,7 @@ def _first_difference(answers: Sequence[dict[str, Any]]) -> str:
     return ""
 
 
-def _excerpt(text, start, length=200):
+def _excerpt(text: str, start: int, length: int = 200) -> str:
     return "..." * (start > 0) + text[start : start + length] + "..." * (start + length < len(text))
 
 

@@ -554,7 +554,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
         for channel in [*self._channels, *self._exact_channels]:
             self._strategy.close_channel(channel.name)
         self._channels, self._exact_channels = [], []  # no closed channel stays if a new one is refused
-        exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport}
+        loss = self._settings["loss"]
+        agreed = self._compiled | self._settings | {"loss": loss.name if isinstance(loss, losses.Loss) else loss}
+        exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport, "agreed": agreed}
         for end, vectors_of_channel in self._vectors_by_channel(vectors).items():
             channel = self._strategy.open_channel(
                 f"{self._channel_prefix}/updates{end}",

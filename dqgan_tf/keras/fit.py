@@ -216,7 +216,12 @@ class Loop:
         if self._mean is None or self._mean.vectors[0].size != flat.shape[0]:
             vector = Vector("logs", compressors.get("none"), ((flat.shape[0],),), (0,))
             with tf.init_scope():
-                self._mean = self._strategy.open_channel(f"logs/{next(_serial)}", [vector], error_feedback=False)
+                self._mean = self._strategy.open_channel(
+                    f"logs/{next(_serial)}",
+                    [vector],
+                    error_feedback=False,
+                    agreed={"steps_per_execution": int(self._model.steps_per_execution)},
+                )
             weakref.finalize(self, self._strategy.close_channel, self._mean.name).atexit = False
         context = tf.distribute.get_replica_context()
         (mean,) = context.all_reduce("mean", [flat], options=self._mean.options)

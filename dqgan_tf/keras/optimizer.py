@@ -1,6 +1,7 @@
 """Compressed exchange for Keras optimizers: what is sent, and how all replicas take or skip a step together."""
 
 import itertools
+import json
 import math
 import numbers
 import weakref
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from dqgan_tf import compressors
 from dqgan_tf.compressors import rules as compressor_rules
@@ -57,8 +59,9 @@ def compressed(
 
     With "gradient", residuals have the unit of gradients and all state is equal on all replicas. With "update", they
     have the unit of weights and each replica has its own slots s^m (moments); Adam needs this at few bits
-    (docs/keras.md). If any replica's gradient or update is not finite, all replicas skip the step: no variable
-    changes, and `iterations` does not count it. A `LossScaleOptimizer` then halves its scale on all replicas.
+    (docs/keras.md). If any replica's gradient or update is not finite, all replicas skip the step: no weight, slot or
+    residual changes, and `iterations` does not count it, except with `gradient_accumulation_steps`, where it counts
+    every call. A `LossScaleOptimizer` then halves its scale on all replicas.
 
     With "update", a replica may take its gradients at a point of its own (`keras.local_point`): at w - u^m - e^m with
     `optimistic=True`, which is DQGAN and which the `train_step` of a GAN needs, and after steps of its own with
@@ -536,6 +539,17 @@ class CompressedSteps:
         of_mean = self.config.compressor_of_mean
         return layout.vectors(self.name, names, shapes, self._compressor, self._rules, mean_compressor=of_mean)
 
+    def _agreed(self):
+        """Returns what decides a step beside the channel: another rate on one worker would make another model there."""
+        try:
+            config = {key: value for key, value in self._optimizer.get_config().items() if key != "name"}
+        except Exception as error:  # of a class of the user's own, which nobody may ever save
+            logging.warning("The settings of %s are not compared between workers: %s", type(self._optimizer), error)
+            config = {}
+        text = json.dumps(config, sort_keys=True, default=lambda value: type(value).__name__)
+        places = {"where": self.where, "optimistic": self.optimistic, "local_steps": self.config.local_steps}
+        return places | {"optimizer": f"{type(self._optimizer).__name__} {text}"}
+
     def open_channel(self, positions: tuple[int, ...]) -> Channel:
         """Returns the channel of the variables at `positions`. All workers must make the same calls in one order."""
         if positions not in self.channels:
@@ -551,6 +565,7 @@ class CompressedSteps:
                     packet_mb=self.config.packet_mb,
                     allow_non_contractive=self.config.allow_non_contractive,
                     transport=self.config.transport,
+                    agreed=self._agreed(),
                 )
             self._names.append(name)
         return self.channels[positions]

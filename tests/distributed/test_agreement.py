@@ -94,3 +94,66 @@ def test_a_long_value_is_shown_where_it_differs():
     assert "fp16 of 99 values'] on worker 1" in found
     assert len(found) < 500
     assert strategy._first_difference([{"a": "1"}, {"a": "1"}]) == ""
+
+
+SETTINGS = """
+import json
+
+import keras
+import numpy as np
+
+import dqgan_tf
+from dqgan_tf.config import OptimizerConfig
+
+strategy = dqgan_tf.CompressedStrategy()
+mine = strategy.worker_index
+x = np.ones([8, 3], np.float32)
+
+
+def trained(spec="none", rate=0.01, momentum=0.0, **options):
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+        optimizer = keras.optimizers.SGD(rate, momentum, name=f"sgd_{mine}" if spec == "none" else None)
+        model.compile(dqgan_tf.compressed(optimizer, spec, **options), "mse")
+    try:
+        model.fit(x, x[:, :1], batch_size=4, verbose=0)
+    except dqgan_tf.errors.UsageError as error:
+        return str(error)
+    return [weight.tolist() for weight in model.get_weights()]
+
+
+def compiled(rate):
+    with strategy.scope():
+        networks = [keras.Sequential([keras.Input([n]), keras.layers.Dense(m)]) for n, m in ((2, 3), (3, 1))]
+        gan = dqgan_tf.DQGAN(*networks)
+        try:
+            gan.compile(OptimizerConfig(learning_rate_g=rate))
+        except dqgan_tf.errors.UsageError as error:
+            return str(error)
+
+
+schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.01])
+found = [
+    trained("bf16", momentum=(0.9, 0.5)[mine]),
+    trained("sign:bucket=32", local_steps=(1, 4)[mine]),
+    trained("sign:bucket=32", where=("gradient", "update")[mine]),
+    compiled((0.001, 0.002)[mine]),
+    trained(rate=schedule),  # under another name on each worker, which is no setting
+]
+strategy.close()
+print(json.dumps(found))
+"""
+
+
+def test_what_decides_a_step_is_compared(tmp_path):
+    """Another momentum would make another model on each worker, and other local steps would let both wait."""
+    workers = cluster.run(["-c", SETTINGS], tmp_path, timeout=120)
+    first, second = (json.loads(log.read_text().splitlines()[-1]) for log in workers.logs)
+    assert first == second
+    momenta, local_steps, places, of_gan, weights = first
+    assert '"momentum": 0.9' in momenta and '"momentum": 0.5' in momenta
+    assert "local_steps=1 on worker 0, local_steps=4 on worker 1" in local_steps
+    assert "where='gradient' on worker 0, where='update' on worker 1" in places
+    assert "'learning_rate_g': 0.001" in of_gan and "'learning_rate_g': 0.002" in of_gan
+    assert len(weights) == 2

@@ -1,6 +1,7 @@
 """The collectives of a replica: the contract, and what fulfils it over TensorFlow, between hosts and over TCP."""
 
 import abc
+import copy
 import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,6 @@ import tensorflow as tf
 from dqgan_tf import private_tensorflow
 from dqgan_tf.distribute.transport.connection import Connection, aligned, close_all
 
-_NO_RESULT = np.float32(0)  # an operation must return a tensor
 _PIECE = 1 << 18  # values that an all-reduce adds at a time, 1 MiB
 # Up to this size, an all-reduce sends all values to all ranks: one trip instead of two, but more bytes if M > 2.
 _SMALL_BYTES = 1 << 12
@@ -146,8 +146,10 @@ class SocketCollectives(Collectives):
     """Every process has one replica, which is a rank; TCP connections of this library send its packets.
 
     `begin` sends nothing: it adds an operation to the graph that hands the words over to a thread. `finish` adds one
-    that waits for the words of the other ranks. Nothing is copied between TensorFlow and the socket. Each call of
-    `begin` takes the next tag while the graph is built: all processes must build the same calls in the same order.
+    that waits for the words of the other ranks. Nothing is copied between TensorFlow and the socket. A tag is
+    the number of the channel and the number of the collective among those that the channel has run: all processes must
+    run a channel's collectives in the same order. It is taken when a graph runs: a process may trace a function once
+    more than the others, for a last batch of another size.
 
     The connections are closed by `close`, when nothing refers to this object any more, or when the interpreter ends:
     what was handed over is sent before, for up to 3 s.
@@ -165,8 +167,20 @@ class SocketCollectives(Collectives):
         others = [k % self.size for k in range(rank + 1, rank + self.size)]
         self._peers = [(other, workers[other]) for other in others]  # (rank, worker), the next rank first
         self._tags = itertools.count()
+        self._owner: SocketCollectives | None = None  # whose end closes the connections, in `of_channel`
         # graph -> name of the last operation in it
         self._last_operation: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    def of_channel(self, number: int) -> "SocketCollectives":
+        """Returns the collectives of a channel, over the same connections. Channels do not wait for each other.
+
+        Args:
+          number: from 1 on, equal in all processes.
+        """
+        channel = copy.copy(self)
+        channel._tags = itertools.count(number << 32)
+        channel._owner = self
+        return channel
 
     def close(self) -> None:
         """See `connection.close_all`. The collectives fail from now on."""
@@ -174,34 +188,33 @@ class SocketCollectives(Collectives):
 
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         """Adds the operation that sends to the graph; returns the function that adds the one that receives."""
-        tag, timeout = next(self._tags), getattr(options, "timeout_seconds", None)
+        timeout = getattr(options, "timeout_seconds", None)
         if kind == "all_reduce":
-            return self._begin_all_reduce(tag, timeout, list(value))
+            return self._begin_all_reduce(timeout, list(value))
         own_row = value if kind == "all_gather" else value[self.rank]
         width = own_row.shape[0]
 
-        def send(array: np.ndarray) -> np.float32:
+        def send(array: np.ndarray) -> np.int64:
+            tag = next(self._tags)
             for rank, worker in self._peers:
                 self._connections[worker].send(tag, array if kind == "all_gather" else array[rank])
-            return _NO_RESULT
+            return np.int64(tag)
 
-        self._add_operation(send, [value], 1)
+        (tag,) = self._add_operation(send, [value], [tf.int64])
 
-        def receive() -> Any:
-            rows = [self._receive(worker, tag, width, timeout) for _, worker in self._peers]
+        def receive(tag: np.int64) -> Any:
+            rows = [self._receive(worker, int(tag), width, timeout) for _, worker in self._peers]
             return rows if len(rows) > 1 else rows[0]
 
         def finish() -> list[tf.Tensor]:
-            rows = {self.rank: own_row}
-            for (rank, _), row in zip(self._peers, self._add_operation(receive, [], len(self._peers)), strict=True):
+            rows, received = {self.rank: own_row}, self._add_operation(receive, [tag], [tf.float32] * len(self._peers))
+            for (rank, _), row in zip(self._peers, received, strict=True):
                 rows[rank] = tf.ensure_shape(row, [width])
             return [rows[rank] for rank in range(self.size)]
 
         return finish
 
-    def _begin_all_reduce(
-        self, tag: int, timeout: float | None, values: list[tf.Tensor]
-    ) -> Callable[[], list[tf.Tensor]]:
+    def _begin_all_reduce(self, timeout: float | None, values: list[tf.Tensor]) -> Callable[[], list[tf.Tensor]]:
         """Adds up S bytes of every rank.
 
         Small vectors: every rank sends all values to all ranks, and each rank adds them; it sends (M-1) S bytes. Large
@@ -216,26 +229,27 @@ class SocketCollectives(Collectives):
         # pieces[vector][rank]: the slices that the rank adds; one slice of everything if `scatters` is false.
         pieces = [[_pieces(n, k, self.size) if scatters else [slice(0, n)] for k in range(self.size)] for n in sizes]
 
-        def send(*arrays: np.ndarray) -> np.float32:
+        def send(*arrays: np.ndarray) -> np.int64:
+            tag = next(self._tags)
             for array, of_ranks in zip(arrays, pieces, strict=True):
                 for rank, worker in self._peers:
                     for piece in of_ranks[rank]:
                         self._connections[worker].send(tag, array[piece])
-            return _NO_RESULT
+            return np.int64(tag)
 
-        self._add_operation(send, values, 1)
+        (tag,) = self._add_operation(send, values, [tf.int64])
 
-        def add(*arrays: np.ndarray) -> Any:
+        def add(tag: np.int64, *arrays: np.ndarray) -> Any:
             sums = [aligned(4 * array.size).view(np.float32) for array in arrays]
             for array, total, of_ranks in zip(arrays, sums, pieces, strict=True):
-                self._add_pieces(array, total, of_ranks[self.rank], tag, timeout, scatters)
+                self._add_pieces(array, total, of_ranks[self.rank], int(tag), timeout, scatters)
             if scatters:
                 for total, of_ranks in zip(sums, pieces, strict=True):
-                    self._gather_pieces(total, of_ranks, tag, timeout)
+                    self._gather_pieces(total, of_ranks, int(tag), timeout)
             return sums if len(sums) > 1 else sums[0]
 
         def finish() -> list[tf.Tensor]:
-            totals = self._add_operation(add, values, len(values))
+            totals = self._add_operation(add, [tag, *values], [tf.float32] * len(values))
             return [tf.reshape(tf.ensure_shape(t, [n]), s) for t, n, s in zip(totals, sizes, shapes, strict=True)]
 
         return finish
@@ -270,7 +284,9 @@ class SocketCollectives(Collectives):
     def _receive(self, worker: int, tag: int, count: int, timeout: float | None) -> np.ndarray:
         return self._connections[worker].receive(tag, 4 * count, timeout).view(np.float32)
 
-    def _add_operation(self, function: Callable, inputs: Sequence[tf.Tensor], num_results: int) -> list[tf.Tensor]:
+    def _add_operation(
+        self, function: Callable, inputs: Sequence[tf.Tensor], dtypes: Sequence[tf.DType]
+    ) -> list[tf.Tensor]:
         """Adds an operation that calls a Python function, after the last such operation of this graph.
 
         All processes execute these operations in the same order. Otherwise two processes with few threads could
@@ -279,15 +295,15 @@ class SocketCollectives(Collectives):
         wait for each other: hence one replica per process.
 
         Args:
-          function: returns `num_results` float32 arrays.
+          function: returns arrays of `dtypes`, or the only one.
           inputs: tensors; the function receives their arrays.
-          num_results: number of results.
+          dtypes: of the results.
         """
         graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         last = None if graph is None else self._last_operation.get(graph)
         with tf.control_dependencies([] if last is None else [graph.get_operation_by_name(last)]):
             plain = tf.autograph.experimental.do_not_convert(function)
-            results = tf.numpy_function(plain, inputs, [tf.float32] * num_results)
+            results = tf.numpy_function(plain, inputs, list(dtypes))
         results = [results] if tf.is_tensor(results) else results
         if graph is not None:
             self._last_operation[graph] = results[0].op.name

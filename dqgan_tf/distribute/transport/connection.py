@@ -216,7 +216,7 @@ class Connection:
         self._silence_seconds = silence_seconds
         # Guards `_inbox` and every change of `_lost`. Only the reading thread changes `_signs_of_life`.
         self._arrived = threading.Condition()
-        self._inbox: dict[int, collections.deque] = collections.defaultdict(collections.deque)  # tag -> messages
+        self._inbox: dict[int, collections.deque] = {}  # tag -> messages, at least one
         self._signs_of_life = 0
         self._lost = ""  # the reason, once the connection is lost
         self._handed_over = threading.Condition()  # guards the next three attributes
@@ -266,7 +266,7 @@ class Connection:
             now = time.monotonic()
             end, tick = now + (timeout_seconds or math.inf), now + _TICK_SECONDS
             silent_ticks, signs = 0, self._signs_of_life
-            while not self._inbox[tag]:
+            while tag not in self._inbox:
                 if self._lost:
                     raise LostConnectionError(self._lost)
                 now = time.monotonic()
@@ -283,6 +283,8 @@ class Connection:
                     raise LostConnectionError(f"worker {self._peer} did not send within {timeout_seconds:g} s")
                 self._arrived.wait(min(tick, end) - now)  # messages with other tags end this wait, too
             message = self._inbox[tag].popleft()
+            if not self._inbox[tag]:
+                del self._inbox[tag]  # each collective has a tag of its own
         if message.nbytes != nbytes:
             raise LostConnectionError(
                 f"worker {self._peer} sent {message.nbytes} bytes where {nbytes} were expected: the workers do not run "
@@ -362,7 +364,7 @@ class Connection:
             message = aligned(nbytes)
             self._fill(memoryview(message))
             with self._arrived:
-                self._inbox[tag].append(message)
+                self._inbox.setdefault(tag, collections.deque()).append(message)
                 self._arrived.notify_all()
 
     def _fill(self, view):

@@ -60,9 +60,10 @@ class Transports:
         self._local_ranks = [sorted(suffixes).index(suffix) for suffix in suffixes]
         self._group_launchers: list[tuple] = []
         self._socket_collectives: SocketCollectives | None = None
+        self._channels = itertools.count(1)  # the calls of `collectives`
 
     def collectives(self, transport: str, hierarchical: bool = False) -> list[Collectives]:
-        """Returns the collectives of each local replica. All workers must make the same calls in the same order.
+        """Returns a channel's collectives of each local replica. All workers must make the same calls in one order.
 
         Args:
           transport: see `CompressionConfig.transport`.
@@ -72,7 +73,7 @@ class Transports:
           UsageError: the transport is unknown or does not fit this worker's replicas.
           LostConnectionError, tf.errors.OpError: the workers could not connect, see `connection.connect`.
         """
-        sockets = self.uses_sockets(transport)
+        sockets, number = self.uses_sockets(transport), next(self._channels)
         if len(self._addresses) > 1:
             logging.info("Transport %s: %s.", transport, "sockets" if sockets else "TensorFlow's collectives")
         hosts, replicas = len(self._workers), len(self._devices)
@@ -80,7 +81,7 @@ class Transports:
         implementation = implementation_of(transport, on_gpu and not self._options_name_an_implementation())
         if not hierarchical:
             if sockets:
-                return [self._connected()]
+                return [self._connected().of_channel(number)]
             return [
                 TensorFlowCollectives(launcher, hosts * replicas, self._rank * replicas + local_rank, implementation)
                 for launcher, local_rank in zip(self._launchers, self._local_ranks, strict=True)
@@ -96,7 +97,9 @@ class Transports:
         return [
             HostCollectives(
                 TensorFlowCollectives(local, replicas, local_rank, implementation),
-                self._connected() if sockets else TensorFlowCollectives(across, hosts, self._rank, implementation),
+                self._connected().of_channel(number)
+                if sockets
+                else TensorFlowCollectives(across, hosts, self._rank, implementation),
             )
             for (local, across), local_rank in zip(self._group_launchers, self._local_ranks, strict=True)
         ]

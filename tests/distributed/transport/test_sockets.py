@@ -212,3 +212,40 @@ def test_a_lost_worker_is_named_in_the_error_of_the_step(two_groups):
     lost.close()
     with pytest.raises(tf.errors.UnknownError, match="LostConnectionError: worker [0-9] is gone"):
         tf.function(lambda: two_groups[0].exchange("all_gather", tf.zeros([3]), None), autograph=False)()
+
+
+def test_a_rank_that_traces_once_more_stays_in_step(two_groups):
+    """A last batch of another size on one rank makes a new graph there, and none on the others."""
+
+    def act(group):
+        @tf.function(autograph=False)
+        def step(batch):
+            first = group.begin("all_gather", tf.reshape(tf.reduce_sum(batch), [1]), None)
+            (total,) = group.exchange("all_reduce", [tf.reshape(tf.reduce_max(batch), [1])], None)
+            return total[0], tf.concat(first(), 0)
+
+        sizes = [4, 4 - group.rank, 4, 3]
+        return [(total.numpy(), rows.numpy()) for total, rows in (step(tf.ones([size])) for size in sizes)]
+
+    for results in together(two_groups, act):
+        for number, (total, rows) in enumerate(results):
+            assert total == 2
+            np.testing.assert_array_equal(rows, [[4, 4], [4, 3], [4, 4], [3, 3]][number])
+
+
+def test_channels_have_tags_of_their_own(two_groups):
+    """Two channels may run in another order on each rank: functions that share no variable have no order."""
+
+    def act(group):
+        channels = {number: group.of_channel(number) for number in (1, 2)}
+        order = (1, 2) if group.rank else (2, 1)
+        begun = {n: channels[n].begin("all_gather", tf.constant([10.0 * n + group.rank]), None) for n in order}
+        return {number: tf.concat(finish(), 0).numpy().tolist() for number, finish in begun.items()}
+
+    for found in together(two_groups, act):
+        assert found == {1: [10.0, 11.0], 2: [20.0, 21.0]}
+
+
+def test_messages_that_were_read_leave_nothing(two_groups):
+    together(two_groups, lambda group: [group.exchange("all_gather", tf.zeros([3]), None) for _ in range(5)])
+    assert not any(connection._inbox for group in two_groups for connection in group._connections.values())

@@ -204,11 +204,12 @@ class TestGroups:
 
 class TestConnections:
     def test_all_channels_of_a_strategy_share_them(self, opened):
-        """One object counts the tags of all messages."""
+        """Their messages have tags of their own, which the order of the channels decides."""
         transports = made(CPUS[:1])
-        (one,) = transports.collectives("auto")
-        assert transports.collectives("sockets") == [one]
-        assert transports.collectives("auto", True)[0]._across is one
+        channels = [transports.collectives("auto")[0], transports.collectives("sockets")[0]]
+        channels.append(transports.collectives("auto", True)[0]._across)
+        assert [next(channel._tags) >> 32 for channel in channels] == [1, 2, 3]
+        assert all(channel._connections == channels[0]._connections for channel in channels)
         assert [(end.addresses, end.worker) for end, _ in opened] == [(("a:1", "b:1"), 1)]
 
     def test_another_strategy_has_its_own_by_a_board_of_its_own(self, opened):
