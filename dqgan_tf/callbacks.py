@@ -12,16 +12,16 @@ from absl import logging
 
 from dqgan_tf import private_keras
 from dqgan_tf.config import FREE_FIELDS, CompressionConfig, OptimizerConfig, flatten
-from dqgan_tf.distribute.strategy import CompressedStrategy
+from dqgan_tf.distribute.strategy import OPEN_SECONDS, CompressedStrategy
 from dqgan_tf.errors import UsageError
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.keras.state import ModelState, check_settings
 from dqgan_tf.training import checkpoint
 
-_serial = itertools.count()  # names the board of each callback; all workers create theirs together
+_serial = itertools.count()  # names the board of each `fit`; all workers begin them in the same order
 
 
-class Checkpoint(keras.callbacks.Callback):
+class Checkpoint(private_keras.ListedCallback):
     """Saves the whole training state at the ends of epochs, and resumes from the newest checkpoint.
 
     `BackupAndRestore` of Keras saves what is equal on all replicas. This callback also saves the residuals and slots of
@@ -33,6 +33,10 @@ class Checkpoint(keras.callbacks.Callback):
     behind it changes a rate after the epoch was saved. The state inside of other callbacks is not saved:
     `EarlyStopping` and `ReduceLROnPlateau` count their patience, and look for the best value, anew from the first epoch
     of the continued `fit`.
+
+    `SwapEMAWeights(swap_on_epoch=True)` alone belongs behind this callback and is refused in front of it: it would have
+    the averaged weights saved in place of those that are trained. Its swap rounds, so that a continued `fit` equals one
+    without an interruption up to rounding.
 
     A second `fit` with the folder goes on, too, whatever its `initial_epoch` and whatever weights were set before. If
     the folder holds as many epochs as `epochs` asks for, nothing is trained. A warning says either.
@@ -60,8 +64,18 @@ class Checkpoint(keras.callbacks.Callback):
                 f"`folder` must be a path, such as that at which its storage is mounted. Received: folder={folder!r}"
             )
         self._folder, self._every, self._keep = pathlib.Path(folder).expanduser(), every, keep
-        self._board_name = f"checkpoint/{next(_serial)}"
         self._checkpoints = None
+        self._swaps: list[keras.callbacks.SwapEMAWeights] = []  # in the same `fit`
+
+    def set_callbacks(self, callbacks):
+        self._swaps = [callback for callback in callbacks if isinstance(callback, keras.callbacks.SwapEMAWeights)]
+        before = callbacks[: callbacks.index(self)]
+        if any(callback.swap_on_epoch and callback in before for callback in self._swaps):
+            raise UsageError(
+                "SwapEMAWeights(swap_on_epoch=True) must stand behind dqgan_tf.callbacks.Checkpoint, as in "
+                "callbacks=[Checkpoint(folder), SwapEMAWeights(swap_on_epoch=True)]: in front of it, the averaged "
+                "weights would be saved in place of those that are trained."
+            )
 
     def on_train_begin(self, logs=None):
         strategy = self.model.distribute_strategy
@@ -71,11 +85,14 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{type(strategy).__name__}. Use keras.callbacks.BackupAndRestore"
             )
         state = _DqganState(self.model) if isinstance(self.model, DQGAN) else ModelState(self.model)
-        board = strategy.message_board(self._board_name)
-        self._checkpoints = _FitCheckpoints(self._folder, state, board, strategy, self._keep)
+        board = strategy.message_board(f"checkpoint/{next(_serial)}")
+        # A worker may still read its data, as before the first channel.
+        self._checkpoints = _FitCheckpoints(self._folder, state, board, strategy, self._keep, OPEN_SECONDS)
         epoch = self._checkpoints.restore().step
         if epoch:
             private_keras.set_initial_epoch(self.model, epoch)
+            for swap in self._swaps:
+                private_keras.expect_trained_weights(swap)
             self._say(epoch)
 
     def _say(self, epoch):

@@ -400,7 +400,7 @@ class TrainConfig(Settings):
     replicas_per_worker: int = setting(
         1, "Replicas on one CPU worker, for tests. On GPUs, every visible GPU is a replica.", lower=1, may_change=True
     )
-    log_every: int = setting(100, "Steps between two lines of progress; 0: never.", lower=0, may_change=True)
+    log_every: int = setting(100, "Steps between two lines of progress; 0: only at the end.", lower=0, may_change=True)
     sample_every: int = setting(1000, "Steps between two pictures; 0: only at the end.", lower=0, may_change=True)
     eval_every: int = setting(
         0,

@@ -129,7 +129,15 @@ def _methods(repairs):
     def fit(own, model, *args, **kwargs):
         given = inspect.signature(own).bind(*args, **kwargs).arguments
         _check_validation_data(given.get("validation_data"))  # Keras would find it empty after the first epoch
-        return own(*args, **kwargs)
+        callbacks = given.get("callbacks") or []
+        callbacks = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))  # of a `CallbackList`
+        for callback in callbacks:
+            if isinstance(callback, ListedCallback):
+                callback.set_callbacks(callbacks)
+        try:
+            return own(*args, **kwargs)
+        finally:  # also after an error: the first epoch of this `fit` is not that of the next one
+            set_initial_epoch(model, None)
 
     def make_train_function(own, model, force=False):
         if model.train_function is None or force or repairs.is_outdated(model):
@@ -253,8 +261,28 @@ def without_absent(batch):
     return keras.tree.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, batch)
 
 
+class ListedCallback(keras.callbacks.Callback):
+    """A callback that learns from `fit` which others there are, if the strategy is one for which `repair` was called.
+
+    Replacement: a list of the callbacks of this `fit` that a callback can read.
+    """
+
+    def set_callbacks(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        """Is called before `fit` begins, with all callbacks in their order."""
+        raise NotImplementedError
+
+
+def expect_trained_weights(callback: keras.callbacks.SwapEMAWeights) -> None:
+    """Tells the callback that the model has the weights that are trained, and not their average.
+
+    Sets `SwapEMAWeights._ema_weights_in_model`, which stays true after a `fit`. Replacement: a `SwapEMAWeights` that
+    begins anew in `on_train_begin`.
+    """
+    callback._ema_weights_in_model = False
+
+
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
-    """Makes `fit` begin with an epoch, counted from 0; None: with the one that its caller names.
+    """Makes `fit` begin with an epoch, counted from 0; None: with the one that its caller names. `fit` resets it.
 
     Sets `Model._initial_epoch`, as Keras' own `BackupAndRestore` does. Replacement: a callback's right to name it.
     """

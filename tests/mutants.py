@@ -112,10 +112,24 @@ MUTANTS = (
     ),
     _mutant(
         "keras/nested.py",
-        "for layer in flat_layers(model) for value",
-        "for layer in [model] for value",
+        "for layer in reversed(flat_layers(model))",
+        "for layer in [model]",
         "optimizers of compiled parts of a model are not found",
         "keras/test_fit.py",
+    ),
+    _mutant(
+        "distribute/strategy.py",
+        " | dict(agreed or {})",
+        "",
+        "workers do not compare the settings of their optimizers",
+        "distributed/test_agreement.py",
+    ),
+    _mutant(
+        "distribute/transport/collectives.py",
+        "itertools.count(number << 32)",
+        "itertools.count()",
+        "channels share the numbers of their messages",
+        "distributed/transport/test_sockets.py",
     ),
     _mutant(
         "data/files.py",

@@ -129,6 +129,7 @@ NAMES = (
     Name("keras", "Model._get_metrics_result_or_logs", "(self, logs)"),
     Name("keras", "Model._symbolic_build", "(self, iterator=None, data_batch=None)"),
     Name("keras", "Model._initial_epoch", "attribute"),
+    Name("keras", "callbacks.SwapEMAWeights._ema_weights_in_model", "attribute"),
     Name("keras.src.trainers.epoch_iterator", "EpochIterator.data_adapter", "attribute"),
     Name("keras.src.trainers.data_adapters.generator_data_adapter", "GeneratorDataAdapter._first_batches", "attribute"),
     Name("keras.src.trainers.data_adapters.data_adapter", "DataAdapter.get_tf_dataset", "(self)"),

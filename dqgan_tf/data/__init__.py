@@ -17,12 +17,15 @@ __all__ = ["DataSpec", "DatasetError", "build", "describe"]
 def describe(config: DataConfig) -> DataSpec:
     """Returns the description of what `build` yields, without reading an image.
 
+    Logs a warning if a slice lacks classes of its split.
+
     >>> spec = describe(DataConfig(dataset="gaussian_ring"))
     >>> spec.shape, spec.modes.shape
     ((2,), (8, 2))
 
     Raises:
-      DatasetError: the data set, its split, its `image` feature, the image size or the shards cannot be used.
+      DatasetError: the data set, its split, its `image` feature, the image size or the shards cannot be used; or the
+        run is conditional and the slice lacks classes.
     """
     _check_shards(config)
     if config.dataset in mixtures.MIXTURES:

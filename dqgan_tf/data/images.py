@@ -23,6 +23,7 @@ from absl import logging
 from dqgan_tf.config import DataConfig
 from dqgan_tf.data import catalogue, files
 from dqgan_tf.data.spec import DatasetError, DataSpec
+from dqgan_tf.fields import warn_once
 
 CROPS = {"celeb_a": 140}
 DEFAULT_SIZES = {"celeb_a": 64}
@@ -35,7 +36,10 @@ _CHUNK = 256  # images read at a time
 
 def describe(config: DataConfig) -> DataSpec:
     """Returns the description of the framed images; see `dqgan_tf.data.describe`."""
-    return _describe(config, _find(config))
+    user_set = _find(config)
+    spec = _describe(config, user_set)
+    _check_slice(config, user_set)
+    return spec
 
 
 def _describe(config, user_set):
@@ -79,6 +83,51 @@ def _num_classes(config, user_set):
             f"run has at most as many as images, {num_examples}. Received: labels from {low} to {high}"
         )
     return high + 1
+
+
+def _check_slice(config, user_set):
+    """Warns of a slice that lacks classes of its split, which may be sorted by class.
+
+    Raises:
+      DatasetError: the run is conditional: its networks would have classes without samples.
+    """
+    try:
+        labels, all_labels = _labels_of_slice(config, user_set)
+    except DatasetError:  # a run that uses the labels raises it where it loads them
+        return
+    if labels is None:
+        return
+    found, expected = len(np.unique(labels)), len(np.unique(all_labels))
+    if found == expected:
+        return
+    sentence = (
+        f"The slice has {found} of the {expected} classes of {config.dataset!r}. A slice takes images in the order of "
+        "the set; class folders are ordered by class. Shuffle the arrays of a file, or keep fewer files in every class "
+        f"folder; a smaller `image_size` also saves memory. Received: split={config.split!r}"
+    )
+    if config.conditional:
+        raise DatasetError(f"A conditional run needs images of every class. {sentence}, conditional=True")
+    warn_once(sentence)
+
+
+def _labels_of_slice(config, user_set):
+    """Returns the labels of a slice and of its whole split; (None, None) if there is nothing to compare."""
+    if "[" not in config.split:
+        return None, None
+    if user_set is not None:
+        source, rows = user_set
+        all_labels = source.labels()
+        return (None, None) if all_labels is None else (all_labels[rows], all_labels)
+    info = catalogue.prepared_builder(config.dataset, config.data_dir).info
+    # The whole set is read for its labels, so not without need: TFDS has shuffled most sets when it prepared them.
+    if not (config.conditional or info.disable_shuffling):
+        return None, None
+    labels = _load_labels(config, user_set)
+    if labels is None or len(np.unique(labels)) == getattr(info.features["label"], "num_classes", None):
+        return None, None
+    parts = tfds.core.ReadInstruction.from_spec(config.split).to_absolute(info.splits)
+    whole = dataclasses.replace(config, split="+".join(sorted({part.splitname for part in parts})))
+    return labels, _load_labels(whole, user_set)
 
 
 def _find(config):
@@ -134,7 +183,8 @@ def _load(config, user_set):
     if needed > MEMORY_LIMIT_BYTES:
         raise DatasetError(
             f"{spec.name!r} at {size} pixels takes {needed / 1e9:.1f} GB of memory; the limit is "
-            f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`, or a slice such as split='train[:10%]'."
+            f"{MEMORY_LIMIT_BYTES / 1e9:.1f} GB. Choose a smaller `image_size`. A slice such as split='train[:10%]' "
+            "also helps where the images are not ordered by class; those of class folders are."
         )
     images = np.empty((num_examples, *spec.shape), np.uint8)
     count, tenth = 0, max(len(images) // 10, 1)
@@ -201,6 +251,8 @@ def batches(
     parts, user_set = None, _find(config)
     if spec is not None:
         _check_unchanged(spec, _describe(config, user_set))
+    else:
+        _check_slice(config, user_set)
     if config.shards != "iid":
         labels = _load_labels(config, user_set)
         if labels is None:

@@ -23,16 +23,18 @@ BATCH_SIZE = 128
 LEARNING_RATE = 0.05
 MOMENTUM = 0.9
 HELD_OUT = 12
+SPLIT_SEED = 0
 FINGERPRINTED = 1000
 
 
 def train_or_load(cache_dir: str, dataset_name: str, images, labels, seed: int = 0, epochs: int = 4) -> FeatureNetwork:
     """Returns the classifier of a data set. The first call trains it, later calls read it from `cache_dir`.
 
-    The last twelfth of the images is held out of training. The accuracy on it is printed and stored in the file as
-    `held_out_accuracy`. The file is `small_classifier_v<version>_<dataset>_<data>_seed<s>_epochs<e>.npz`, where
-    `<data>` is a hash of the images' shape and of the first 1,000 images and labels. A file that cannot be read is
-    replaced. A file appears as a whole or not at all, so that several processes may call this at the same time.
+    A twelfth of the images is held out of training: the last one in the order of `split_order`. The accuracy on it is
+    printed and stored in the file as `held_out_accuracy`. The file is
+    `small_classifier_v<version>_<dataset>_<data>_seed<s>_epochs<e>.npz`, where `<data>` is a hash of the images' shape
+    and of the first 1,000 images and labels in that order. A file that cannot be read is replaced. A file appears as a
+    whole or not at all, so that several processes may call this at the same time.
 
     Args:
       cache_dir: folder of the file, created if missing.
@@ -80,11 +82,30 @@ def train_or_load(cache_dir: str, dataset_name: str, images, labels, seed: int =
     return FeatureNetwork(name, False, FEATURE_SIZE, size, channels, file_fingerprint(path), function, accuracy)
 
 
+def split_order(labels: np.ndarray) -> np.ndarray:
+    """Returns the indices of the images, int64 [n], in an order whose last twelfth is held out of training.
+
+    It is the order of the data if the last twelfth and the rest have every class. Otherwise, as in a folder of class
+    folders, it is a random order, the same in every call.
+    """
+    count = _num_trained(labels)
+    num_classes = len(np.unique(labels))
+    if len(np.unique(labels[:count])) == len(np.unique(labels[count:])) == num_classes:
+        return np.arange(len(labels))
+    return np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+
+
+def _num_trained(labels):
+    return len(labels) - max(1, len(labels) // HELD_OUT)
+
+
 def cache_path(cache_dir: str, dataset_name: str, images, labels, seed: int, epochs: int) -> str:
     """Returns the path where `train_or_load` stores the classifier of these data."""
+    # In the order of the split, so that a classifier of another split has another name.
+    first = split_order(labels)[:FINGERPRINTED]
     digest = hashlib.sha256(repr((images.shape, str(images.dtype))).encode())
-    digest.update(np.ascontiguousarray(images[:FINGERPRINTED]).tobytes())
-    digest.update(np.asarray(labels[:FINGERPRINTED], np.int64).tobytes())
+    digest.update(np.ascontiguousarray(images[first]).tobytes())
+    digest.update(np.asarray(labels[first], np.int64).tobytes())
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", dataset_name)
     file = f"small_classifier_v{VERSION}_{name}_{digest.hexdigest()[:12]}_seed{seed}_epochs{epochs}.npz"
     return os.path.join(cache_dir, file)
@@ -126,16 +147,18 @@ def train(images, labels, seed: int, epochs: int) -> dict[str, np.ndarray]:
         scale = np.sqrt(2.0 / np.prod(shape[:-1])) if name.endswith("weight") else 0.0
         initial[name] = (scale * generator.standard_normal(shape)).astype(np.float32)
     weights = {name: tf.Variable(value) for name, value in initial.items()}
-    count = len(images) - max(1, len(images) // HELD_OUT)  # images to train on
-    epoch = _epoch_function(weights, tf.constant(images[:count]), tf.constant(labels[:count], tf.int32))
+    count = _num_trained(labels)
+    rows, held_out = np.split(split_order(labels), [count])
+    # All images, of which a step gathers its rows: to copy the rows before would take their memory once more.
+    epoch = _epoch_function(weights, tf.constant(images), tf.constant(labels, tf.int32))
     size = min(BATCH_SIZE, count)
     steps = count // size
     accuracy = 0.0
     for index in range(epochs):
         rates = LEARNING_RATE * (1.0 - (index + np.array([0.0, 1.0])) / epochs)
-        order = generator.permutation(count)[: steps * size].reshape(steps, size)
+        order = rows[generator.permutation(count)[: steps * size]].reshape(steps, size)
         loss = epoch(tf.constant(order, tf.int32), tf.constant(rates, tf.float32))
-        accuracy = _accuracy(weights, images[count:], labels[count:])
+        accuracy = _accuracy(weights, images[held_out], labels[held_out])
         print(
             f"small classifier: epoch {index + 1}/{epochs}, loss {float(loss):.3f}, held-out accuracy {accuracy:.3f}",
             flush=True,

@@ -1,6 +1,7 @@
 """Compressed optimizers inside models, and inside Keras' `MultiOptimizer` and `LossScaleOptimizer`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,16 +13,23 @@ from dqgan_tf.private_keras import OptimizerSteps, flat_layers
 
 
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
-    """Returns the optimizers that are attributes of a model or of its layers, or stand in a list or dictionary that is.
+    """Returns the optimizers that are attributes of a model or of its layers, or stand in lists, tuples and
+    dictionaries that are, at any depth.
 
     A `train_step` of one's own may use those of models inside it that were compiled themselves.
     """
-    by_id: dict[int, keras.optimizers.Optimizer] = {}
-    for attribute in [value for layer in flat_layers(model) for value in vars(layer).values()]:
-        values = attribute.values() if isinstance(attribute, dict) else attribute
-        items = values if isinstance(attribute, (list, tuple, dict)) else [attribute]
-        by_id |= {id(item): item for item in items if isinstance(item, keras.optimizers.Optimizer)}
-    return list(by_id.values())
+    optimizers: dict[int, keras.optimizers.Optimizer] = {}
+    seen: dict[int, Any] = {}  # lists and dictionaries may contain each other
+    rest: list[Any] = [vars(layer) for layer in reversed(flat_layers(model))]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, keras.optimizers.Optimizer):
+            optimizers[id(value)] = value
+        elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
+            seen[id(value)] = value
+            inside = value.values() if isinstance(value, dict) else value
+            rest += [*inside][::-1]  # popped in their order, by which checkpoints name optimizers
+    return list(optimizers.values())
 
 
 def compressed_leaves(optimizers: Sequence[keras.optimizers.Optimizer]) -> list[keras.optimizers.Optimizer]:

@@ -88,11 +88,20 @@ class CheckpointFolder:
       board: message board of the workers.
       strategy: strategy of the model.
       keep: number of complete checkpoints that stay.
+      wait_seconds: how long a worker waits for the others in each exchange.
     """
 
-    def __init__(self, folder: str | os.PathLike, model, board: MessageBoard, strategy: CompressedStrategy, keep: int):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        model,
+        board: MessageBoard,
+        strategy: CompressedStrategy,
+        keep: int,
+        wait_seconds: float = 600.0,
+    ):
         self._folder, self._model, self._board = pathlib.Path(folder), model, board
-        self._strategy, self._keep = strategy, keep
+        self._strategy, self._keep, self._wait_seconds = strategy, keep, wait_seconds
         self._run = ""  # random name of the run, equal on all workers
 
     def settings(self) -> dict:
@@ -111,7 +120,7 @@ class CheckpointFolder:
           TrainingError: on every worker, with the reason, if one could not write.
         """
         folder = self._folder / _name_of(step)
-        self._run = self._run or self._board.exchange("name of the run", uuid.uuid4().hex)[0]
+        self._run = self._run or self._exchange("name of the run", uuid.uuid4().hex)[0]
         self._attempt(f"prepare {step}", lambda: self._prepare(folder))
         digests = self._attempt(f"write {step}", lambda: self._write(folder, step))
         files = {name: digest for digests_of_worker in digests for name, digest in digests_of_worker.items()}
@@ -158,7 +167,7 @@ class CheckpointFolder:
             problem = f"Worker {self._strategy.worker_index} cannot read {self._folder}: {first_line(error)}"
         answers = [
             json.loads(text)
-            for text in self._board.exchange("resume from", json.dumps([folder.name if folder else "nothing", problem]))
+            for text in self._exchange("resume from", json.dumps([folder.name if folder else "nothing", problem]))
         ]
         for _, other in answers:
             if other:
@@ -189,9 +198,12 @@ class CheckpointFolder:
                 refusal = str(error)
             except OSError as error:
                 refusal = f"{self._folder} cannot be written: {error.strerror}"
-        refusal = self._board.exchange("lock", refusal)[0]  # the chief is worker 0
+        refusal = self._exchange("lock", refusal)[0]  # the chief is worker 0
         if refusal:
             raise CheckpointError(refusal)
+
+    def _exchange(self, topic, text):
+        return self._board.exchange(topic, text, self._wait_seconds)
 
     def _attempt(self, what, action):
         """Runs `action` on all workers and returns their results. Raises TrainingError if it failed on one of them."""
@@ -200,7 +212,7 @@ class CheckpointFolder:
             result = action()
         except (OSError, tf.errors.OpError) as error:
             reason = first_line(error)
-        answers = [json.loads(text) for text in self._board.exchange(what, json.dumps([result, reason]))]
+        answers = [json.loads(text) for text in self._exchange(what, json.dumps([result, reason]))]
         for index, (_, other) in enumerate(answers):
             if other:
                 raise TrainingError(

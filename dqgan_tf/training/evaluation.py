@@ -54,8 +54,10 @@ class Evaluator:
         self._real = report.extract_features(self._network, real[rows])
         self._labels = None
         if spec.num_classes is not None and labels is not None:
-            # The shares of the classes among the generated images are those of the data.
-            self._labels = labels[np.linspace(0, len(labels) - 1, count).astype(int)]
+            # The shares of the classes among the generated images are those of the data. Their order is not: the
+            # classifier score takes consecutive images for a sample of all classes, and data may be sorted by class.
+            chosen = labels[np.linspace(0, len(labels) - 1, count).astype(int)]
+            self._labels = np.random.default_rng(0).permutation(chosen)
 
     def evaluate(self, model, *, use_ema: bool = True) -> report.Figures:
         """Returns figures by name: mode coverage of points; of images, distances and a score with a named network.

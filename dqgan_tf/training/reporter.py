@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 import re
 import sys
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from dqgan_tf.config import FREE_FIELDS
 from dqgan_tf.distribute.pipeline import SPANS
-from dqgan_tf.evaluation import report
+from dqgan_tf.evaluation import features, report
 from dqgan_tf.telemetry import pictures, tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter, read, write_atomically
 from dqgan_tf.telemetry.tensorboard import PLAYERS
@@ -117,11 +118,9 @@ class Reporter:
         return (self._folder / "samples" / f"ema_{step:08d}.png").exists()
 
     def recorded_evaluation(self, step: int) -> report.Figures:
-        """Returns the figures of the averaged generator at a step that `evaluate` has written before, else {}."""
+        """Returns the figures at a step that `evaluate` has written before with the settings of this run, else {}."""
         entries = read(self._folder / "metrics.jsonl") if self._active else []
-        of_step = (
-            entry for entry in reversed(entries) if entry["step"] == step and entry.get("generator") == "averaged"
-        )
+        of_step = (entry for entry in reversed(entries) if entry["step"] == step and _is_of_run(entry, self._job))
         return next(of_step, {})
 
     def evaluate(self, step: int, evaluator: Evaluator, interrupting=contextlib.nullcontext) -> report.Figures:
@@ -200,6 +199,22 @@ class Reporter:
             yield
         except (OSError, tf.errors.OpError) as error:
             self.failure = self.failure or first_line(error)
+
+
+def _is_of_run(entry, job):
+    """Whether an entry of metrics.jsonl has the figures that this run computes.
+
+    `trainers.evaluate` may have added one of the same step with another network or number of samples. Those figures are
+    not comparable with the best ones of the run so far.
+    """
+    config, spec = job.config.evaluation, job.data_spec
+    if entry.get("generator") != "averaged" or entry.get("num_fake") != config.eval_samples:
+        return False
+    path = config.inception_weights or config.feature_network
+    if path:
+        network = features.load(path).fingerprint if os.path.isdir(path) else features.file_fingerprint(path)
+        return entry.get("feature_network_sha256") == network
+    return entry.get("feature_network") == (f"small_classifier({spec.name})" if spec.kind == "images" else None)
 
 
 def constants(job) -> list[str]:

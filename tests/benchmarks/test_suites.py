@@ -378,6 +378,18 @@ class TestTables:
         rows = [row("dqgan", "none", 1, 0.2), row("dqgan", "sign", 0, 9.0), row("dqgan", "sign", 1, 0.3)]
         assert suites_report.table(SUITE, rows).splitlines()[3].endswith("| +50.0 |")
 
+    def test_runs_that_other_weights_judge_are_not_compared(self):
+        """The small classifier has other weights on another processor: its distances are others."""
+        weights = [{"feature_network_sha256": text} for text in ("a" * 64, "b" * 64)]
+        rows = [row("dqgan", "none", 0, 0.2) | weights[0], row("dqgan", "none", 1, 0.2) | weights[1]]
+        rows += [row("dqgan", "sign", 0, 9.0) | weights[1], row("dqgan", "sign", 1, 0.3) | weights[1]]
+        assert suites_report.table(SUITE, rows).splitlines()[3].endswith("| +50.0 |")
+        judge = {"feature_network": "small", "feature_network_accuracy": 0.9114}
+        assert suites_report._judge("small", [one | judge for one in rows]) == (
+            "small (91.1% of held-out images named right), weights bbbbbbbb for 3 runs, aaaaaaaa for 1 runs; only runs "
+            "that the same weights judge are compared"
+        )
+
     def test_different_data_are_compared_with_equal_data_at_the_same_rate(self):
         """Where there is no such run, with that at the rates of the suite: .3 against .2 and .1, .3 against .1."""
         fast, other = (f",learning_rate_g={value}" for value in (0.5, 0.7))

@@ -335,6 +335,59 @@ value = 3
     sys.modules.pop(name, None)
 
 
+class TestSlicesOfSortedSets:
+    @pytest.fixture
+    def sorted_set(self, tmp_path):
+        """Returns `sorted_set(kind)`: 12 images of 4 classes in the order of the classes."""
+
+        def make(kind):
+            labels = np.arange(12) // 3
+            if kind == "folder":
+                for i, image in enumerate(BYTES):
+                    save(tmp_path / "set" / f"class_{labels[i]}" / f"{i:02d}.png", image)
+                return tmp_path / "set"
+            np.savez(tmp_path / "x.npz", x=BYTES, y=labels)
+            return tmp_path / "x.npz"
+
+        return make
+
+    @pytest.mark.parametrize("kind", ["folder", "npz"])
+    def test_classes_that_a_slice_lacks_are_named_once(self, sorted_set, kind, caplog):
+        path = sorted_set(kind)
+        chosen = config(path, split="train[:40%]")
+        for _ in range(2):
+            assert data.describe(chosen).num_examples == 5
+        data.build(chosen, per_replica_batch_size=2, num_replicas=1, replica_ids=[0], seed=0)
+        assert caplog.text.count(f"The slice has 2 of the 4 classes of '{path}'.") == 1
+        assert "keep fewer files in every class folder" in caplog.text and "`image_size`" in caplog.text
+        assert "Received: split='train[:40%]'" in caplog.text
+
+    @pytest.mark.parametrize("kind", ["folder", "npz"])
+    def test_a_conditional_run_is_refused(self, sorted_set, kind):
+        chosen = config(sorted_set(kind), split="train[3:]", conditional=True)
+        message = r"needs images of every class. The slice has 3 of the 4 .*split='train\[3:\]', conditional=True"
+        with pytest.raises(data.DatasetError, match=message):
+            data.describe(chosen)
+        with pytest.raises(data.DatasetError, match=message):
+            data.build(chosen, per_replica_batch_size=2, num_replicas=1, replica_ids=[0], seed=0)
+
+    def test_slices_of_all_classes(self, sorted_set, tmp_path, caplog):
+        for kind in ("folder", "npz"):
+            for split in ("train", "train[2:10]", "train[:1]+train[3:4]+train[6:7]+train[-1:]"):
+                assert data.describe(config(sorted_set(kind), split=split, conditional=True)).num_classes == 4
+        np.savez(tmp_path / "x.npz", x=BYTES, y=np.arange(12) % 4)
+        assert data.describe(config(tmp_path / "x.npz", split="train[:4]", conditional=True)).num_classes == 4
+        # Classes that the whole set does not have are not lost by a slice.
+        np.savez(tmp_path / "x.npz", x=BYTES, y=np.arange(12) % 2 * 7)
+        assert data.describe(config(tmp_path / "x.npz", split="train[:4]", conditional=True)).num_classes == 8
+        assert not caplog.text
+
+    def test_labels_that_are_none_do_not_matter_to_a_run_without_classes(self, tmp_path, caplog):
+        np.savez(tmp_path / "x.npz", x=BYTES, y=np.arange(12) - 1)
+        assert data.describe(config(tmp_path / "x.npz", split="train[:4]")).num_examples == 4
+        assert not caplog.text
+
+
 class TestFunction:
     @pytest.mark.parametrize(("function", "has_labels"), [("bare", False), ("pairs", True), ("named", True)])
     def test_images_have_the_order_of_their_bytes(self, module, function, has_labels):

@@ -1,5 +1,6 @@
 """Framing against numpy and Pillow; the loader on stand-ins for prepared sets and on the real CIFAR-10."""
 
+import dataclasses
 import json
 import pathlib
 import time
@@ -9,7 +10,7 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from dqgan_tf import data
+from dqgan_tf import data, fields
 from dqgan_tf.config import DataConfig
 from dqgan_tf.data import images
 from dqgan_tf.errors import UsageError
@@ -109,7 +110,8 @@ class TestStandIns:
         monkeypatch.setattr(images, "MEMORY_LIMIT_BYTES", 5 * 32 * 32 * 3)
         images.load(config)
         monkeypatch.setattr(images, "MEMORY_LIMIT_BYTES", 5 * 32 * 32 * 3 - 1)
-        with pytest.raises(data.DatasetError, match="'cifar10' at 32 pixels takes .* Choose a smaller `image_size`"):
+        message = "'cifar10' at 32 pixels takes .* a smaller `image_size`. .* where the images are not ordered by class"
+        with pytest.raises(data.DatasetError, match=message):
             images.load(config)
 
     @pytest.mark.parametrize("announced", [4, 6])
@@ -180,6 +182,30 @@ class TestOwnSets:
     def test_no_labels(self, tmp_path):
         config = store(tmp_path, image=(tfds.features.Image(shape=(4, 4, 1)), picture(4, 4, 1)))
         assert images.load_labels(config) is None
+
+    @pytest.mark.parametrize(
+        "label", [tfds.features.ClassLabel(num_classes=9), tfds.features.Scalar(np.int64)], ids=["classes", "numbers"]
+    )
+    def test_a_slice_of_a_sorted_set(self, tmp_path, label, caplog):
+        """4 images of each of 3 classes, in the order of the classes; TFDS may know names of others."""
+        examples = [(i, {"image": picture(4, 4, 1), "label": i // 4}) for i in range(12)]
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name="own",
+            version="1.0.0",
+            features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 1)), "label": label}),
+            split_datasets={"train": examples},
+            data_dir=tmp_path,
+            disable_shuffling=True,
+        )
+        config = DataConfig(dataset="own", data_dir=str(tmp_path), split="train[3:9]", conditional=True)
+        assert data.describe(config).num_examples == 6
+        lacking = dataclasses.replace(config, split="train[:6]")
+        with pytest.raises(data.DatasetError, match="needs images of every class. The slice has 2 of the 3 classes"):
+            data.describe(lacking)
+        assert "The slice has" not in caplog.text
+        fields.warn_once.cache_clear()  # another test may have warned of a set of this name
+        assert data.describe(dataclasses.replace(lacking, conditional=False)).num_examples == 6
+        assert "The slice has 2 of the 3 classes of 'own'" in caplog.text
 
     @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:40]), pathlib.Path.unlink])
     def test_files_that_cannot_be_read(self, tmp_path, damage):

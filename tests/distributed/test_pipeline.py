@@ -45,8 +45,9 @@ def graph_of(topology, packet_mb=4 * N / 2**20, threads=1):
 
 
 def sockets_of(graph):
-    """The operations of sockets, in order; a clock gives a float64."""
-    return [op for op in graph.get_operations() if op.type == "PyFunc" and op.outputs[0].dtype == tf.float32]
+    """The operations of sockets, in order: one that sends gives its tag, int64; a clock gives a float64."""
+    found = (tf.int64, tf.float32)
+    return [op for op in graph.get_operations() if op.type == "PyFunc" and op.outputs[0].dtype in found]
 
 
 def kernels_before(graph, operation):

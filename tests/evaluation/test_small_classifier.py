@@ -1,6 +1,7 @@
 """The judge that is trained on the spot: what is cached, when, under which name, and how good it is."""
 
 import gzip
+import hashlib
 import os
 import pathlib
 
@@ -54,6 +55,44 @@ def test_the_second_call_reads_the_first_ones_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(first(images).pool, second(images).pool)
     hits = np.argmax(first(images[-40:]).logits, axis=1) == labels[-40:]  # a twelfth of 480 images is held out
     assert first.accuracy == second.accuracy == pytest.approx(np.mean(hits))
+
+
+def name_in_order_of_the_data(images, labels):
+    """What names the data in the file of a classifier that holds out the last twelfth of the data as they are."""
+    digest = hashlib.sha256(repr((images.shape, str(images.dtype))).encode())
+    digest.update(images[: small_classifier.FINGERPRINTED].tobytes())
+    digest.update(labels[: small_classifier.FINGERPRINTED].tobytes())
+    return f"small_classifier_v1_data_{digest.hexdigest()[:12]}_seed0_epochs4.npz"
+
+
+def test_data_sorted_by_class(tmp_path):
+    """The last twelfth is the last class, which would not be trained."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 40)
+    noise = generator.integers(0, 80, (len(labels), 8, 8, 1))
+    images = (generator.integers(0, 176, (12, 8, 8, 1))[labels] + noise).astype(np.uint8)
+    network = small_classifier.train_or_load(str(tmp_path), "data", images, labels)
+    assert network.accuracy > 0.9
+    assert np.mean(np.argmax(network(images).logits, axis=1) == labels) > 0.9
+    # A file of an older version, which held out the last class, is not read.
+    assert cached(tmp_path).name != name_in_order_of_the_data(images, labels)
+
+
+def test_other_data_keep_their_last_twelfth_and_their_file():
+    images, labels = stripes(1212)
+    path = pathlib.Path(small_classifier.cache_path("", "data", images, labels, 0, 4))
+    assert path.name == name_in_order_of_the_data(images, labels)
+    np.testing.assert_array_equal(small_classifier.split_order(labels), np.arange(1212))
+
+
+@pytest.mark.parametrize("lacking", [slice(1111), slice(1111, None)], ids=["trained", "held out"])
+def test_every_class_is_trained_and_held_out(lacking):
+    _, labels = stripes(1212)
+    labels[lacking][labels[lacking] == 2] = 1
+    order = small_classifier.split_order(labels)
+    np.testing.assert_array_equal(np.sort(order), np.arange(1212))
+    assert set(labels[order[1111:]]) == set(labels[order[:1111]]) == {0, 1, 2}
+    np.testing.assert_array_equal(order, small_classifier.split_order(labels))
 
 
 def test_equal_seeds_give_equal_weights(tmp_path):

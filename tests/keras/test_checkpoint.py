@@ -9,7 +9,11 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.config import LossConfig
+from dqgan_tf.distribute import message_board
+from dqgan_tf.distribute.message_board import MessageBoard
+from dqgan_tf.distribute.strategy import OPEN_SECONDS
 from dqgan_tf.errors import CheckpointError, UsageError
+from dqgan_tf.keras.nested import optimizers_of
 from dqgan_tf.keras.state import ModelState
 from tests.gan import model_state, tiny_gan
 from tests.gan.local_strategy import local_strategy
@@ -135,6 +139,101 @@ def test_a_run_that_is_complete_trains_no_further_and_says_so(strategy, tmp_path
     assert fit(model, tmp_path, epochs=3).epoch == [2]
     assert f"`fit` goes on from {tmp_path} after epoch 2 of 3" in caplog.text
     assert fit(model, epochs=1).epoch == [0]  # without the callback, fit begins where its caller says
+
+
+def test_the_fit_after_one_that_failed_begins_where_its_caller_says(strategy, tmp_path):
+    class Fail(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            raise InterruptedError
+
+    model = build(strategy, CASES["gradient"], seed=3)
+    fit(model, tmp_path, epochs=2)
+    with pytest.raises(InterruptedError):
+        fit(model, tmp_path, epochs=3, cut=(2, 1))
+    assert fit(model, epochs=2).epoch == [0, 1]
+    assert fit(model, tmp_path, epochs=3).epoch == [2]  # the lock is that of this process
+    with pytest.raises(InterruptedError):  # before the first epoch
+        model.fit(*small_models.batches(1, 2), callbacks=[dqgan_tf.callbacks.Checkpoint(tmp_path), Fail()], verbose=0)
+    assert fit(model, epochs=1).epoch == [0]
+
+
+class Service:
+    """Stands for the coordination service, where a key is set once. Worker 1 posts what worker 0 does."""
+
+    def __init__(self):
+        self.keys, self.waited = {}, []
+
+    def set(self, key, value):
+        if key in self.keys:
+            raise tf.errors.AlreadyExistsError(None, None, key)
+        self.keys[key] = value
+
+    def get(self, key, timeout_seconds):
+        return self.keys[key.rpartition("/")[0] + "/0"]
+
+    def delete(self, key):
+        del self.keys[key]
+
+    def wait_at_barrier(self, name, timeout_seconds):
+        self.waited.append(timeout_seconds)
+
+
+def test_a_callback_in_a_second_fit_of_several_workers(strategy, tmp_path, monkeypatch):
+    """Nothing was saved in the first one, so that its posts are still on the board."""
+    service = Service()
+    monkeypatch.setattr(message_board, "CoordinationService", lambda: service)
+    monkeypatch.setattr(strategy, "message_board", lambda name: MessageBoard(0, 2, name))
+    callback = dqgan_tf.callbacks.Checkpoint(tmp_path)
+    callback.set_model(small_models.mlp(strategy, CASES["update"]))
+    for _ in range(2):
+        callback.on_train_begin()
+        callback.on_train_end()
+    callback.on_train_begin()
+    callback.on_epoch_end(0)
+    assert len(service.waited) == 10 and set(service.waited) == {OPEN_SECONDS}
+
+
+Swap = keras.callbacks.SwapEMAWeights
+
+
+def test_averaged_weights_are_not_saved_for_those_that_are_trained(strategy, tmp_path):
+    model, checkpoint = build(strategy, CASES["gradient"], seed=3), dqgan_tf.callbacks.Checkpoint(tmp_path)
+    wrong, (x, y) = [Halve(), Swap(swap_on_epoch=True), checkpoint], small_models.batches(1, 2)
+    for callbacks in (wrong, [wrong], keras.callbacks.CallbackList(wrong, model=model)):
+        with pytest.raises(UsageError, match="SwapEMAWeights.* must stand behind .*Checkpoint, as in callbacks="):
+            model.fit(x[0], y[0], callbacks=callbacks, verbose=0)
+    assert not list(tmp_path.iterdir())
+    checkpoint.set_callbacks([Swap(), checkpoint])  # swaps back at the end of each evaluation
+
+
+def test_weights_that_are_swapped_behind_a_checkpoint(strategy, tmp_path):
+    """The trained ones are saved, the averaged ones evaluated; a second `fit`, and another process, train the saved."""
+    model, x, y = build(strategy, CASES["gradient"], seed=3), *small_models.batches(1, 2, seed=1)
+    data = small_models.dataset(*small_models.batches(STEPS, 2))
+    begun, ended, losses = [], [], []
+
+    def values(model):
+        return [small_models.values(strategy, variables) for variables in (model.variables, model.optimizer.variables)]
+
+    def at_the_end(epoch, logs):
+        ended.append(values(model))
+        losses.append(logs["val_loss"])
+
+    swap = Swap(swap_on_epoch=True)
+    first = keras.callbacks.LambdaCallback(on_epoch_end=at_the_end)
+    last = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(values(model)))
+    for epochs in (1, 2):
+        callbacks = [first, dqgan_tf.callbacks.Checkpoint(tmp_path), swap, last]
+        model.fit(
+            data, epochs=epochs, validation_data=(x[0], y[0]), callbacks=callbacks, shuffle=False, verbose=0
+        )  # leaves the averaged weights in the model
+        np.testing.assert_allclose(model.evaluate(x[0], y[0], verbose=0), losses[-1], rtol=1e-5)
+    assert_same(begun[1], ended[0])
+    other, callback = build(strategy, CASES["gradient"], seed=4), dqgan_tf.callbacks.Checkpoint(tmp_path)
+    callback.set_model(other)
+    callback.on_train_begin()
+    callback.on_train_end()
+    assert_same(values(other), ended[1])
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +368,17 @@ class TwoNetworks(keras.Model):
             optimizer.apply(tape.gradient(loss, layer.trainable_variables), layer.trainable_variables)
         self.tracker.update_state(loss)
         return {"loss": self.tracker.result()}
+
+
+def test_optimizers_at_any_depth_of_an_attribute_are_saved(strategy):
+    model = small_models.mlp(strategy, CASES["update"])
+    with strategy.scope():
+        model.steps = {"g": [opt.SGD(name="first")], "d": ({"low": opt.SGD(name="second")},), "own": model.optimizer}
+    loop = vars(model)["loop"] = [opt.SGD(name="third")]
+    loop.append(loop)
+    assert [one.name for one in optimizers_of(model)] == [model.optimizer.name, "first", "second", "third"]
+    names = {name.partition("/")[0] for name in ModelState(model).shared_values()}
+    assert {"optimizer_0", "optimizer_1", "optimizer_2", "optimizer_3"} <= names
 
 
 @pytest.mark.slow

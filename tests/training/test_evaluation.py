@@ -55,6 +55,33 @@ def test_a_small_classifier_judges_by_default(run, tmp_path):
     assert raw[f"frechet_distance({name},n=70)"] != figures[f"frechet_distance({name},n=70)"]
 
 
+def test_the_order_of_generated_images_does_not_depend_on_their_class(tmp_path, monkeypatch):
+    """The data are sorted by class; the score takes each tenth of the generated images for a sample of all classes."""
+    truth, drawn = np.repeat(np.arange(4), (100, 100, 100, 200)), []
+    np.savez(tmp_path / "own.npz", images=np.zeros((500, 2, 2, 1), np.uint8), labels=truth)
+    config = RunConfig(data=DataConfig(dataset=str(tmp_path / "own.npz"), conditional=True))
+
+    def generate(latent, labels, use_ema):
+        drawn.append(labels)
+        return tf.reshape(tf.cast(labels, tf.float32), [-1, 1, 1, 1]) * tf.ones([1, 2, 2, 1]) / 2 - 1
+
+    def judge(shown):
+        classes = np.rint(shown[:, 0, 0, 0] / 63.75).astype(int)
+        return features.Features(np.random.default_rng(0).random((len(shown), 2)), 99 * np.eye(4)[classes])
+
+    network = features.FeatureNetwork("judge", False, 2, (2, 2), (1,), "f" * 64, judge)
+    monkeypatch.setattr(features, "load", lambda path: network)
+    model = types.SimpleNamespace(seed=0, latent_dim=2, generate=generate)
+    trained = TrainedRun(config, data.describe(config.data), model, 3)
+    wanted = EvaluationConfig(eval_samples=500, feature_network="judge.npz")
+    figures = evaluation.evaluate(trained, wanted)
+    # exp of the entropy of shares of .2, .2, .2 and .4 is 3.79; a tenth has 50 images.
+    assert 3.3 < figures["classifier_score(judge,n=500)"] < 4
+    np.testing.assert_array_equal(np.bincount(np.concatenate(drawn)), [100, 100, 100, 200])
+    of_a_run = evaluation.Evaluator(dataclasses.replace(config, evaluation=wanted), trained.data_spec)
+    assert of_a_run.evaluate(model) == figures
+
+
 def resnet(folder):
     generator = np.random.default_rng(1)
     arrays = {name: np.abs(generator.standard_normal(s)) / 9 for name, s in features._resnet_shapes(1).items()}

@@ -1,6 +1,7 @@
 """The training loop on stand-ins for model and job: when it looks, saves, stops and gives up."""
 
 import dataclasses
+import json
 import signal
 import types
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from dqgan_tf.config import EvaluationConfig, RunConfig, TrainConfig
+from dqgan_tf.data import DataSpec
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import TrainingError
 from dqgan_tf.training import checkpoint, loop
+from dqgan_tf.training.reporter import Reporter
 
 PHASES = {"milliseconds/compute": 1.0, "milliseconds/reduction": 0.5}
 
@@ -320,6 +323,28 @@ class TestCatchUp:
         loop_.run(iter(()))
         assert (seen.pictured, seen.evaluated) == ([10, 11], [11])
         assert seen.kept == [(10, "recall(x,n=7)", 0.5)]  # its end may have come before this
+
+    @pytest.mark.parametrize("is_own_recorded", [True, False])
+    def test_an_evaluation_of_the_user_takes_no_part(self, tmp_path, is_own_recorded):
+        """It has another number of samples: its figure would begin anew, and the best checkpoint be removed."""
+        own = {"step": 10, "recall(small_classifier(x),n=7)": 0.5, "num_fake": 7}
+        lines = [own] * is_own_recorded + [{"step": 10, "recall(small_classifier(x),n=3)": 0.1, "num_fake": 3}]
+        lines = [line | {"feature_network": "small_classifier(x)", "generator": "averaged"} for line in lines]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        evaluation = EvaluationConfig(best_figure="recall", eval_samples=7)
+        job = types.SimpleNamespace(
+            config=RunConfig(evaluation=evaluation), data_spec=DataSpec("images", (4, 4, 1), 10, "x")
+        )
+        reporter = types.SimpleNamespace(_active=True, _folder=tmp_path, _job=job)
+        recorder = Recorder()
+        recorder.recorded_evaluation = lambda step: Reporter.recorded_evaluation(reporter, step)
+        recorder.kept = [(5, "recall(small_classifier(x),n=7)", 0.4)]
+        figures = lambda: {"recall(small_classifier(x),n=7)": 0.3}  # noqa: E731
+        how = self.how | {"steps": 11}
+        loop_, seen = make(Model(), 10, recorder=recorder, evaluator=figures, evaluation=evaluation, **how)
+        loop_.run(iter(()))
+        assert seen.evaluated == ([11] if is_own_recorded else [10, 11])
+        assert seen.kept[1:] == ([(10, "recall(small_classifier(x),n=7)", 0.5)] if is_own_recorded else [])
 
     @pytest.mark.parametrize("held", [5, 0])
     def test_a_run_that_ends_at_its_checkpoint(self, held):

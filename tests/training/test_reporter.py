@@ -1,5 +1,6 @@
 """The chief's files: on a full disk nothing is raised and `failure` says why; a picture that fails ends nothing."""
 
+import json
 import pathlib
 import re
 import resource
@@ -13,9 +14,19 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from dqgan_tf import data
-from dqgan_tf.config import FREE_FIELDS, CompressionConfig, DataConfig, LossConfig, OptimizerConfig, RunConfig
+from dqgan_tf.config import (
+    FREE_FIELDS,
+    CompressionConfig,
+    DataConfig,
+    EvaluationConfig,
+    LossConfig,
+    OptimizerConfig,
+    RunConfig,
+)
+from dqgan_tf.evaluation import features
 from dqgan_tf.gan.model import DQGAN
 from dqgan_tf.telemetry import json_lines, pictures, tensorboard
+from dqgan_tf.training import evaluation
 from dqgan_tf.training import reporter as reporter_lib
 from dqgan_tf.training.reporter import Reporter
 
@@ -31,6 +42,7 @@ FIGURES = CONSTANT | {
     "residual_ratio/generator": 0.1,
     "residual_ratio/discriminator": 0.1,
 }
+RING = data.describe(DataConfig("gaussian_ring"))
 SUMMARY = {
     "modes": 8,
     "num_modes": 8,
@@ -61,7 +73,7 @@ class Model:
 
 
 def make_job(folder, is_chief=True, config=None, spec=None):
-    spec = spec or data.describe(DataConfig("gaussian_ring"))
+    spec = spec or RING
     strategy = types.SimpleNamespace(
         is_chief=is_chief, num_workers=2, num_replicas_in_sync=2, transport_of=lambda name: f"for {name}"
     )
@@ -157,19 +169,81 @@ def test_all_is_well(tmp_path, capsys):
 
 
 def test_what_a_step_has_already(tmp_path):
-    reporter = make_reporter(tmp_path)
+    config = RunConfig(str(tmp_path), evaluation=EvaluationConfig(eval_samples=70))
+    job = make_job(tmp_path, config=config)
+    reporter = Reporter(job, 0)
     assert not reporter.has_pictures(10) and reporter.recorded_evaluation(10) == {}
     reporter.sample(10)
-    reporter.evaluate(10, Evaluator(0))
+    reporter.evaluate(10, OfPoints())
     reporter.close()
-    again = Reporter(make_job(tmp_path), 10)
+    again = Reporter(job, 10)
     assert again.has_pictures(10) and not again.has_pictures(20)
-    assert again.recorded_evaluation(10) == {"step": 10} | Evaluator().evaluate(None)
+    assert again.recorded_evaluation(10) == {"step": 10} | OfPoints().evaluate(None)
     assert again.recorded_evaluation(20) == {}
     again.close()
-    before = Reporter(make_job(tmp_path), 9)  # a run that was resumed before it
+    before = Reporter(job, 9)  # a run that was resumed before it
     assert before.recorded_evaluation(10) == {}
     before.close()
+
+
+IMAGES = data.DataSpec("images", (4, 4, 1), 10, "x")
+NAMES = {"points": "modes_found", "small_classifier": "recall(small_classifier(x),n=7)", "file": "recall(resnet8,n=7)"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("points", {"num_fake": 3}),
+        ("points", {"generator": "raw"}),
+        ("small_classifier", {"num_fake": 3}),
+        ("small_classifier", {"feature_network": "resnet20"}),
+        ("file", {"num_fake": 3}),
+        ("file", {"feature_network_sha256": "of another file"}),
+    ],
+)
+def test_an_evaluation_of_the_user_is_none_of_the_run(tmp_path, kind, other):
+    """`trainers.evaluate` with other flags than the run's, before or after the evaluation of the run."""
+    weights, settings = tmp_path / "resnet8.npz", {"eval_samples": 7}
+    weights.write_bytes(b"weights")
+    own = {"step": 10, NAMES[kind]: 0.5, "num_fake": 7, "generator": "averaged"}
+    if kind == "small_classifier":
+        own |= {"feature_network": "small_classifier(x)", "feature_network_sha256": "0"}
+    if kind == "file":
+        own |= {"feature_network": "resnet8", "feature_network_sha256": features.file_fingerprint(str(weights))}
+        settings["feature_network"] = str(weights)
+    config = RunConfig(str(tmp_path), evaluation=EvaluationConfig(**settings))
+    job = make_job(tmp_path, config=config, spec=RING if kind == "points" else IMAGES)
+    for lines, expected in (([own, own | other], own), ([own | other, own], own), ([own | other], {})):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        reporter = Reporter(job, 10)
+        assert reporter.recorded_evaluation(10) == expected
+        reporter.close()
+
+
+@pytest.mark.parametrize("kind", ["points", "small_classifier", "file", "folder"])
+def test_what_the_evaluator_of_a_run_writes_is_of_the_run(tmp_path, kind):
+    random = np.random.default_rng(0)
+    weights = {name: random.standard_normal(shape) / 9 for name, shape in features._resnet_shapes(1).items()}
+    np.savez(tmp_path / "resnet.npz", **{name: np.abs(array).astype(np.float32) for name, array in weights.items()})
+    images = tmp_path / "images" / "own.npz"
+    images.parent.mkdir()
+    np.savez(images, images=random.integers(0, 256, (80, 6, 6, 1), np.uint8), labels=np.arange(80) % 2)
+    network = {"file": str(tmp_path / "resnet.npz"), "folder": str(tmp_path)}.get(kind)
+    settings = EvaluationConfig(eval_samples=70, feature_network=network, cache_dir=str(tmp_path / "cache"))
+    of_data = DataConfig("gaussian_ring" if kind == "points" else str(images))
+    config = RunConfig(str(tmp_path), data=of_data, evaluation=settings)
+    job = make_job(tmp_path, config=config, spec=data.describe(of_data))
+    if kind != "points":
+        job.model = types.SimpleNamespace(
+            seed=0,
+            latent_dim=36,
+            generate=lambda latent, use_ema: tf.reshape(tf.sign(latent), [-1, 6, 6, 1]),
+            **{name: getattr(Model, name) for name in ("channel", "discriminator", "bytes_per_step")},
+        )
+    reporter = Reporter(job, 0)
+    figures = reporter.evaluate(10, evaluation.Evaluator(config, job.data_spec))
+    assert figures and reporter.recorded_evaluation(10) == {"step": 10} | figures
+    reporter.close()
 
 
 class Evaluator:
@@ -186,6 +260,13 @@ class Evaluator:
         return (
             {"frechet_distance(resnet20,n=70)": 1.5} | stds | {"feature_network": "resnet20", "generator": "averaged"}
         )
+
+
+class OfPoints:
+    """Returns figures of 70 points."""
+
+    def evaluate(self, model):
+        return {"modes_found": 8, "num_fake": 70, "generator": "averaged"}
 
 
 def test_an_evaluation_stands_beside_the_training_curves(tmp_path):

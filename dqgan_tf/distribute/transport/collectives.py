@@ -1,7 +1,6 @@
 """The collectives of a replica: the contract, and what fulfils it over TensorFlow, between hosts and over TCP."""
 
 import abc
-import copy
 import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -158,33 +157,36 @@ class SocketCollectives(Collectives):
       connections: `Connection`, or any object with its methods, by worker index.
       workers: worker index of each rank.
       rank: rank of this replica.
+      number: of the channel, equal in all processes.
+      owner: the collectives that own the connections, if they are not these; see `of_channel`.
+
+    Attributes:
+      last_operation: name of the last operation that was added to a graph, by graph; one for all channels.
     """
 
-    def __init__(self, connections: Mapping[int, Connection], workers: Sequence[int], rank: int):
+    def __init__(
+        self,
+        connections: Mapping[int, Connection],
+        workers: Sequence[int],
+        rank: int,
+        number: int = 0,
+        owner: "SocketCollectives | None" = None,
+    ):
         self.size, self.rank = len(workers), rank
-        self._connections = dict(connections)
-        self._finalizer = weakref.finalize(self, close_all, tuple(self._connections.values()))
+        self._connections, self._workers = dict(connections), tuple(workers)
+        self._end = owner.close if owner else weakref.finalize(self, close_all, tuple(self._connections.values()))
         others = [k % self.size for k in range(rank + 1, rank + self.size)]
         self._peers = [(other, workers[other]) for other in others]  # (rank, worker), the next rank first
-        self._tags = itertools.count()
-        self._owner: SocketCollectives | None = None  # whose end closes the connections, in `of_channel`
-        # graph -> name of the last operation in it
-        self._last_operation: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._tags = itertools.count(number << 32)
+        self.last_operation: weakref.WeakKeyDictionary = owner.last_operation if owner else weakref.WeakKeyDictionary()
 
     def of_channel(self, number: int) -> "SocketCollectives":
-        """Returns the collectives of a channel, over the same connections. Channels do not wait for each other.
-
-        Args:
-          number: from 1 on, equal in all processes.
-        """
-        channel = copy.copy(self)
-        channel._tags = itertools.count(number << 32)
-        channel._owner = self
-        return channel
+        """Returns the collectives of another channel over the same connections. Channels do not wait for each other."""
+        return SocketCollectives(self._connections, self._workers, self.rank, number, owner=self)
 
     def close(self) -> None:
         """See `connection.close_all`. The collectives fail from now on."""
-        self._finalizer()
+        self._end()
 
     def _begin(self, kind: str, value: Any, options: Any) -> Callable[[], list[tf.Tensor]]:
         """Adds the operation that sends to the graph; returns the function that adds the one that receives."""
@@ -300,13 +302,13 @@ class SocketCollectives(Collectives):
           dtypes: of the results.
         """
         graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        last = None if graph is None else self._last_operation.get(graph)
+        last = None if graph is None else self.last_operation.get(graph)
         with tf.control_dependencies([] if last is None else [graph.get_operation_by_name(last)]):
             plain = tf.autograph.experimental.do_not_convert(function)
             results = tf.numpy_function(plain, inputs, list(dtypes))
         results = [results] if tf.is_tensor(results) else results
         if graph is not None:
-            self._last_operation[graph] = results[0].op.name
+            self.last_operation[graph] = results[0].op.name
         return results
 
 
