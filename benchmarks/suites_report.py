@@ -500,4 +500,4 @@ def _judge(name, rows):
     if len(counts) < 2:
         return text
     of_weights = ", ".join(f"{weights} for {count} runs" for weights, count in counts.most_common())
-    return f"{text}, weights {of_weights}; only runs that the same weights judge are compared"
+    return f"{text}, weights {of_weights}; a difference is of runs that the same weights judge, a mean is of all"

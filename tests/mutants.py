@@ -119,7 +119,7 @@ MUTANTS = (
     ),
     _mutant(
         "distribute/strategy.py",
-        " | dict(agreed or {})",
+        "dict(agreed or {}) | ",
         "",
         "workers do not compare the settings of their optimizers",
         "distributed/test_agreement.py",

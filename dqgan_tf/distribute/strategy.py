@@ -134,7 +134,8 @@ class CompressedStrategy(WorkerStrategy):
         compressed: these are added up over all replicas.
 
         Args:
-          agreed: further values that all workers must have alike, such as a learning rate, by name.
+          agreed: further values that all workers must have alike, such as a learning rate, by name. Their `repr` is
+            compared.
 
         Raises:
           UsageError: the name is taken, a value is out of bounds, a transport does not fit, another worker has other
@@ -154,7 +155,7 @@ class CompressedStrategy(WorkerStrategy):
             "packet_mb": packet_mb,
             "allow_non_contractive": allow_non_contractive,
         }
-        self._check_agreement(name, _described(vectors) | options | {"transport": transport} | dict(agreed or {}))
+        self._check_agreement(name, dict(agreed or {}) | _described(vectors) | options | {"transport": transport})
         replicas = len(self.local_devices)
         compressed = not all(vector.is_exact for vector in vectors)
         by_host = topology == "auto" and self.num_workers > 1 and replicas > 1 and compressed
@@ -301,9 +302,9 @@ def _described(vectors: Sequence[Vector]) -> dict[str, Any]:
 def _first_difference(answers: Sequence[dict[str, Any]]) -> str:
     """Returns the first value in which a worker differs from worker 0, and worker 0's; empty if there is none."""
     for index, answer in enumerate(answers):
-        for key, value in answers[0].items():
-            if answer[key] != value:
-                own, other = str(value), str(answer[key])
+        for key in answers[0] | answer:
+            own, other = (str(values.get(key, "nothing")) for values in (answers[0], answer))
+            if own != other:
                 start = max(0, len(os.path.commonprefix([own, other])) - 60)
                 own, other = _excerpt(own, start), _excerpt(other, start)
                 return f"{key}={own} on worker 0, {key}={other} on worker {index}"

@@ -555,7 +555,9 @@ class DQGAN(SavedState, KerasFit, LocalRounds):
             self._strategy.close_channel(channel.name)
         self._channels, self._exact_channels = [], []  # no closed channel stays if a new one is refused
         loss = self._settings["loss"]
-        agreed = self._compiled | self._settings | {"loss": loss.name if isinstance(loss, losses.Loss) else loss}
+        if isinstance(loss, losses.Loss):
+            loss = f"{loss.name}, clip_value={loss.clip_value}"
+        agreed = self._compiled | self._settings | {"loss": loss}
         exchange = {"packet_mb": compression.packet_mb, "transport": compression.transport, "agreed": agreed}
         for end, vectors_of_channel in self._vectors_by_channel(vectors).items():
             channel = self._strategy.open_channel(

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -542,13 +543,12 @@ class CompressedSteps:
     def _agreed(self):
         """Returns what decides a step beside the channel: another rate on one worker would make another model there."""
         try:
-            config = {key: value for key, value in self._optimizer.get_config().items() if key != "name"}
+            config = _comparable(self._optimizer.get_config())
         except Exception as error:  # of a class of the user's own, which nobody may ever save
             logging.warning("The settings of %s are not compared between workers: %s", type(self._optimizer), error)
             config = {}
-        text = json.dumps(config, sort_keys=True, default=lambda value: type(value).__name__)
         places = {"where": self.where, "optimistic": self.optimistic, "local_steps": self.config.local_steps}
-        return places | {"optimizer": f"{type(self._optimizer).__name__} {text}"}
+        return places | {"optimizer": f"{type(self._optimizer).__name__} {json.dumps(config)}"}
 
     def open_channel(self, positions: tuple[int, ...]) -> Channel:
         """Returns the channel of the variables at `positions`. All workers must make the same calls in one order."""
@@ -569,6 +569,25 @@ class CompressedSteps:
                 )
             self._names.append(name)
         return self.channels[positions]
+
+
+def _comparable(value):
+    """Returns a value of a configuration as JSON that equal programs on all workers have in common.
+
+    Names, modules and the code of a lambda may differ where the same program is started in another way.
+    """
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return "lambda"
+        keys = sorted((str(key), key) for key in value)
+        return {
+            text: _comparable(value[key]) for text, key in keys if text not in ("name", "module", "registered_name")
+        }
+    if isinstance(value, (list, tuple)):
+        return [_comparable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
 
 
 def build(optimizer: keras.optimizers.Optimizer, variables: Sequence | None) -> None:

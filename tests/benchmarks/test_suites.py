@@ -386,8 +386,8 @@ class TestTables:
         assert suites_report.table(SUITE, rows).splitlines()[3].endswith("| +50.0 |")
         judge = {"feature_network": "small", "feature_network_accuracy": 0.9114}
         assert suites_report._judge("small", [one | judge for one in rows]) == (
-            "small (91.1% of held-out images named right), weights bbbbbbbb for 3 runs, aaaaaaaa for 1 runs; only runs "
-            "that the same weights judge are compared"
+            "small (91.1% of held-out images named right), weights bbbbbbbb for 3 runs, aaaaaaaa for 1 runs; a "
+            "difference is of runs that the same weights judge, a mean is of all"
         )
 
     def test_different_data_are_compared_with_equal_data_at_the_same_rate(self):

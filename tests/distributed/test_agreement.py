@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
+
 from dqgan_tf.distribute import strategy
+from dqgan_tf.keras import optimizer
 from tests.distributed import cluster
 
 PROGRAM = """
@@ -94,6 +97,19 @@ def test_a_long_value_is_shown_where_it_differs():
     assert "fp16 of 99 values'] on worker 1" in found
     assert len(found) < 500
     assert strategy._first_difference([{"a": "1"}, {"a": "1"}]) == ""
+
+
+def test_a_value_that_one_worker_lacks():
+    assert strategy._first_difference([{"a": "1"}, {}]) == "a=1 on worker 0, a=nothing on worker 1"
+    assert strategy._first_difference([{}, {"a": "1"}]) == "a=nothing on worker 0, a=1 on worker 1"
+
+
+def test_configurations_are_compared_by_what_equal_programs_have_in_common():
+    """Another folder changes the code of a lambda, another way to start a program the module of a class."""
+    plain = {"name": "adam", "beta_1": np.float32(0.5), "rate": {"class_name": "__lambda__", "config": {"value": "a"}}}
+    other = plain | {"name": "adam_1", "rate": {"class_name": "__lambda__", "config": {"value": "b"}}}
+    assert optimizer._comparable(plain) == optimizer._comparable(other) == {"beta_1": 0.5, "rate": "lambda"}
+    assert optimizer._comparable({1: (None, True), "x": object, "module": "m"}) == {"1": [None, True], "x": "type"}
 
 
 SETTINGS = """

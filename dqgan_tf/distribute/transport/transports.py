@@ -142,7 +142,7 @@ class Transports:
         return self._options.implementation != tf.distribute.experimental.CommunicationImplementation.AUTO
 
     def _connected(self):
-        # One object for all channels: it counts the tags of the messages.
+        # One object owns the connections of all channels.
         if self._socket_collectives is None:
             worker = self._place.worker_index
             name, seconds = f"sockets/{next(_connect_calls)}", self._silence_seconds
