@@ -10,6 +10,7 @@ figures of all. A difference has the 95 % interval of Student's t in the place o
 import argparse
 import collections
 import functools
+import itertools
 import os
 import pathlib
 import statistics
@@ -145,16 +146,18 @@ def images(suite: str, problem: str, workers: int, rates: str = "") -> str:
     """Frechet distances at the end by compressor, of DQGAN with Adam, of its ablations and of CPOAdam."""
     runs = functools.partial(_runs, suite, problem, workers=workers, shards="iid")
     reference = runs(f"dqgan_adam{rates}", "float32")
-    lines = []
+    lines, shown = [], []
     for compressor in ("float32", "4 bits", "ternary", "sign", "top 1 %"):
         own = runs(f"dqgan_adam{rates}", compressor)
-        others = [figure(runs(f"{name}{rates}", compressor), "frechet_distance") for name in _COMPARED.values()]
+        others = [runs(f"{name}{rates}", compressor) for name in _COMPARED.values()]
+        shown += [own, *others]
         change = difference(own, reference, "frechet_distance") if own is not reference else ""
         if own:
             fewer = _fewer(own, reference)
-            lines.append([compressor, fewer, figure(own, "frechet_distance"), change, *others])
+            distances = [figure(rows, "frechet_distance") for rows in others]
+            lines.append([compressor, fewer, figure(own, "frechet_distance"), change, *distances])
     header = ["", "times fewer bytes", "DQGAN with Adam", "difference to float32", *_COMPARED]
-    return _table(header, lines)
+    return _image_table(header, lines, shown)
 
 
 def rates_of_images() -> str:
@@ -166,16 +169,17 @@ def rates_of_images() -> str:
         ("CPOAdam, float32", "cpoadam", "float32"),
     ]
     runs = functools.partial(_runs, "fashion_mnist", "fashion_mnist", workers=4, shards="iid")
-    lines = [
-        [label, *(figure(runs(method + rate, compressor), "frechet_distance") for rate in rates.values())]
-        for label, method, compressor in methods
-    ]
+    lines, shown = [], []
+    for label, method, compressor in methods:
+        of_rates = [runs(method + rate, compressor) for rate in rates.values()]
+        lines.append([label, *(figure(own, "frechet_distance") for own in of_rates)])
+        shown += of_rates
     changes = [
         difference(runs(f"dqgan_adam{rate}", "4 bits"), runs(f"cpoadam{rate}", "float32"), "frechet_distance")
         for rate in rates.values()
     ]
     lines.append(["DQGAN at 4 bits against CPOAdam in float32", *changes])
-    return _table(["method", *rates], lines)
+    return _image_table(["method", *rates], lines, shown)
 
 
 def mixture(problem: str, workers: int, steps: str) -> str:
@@ -282,9 +286,13 @@ def split_modes() -> str:
     return _table(["setting", "float32", "sign", "top 1 %"], lines)
 
 
+def _is_lost(row):
+    return row["spread"] is None or row["spread"] > _LOST
+
+
 def _spread(rows, is_in_gradients):
     """`; spread S` of residuals in weights, which are about 1; `; spread without bound` of what has diverged."""
-    lost = [row["spread"] is None or row["spread"] > _LOST for row in rows]
+    lost = [_is_lost(row) for row in rows]
     if all(lost):
         return "; spread without bound"
     if any(lost):
@@ -338,7 +346,7 @@ def _is_in_gradients(method):
 
 def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class"), images: str = "fashion_mnist") -> str:
     """Frechet distances over training, every variant of `local/IMAGES` at these rates that has runs."""
-    lines, suite = [], f"local/{images}"
+    lines, shown, suite = [], [], f"local/{images}"
     variants = dict.fromkeys(cell[:-1] for cell in suites.SUITES[suite].cells())
     reference = _runs(suite, images, f"dqgan_adam{rates}", "float32", 4, "iid")
     if not reference:
@@ -349,9 +357,10 @@ def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class"), images
         at_rates = method.endswith(rates) if rates else suite_parts.FALLING not in method
         if not own or shards not in data or not at_rates:
             continue
+        shown.append(own)
         name = _name(compressor)
         curve = [dict(zip(row["curve"]["step"], row["curve"]["frechet_distance"], strict=True)) for row in own]
-        means = [f"{statistics.mean(steps[mark] for steps in curve):.1f}" for mark in marks[:-1]]
+        means = [_at_a_mark([steps[mark] for steps in curve], own) for mark in marks[:-1]]
         change = difference(own, reference, "frechet_distance") if own is not reference else ""
         dealt = "equal" if shards == "iid" else "split"
         line = [_setting(method.removesuffix(rates)), name, dealt, _fewer(own, reference), *means]
@@ -359,7 +368,14 @@ def local_images(rates: str, data: tuple[str, ...] = ("iid", "by_class"), images
         lines.append([*line, figure(own, "frechet_distance"), change, spread])
     header = ["method", "compressor", "data", "times fewer bytes", *(f"at {mark}" for mark in marks[:-1])]
     header += [f"at {marks[-1]}", "difference to float32 with equal data", "spread of the residuals"]
-    return _table(header, lines)
+    return _image_table(header, lines, shown)
+
+
+def _at_a_mark(values, rows):
+    """The mean over the seeds; the figure of each if a run of them is lost."""
+    if any(map(_is_lost, rows)):
+        return ", ".join(f"{value:.1f}" for value in values)
+    return f"{statistics.mean(values):.1f}"
 
 
 def links() -> str:
@@ -438,6 +454,19 @@ def slow_links() -> str:
     return _table(["link", *names], lines)
 
 
+def _image_table(header, lines, cells):
+    """A table below the line that names the distance, its number of samples, and the networks that judge."""
+    rows = list(itertools.chain(*cells))
+    if not rows:
+        return _table(header, [])
+    judges = sorted({f"`{row['feature_network']}`, weights {row['feature_network_sha256'][:8]}" for row in rows})
+    counts = sorted({f"{row['num_samples']:,}" for row in rows})
+    measure = (
+        f"Frechet distance of {' and '.join(counts)} images of the averaged generator; judge: {'; '.join(judges)}."
+    )
+    return f"{measure}\n\n{_table(header, lines)}"
+
+
 def _table(header, lines):
     """A Markdown table without the columns that no line fills."""
     if not lines:
@@ -467,6 +496,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fashion_mnist_of_two": functools.partial(images, "fashion_mnist", "fashion_mnist", 2),
     "fashion_mnist_of_two_slow": functools.partial(images, "fashion_mnist", "fashion_mnist", 2, suite_parts.SLOWER),
     "cifar10": functools.partial(images, "cifar10", "cifar10", 4),
+    "cifar10_of_two": functools.partial(images, "cifar10", "cifar10", 2),
     "rates": rates_of_images,
     "local_games": functools.partial(local_games, "nonlinear"),
     "local_games_long": functools.partial(local_games, "nonlinear_long"),

@@ -89,10 +89,10 @@ def find(dataset: str, split: str, is_known: Callable[[str], bool]) -> tuple[Sou
     base, bracket, part = split.partition("[")
     arrays, function = _ARRAYS.fullmatch(dataset), _FUNCTION.fullmatch(dataset)
     path = pathlib.Path(dataset).expanduser()
-    if function:
-        source = _open_function(dataset, *function.groups())
-    elif arrays and not path.is_dir():
+    if arrays and not path.is_dir():  # before the functions: x.npz:IMAGES has the form of one
         source = _open_arrays(dataset, pathlib.Path(arrays[1]).expanduser(), arrays[2])
+    elif function:
+        source = _open_function(dataset, *function.groups())
     elif _PATH.match(dataset) or (dataset and not is_known(dataset) and path.exists()):
         if base and _is_split(dataset, path, base):
             path, split = path / base, "train" + bracket + part
@@ -205,6 +205,13 @@ def _list_files(dataset, folder):
         raise DatasetError(f"The folder {dataset!r} holds no images.")
     if files:
         return files, None, ()
+    if all(_SPLITS.match(path.name) for path in classes):
+        received = ", ".join(repr(path.name) for path in classes)
+        raise DatasetError(
+            f"The folders in {dataset!r} have names of splits, not of classes: give one as the split, such as "
+            f"split={classes[0].name!r}, or as the data set, dataset={os.path.join(dataset, classes[0].name)!r}. "
+            f"Received: the folders {received}"
+        )
     if all(path.name.isdecimal() for path in classes):  # 2 before 10
         classes.sort(key=lambda path: int(path.name))
     labels = []

@@ -271,8 +271,11 @@ class _Meeting:
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.EBADF):  # shut down, closed
+                    return
+                time.sleep(_RETRY_SECONDS)  # too many open files, for example
+                continue
             threading.Thread(target=self._answer, args=[connection], daemon=True).start()
 
     def _answer(self, connection):
@@ -506,4 +509,6 @@ def _read(connection, seconds=None):
 
 def _is_closed(connection):
     """Whether the other side has closed. It sends nothing after its report."""
-    return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()  # `select.select` fails at descriptor 1024
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))

@@ -296,6 +296,8 @@ def _addresses(cluster):
     for job, tasks in cluster.items():
         if not isinstance(tasks, list) or not all(isinstance(task, str) and _is_address(task) for task in tasks):
             raise _error(f"cluster.{job} must be a list of host:port. Received: {tasks!r}")
+        if job == "chief" and not tasks:  # TensorFlow takes the chief for the leader, if the cluster has that key
+            raise _error("cluster.chief is empty: leave it out, and worker 0 is the chief. Received: chief=[]")
         if job != "worker" and len(tasks) > 1:
             raise _error(f"a cluster has one {job} at most. Received: {tasks}")
     training = [address for job in JOBS for address in cluster.get(job, [])]

@@ -48,7 +48,7 @@ def train_or_load(cache_dir: str, dataset_name: str, images, labels, seed: int =
       A `FeatureNetwork` named `small_classifier(<dataset_name>)` with 64 features and its held-out accuracy.
 
     Raises:
-      UsageError: there are too few images, or the labels are not integers from 0.
+      UsageError: there are too few images or one class, or the labels are not integers from 0.
       ValueError: the images are not uint8, or epochs < 1.
     """
     images, labels = np.asarray(images), np.asarray(labels)
@@ -60,6 +60,17 @@ def train_or_load(cache_dir: str, dataset_name: str, images, labels, seed: int =
         raise UsageError(
             f"The labels of {dataset_name} must be integers from 0, one per image. "
             f"Received: dtype={labels.dtype}, shape={labels.shape} for {len(images)} images"
+        )
+    if labels.min() == labels.max():  # the loss of one class is 0, so that the weights would stay random
+        raise UsageError(
+            f"{dataset_name} has one class, which trains no classifier: give --feature_network. "
+            f"Received: the label {labels[0]} for all {len(images)} images"
+        )
+    if labels.max() >= len(images):  # each class is a column of weights
+        raise UsageError(
+            f"The labels of {dataset_name} must be the numbers 0, 1, 2, ... of its classes, which are at most as many "
+            f"as its {len(images)} images; give --feature_network for images without classes. "
+            f"Received: labels up to {labels.max()}"
         )
     if epochs < 1:
         raise ValueError(f"`epochs` must be at least 1. Received: epochs={epochs}")

@@ -44,11 +44,11 @@ class JsonLinesWriter:
     """Appends one JSON object per line to a file and flushes after each.
 
     A run that resumes from a checkpoint repeats the steps after it. The constructor therefore removes entries beyond
-    `resume_step`, and a last line that a crash cut off, so that the file holds every step once.
+    `resume_step`, and a last line that a crash or a full disk cut off, so that the file holds every step once.
 
     Args:
       path: the file.
-      resume_step: last step whose entries stay (0 for a new run). None leaves the file as it is, for a second writer
+      resume_step: last step whose entries stay (0 for a new run). None leaves all whole lines, for a second writer
         beside a run.
 
     Raises:
@@ -59,6 +59,8 @@ class JsonLinesWriter:
         if resume_step is not None:
             lines = [json.dumps(entry) + "\n" for entry in read(path) if entry["step"] <= resume_step]
             write_atomically(path, "".join(lines))
+        else:
+            _end_last_line(pathlib.Path(path))
         self._file = open(path, "a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -99,6 +101,17 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
             '{"step": 100, "penalty": 0.5}. Repair the line or move the file away.'
         )
     return entries
+
+
+def _end_last_line(path):
+    """Removes a last line that was cut off; ends one that lacks its end alone."""
+    content = path.read_bytes() if path.exists() else b""
+    last = content.rpartition(b"\n")[2]
+    if last and _parse(last) is None:
+        os.truncate(path, len(content) - len(last))
+    elif last:
+        with open(path, "ab") as file:
+            file.write(b"\n")
 
 
 def _parse(line):

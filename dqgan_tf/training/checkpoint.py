@@ -364,12 +364,18 @@ def is_better(best_so_far: Best | None, figure: str, value: float) -> bool:
 
 
 def best(folder: pathlib.Path) -> Best | None:
-    """Returns the best checkpoint in `folder`/best, or None."""
-    for path in reversed(committed(folder / _BEST)):
+    """Returns the best checkpoint in `folder`/best, or None.
+
+    There are two of one run if `keep_best` was killed before it removed the old one.
+    """
+    found = None
+    for path in committed(folder / _BEST):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, CheckpointError):
             figure = json.loads((path / _FIGURE).read_text())
-            return Best(path, read_commit(path)["run"], str(figure["figure"]), float(figure["value"]))
-    return None
+            one = Best(path, read_commit(path)["run"], str(figure["figure"]), float(figure["value"]))
+            if found is None or one.run != found.run or is_better(found, one.figure, one.value):
+                found = one
+    return found
 
 
 def keep_best(folder: pathlib.Path, source: pathlib.Path, figure: str, value: float) -> None:

@@ -12,9 +12,9 @@ from dqgan_tf.config import BEST_OF_IMAGES, BEST_OF_POINTS, EvaluationConfig, Ru
 from dqgan_tf.data import DataSpec, images
 from dqgan_tf.errors import UsageError
 from dqgan_tf.evaluation import features, report, small_classifier
+from dqgan_tf.fields import warn_once
 from dqgan_tf.telemetry import tensorboard
 from dqgan_tf.telemetry.json_lines import JsonLinesWriter
-from dqgan_tf.telemetry.pictures import to_uint8
 from dqgan_tf.training import samples
 from dqgan_tf.training.restore import TrainedRun
 
@@ -30,7 +30,7 @@ class Evaluator:
 
     Raises:
       UsageError: weights are given for points, given twice or unreadable; there are neither weights nor labels;
-        the data set cannot be read; or there are no more images than features.
+        the data set cannot be read or has other images than the run's; or there are no more images than features.
     """
 
     def __init__(self, config: RunConfig, spec: DataSpec):
@@ -41,16 +41,16 @@ class Evaluator:
         if spec.kind == "points":
             return
         count, (real, labels) = config.evaluation.eval_samples, images.load_with_labels(config.data)
+        if real.shape != (spec.num_examples, *spec.shape):
+            raise UsageError(
+                f"The images of {config.data.dataset!r} are not those that the run was trained on, {spec.num_examples} "
+                f"of shape {spec.shape}: give these by --dataset or --data_dir. "
+                f"Received: {len(real)} images of shape {real.shape[1:]}"
+            )
         self._network = _load_network(config, spec, real, labels)
         # Rows spread evenly over the set, which may be sorted by class.
         rows = np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)
-        size = self._network.feature_size
-        if min(count, len(real)) <= size:
-            raise UsageError(
-                f"{self._network.name} has {size} features: an evaluation needs more images than that, real ones and "
-                f"generated ones, such as --eval_samples={max(1000, 2 * size)}. Received: eval_samples={count}, "
-                f"{len(real)} real images"
-            )
+        _check_counts(self._network.name, self._network.feature_size, count, len(real))
         self._real = report.extract_features(self._network, real[rows])
         self._labels = None
         if spec.num_classes is not None and labels is not None:
@@ -77,7 +77,7 @@ class Evaluator:
             points = samples.draw(model, count, use_ema=use_ema, labels=labels)
             figures = report.evaluate_points(points, spec.modes, spec.high_quality_radius, spec.standard_deviation)
         else:
-            drawn = to_uint8(samples.draw(model, count, use_ema=use_ema, labels=self._labels))
+            drawn = samples.draw(model, count, use_ema=use_ema, labels=self._labels, as_bytes=True)
             fake = report.extract_features(self._network, drawn)
             figures = report.compare_features(self._network, self._real, fake, self._seed)
         return figures | {"generator": "averaged" if use_ema else "raw"}
@@ -91,6 +91,11 @@ def check(config: EvaluationConfig, spec: DataSpec) -> None:
     if len(weights) > 1:
         raise UsageError(
             f"Give either Inception weights or a feature network. Received: {weights[0]!r} and {weights[1]!r}"
+        )
+    if config.cache_dir and (weights or spec.kind == "points"):
+        warn_once(
+            "No small classifier is used, so that nothing is cached: omit --cache_dir. "
+            f"Received: cache_dir={config.cache_dir!r}"
         )
     figures = BEST_OF_POINTS if spec.kind == "points" else BEST_OF_IMAGES
     if config.best_figure not in ("none", *figures):
@@ -130,13 +135,27 @@ def _load_network(run_config, spec, real, labels):
     if labels is None:
         raise UsageError(f"{spec.name!r} has no labels to train a classifier with: give --feature_network.")
     cache = config.cache_dir or os.path.expanduser(DEFAULT_CACHE)
+    _check_counts("The small classifier", small_classifier.FEATURE_SIZE, config.eval_samples, len(real))
     return small_classifier.train_or_load(cache, spec.name, real, labels)
+
+
+def _check_counts(name, size, count, available):
+    """Raises UsageError if the covariance of features would lack rank, of generated or of real images."""
+    needed = f"{name} has {size} features: an evaluation needs more images than that, real ones and generated ones."
+    if available <= size:
+        raise UsageError(f"{needed} Received: a data set of {available} images")
+    if count <= size:
+        raise UsageError(
+            f"{needed} Give --eval_samples={max(1000, 2 * size)}, which is --num_samples of trainers.evaluate. "
+            f"Received: {count} samples"
+        )
 
 
 def record(model_dir: str, step: int, figures: report.Figures, *, is_newest: bool = True) -> None:
     """Appends the figures to metrics.jsonl and, if they are of the newest checkpoint, to TensorBoard.
 
-    TensorBoard would drop the points of a curve behind an older step.
+    TensorBoard would drop the points of a curve behind an older step. Figures of the raw generator have curves of their
+    own.
     """
     folder = pathlib.Path(model_dir)
     with JsonLinesWriter(folder / "metrics.jsonl", None) as metrics:
@@ -144,7 +163,8 @@ def record(model_dir: str, step: int, figures: report.Figures, *, is_newest: boo
     if not is_newest:
         return
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step):
-        tensorboard.write_evaluation(figures)
+        is_raw = figures.get("generator") == "raw"
+        tensorboard.write_evaluation({f"raw_{name}": value for name, value in figures.items()} if is_raw else figures)
 
 
 def table(figures: report.Figures) -> str:

@@ -44,8 +44,9 @@ def run(config: RunConfig) -> int:
     with StopSignal() as stop, contextlib.closing(_Task(config, output)) as task:
         try:
             with stop.interrupting():
-                task.follow()
-                return 0
+                if stop.received is None:  # it may have come before this line
+                    task.follow()
+                    return 0
         finally:
             folder_lock.release(output)
     _say(f"The evaluator ends by signal {stop.received}. The same command goes on with the newest checkpoint.")
@@ -104,7 +105,7 @@ class _Task:
             if (folder / "COMMIT").exists():
                 self._pass_over(folder, key, error)
             return False
-        return (commit["run"], commit["step"]) not in {(entry["run"], entry["step"]) for entry in self._entries}
+        return not any(_is_of(entry, commit) for entry in self._entries)
 
     def _is_finished(self, folders):
         """As `run.run` decides whether there is nothing to do."""
@@ -144,12 +145,13 @@ class _Task:
         start = time.monotonic()
         figures = self._evaluator.evaluate(self._trained.model)
         _say(f"step {commit['step']}  {_line(figures)}  ({time.monotonic() - start:.1f} s)")
-        self._record({"step": commit["step"], "run": commit["run"]} | figures)
         best = evaluation.best_value(self._config.evaluation.best_figure, figures)
         so_far = checkpoint.best(self._checkpoints)
         if best and checkpoint.is_better(so_far if so_far and so_far.run == commit["run"] else None, *best):
             checkpoint.keep_best(self._checkpoints, folder, *best)
             _say(f"step {commit['step']} has the best {best[0]} so far: {best[1]:.4g}")
+        # Last, so that a signal before this line makes the next start evaluate the checkpoint again.
+        self._record({"step": commit["step"], "run": commit["run"], "weights": _weights(commit)} | figures)
 
     def _load(self, folder, commit):
         """Builds the model of a run, and the evaluator with the features of the real images."""
@@ -224,6 +226,17 @@ class _JobClock:
 def _key(folder):
     """Names one writing of a checkpoint: a run that is resumed may write the same step again."""
     return folder.name, (folder / "COMMIT").stat().st_mtime_ns
+
+
+def _is_of(entry, commit):
+    """Whether an evaluation is one of a checkpoint. A step may be saved again with other weights (flush_residuals)."""
+    is_step = (entry["run"], entry["step"]) == (commit["run"], commit["step"])
+    return is_step and entry.get("weights") in (None, _weights(commit))  # lines of older versions have none
+
+
+def _weights(commit):
+    """Names the weights of a checkpoint, by the digest of their file."""
+    return commit["files"].get("replicated.data-00000-of-00001", {}).get("sha256", "")[:16]
 
 
 def _line(figures):

@@ -256,7 +256,8 @@ def worker_environment(ports: Sequence[int], index: int, secret: str = "") -> di
     """Returns this process' environment, with TF_CONFIG for worker `index`, thread counts and the workers' secret.
 
     Thread counts that the environment has are not changed; others are a worker's share of the cores. A single worker
-    gets no TF_CONFIG and starts no cluster. Without `ports`, TF_CONFIG stays as it is.
+    gets no TF_CONFIG and starts no cluster. Without `ports`, TF_CONFIG and the secret stay as they are: each machine of
+    a cluster has a launcher of its own, which knows nothing of the others.
     """
     environment = dict(os.environ)
     if ports:
@@ -270,7 +271,7 @@ def worker_environment(ports: Sequence[int], index: int, secret: str = "") -> di
     environment.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one can wait in a collective while the other computes
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONUNBUFFERED", "1")
-    if secret and tf_config.secret(os.environ) is None:
+    if ports and secret and tf_config.secret(os.environ) is None:  # of workers that this process starts, not of others
         environment[tf_config.SECRET] = secret
     return environment
 

@@ -155,10 +155,11 @@ class Loop:
             compression = self._job.config.compression
             noun = "steps" if compression.local_steps == 1 else "exchanges"
             shift = f"--shift={compression.shift:g} or " if compression.shift else ""
+            weights = f"--warm_start={self._job.config.model_dir}"
             raise TrainingError(
                 f"The last {in_row} {noun} up to step {step} were skipped, because an update was not finite on some "
-                f"replica. They changed no weight or residual. Lower {shift}the learning rates, or raise "
-                "--max_skipped_in_row."
+                f"replica. They changed no weight or residual. Raise --max_skipped_in_row to go on; or lower {shift}"
+                f"the learning rates in another --model_dir, with {weights} for the weights."
             )
         if due(before, step, config.log_every) or last:
             steps, self._logged = range(self._logged + 1, step + 1), step
@@ -185,18 +186,19 @@ class Loop:
         """
         step, last, is_flushed = self._step, self._step >= config.steps, False
         if last and self._job.config.compression.flush_residuals:
-            before = self._model.weight_digests()
+            digests = self._model.weight_digests()
             self._model.flush_residuals()
-            is_flushed = not np.array_equal(self._model.weight_digests(), before)
+            is_flushed = not np.array_equal(self._model.weight_digests(), digests)
         if is_flushed:  # the checkpoint is from before, and so are the pictures and the figures of its step
             self._saved = None
         if last:
             self._check_weights()
             self._save()
-        if due(step - 1, step, config.sample_every) or last:
+        before = step - self._job.config.compression.local_steps  # end of the call before: this one ended at `step`
+        if due(before, step, config.sample_every) or last:
             if is_flushed or not self._reporter.has_pictures(step):
                 self._reporter.sample(step)
-        if due(step - 1, step, config.eval_every) or (last and config.eval_every):
+        if due(before, step, config.eval_every) or (last and config.eval_every):
             self._evaluate({} if is_flushed else self._reporter.recorded_evaluation(step))
 
     def _evaluate(self, figures=None):
@@ -207,8 +209,9 @@ class Loop:
         """
         best = None
         if self._evaluator is not None:
-            figures = figures or self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
-            best = self._find_best(figures)
+            if not figures and self._stop.received is None:  # else the next start evaluates
+                figures = self._reporter.evaluate(self._step, self._evaluator, self._stop.interrupting)
+            best = self._find_best(figures or {})
         best = json.loads(self._job.board.exchange("evaluation", json.dumps(best), _EVALUATION_SECONDS)[0])
         if best:  # of the chief, which is worker 0
             self._save()
@@ -319,7 +322,9 @@ class StepClock:
         seconds = float(np.median(calls))
         figures = {"milliseconds_per_step": 1e3 * seconds, "steps_per_second": 1 / seconds}
         for name in phases[0] if phases else ():
-            figures[name.replace("/", "_")] = float(np.median([phase[name] for phase in phases]))
+            known = [phase[name] for phase in phases if math.isfinite(phase[name])]  # an interval may lack a step
+            if known:
+                figures[name.replace("/", "_")] = float(np.median(known))
         return figures
 
 

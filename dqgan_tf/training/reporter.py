@@ -49,6 +49,8 @@ class Reporter:
         self._failed: set[str] = set()  # kinds of extra work of which a failure has been printed
         self.failure = ""
         if self._active:
+            if start_step == 0:  # of a run whose checkpoints were removed: this one is not finished
+                (self._folder / "summary.json").unlink(missing_ok=True)
             self._tensorboard = tf.summary.create_file_writer(str(self._folder / "tensorboard"))
             self._metrics = JsonLinesWriter(self._folder / "metrics.jsonl", start_step)
             write_atomically(self._folder / "config.json", job.config.to_json() + "\n")

@@ -65,7 +65,9 @@ def table(figures: dict, folder) -> str:
     sent, dense = figures["sent_bytes_per_step"], figures["dense_sent_bytes_per_step"]
     if not dense:  # A single replica sends nothing. The table shows the size of its payload.
         sent, dense = figures["wire_bytes_per_step"], figures["dense_bytes_per_step"]
-    rows["bytes per step and worker"] = f"{sent:,.0f} sent, {dense:,.0f} in float32 ({dense / max(sent, 1):.1f} x less)"
+    rows["bytes per step and replica"] = (
+        f"{sent:,.0f} sent, {dense:,.0f} in float32 ({dense / max(sent, 1):.1f} x less)"
+    )
     if "milliseconds_per_step" in figures:  # not where a run went on at its last step
         parts = _parts(figures, ("compute", "reduction", "rest"))
         rows["milliseconds per step"] = f"{figures['milliseconds_per_step']:.2f}:  {parts}"

@@ -44,6 +44,27 @@ def test_a_difference_is_that_of_equal_seeds():
     assert evidence_tables.difference([{"seed": 3, "distance": 1.0}], reference, "distance") == ""
 
 
+def test_a_table_of_images_names_its_measure_and_every_judge():
+    def run(weights):
+        return {"feature_network": "resnet", "feature_network_sha256": 64 * weights, "num_samples": 10000}
+
+    table = evidence_tables._image_table(["", "n"], [["sign", "3"]], [[run("b")], [], [run("a"), run("b")]])
+    assert table.splitlines() == [
+        "Frechet distance of 10,000 images of the averaged generator; judge: `resnet`, weights aaaaaaaa; `resnet`, "
+        "weights bbbbbbbb.",
+        "",
+        "|  | n |",
+        "| --- | --- |",
+        "| sign | 3 |",
+    ]
+    assert evidence_tables._image_table(["", "n"], [], [[]]) == "No run is recorded yet."
+
+
+def test_a_mean_leaves_no_lost_run_in():
+    assert evidence_tables._at_a_mark([1.0, 3.0], [{"spread": 0.0}, {"spread": 2.5}]) == "2.0"
+    assert evidence_tables._at_a_mark([94.0, 9.0], [{"spread": None}, {"spread": 2.5}]) == "94.0, 9.0"
+
+
 def test_a_method_is_written_as_flags():
     method = "cpoadam_ef,shift=0.1,learning_rate_g=0.008,learning_rate_d=0.008"
     assert evidence_tables._setting(method) == "`cpoadam_ef`, `shift=0.1`, rate 0.008"

@@ -119,6 +119,18 @@ class TestFolder:
         assert data.describe(config(tmp_path, split="test")).num_examples == 2
         assert data.describe(config(tmp_path, split="train[1:]")).num_examples == 2
 
+    @pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing"), ("val", "test"), ("test",)])
+    def test_folders_of_splits_are_no_classes(self, tmp_path, names):
+        for name in names:
+            for i in range(2):
+                save(tmp_path / name / f"{i}.png", BYTES[i])
+        first = sorted(names)[0]
+        assert f"have names of splits, not of classes: give one as the split, such as split={first!r}" in refusal(
+            tmp_path
+        )
+        assert data.describe(config(tmp_path, split=first)).num_examples == 2
+        assert data.describe(config(tmp_path / first)).num_examples == 2
+
     def test_a_name_of_tfds_wins_over_a_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for i in range(2):
@@ -212,6 +224,12 @@ class TestArrays:
         with pytest.raises(data.DatasetError, match=r"one for each of 12 images. Received: shape=\(3, 4\)"):
             images.load_labels(config(tmp_path / "y.npz:x,table"))
         assert "FILE.npz:IMAGES,LABELS names it" in refusal(tmp_path / "y.npz", conditional=True)
+
+    def test_the_name_of_a_file_alone_is_no_function(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        np.savez(tmp_path / "pictures.npz", x_train=BYTES, x_test=BYTES[:5])
+        assert len(images.load(config("pictures.npz:x_train"))) == 12
+        assert "There is no file 'nowhere.npz'" in refusal("nowhere.npz:x_train")
 
     def test_channels_last(self, tmp_path):
         for shape in ((8, 8, 2), (8, 8, 5), (8, 8, 12), (8, 6, 5)):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import socket
 import threading
 import time
@@ -393,6 +394,20 @@ class TestRefusals:
                 pass
         sentence = same_mistake(workers.start(addresses, index), *first)
         assert sentence.startswith(f"Port {addresses[index].rpartition(':')[2]}, the port of worker {index} in TF_CON")
+
+
+def test_too_many_open_files_for_a_while(addresses, workers, monkeypatch):
+    accept, failures = socket.socket.accept, [errno.EMFILE] * 4
+
+    def refuse(listener):
+        if failures:
+            raise OSError(failures.pop(), "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", refuse)
+    for started in [workers.start(addresses, worker) for worker in range(3)]:
+        assert started.result(30) is None
+    assert not failures
 
 
 def test_strangers_delay_nobody(addresses, workers):

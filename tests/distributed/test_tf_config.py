@@ -150,6 +150,7 @@ def test_text_that_is_no_object(text, message):
         (TWO | {"evaluator": ["b:2"]}, worker(0), "an address stands twice"),
         ({"chief": ["a:1", "b:2"]}, {"type": "chief", "index": 0}, "one chief at most"),
         (TWO | {"chief": None}, worker(0), "cluster.chief must be a list of host:port. Received: None"),
+        (TWO | {"chief": []}, worker(0), "cluster.chief is empty: leave it out"),
         (TWO | {"chief": {}}, worker(0), "cluster.chief must be a list of host:port. Received: {}"),
         (TWO | {"evaluator": 5}, worker(0), "cluster.evaluator must be a list of host:port. Received: 5"),
         (TWO | {"evaluator": None}, worker(0), "cluster.evaluator must be a list of host:port. Received: None"),

@@ -184,6 +184,8 @@ def test_other_image_sizes(tmp_path, shape, labels):
         (np.zeros((30, 8, 8, 1), np.uint8), np.zeros(29, int), r"labels of x .* shape=\(29,\) for 30 images"),
         (np.zeros((30, 8, 8, 1), np.uint8), np.zeros(30), "dtype=float64"),
         (np.zeros((30, 8, 8, 1), np.uint8), np.full(30, -1), "integers from 0"),
+        (np.zeros((30, 8, 8, 1), np.uint8), np.full(30, 5), "x has one class, .* Received: the label 5 for all 30"),
+        (np.zeros((30, 8, 8, 1), np.uint8), np.arange(1, 31), "at most as many as its 30 images.* labels up to 30"),
     ],
 )
 def test_a_data_set_that_does_not_fit_is_refused(tmp_path, images, labels, message):
@@ -195,7 +197,7 @@ def test_a_data_set_that_does_not_fit_is_refused(tmp_path, images, labels, messa
 def test_wrong_arguments_are_faults_of_the_caller(tmp_path, dtype, epochs, message):
     with pytest.raises(ValueError, match=message) as error:
         small_classifier.train_or_load(
-            str(tmp_path), "x", np.zeros((30, 8, 8, 1), dtype), np.zeros(30, int), epochs=epochs
+            str(tmp_path), "x", np.zeros((30, 8, 8, 1), dtype), np.arange(30) % 2, epochs=epochs
         )
     assert not isinstance(error.value, UsageError)
 

@@ -65,6 +65,16 @@ def test_a_torn_last_line_is_left_out_and_cut_off(path, torn):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 
+@pytest.mark.parametrize(("last", "steps"), [('{"step": 2, "lo', [1, 3, 4]), ('{"step": 2}', [1, 2, 3, 4])])
+def test_a_writer_beside_a_run_does_not_join_a_last_line(path, last, steps):
+    path.parent.mkdir()
+    path.write_text('{"step": 1}\n' + last)
+    for step in (3, 4):
+        with JsonLinesWriter(path, None) as writer:
+            writer.write(step, {})
+    assert [entry["step"] for entry in json_lines.read(path)] == steps
+
+
 def test_a_whole_last_line_without_its_end_is_kept(path):
     """The crash fell between the two: the next entry must not join its line."""
     path.parent.mkdir()

@@ -152,6 +152,17 @@ class TestBest:
         assert [path.name for path in (tmp_path / "checkpoints" / "best").iterdir()] == ["step_00000002"]
         assert run.best().value == 1.0
 
+    def test_killed_before_the_old_one_is_removed(self, two, tmp_path, monkeypatch):
+        """The evaluator takes the newest checkpoint first: the better one may be the older."""
+        run = checkpoints(tmp_path, two)
+        for step in (1, 2):
+            run.save(step)
+        run.keep_best(2, self.NAME, 3.0)
+        monkeypatch.setattr(checkpoint, "_remove_old", lambda folder: None)
+        run.keep_best(1, self.NAME, 2.0)
+        assert len(list((tmp_path / "checkpoints" / "best").iterdir())) == 2
+        assert (run.best().folder.name, run.best().value) == ("step_00000001", 2.0)
+
     def test_without_hard_links_files_are_copied(self, two, tmp_path, monkeypatch):
         def refuse(source, target):
             raise PermissionError(1, "Operation not permitted")

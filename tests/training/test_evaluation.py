@@ -108,11 +108,49 @@ def test_refusals(run, tmp_path):
         evaluation.evaluate(points, settings(tmp_path, best_figure="recall"))
     few = EvaluationConfig(eval_samples=64, cache_dir=str(tmp_path / "cache"))
     with pytest.raises(
-        UsageError, match="has 64 features: .* such as --eval_samples=1000. Received: eval_samples=64, 80"
+        UsageError, match="has 64 features: .* --eval_samples=1000, which is --num_samples of .* Received: 64 samples"
     ):
         evaluation.Evaluator(dataclasses.replace(run().config, evaluation=few), run().data_spec)
     with pytest.raises(UsageError, match="`best_figure` of images must be none or one of frechet_distance, "):
         evaluation.evaluate(run(), settings(tmp_path, best_figure="modes_found"))
+
+
+def test_images_that_are_not_the_runs_are_refused(run, tmp_path):
+    """A folder that has grown since, or another prepared set of the same name."""
+    trained = run()
+    for shape in ((90, 6, 6, 1), (80, 8, 8, 1)):
+        np.savez(tmp_path / "own.npz", images=np.zeros(shape, np.uint8), labels=np.arange(shape[0]) % 2)
+        received = f"Received: {shape[0]} images of shape {shape[1:]}"
+        with pytest.raises(UsageError, match=r"not those that the run was trained on, 80 of shape") as error:
+            evaluation.evaluate(trained, settings(tmp_path, feature_network=resnet(tmp_path)))
+        assert received in str(error.value)
+
+
+def test_a_data_set_of_few_images_is_refused_before_a_classifier_is_trained(run, tmp_path):
+    np.savez(tmp_path / "own.npz", images=np.zeros((64, 6, 6, 1), np.uint8), labels=np.arange(64) % 2)
+    config = RunConfig(data=DataConfig(dataset=str(tmp_path / "own.npz")))
+    trained = TrainedRun(config, data.describe(config.data), Model(), 3)
+    with pytest.raises(UsageError, match="has 64 features: .* Received: a data set of 64 images"):
+        evaluation.evaluate(trained, settings(tmp_path))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_nothing_uses_is_told(run, tmp_path, caplog):
+    evaluation.evaluate(run(), settings(tmp_path, feature_network=resnet(tmp_path)))
+    assert "omit --cache_dir. Received: cache_dir=" in caplog.text
+
+
+def test_figures_of_the_raw_generator_have_curves_of_their_own(tmp_path):
+    figures = {"recall(judge,n=70)": 0.25, "generator": "averaged"}
+    evaluation.record(str(tmp_path), 3, figures)
+    evaluation.record(str(tmp_path), 3, {"recall(judge,n=70)": 0.5, "generator": "raw"})
+    curves = {
+        value.tag: float(tf.make_ndarray(value.tensor))
+        for path in (tmp_path / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert curves == {"2 quality/recall, judge,n=70": 0.25, "2 quality/raw_recall, judge,n=70": 0.5}
 
 
 def test_every_best_figure_is_one_that_an_evaluation_has(run, tmp_path):

@@ -53,8 +53,8 @@ def job(tmp_path, two, monkeypatch):
     config = dataclasses.replace(CONFIG, model_dir=str(tmp_path), train=TrainConfig(steps=9))
     writer = checkpoints(tmp_path, two, config, keep=3)
 
-    def save(step):
-        fill(two, step, step)
+    def save(step, weights=None):
+        fill(two, step if weights is None else weights, step)
         writer.save(step)
         if step == 9:
             (tmp_path / "summary.json").write_text('{"steps": 9}')
@@ -108,6 +108,34 @@ def test_a_second_start_evaluates_what_is_new(job, tmp_path):
     assert run() == 0
     assert entries(tmp_path) == [(3, 3), (9, 9), (6, 6)] and curve(tmp_path) == [3, 6, 9]
     assert run() == 0 and entries(tmp_path) == [(3, 3), (9, 9), (6, 6)]
+
+
+def test_a_step_that_is_saved_again_with_other_weights(job, tmp_path):
+    """As by `--flush_residuals`, when a run goes on with fewer steps. A line of an older version names no weights."""
+    save, run = job
+    save(9)
+    assert run() == 0 and entries(tmp_path) == [(9, 9)]
+    save(9)
+    assert run() == 0 and entries(tmp_path) == [(9, 9)]
+    save(9, weights=4)
+    assert run() == 0 and entries(tmp_path) == [(9, 9), (9, 9)]
+    path = tmp_path / "evaluator" / "evaluations.jsonl"
+    first = json.loads(path.read_text().splitlines()[0])
+    path.write_text(json.dumps({name: value for name, value in first.items() if name != "weights"}) + "\n")
+    assert run() == 0 and entries(tmp_path) == [(9, 9)]
+
+
+def test_a_signal_while_the_best_checkpoint_is_kept(job, tmp_path, monkeypatch):
+    """The next start evaluates it again, and keeps it."""
+    save, run = job
+    save(9)
+    keep_best = evaluator.checkpoint.keep_best
+    monkeypatch.setattr(evaluator.checkpoint, "keep_best", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run(best_figure="modes_found") == 128 + signal.SIGTERM
+    assert entries(tmp_path) == [] and evaluator.checkpoint.best(tmp_path / "checkpoints") is None
+    monkeypatch.setattr(evaluator.checkpoint, "keep_best", keep_best)
+    assert run(best_figure="modes_found") == 0 and entries(tmp_path) == [(9, 9)]
+    assert evaluator.checkpoint.best(tmp_path / "checkpoints").value == 9.0
 
 
 def test_a_checkpoint_that_is_removed_while_it_is_read(job, tmp_path, monkeypatch, capsys):

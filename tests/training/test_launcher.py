@@ -221,6 +221,8 @@ def test_processors_are_shared_and_a_users_choice_stays(monkeypatch):
 def test_workers_have_the_secret_of_this_process_or_that_of_the_launcher(monkeypatch):
     monkeypatch.delenv("DQGAN_SECRET", raising=False)
     assert launcher.worker_environment([1, 2], 0, "random")["DQGAN_SECRET"] == "random"
+    # A launcher of a task in TF_CONFIG knows nothing of those on the other machines, and so no common secret.
+    assert "DQGAN_SECRET" not in launcher.worker_environment([], 0, "random")
     monkeypatch.setenv("DQGAN_SECRET", "own")
     assert launcher.worker_environment([1, 2], 0, "random")["DQGAN_SECRET"] == "own"
     monkeypatch.setenv("DQGAN_SECRET", " ")

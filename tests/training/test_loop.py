@@ -184,7 +184,9 @@ class TestGuards:
         loop_, _ = make(Model(skips_from=21), steps=100, steps_per_call=5, max_skipped_in_row=10)
         config = loop_._job.config
         loop_._job.config = dataclasses.replace(config, compression=dataclasses.replace(config.compression, shift=1.0))
-        with pytest.raises(TrainingError, match="Lower --shift=1 or the learning rates"):
+        with pytest.raises(
+            TrainingError, match="or lower --shift=1 or the learning rates in another --model_dir, with --warm_"
+        ):
             loop_.run(iter(()))
 
     def test_some_skipped_steps_are_survived(self):
@@ -289,6 +291,11 @@ class TestEvaluations:
             assert loop_.run(iter(())) == signal.SIGTERM
         assert seen.evaluated == [10] and seen.saved == [10]
 
+    def test_a_signal_before_an_evaluation_leaves_it_to_the_next_start(self):
+        loop_, seen = make(Model(), received=15, evaluator=lambda: {}, steps=20, steps_per_call=10, eval_every=10)
+        assert loop_.run(iter(())) == 15
+        assert seen.evaluated == [] and seen.saved == [10]
+
 
 class TestCatchUp:
     """A run that goes on does what its end at that step has prevented."""
@@ -312,6 +319,17 @@ class TestCatchUp:
         assert loop_.run(iter(())) is None
         assert again.evaluated == list(range(end, 21, 10)) and again.pictured[-1] == 20
         assert len(set(again.pictured)) == len(again.pictured)
+
+    @pytest.mark.parametrize(("start", "evaluated"), [(96, [104, 112]), (104, [104, 112])])
+    def test_work_that_was_due_within_the_last_round(self, start, evaluated):
+        """With K = 8 the work of step 100 is done at 104."""
+        how = {"steps": 112, "steps_per_call": 8, "eval_every": 100, "sample_every": 100}
+        loop_, seen = make(Model(), start, evaluator=lambda: {"recall": 0.7}, **how)
+        config = loop_._job.config
+        compression = dataclasses.replace(config.compression, local_steps=8)
+        loop_._job.config = dataclasses.replace(config, compression=compression)
+        assert loop_.run(iter(())) is None
+        assert seen.evaluated == seen.pictured == evaluated
 
     def test_nothing_that_is_recorded(self):
         recorder = Recorder()
@@ -501,6 +519,15 @@ class TestStepClock:
         figures = clock.figures()
         assert (figures["milliseconds_per_step"], figures["steps_per_second"]) == (500.0, 2.0)
         assert figures["milliseconds_encode"] == expected and "generator_loss" not in figures
+
+    def test_an_interval_without_an_accepted_step_does_not_count(self, clock):
+        clock, now = clock
+        with clock.measure(1):
+            now[0] += 0.5
+        for value in (9.0, np.nan, 2.0):
+            clock.end_interval(PHASES | {"milliseconds/encode": value, "milliseconds/decode": np.nan})
+        figures = clock.figures()
+        assert figures["milliseconds_encode"] == 2.0 and "milliseconds_decode" not in figures
 
 
 def test_a_signal_before_the_interruptible_part_does_not_end_it():

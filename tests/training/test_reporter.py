@@ -168,6 +168,14 @@ def test_all_is_well(tmp_path, capsys):
     assert "8 of 8" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("start", [0, 10])
+def test_a_new_run_is_not_finished(tmp_path, start):
+    """Its folder may have the summary of a run whose checkpoints were removed."""
+    (tmp_path / "summary.json").write_text('{"steps": 20}')
+    Reporter(make_job(tmp_path), start).close()
+    assert (tmp_path / "summary.json").exists() == (start > 0)
+
+
 def test_what_a_step_has_already(tmp_path):
     config = RunConfig(str(tmp_path), evaluation=EvaluationConfig(eval_samples=70))
     job = make_job(tmp_path, config=config)

@@ -91,7 +91,7 @@ class TestTable:
         rows = {name.strip(): value.strip() for name, value in self.rows(FIGURES | POINTS).items()}
         assert rows["modes found"] == "7 of 8"
         assert rows["high-quality samples"] == "95.7 %"
-        assert rows["bytes per step and worker"] == "1,000 sent, 7,800 in float32 (7.8 x less)"
+        assert rows["bytes per step and replica"] == "1,000 sent, 7,800 in float32 (7.8 x less)"
         assert rows["milliseconds per step"] == "2.50:  compute 1.25  reduction 1.00  rest 0.25"
         assert rows["phases of the reduction"] == "encode 0.25  exchange 0.75  decode 0.25  hidden 0.25"
         assert rows["skipped steps"] == "3"
@@ -121,7 +121,7 @@ class TestTable:
 
     def test_values_stand_in_one_column(self):
         lines = summary.table(FIGURES | POINTS, "x").splitlines()
-        column = len("bytes per step and worker") + 2
+        column = len("bytes per step and replica") + 2
         assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
 
 
