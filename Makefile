@@ -62,7 +62,7 @@ ADAPTER_TESTS := tests/test_private_names.py tests/test_tensorflow_texts.py test
 	tests/distributed/test_options.py tests/distributed/test_message_board.py tests/distributed/test_pipeline.py \
 	tests/distributed/test_exchange.py tests/gan/test_fit.py
 
-test-next: ## Install NEXT (pre-releases too) into .venv-next, list the private names that moved, and test (QUICK=1: all quick tests)
+test-next: ## Install NEXT (pre-releases too) into .venv-next, print the state of every private name, and test (QUICK=1: all quick tests)
 	test -d .venv-next || $(PYTHON) -m venv .venv-next
 	.venv-next/bin/python -m pip install -q --pre --upgrade $(NEXT)
 	.venv-next/bin/python -m pip install -q pytest pytest-timeout pytest-xdist scipy tensorboard tensorflow-datasets importlib_resources

@@ -135,8 +135,7 @@ SUITES = {
         [
             Group("fashion_mnist", 4, "iid", [*_HEADLINE, ("cpoadam", NONE)], seeds=3),
             Group("fashion_mnist", 4, "iid", with_setting(FALLING, _HEADLINE), seeds=5),
-            Group("fashion_mnist", 4, "iid", _ABLATIONS[:2], seeds=3),
-            Group("fashion_mnist", 4, "iid", _ABLATIONS[2:] + _OTHER_BASELINES, seeds=2),
+            Group("fashion_mnist", 4, "iid", _ABLATIONS + _OTHER_BASELINES, seeds=2),
             Group("fashion_mnist", 4, "iid", _OTHER_RATES, seeds=3),
             Group("fashion_mnist", 2, "iid", _HEADLINE, seeds=3),
             Group("fashion_mnist", 4, "dirichlet:0.3", rows(["dqgan_adam"], (NONE, SIGN, TOP_1)), seeds=1),
@@ -213,7 +212,8 @@ def get(name: str, small: bool, published: bool = False) -> Suite:
     chosen = [(re.sub(",steps=[0-9]+", "", method), compressor) for method, compressor in chosen]
     figures = distances(SMALL_IMAGES) if suite.figures == distances(IMAGES) else suite.figures
     seeds = 2 if suite.kind == GAMES else 1
-    groups = [first._replace(workers=min(first.workers, 2), rows=chosen, seeds=seeds)]
+    numbers = [1, 2] if first.workers == 1 else [2]  # of workers; a slope needs two
+    groups = [first._replace(workers=workers, rows=chosen, seeds=seeds) for workers in numbers]
     return suite._replace(groups=groups, figures=figures, settings=settings, marks=2)
 
 

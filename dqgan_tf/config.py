@@ -288,8 +288,8 @@ class CompressionConfig(Settings):
         "Exchange of the packets among M replicas: all_gather sends M-1 packets per replica; two_step (all-to-all, "
         "average, encode again, all-gather) sends about 2 for any M; hierarchical averages exactly inside a host and "
         "compresses between hosts, where it chooses as auto does. auto chooses hierarchical if there are several "
-        "workers with several replicas each; else two_step if it saves a quarter of the bytes and at least 16 KiB; "
-        "else all_gather.",
+        "workers with several replicas each and a compressed weight; else two_step if it saves a quarter of the bytes "
+        "and at least 16 KiB; else all_gather.",
         choices=("auto", "all_gather", "two_step", "hierarchical"),
     )
     packet_mb: float = setting(

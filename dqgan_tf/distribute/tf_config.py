@@ -21,7 +21,7 @@ _TASK_KEYS = ("type", "index")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _MOST_WORKERS = 10000
 
-SECRET = "DQGAN_SECRET"  # the environment variable; `trainers.launch` sets a random one for its workers
+SECRET = "DQGAN_SECRET"  # the environment variable; `trainers.launch` sets a random one for workers on one machine
 
 
 class TfConfig(NamedTuple):

@@ -77,8 +77,8 @@ def compressed(
       compression: a compressor's spec, such as `sign:bucket=512`, or all settings together.
       where: `gradient` or `update`. None: what was better in two measured tasks (results/keras), that is, `update` for
         quantizers of fewer than 2.5 bits a value (`sign`, `ternary`, `linear:bits=2`) with error feedback, otherwise
-        `gradient`. `optimistic`, `local_steps` and Adafactor imply `update`; Ftrl and ScheduleFreeAdamW `gradient`.
-        `compressor_rules` do not count.
+        `gradient`. `optimistic`, `local_steps` and, with any compressor but `none`, Adafactor imply `update`; Ftrl and
+        ScheduleFreeAdamW `gradient`. `compressor_rules` do not count.
       optimistic: whether each replica takes its gradients at its half-step point; with `update` only. Build the
         optimizer before the first step, and take the gradients of both players before the first `apply`. A loop of
         your own calls `optimizer.compression.look_ahead()` before it takes them.

@@ -146,7 +146,8 @@ class Reporter:
         """Writes summary.json, adds its evaluation to the metrics, and prints the table."""
         if not self._active:
             return
-        coverage = {k: v for k, v in figures.items() if k.startswith(("mode", "num_modes", "high_quality", "raw_"))}
+        kinds = ("mode", "num_modes", "high_quality", "radius", "raw_")
+        coverage = {k: v for k, v in figures.items() if k.startswith(kinds)}
         with self._record_failure(), self._tensorboard.as_default(step):
             if coverage:
                 self._metrics.write(step, coverage)

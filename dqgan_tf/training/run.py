@@ -233,7 +233,8 @@ def code_hash() -> str:
 
 def _check_equal_data(board, spec):
     """Compares the data sets, because each worker reads its own copy."""
-    text = f"{spec.name} with {spec.num_examples} examples of shape {spec.shape}"
+    classes = f" in {spec.num_classes} classes" if spec.num_classes else ""
+    text = f"{spec.name} with {spec.num_examples} examples of shape {spec.shape}{classes}"
     texts = board.exchange("data", text)
     for index, other in enumerate(texts):
         if other != texts[0]:

@@ -232,13 +232,15 @@ class TestSmall:
         assert (len(rows[0]["curve"]["field"]), rows[0]["steps"], rows[0]["sent_bytes_per_step"]) == (2, 32, 800)
         self.check_page("games", tmp_path)
 
-    def test_one_worker(self, tmp_path):
+    def test_one_worker_and_two(self, tmp_path):
         """A worker alone sends nothing; after 32 steps from near the zero sign follows float32 within 5 %."""
         rows = self.rows("speedup", tmp_path)
-        assert rows[1]["field"] == pytest.approx(rows[0]["field"], rel=0.05)
-        assert {row["sent_bytes_per_step"] for row in rows} == {0}
+        for dense, sign in (rows[:2], rows[2:4]):
+            assert sign["field"] == pytest.approx(dense["field"], rel=0.05)
+        assert [row["sent_bytes_per_step"] > 0 for row in rows] == [row["workers"] == 2 for row in rows]
         self.check_page("speedup", tmp_path)
-        assert "| variant | M = 1 |" in (tmp_path / "README.md").read_text()
+        page = (tmp_path / "README.md").read_text()
+        assert "| variant | M = 1 | M = 2 |" in page and "slope of log error in log M" in page
 
     @pytest.mark.parametrize("name", ["local/games", "local/mixture"])
     def test_local_steps(self, name, tmp_path):

@@ -1,4 +1,4 @@
-"""By hand; identity: the mean of the half-step points is exact optimistic mirror descent on the virtual iterate."""
+"""By hand; identity: the mean of the half-step points is the look-ahead point of the virtual iterate."""
 
 import numpy as np
 import tensorflow as tf

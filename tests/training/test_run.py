@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import dqgan_tf
 from dqgan_tf.config import DataConfig, RunConfig, TrainConfig
+from dqgan_tf.data import DataSpec
 from dqgan_tf.distribute.message_board import MessageBoard
 from dqgan_tf.errors import CheckpointError, PeerLostError, UsageError
 from dqgan_tf.training import run
@@ -70,6 +71,15 @@ def test_a_limit_of_silence_that_differs_is_refused():
 def test_code_and_versions_are_compared(key):
     with pytest.raises(UsageError, match=f"{key} is '.*' on worker 0 and 'other' on worker 1"):
         run.check_agreement(other_worker(**{key: "other"}), CONFIG)
+
+
+def test_copies_of_the_data_with_other_classes_are_refused():
+    """A conditional network has a weight for each class: collectives of other shapes would meet."""
+    spec = DataSpec("images", (4, 4, 1), 10, "own", num_classes=3)
+    other = "own with 10 examples of shape (4, 4, 1)"
+    assert run._check_equal_data(Board(f"{other} in 3 classes"), spec) is None
+    with pytest.raises(UsageError, match="in 3 classes on worker 0, .* in 2 classes on worker 1"):
+        run._check_equal_data(Board(f"{other} in 2 classes"), spec)
 
 
 @pytest.mark.parametrize("chief, own", [(True, False), (False, True)])
