@@ -208,9 +208,8 @@ def _list_files(dataset, folder):
     if all(_SPLITS.match(path.name) for path in classes):
         received = ", ".join(repr(path.name) for path in classes)
         raise DatasetError(
-            f"The folders in {dataset!r} have names of splits, not of classes: give one as the split, such as "
-            f"split={classes[0].name!r}, or as the data set, dataset={os.path.join(dataset, classes[0].name)!r}. "
-            f"Received: the folders {received}"
+            f"The folders in {str(folder)!r} have names of splits, not of classes: give one of them as the data set, "
+            f"such as dataset={str(classes[0])!r}. Received: the folders {received}"
         )
     if all(path.name.isdecimal() for path in classes):  # 2 before 10
         classes.sort(key=lambda path: int(path.name))

@@ -276,7 +276,10 @@ class _Meeting:
                     return
                 time.sleep(_RETRY_SECONDS)  # too many open files, for example
                 continue
-            threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+            try:
+                threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+            except RuntimeError:  # no more threads
+                connection.close()
 
     def _answer(self, connection):
         stays = False

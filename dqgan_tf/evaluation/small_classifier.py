@@ -17,6 +17,7 @@ from dqgan_tf.evaluation.features import FeatureNetwork, Features, file_fingerpr
 
 VERSION = 1
 FEATURE_SIZE = 64
+MOST_CLASSES = 2**16  # each is a column of weights
 FIRST_FILTERS = 16
 LARGEST_SIDE = 8
 BATCH_SIZE = 128
@@ -66,11 +67,10 @@ def train_or_load(cache_dir: str, dataset_name: str, images, labels, seed: int =
             f"{dataset_name} has one class, which trains no classifier: give --feature_network. "
             f"Received: the label {labels[0]} for all {len(images)} images"
         )
-    if labels.max() >= len(images):  # each class is a column of weights
+    if labels.max() >= MOST_CLASSES:
         raise UsageError(
-            f"The labels of {dataset_name} must be the numbers 0, 1, 2, ... of its classes, which are at most as many "
-            f"as its {len(images)} images; give --feature_network for images without classes. "
-            f"Received: labels up to {labels.max()}"
+            f"The labels of {dataset_name} must be the numbers 0, 1, 2, ... of at most {MOST_CLASSES} classes; give "
+            f"--feature_network for images without classes. Received: labels up to {labels.max()}"
         )
     if epochs < 1:
         raise ValueError(f"`epochs` must be at least 1. Received: epochs={epochs}")

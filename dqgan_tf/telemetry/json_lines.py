@@ -5,9 +5,12 @@ import math
 import os
 import pathlib
 import tempfile
+import time
 from typing import Any
 
 from dqgan_tf.errors import UsageError
+
+_WRITING_SECONDS = 0.2  # a line whose size does not change for so long was cut off
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
@@ -104,11 +107,13 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _end_last_line(path):
-    """Removes a last line that was cut off; ends one that lacks its end alone."""
+    """Removes a last line that was cut off, unless another process is writing it; ends one that lacks its end alone."""
     content = path.read_bytes() if path.exists() else b""
     last = content.rpartition(b"\n")[2]
     if last and _parse(last) is None:
-        os.truncate(path, len(content) - len(last))
+        time.sleep(_WRITING_SECONDS)
+        if path.stat().st_size == len(content):
+            os.truncate(path, len(content) - len(last))
     elif last:
         with open(path, "ab") as file:
             file.write(b"\n")

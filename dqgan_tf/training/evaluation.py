@@ -44,7 +44,7 @@ class Evaluator:
         if real.shape != (spec.num_examples, *spec.shape):
             raise UsageError(
                 f"The images of {config.data.dataset!r} are not those that the run was trained on, {spec.num_examples} "
-                f"of shape {spec.shape}: give these by --dataset or --data_dir. "
+                f"of shape {spec.shape}: give these by --data_dir, or by --dataset of trainers.evaluate. "
                 f"Received: {len(real)} images of shape {real.shape[1:]}"
             )
         self._network = _load_network(config, spec, real, labels)

@@ -1,6 +1,6 @@
 """The task `evaluator` of TF_CONFIG: a process beside a job that evaluates every checkpoint of its run.
 
-MODEL_DIR/evaluator/evaluations.jsonl    a line for each checkpoint: step, random name of the run, figures
+MODEL_DIR/evaluator/evaluations.jsonl    a line for each checkpoint: step, name of the run, hash of the weights, figures
 MODEL_DIR/tensorboard/evaluator/         the same for TensorBoard: a run below that of the chief
 MODEL_DIR/evaluator/reading/             links to the files of the checkpoint that is read, which the job may remove
 
@@ -145,13 +145,17 @@ class _Task:
         start = time.monotonic()
         figures = self._evaluator.evaluate(self._trained.model)
         _say(f"step {commit['step']}  {_line(figures)}  ({time.monotonic() - start:.1f} s)")
+        entry = {"step": commit["step"], "run": commit["run"], "weights": _weights(commit)} | figures
         best = evaluation.best_value(self._config.evaluation.best_figure, figures)
         so_far = checkpoint.best(self._checkpoints)
         if best and checkpoint.is_better(so_far if so_far and so_far.run == commit["run"] else None, *best):
-            checkpoint.keep_best(self._checkpoints, folder, *best)
+            try:
+                checkpoint.keep_best(self._checkpoints, folder, *best)
+            except OSError:
+                self._record(entry)
+                raise
             _say(f"step {commit['step']} has the best {best[0]} so far: {best[1]:.4g}")
-        # Last, so that a signal before this line makes the next start evaluate the checkpoint again.
-        self._record({"step": commit["step"], "run": commit["run"], "weights": _weights(commit)} | figures)
+        self._record(entry)  # last: a signal before this line makes the next start evaluate the checkpoint again
 
     def _load(self, folder, commit):
         """Builds the model of a run, and the evaluator with the features of the real images."""

@@ -155,11 +155,10 @@ class Loop:
             compression = self._job.config.compression
             noun = "steps" if compression.local_steps == 1 else "exchanges"
             shift = f"--shift={compression.shift:g} or " if compression.shift else ""
-            weights = f"--warm_start={self._job.config.model_dir}"
             raise TrainingError(
                 f"The last {in_row} {noun} up to step {step} were skipped, because an update was not finite on some "
-                f"replica. They changed no weight or residual. Raise --max_skipped_in_row to go on; or lower {shift}"
-                f"the learning rates in another --model_dir, with {weights} for the weights."
+                f"replica. They changed no weight. Raise --max_skipped_in_row to go on; or lower {shift}"
+                "the learning rates in another --model_dir, where --warm_start takes the weights of a checkpoint."
             )
         if due(before, step, config.log_every) or last:
             steps, self._logged = range(self._logged + 1, step + 1), step
@@ -193,8 +192,9 @@ class Loop:
             self._saved = None
         if last:
             self._check_weights()
-            self._save()
-        before = step - self._job.config.compression.local_steps  # end of the call before: this one ended at `step`
+        # A flush is saved by `finish`, behind all this: after an end before it, the next start makes it anew.
+        local_steps = self._job.config.compression.local_steps
+        before = (step - 1) // local_steps * local_steps  # end of the round before
         if due(before, step, config.sample_every) or last:
             if is_flushed or not self._reporter.has_pictures(step):
                 self._reporter.sample(step)

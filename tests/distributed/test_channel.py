@@ -1,11 +1,14 @@
 """A channel of two replicas in one process: streams of random numbers, refusals, state by weight, shapes."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dqgan_tf import compressors
 from dqgan_tf.compressors import blocks
+from dqgan_tf.distribute import replica_local
 from dqgan_tf.distribute.layout import Vector
 from dqgan_tf.errors import UsageError
 from tests.gan.local_strategy import local_strategy
@@ -106,6 +109,21 @@ class TestStreams:
         mean, rows = reduction(strategy, channel), [[update(0, N)] * 2] * REPLICAS
         means = [part.tobytes() for _ in range(2) for part in mean(rows)[0]]
         assert len(set(means)) == 4
+
+    def test_channels_of_other_seeds_draw_otherwise(self, strategy, opened):
+        rows, means = [[update(0, N)]] * REPLICAS, []
+        for seed in (4, 4, 5):
+            channel = opened(vector(STOCHASTIC, (N,)), error_feedback=False, seed=seed)
+            means.append(reduction(strategy, channel)(rows)[0][0])
+        np.testing.assert_array_equal(means[0], means[1])
+        assert not np.array_equal(means[0], means[2])
+
+    def test_latents_and_dropout_are_numbered_over_all_workers(self, strategy, monkeypatch):
+        """All other tests have their replicas in one process, which is worker 0."""
+        place = types.SimpleNamespace(worker_index=3)
+        monkeypatch.setattr(replica_local.private_tensorflow, "cluster_place", lambda strategy: place)
+        ids = strategy.run(lambda: replica_local.global_replica_id(strategy))
+        assert [int(one) for one in strategy.experimental_local_results(ids)] == [6, 7]
 
     def test_streams_are_numbered_over_all_workers(self, strategy, opened, monkeypatch):
         monkeypatch.setattr(type(strategy), "worker_index", 3)

@@ -397,11 +397,13 @@ class TestRefusals:
 
 
 def test_too_many_open_files_for_a_while(addresses, workers, monkeypatch):
-    accept, failures = socket.socket.accept, [errno.EMFILE] * 4
+    accept, failures, lock = socket.socket.accept, [errno.EMFILE] * 4, threading.Lock()
 
     def refuse(listener):
-        if failures:
-            raise OSError(failures.pop(), "Too many open files")
+        with lock:
+            failure = failures.pop() if failures else None
+        if failure:
+            raise OSError(failure, "Too many open files")
         return accept(listener)
 
     monkeypatch.setattr(socket.socket, "accept", refuse)

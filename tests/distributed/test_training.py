@@ -100,7 +100,8 @@ def test_flushed_residuals_are_in_the_last_checkpoint(tmp_path):
         np.testing.assert_allclose(after[name], before[name] - mean, atol=1e-6, err_msg=name)
         largest = max(largest, np.abs(mean).max())
     assert largest > 1e-3
-    assert all(np.any(after[key] != before[key]) for key in before if key.startswith("ema/"))
+    averages = [key for key in before if key.startswith("ema/")]
+    assert averages and all(np.any(after[key] != before[key]) for key in averages)
     for i in range(2):
         tensors = checkpoint_tensors(flushed, 20, f"worker_{i}")
         assert not any(np.any(value) for key, value in tensors.items() if key.startswith("residual/"))
@@ -193,7 +194,9 @@ def test_a_conditional_run_and_a_warm_start_from_it(tmp_path):
     cluster.run(command(second, 10, *warm), tmp_path / "logs_second")
     averages = [checkpoint_tensors(folder, step, "replicated") for folder, step in ((first, 20), (second, 10))]
     assert averages[1]["step"] == 10
-    for name in (name for name in averages[0] if name.startswith("ema/")):
+    names = [name for name in averages[0] if name.startswith("ema/")]
+    assert names
+    for name in names:
         # d = 0.999 from the first step: 1 % of the way to the weights, which hardly move
         expected = averages[0][name] + (1 - 0.999**10) * (averages[0][name.removeprefix("ema/")] - averages[0][name])
         np.testing.assert_allclose(averages[1][name], expected, atol=1e-4)

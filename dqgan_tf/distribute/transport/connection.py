@@ -28,6 +28,7 @@ _TOKEN_BYTES = 32
 _INDEX = struct.Struct("<I")
 _GREETING_BYTES = 32 + _INDEX.size  # `_proof` for the listener, then the caller's index
 _GREETING_SECONDS = 5.0
+_BUSY_SECONDS = 0.05  # wait before the next call is accepted where one could not be
 _CLOSING_SECONDS = 3.0
 _HEADER = struct.Struct("<QQ")  # tag, number of bytes that follow
 _TIMEVAL = struct.Struct("@ll")  # seconds, microseconds
@@ -146,11 +147,13 @@ def _answer(listener, token, callers, deadline):
             while missing:
                 for key, _ in selector.select(min(_TICK_SECONDS, _seconds_left(deadline))):
                     if key.fileobj is listener:
-                        with contextlib.suppress(OSError):  # the caller has left again
+                        try:
                             connected, _ = listener.accept()
                             connected.setblocking(False)
                             selector.register(connected, selectors.EVENT_READ)
                             greetings[connected] = [b"", time.monotonic() + _GREETING_SECONDS]
+                        except OSError:  # the caller has left again, or too many files are open
+                            time.sleep(_BUSY_SECONDS)
                         continue
                     if (worker := _greeting(key.fileobj, greetings[key.fileobj], token)) is None:
                         continue
